@@ -1,0 +1,182 @@
+"""The catalogue of a shop: its items, their images and their categories."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catwalk.errors import CatwalkError
+from catwalk.tables import find_table, read_table
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Items on sale, in the order of ``items.csv``; an item's place in it is its number everywhere inside Catwalk.
+
+    Attributes:
+        folder: The dataset folder.
+        name: Name of the dataset, for tables.
+        item_ids: The shop's own ids, one per item.
+        images: Paths of the images relative to ``folder``, in POSIX form.
+        categories: Category of every item, int64 ``(N,)`` in ``0..C-1``.
+        category_names: The C names.
+    """
+
+    folder: Path
+    name: str
+    item_ids: tuple[str, ...]
+    images: tuple[str, ...]
+    categories: NDArray[np.int64]
+    category_names: tuple[str, ...]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Catalogue":
+        """Read and check ``items.csv`` (or ``items.parquet``) of a dataset folder.
+
+        Categories are numbered in the order of ``categories`` in ``dataset.json`` where that is given, otherwise in
+        alphabetical order.
+
+        Raises:
+            CatwalkError: If the folder or the file is missing or malformed, an item id occurs twice, or an image is
+                missing or lies outside the folder.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise CatwalkError(
+                f"{folder} is not a dataset folder: it does not exist; `catwalk data --help` lists how to make one"
+            )
+        path = find_table(folder, "items")
+        if path is None:
+            raise CatwalkError(f"{folder} is not a dataset folder: it has no items.csv; see `catwalk data --help`")
+        table = read_table(path, ["item_id", "image", "category"])
+        item_ids = tuple(table.column("item_id").to_pylist())
+        repeated = [item for item, count in Counter(item_ids).items() if count > 1]
+        if repeated:
+            raise CatwalkError(f"{path}: item id {repeated[0]!r} occurs {item_ids.count(repeated[0])} times")
+        images = tuple(table.column("image").to_pylist())
+        for item, image in zip(item_ids, images, strict=True):
+            check_image_path(folder, image, owner=f"item {item!r}")
+        info = read_dataset_info(folder)
+        labels = table.column("category").to_pylist()
+        names = category_order(labels, info.get("categories"), source=str(path))
+        numbers = {name: number for number, name in enumerate(names)}
+        return cls(
+            folder=folder,
+            name=str(info.get("name", folder.resolve().name)),
+            item_ids=item_ids,
+            images=images,
+            categories=np.array([numbers[label] for label in labels], dtype=np.int64),
+            category_names=names,
+        )
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def num_categories(self) -> int:
+        """Number of categories, C."""
+        return len(self.category_names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the ids, the categories and every byte of every image, as hexadecimal digits.
+
+        The folder's place and name do not enter into it: a copy has the same fingerprint.
+        """
+        rows = zip(self.item_ids, self.images, self.categories.tolist(), strict=True)
+        listing = "\n".join(f"{item}\0{image}\0{category}" for item, image, category in rows)
+        names = "\0".join(self.category_names)
+        return fingerprint_texts(listing, names, fingerprint_files(self.folder, self.images))
+
+    @cached_property
+    def keys(self) -> NDArray[np.int64]:
+        """A 64-bit number per item, int64 ``(N,)``, made from its id alone: it seeds what is random about the item."""
+        digests = b"".join(hashlib.sha256(item.encode()).digest()[:8] for item in self.item_ids)
+        return np.frombuffer(digests, dtype="<i8").astype(np.int64)
+
+    def category(self, name: str, argument: str) -> int:
+        """Return the number of a category.
+
+        Args:
+            name: The category's name.
+            argument: What the caller calls it, for the message.
+
+        Raises:
+            CatwalkError: If there is no such category.
+        """
+        return number_of(name, self.category_names, argument)
+
+
+def number_of(name: str, names: Sequence[str], argument: str) -> int:
+    """Return the place of a category's name among ``names``, or raise a CatwalkError that lists them."""
+    if name not in names:
+        listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+        raise CatwalkError(f"{argument}: there is no category {name!r}; the categories are {listed}")
+    return list(names).index(name)
+
+
+def read_dataset_info(folder: Path) -> dict[str, Any]:
+    """Return ``dataset.json`` of a dataset folder, or an empty dictionary where there is none."""
+    path = folder / "dataset.json"
+    if not path.is_file():
+        return {}
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CatwalkError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(info, dict):
+        raise CatwalkError(f"{path} must hold a JSON object")
+    return info
+
+
+def category_order(labels: Sequence[str], declared: Sequence[str] | None, source: str) -> tuple[str, ...]:
+    """Return the category names in their order: as declared in ``dataset.json``, otherwise alphabetical.
+
+    Raises:
+        CatwalkError: If a label is not among the declared categories.
+    """
+    if declared is None:
+        return tuple(sorted(set(labels)))
+    unknown = sorted(set(labels) - set(declared))
+    if unknown:
+        raise CatwalkError(f"{source}: category {unknown[0]!r} is not among the categories of dataset.json")
+    return tuple(declared)
+
+
+def check_image_path(folder: Path, image: str, owner: str) -> None:
+    """Raise a CatwalkError unless ``image`` is an existing file below ``folder``.
+
+    Args:
+        folder: The dataset folder.
+        image: Path as it stands in a table.
+        owner: Whose image it is, for the message.
+    """
+    relative = PurePosixPath(image)
+    if relative.is_absolute() or ".." in relative.parts or "\0" in image:
+        raise CatwalkError(f"image {image!r} of {owner} must be a path below {folder}")
+    if not (folder / relative).is_file():
+        raise CatwalkError(f"image {folder / relative} of {owner} does not exist")
+
+
+def fingerprint_files(folder: Path, files: Sequence[str]) -> str:
+    """Return the SHA-256 of the contents of ``files``, in the order given."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256((folder / file).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def fingerprint_texts(*texts: str) -> str:
+    """Return the SHA-256 of several texts, each with its length, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode()
+        digest.update(f"{len(encoded)}\0".encode() + encoded)
+    return digest.hexdigest()

@@ -1,0 +1,9 @@
+"""The one exception for what a user can mend."""
+
+
+class CatwalkError(Exception):
+    """Something in the user's data, options or files is wrong, and the message says what and how to mend it.
+
+    The command line prints the message on one line, without a traceback, and exits with code 2. Everything else that
+    is raised is a bug of ours and keeps its traceback.
+    """
