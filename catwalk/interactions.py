@@ -148,6 +148,9 @@ def read_split(catalogue: Catalogue, validation: bool = False) -> Split:
             if len(np.unique(users)) < len(users):
                 raise CatwalkError(f"{parts[name]} holds more than one item of a user; one is supported")
             items[users] = its_items
+            pair_numbers = users * len(catalogue) + its_items
+            if np.isin(pair_numbers, pairs["train"][0] * len(catalogue) + pairs["train"][1]).any():
+                raise CatwalkError(f"{parts[name]} holds an item that the same user has in {train_path.name}")
     return Split(everyone.user_ids, *pairs["train"], held_out["validation"], held_out["test"])
 
 

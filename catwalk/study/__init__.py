@@ -1,1 +1,177 @@
-"""."""
+"""Studies: a grid of networks × attacks × recommenders × seeds, run to tables."""
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from catwalk import __version__
+from catwalk.catalogue import Catalogue
+from catwalk.protocol import Protocol
+from catwalk.study.cache import StageCache
+from catwalk.study.grid import NO_ATTACK, Grid, Training
+from catwalk.study.progress import StudyProgress
+from catwalk.study.stages import AttackStage, ClassifierStage, FeaturesStage, RecommenderStage, Shop, Stage
+from catwalk.study.tables import Cell, table_1, table_2, write_cells
+
+__all__ = ["Grid", "Training", "run_study"]
+
+
+def run_study(
+    name: str,
+    dataset: Path,
+    source: str,
+    target: str,
+    extractors: dict[str, Training],
+    attacks: list[dict[str, Any]],
+    recommenders: dict[str, Training],
+    seeds: list[int] = [0],  # noqa: B006 - a default that is shown in the help and never changed
+    top_k: int = 20,
+    protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+    output: Path = Path("runs"),
+) -> Path:
+    """Run a study and print its tables.
+
+    Every stage's result is kept under ``output/cache`` and taken from there when nothing that it depends on has
+    changed, so that a study which was stopped goes on where it was.
+
+    Args:
+        name: Name of the study; its tables go to ``output/name``.
+        dataset: The dataset folder.
+        source: Category whose images are attacked.
+        target: Category that the network shall see in them.
+        extractors: Networks by name: ``model`` (``class_path``, ``init_args``), ``data`` (arguments of
+            ``ProductImages``), ``trainer`` (arguments of Lightning's Trainer) and ``seed``.
+        attacks: ``class_path`` and ``init_args`` of each attack; the study adds "no attack" to them.
+        recommenders: Recommenders by name, in the same form; ``data`` are arguments of ``InteractionTriplets``.
+        seeds: Every recommender is trained once with each of them.
+        top_k: K of all figures.
+        protocol: What is attacked and counted.
+        output: Folder for the study and the cache.
+
+    Returns:
+        The study's folder, with ``cells.csv``, ``table1.*``, ``table2.*`` and ``manifest.json``.
+
+    Raises:
+        CatwalkError: If the grid does not fit the dataset; nothing has been written then.
+    """
+    grid = Grid(dataset, source, target, extractors, attacks, recommenders, seeds, top_k, protocol)
+    shop = Shop(Catalogue.read(dataset))
+    shop.catalogue.category(source, "source")
+    shop.catalogue.category(target, "target")
+    cache = StageCache(output / "cache")
+    cache.remove_leftovers()
+    console = Console()
+    runs = _plan(grid, shop, cache)
+    stages = _in_order(runs)
+    waiting = [stage for stage in stages if not stage.is_done]
+    console.print(
+        f"[bold]Study {name}[/]: {len(runs)} cells, {len(stages)} stages, {len(stages) - len(waiting)} of them done "
+        "before",
+        highlight=False,
+    )
+    with StudyProgress(console, len(waiting)) as progress:
+        for stage in waiting:
+            stage.run(progress)
+    cells = [_cell(shop, grid, *run) for run in runs]
+    folder = output / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_cells(cells, top_k, folder / "cells.csv")
+    for number, table in enumerate((table_1(cells, top_k), table_2(cells)), start=1):
+        table.write(folder / f"table{number}")
+        console.print()
+        table.show(console)
+    _write_manifest(folder / "manifest.json", shop, grid, runs)
+    console.print(f"\nTables and cells are in {folder}", highlight=False)
+    return folder
+
+
+Run = tuple[str, str, ClassifierStage, FeaturesStage, AttackStage | None, RecommenderStage]
+"""Names of network and recommender of a cell, and its stages."""
+
+
+def _plan(grid: Grid, shop: Shop, cache: StageCache) -> list[Run]:
+    """Return the cells in the order of the tables; cells share the stages that they have in common."""
+    runs: list[Run] = []
+    for extractor, training in grid.extractors.items():
+        classifier = ClassifierStage(cache, shop, extractor, training)
+        features = FeaturesStage(cache, shop, extractor, classifier)
+        attacks = [None, *(AttackStage(cache, extractor, grid, attack, features) for attack in grid.attacks)]
+        for recommender, its_training in grid.recommenders.items():
+            for attack in attacks:
+                for seed in grid.seeds:
+                    stage = RecommenderStage(cache, shop, recommender, grid, its_training, seed, features, attack)
+                    runs.append((extractor, recommender, classifier, features, attack, stage))
+    return runs
+
+
+def _in_order(runs: list[Run]) -> list[Stage]:
+    """Return each stage once, those of all networks before attacks, and attacks before recommenders."""
+    columns = [[run[column] for run in runs] for column in (2, 3, 4, 5)]
+    return list(dict.fromkeys(stage for column in columns for stage in column if stage is not None))  # type: ignore[misc]
+
+
+def _cell(
+    shop: Shop,
+    grid: Grid,
+    extractor: str,
+    recommender: str,
+    classifier: ClassifierStage,
+    features: FeaturesStage,
+    attack: AttackStage | None,
+    stage: RecommenderStage,
+) -> Cell:
+    """Return a row of ``cells.csv``."""
+    summary = attack.summary if attack is not None else None
+    k, record = grid.top_k, stage.record
+    return {
+        "dataset": shop.catalogue.name,
+        "protocol": grid.protocol.name,
+        "extractor": extractor,
+        "attack": attack.attack.name if attack is not None else NO_ATTACK,
+        "epsilon": summary.epsilon if summary else None,
+        "recommender": recommender,
+        "seed": stage.seed,
+        "source": grid.source,
+        "target": grid.target,
+        "n_attacked": summary.n_attacked if summary else None,
+        f"chr@{k}": record["chr"][grid.source],
+        f"hr@{k}": record["hr"],
+        f"ndcg@{k}": record["ndcg"],
+        "auc": record["auc"],
+        "sr": summary.sr if summary else None,
+        "sr_clean": summary.sr_clean if summary else None,
+        "sr_net": summary.sr_net if summary else None,
+        "feature_loss": summary.feature_loss if summary else None,
+        "linf_levels": summary.linf_levels if summary else None,
+        "seconds": record["seconds"],
+    }
+
+
+def _write_manifest(path: Path, shop: Shop, grid: Grid, runs: list[Run]) -> None:
+    """Write what is needed to repeat the study, and where its results are in the cache."""
+    manifest = {
+        "catwalk": __version__,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in ("torch", "torchvision", "pytorch-lightning", "numpy", "pillow")},
+        "hardware": {
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        },
+        "dataset": {
+            "name": shop.catalogue.name,
+            "catalogue": shop.catalogue.fingerprint,
+            "labelled images": shop.labelled_images,
+            "interactions": shop.interactions,
+        },
+        "protocol": vars(grid.protocol),
+        "seeds": grid.seeds,
+        "stages": {stage.description: f"{stage.kind}/{stage.key}" for stage in _in_order(runs)},
+        "classifiers": {run[0]: {"accuracy": run[2].record["accuracy"]} for run in runs},
+    }
+    path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,108 @@
+"""Attacks the images of one category and puts what comes of it in the place of the clean features."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info
+
+from catwalk.attacks import Attack
+from catwalk.backbones import load_classifier
+from catwalk.errors import CatwalkError
+from catwalk.features import FeatureTable
+from catwalk.poisoning import AttackSummary, poison, read_summary
+
+
+class InjectPoisonedImages(Callback):
+    """Poisons the catalogue of a visual recommender before it is trained, or, with ``catwalk test``, before it ranks.
+
+    The images of the source category are attacked, written as 8-bit PNG files, read back, and the features of those
+    files take the place of the clean ones. With ``fit`` the recommender is trained on the poisoned catalogue
+    (poisoning); with ``test`` alone, a recommender that was trained on the clean one meets it (evasion).
+
+    Args:
+        classifier: Checkpoint of the product classifier under attack: the one that made ``data.features``.
+        attack: The attack.
+        source: Category whose images are attacked.
+        target: Category that the classifier shall see in them; None for an untargeted attack.
+        output: Folder for the adversarial images, ``attacked_items.csv``, ``attack.json`` and the poisoned features.
+        chosen_by: ``network`` attacks the items in which the classifier sees the source category (the paper's
+            protocol), ``dataset`` those that the dataset labels so.
+    """
+
+    def __init__(
+        self,
+        classifier: Path,
+        attack: Attack,
+        source: str,
+        output: Path,
+        target: str | None = None,
+        chosen_by: Literal["network", "dataset"] = "network",
+    ) -> None:
+        self.classifier = Path(classifier)
+        self.attack = attack
+        self.source = source
+        self.target = target
+        self.output = Path(output)
+        self.chosen_by = chosen_by
+        self.summary: AttackSummary | None = None
+        self._clean: FeatureTable | None = None
+        self._poisoned: FeatureTable | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Attack (in one process) and replace the data module's features, before the recommender takes them."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        clean = getattr(data, "feature_table", None)
+        if clean is None:
+            raise CatwalkError(
+                "InjectPoisonedImages replaces features, and data.features is not given: give the folder that "
+                "`catwalk predict` wrote"
+            )
+        self._clean = clean
+        if self._poisoned is None:
+            if trainer.is_global_zero:
+                classifier = load_classifier(self.classifier)
+                classifier.network.to(trainer.strategy.root_device)
+                poison(
+                    classifier,
+                    self.attack,
+                    data.catalogue,
+                    clean,
+                    self.output,
+                    source=self.source,
+                    target=self.target,
+                    chosen_by=self.chosen_by,
+                )
+            trainer.strategy.barrier("poisoned images are written")
+            self._poisoned = FeatureTable.read(self.output, data.catalogue)
+            self.summary = read_summary(self.output)
+            rank_zero_info(
+                f"{self.summary.attack} on {self.summary.n_attacked} items of {self.source}: success rate "
+                f"{self.summary.sr:.1%} ({self.summary.sr_clean:.1%} before), images in {self.output}"
+            )
+        data.feature_table = self._poisoned
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what the attack did."""
+        self._log(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what the attack did."""
+        self._log(trainer)
+
+    def _log(self, trainer: Trainer) -> None:
+        assert self.summary is not None
+        figures = {
+            f"attack/{name}": float(value)
+            for name, value in asdict(self.summary).items()
+            if isinstance(value, int | float)
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(figures)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the data module its clean features back."""
+        if self._clean is not None:
+            trainer.datamodule.feature_table = self._clean  # type: ignore[attr-defined]
+            self._clean = None

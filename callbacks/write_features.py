@@ -1,0 +1,75 @@
+"""Writes the features of the whole catalogue and what the CNN sees in every item."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from catwalk.backbones import network_fingerprint
+from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable, Predictions
+from datamodules.product_images import ProductImages
+from lightning_modules.cnn import ProductClassifier
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Features, categories and probabilities of some items."""
+
+
+class WriteFeatures(Callback):
+    """During ``catwalk predict`` with a product classifier, writes ``features.safetensors`` and ``predictions.csv``.
+
+    Args:
+        output: Folder to write to.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = Path(output)
+        self._parts: list[Predictions] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with nothing collected."""
+        self._parts = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect a batch."""
+        self._parts.append(outputs)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Join the shares of all processes, in the order of the catalogue, and write them."""
+        if not (isinstance(pl_module, ProductClassifier) and isinstance(trainer.datamodule, ProductImages)):  # type: ignore[attr-defined]
+            raise TypeError("WriteFeatures works with a ProductClassifier on ProductImages")
+        own = [(part.features, part.categories, part.probabilities) for part in self._parts]
+        self._parts = []
+        shares = self._gather(own, trainer.world_size)
+        if not trainer.is_global_zero:
+            return
+        columns: list[Tensor] = [torch.cat(column) for column in zip(*shares, strict=True)]
+        catalogue = trainer.datamodule.catalogue  # type: ignore[attr-defined]
+        table = FeatureTable.from_predictions(
+            Predictions(*columns),
+            pl_module.category_names,
+            catalogue=catalogue.fingerprint,
+            network=network_fingerprint(pl_module.network),
+        )
+        table.write(self.output, catalogue)
+        rank_zero_info(f"Wrote {FEATURES_FILE} and {PREDICTIONS_FILE} of {len(catalogue)} items to {self.output}")
+
+    @staticmethod
+    def _gather(own: list[Batch], world_size: int) -> list[Batch]:
+        """Return the batches of all processes, by rank: every process has a contiguous share of the catalogue."""
+        if world_size == 1:
+            return own
+        everyone: list[Any] = [None] * world_size
+        torch.distributed.all_gather_object(everyone, own)
+        return [batch for share in everyone for batch in share]

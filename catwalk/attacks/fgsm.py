@@ -1,0 +1,36 @@
+"""The Fast Gradient Sign Method."""
+
+import torch
+from torch import Tensor, nn
+
+from catwalk.attacks.attack import Attack, cross_entropy_gradient
+from catwalk.attacks.threat_model import ThreatModel
+
+
+class FGSM(Attack):
+    """One step of length ε along the sign of the loss's gradient.
+
+    ``x' = clip(x - ε·sign ∇CE(z(x), t))`` towards the target category t, ``x' = clip(x + ε·sign ∇CE(z(x), y))`` away
+    from the category y (Goodfellow, Shlens and Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015,
+    section 4; the targeted step solves Eq. 3 of the reproduced paper to first order). Values whose gradient is 0 stay.
+
+    Args:
+        epsilon: Radius of the L-infinity ball in grey levels, above 0.
+        targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
+        batch_size: Images per forward pass, at least 1.
+
+    Raises:
+        CatwalkError: If an argument is out of its range.
+    """
+
+    def __init__(self, epsilon: float = 8.0, targeted: bool = True, batch_size: int = 64) -> None:
+        super().__init__(ThreatModel("linf", epsilon), targeted=targeted, batch_size=batch_size)
+        self.epsilon = epsilon
+
+    def perturb(
+        self, network: nn.Module, images: Tensor, targets: Tensor, keys: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Craft adversarial images for one batch; see :meth:`Attack.perturb`. ``keys`` are not used."""
+        length = -self.epsilon / 255 if self.targeted else self.epsilon / 255
+        adversarial = (images + length * cross_entropy_gradient(network, images, targets).sign()).clamp(0, 1)
+        return adversarial, torch.ones_like(targets)

@@ -1,0 +1,272 @@
+"""What an attack may do to an image, and the check that it did no more."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from catwalk.errors import CatwalkError
+
+Norm = Literal["linf", "l2"]
+Quantisation = Literal["inside", "round", "truncate"]
+
+_SLACK = {"inside": 0.0, "round": 0.5, "truncate": 1.0}
+"""How many grey levels each way of quantising may move a pixel beyond the ball."""
+
+_FLOAT32_ROUNDING = 255 * 2.0**-23
+"""Grey levels by which float32 may misplace one pixel in [0, 1] and its distance from another."""
+
+
+class ThreatModelError(RuntimeError):
+    """Adversarial images are not what their threat model allows: a bug of ours, or a damaged file."""
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """The ball around each clean image in which its adversarial image must lie, and the 8-bit lattice it ends on.
+
+    Every adversarial image also lies in [0, 1], or 0..255 in grey levels.
+
+    Attributes:
+        norm: Distance between images, ``"linf"`` (largest change of a value) or ``"l2"`` (Euclidean, over all
+            channels and pixels of an image).
+        epsilon: Radius of the ball in grey levels (8 means 8/255), any real number above 0; None for an attack
+            that minimises the distance and has no budget.
+        quantisation: How images become 8-bit. ``"inside"`` rounds to the nearest level and then moves back what
+            left the ball. ``"round"`` only rounds and may leave the ball by half a level per value. ``"truncate"``
+            cuts off the fraction, as ``(x * 255).astype(uint8)`` does, and may leave it by a level per value.
+
+    Raises:
+        CatwalkError: If a field has a value that is not allowed.
+    """
+
+    norm: Norm
+    epsilon: float | None
+    quantisation: Quantisation = "inside"
+
+    def __post_init__(self) -> None:
+        for argument, allowed, value in (
+            ("norm", get_args(Norm), self.norm),
+            ("quantisation", get_args(Quantisation), self.quantisation),
+        ):
+            if value not in allowed:
+                raise CatwalkError(f"{argument}: must be one of {', '.join(allowed)}, got {value!r}")
+        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
+            raise CatwalkError(
+                f"epsilon: must be a number of grey levels above 0 (8 means 8/255), or null for no budget, "
+                f"got {self.epsilon!r}"
+            )
+
+    def project(self, images: Tensor, clean: Tensor) -> Tensor:
+        """Return the images moved onto the ball around the clean images, then clipped to [0, 1].
+
+        Args:
+            images: float32 ``(N, 3, H, W)``, any values.
+            clean: float32 ``(N, 3, H, W)`` in [0, 1].
+
+        Returns:
+            float32 ``(N, 3, H, W)`` in [0, 1]. For ``"linf"`` the nearest point that is allowed. For ``"l2"`` the
+            perturbation is scaled to length ε first; clipping only brings it nearer to the clean image.
+        """
+        if self.epsilon is None:
+            return images.clamp(0, 1)
+        radius = self.epsilon / 255
+        perturbation = images - clean
+        if self.norm == "linf":
+            perturbation = perturbation.clamp(-radius, radius)
+        else:
+            lengths = torch.linalg.vector_norm(perturbation, dim=(1, 2, 3), keepdim=True)
+            perturbation = perturbation * (radius / lengths).clamp(max=1)  # radius / 0 is inf: factor 1
+        return (clean + perturbation).clamp(0, 1)
+
+    def quantise(self, images: Tensor, clean: Tensor) -> Tensor:
+        """Return the 8-bit grey levels in which the images are to be saved.
+
+        With ``"inside"`` and ``"linf"``, the rounded levels are clipped to at most ⌊ε⌋ levels from the clean ones.
+        With ``"inside"`` and ``"l2"``, values that differ from the clean image are moved one level towards it until
+        the image is inside the ball, those first that rounding had carried furthest away from it.
+
+        Args:
+            images: float32 ``(N, 3, H, W)`` in [0, 1].
+            clean: float32 ``(N, 3, H, W)``, 8-bit levels divided by 255.
+
+        Returns:
+            uint8 ``(N, 3, H, W)``.
+
+        Raises:
+            ThreatModelError: If the images are not float32 of the clean images' shape, or hold values outside [0, 1].
+            ValueError: If the clean images are not 8-bit levels divided by 255, for then no level may be inside.
+        """
+        _check_images(images, clean, first=0)
+        clean_levels = (clean * 255).round()
+        if not bool(((clean * 255 - clean_levels).abs() < 1e-3).all()):
+            raise ValueError("clean: must be 8-bit grey levels divided by 255; quantise the clean images first")
+        if self.quantisation == "truncate":
+            return (images * 255).to(torch.uint8)
+        levels = (images * 255).round()
+        if self.quantisation == "round" or self.epsilon is None:
+            return levels.to(torch.uint8)
+        if self.norm == "linf":
+            reach = math.floor(self.epsilon)
+            levels = torch.minimum(torch.maximum(levels, clean_levels - reach), clean_levels + reach)
+            return levels.to(torch.uint8)
+        perturbation = (self.project(images, clean) - clean) * 255
+        steps = _shorten(perturbation.flatten(1), math.floor(self.epsilon**2)).reshape(images.shape)
+        return (clean_levels + steps).to(torch.uint8)
+
+    def verify(self, images: Tensor, clean: Tensor, *, first: int = 0) -> None:
+        """Check that the images are allowed, before anyone uses them.
+
+        Args:
+            images: float32 ``(N, 3, H, W)`` in [0, 1].
+            clean: float32 ``(N, 3, H, W)`` in [0, 1].
+            first: Position that messages give to the first image, where the images are part of a larger batch.
+
+        Raises:
+            ThreatModelError: If dtype, shape or range are wrong or a distance exceeds ε; names the first such image.
+        """
+        _check_images(images, clean, first)
+        if self.epsilon is None:
+            return
+        self._check_distances(images, clean, self.epsilon, self._tolerance(images), first)
+
+    def verify_levels(self, levels: Tensor, clean_levels: Tensor, *, first: int = 0) -> None:
+        """Check the 8-bit images that were read back from their files, in exact arithmetic.
+
+        Args:
+            levels: uint8 ``(N, 3, H, W)``, as read back.
+            clean_levels: uint8 ``(N, 3, H, W)``, the images before the attack.
+            first: Position that messages give to the first image, where the images are part of a larger batch.
+
+        Raises:
+            ThreatModelError: If dtype or shape are wrong or a distance exceeds ε (by more than the chosen
+                quantisation may add, unless that is ``"inside"``); names the first such image.
+        """
+        _check_layout(levels, clean_levels, torch.uint8)
+        if self.epsilon is None:
+            return
+        slack = _SLACK[self.quantisation] * self._length_of_ones(levels)
+        # Without slack the comparison is exact. With it, float32 may have misplaced what was then rounded.
+        tolerance = self._tolerance(levels) if slack else 0.0
+        self._check_distances(levels, clean_levels, self.epsilon + slack, tolerance, first)
+
+    def _length_of_ones(self, images: Tensor) -> float:
+        """Return the norm of a change of 1 in every value of an image."""
+        return 1.0 if self.norm == "linf" else math.sqrt(images.shape[1:].numel())
+
+    def _tolerance(self, images: Tensor) -> float:
+        """Return the grey levels by which rounding in float32 may carry an image beyond the ball."""
+        return _FLOAT32_ROUNDING * self._length_of_ones(images) + 1e-5 * (self.epsilon or 0)
+
+    def _check_distances(self, images: Tensor, clean: Tensor, budget: float, tolerance: float, first: int) -> None:
+        distances = (linf_levels if self.norm == "linf" else l2_levels)(images, clean)
+        offenders = (distances > budget + tolerance).nonzero()
+        if len(offenders):
+            position = int(offenders[0])
+            raise ThreatModelError(
+                f"adversarial image {first + position} is {float(distances[position]):.6g} grey levels from the clean "
+                f"image in {self.norm}, beyond its budget of {budget:.6g} grey levels"
+            )
+
+
+def linf_levels(images: Tensor, clean: Tensor) -> Tensor:
+    """Return the largest change of any value of each image, in grey levels.
+
+    Args:
+        images: ``(N, 3, H, W)``, float32 in [0, 1] or uint8 levels.
+        clean: Like ``images``.
+
+    Returns:
+        ``(N,)`` in 0..255; float32 for float images, exact float64 for levels.
+
+    Raises:
+        ValueError: If the two differ in shape or dtype, or have another dtype.
+    """
+    differences = _differences(images, clean).abs().amax(dim=1)
+    return differences * 255 if differences.is_floating_point() else differences.to(torch.float64)
+
+
+def l2_levels(images: Tensor, clean: Tensor) -> Tensor:
+    """Return the Euclidean distance of each image from the clean one, in grey levels, over all its values.
+
+    Args:
+        images: ``(N, 3, H, W)``, float32 in [0, 1] or uint8 levels.
+        clean: Like ``images``.
+
+    Returns:
+        ``(N,)``, at least 0; float32 for float images, float64 for levels.
+
+    Raises:
+        ValueError: If the two differ in shape or dtype, or have another dtype.
+    """
+    differences = _differences(images, clean)
+    if differences.is_floating_point():
+        return torch.linalg.vector_norm(differences, dim=1) * 255
+    squares = (differences**2).sum(dim=1, dtype=torch.int64)
+    # torch's vectorised float64 root may be off by its last bit, which is too much for a distance of exactly ε.
+    return torch.tensor([math.sqrt(square) for square in squares.tolist()], dtype=torch.float64, device=images.device)
+
+
+def _differences(images: Tensor, clean: Tensor) -> Tensor:
+    """Return ``images - clean`` as ``(N, 3·H·W)``, float32 for float images and int32 for levels."""
+    if images.shape != clean.shape or images.dtype != clean.dtype or images.dtype not in (torch.float32, torch.uint8):
+        raise ValueError(
+            f"images and clean: must have the same shape and dtype, float32 or uint8, "
+            f"got {images.dtype} {tuple(images.shape)} and {clean.dtype} {tuple(clean.shape)}"
+        )
+    if images.dtype == torch.uint8:
+        images, clean = images.to(torch.int32), clean.to(torch.int32)
+    return (images - clean).flatten(1)
+
+
+def _shorten(perturbation: Tensor, budget: int) -> Tensor:
+    """Round each row to integers whose squares sum to at most ``budget``.
+
+    Moving a value from ±k to ±(k - 1) takes 2k - 1 off the sum. Values are moved in the order of how far rounding had
+    carried them away from 0, as few as suffice. One level per value always suffices for a row that was inside itself:
+    rounding carries by half a level at most.
+
+    Args:
+        perturbation: float32 ``(N, D)`` in grey levels, each row no longer than ε.
+        budget: ⌊ε²⌋.
+
+    Returns:
+        float32 ``(N, D)`` of whole numbers.
+    """
+    steps = perturbation.round()
+    sizes = steps.abs().to(torch.int64)
+    carried = torch.where(sizes > 0, sizes - perturbation.abs(), -torch.inf)
+    order = carried.argsort(dim=1, descending=True, stable=True)
+    gains = (2 * sizes - 1).clamp(min=0).gather(1, order)
+    sum_before = (sizes**2).sum(dim=1, keepdim=True) - (gains.cumsum(dim=1) - gains)
+    moved = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, sum_before > budget)
+    return steps - steps.sign() * moved
+
+
+def _check_layout(images: Tensor, clean: Tensor, dtype: torch.dtype) -> None:
+    for name, tensor in (("adversarial", images), ("clean", clean)):
+        if tensor.dtype != dtype or tensor.ndim != 4 or tensor.shape[1] != 3:
+            raise ThreatModelError(
+                f"{name} images must be {dtype} of shape (N, 3, H, W), got {tensor.dtype} of shape "
+                f"{tuple(tensor.shape)}"
+            )
+    if images.shape != clean.shape:
+        raise ThreatModelError(
+            f"adversarial images have shape {tuple(images.shape)}, but the clean images {tuple(clean.shape)}"
+        )
+
+
+def _check_images(images: Tensor, clean: Tensor, first: int) -> None:
+    _check_layout(images, clean, torch.float32)
+    for name, tensor in (("adversarial", images), ("clean", clean)):
+        # Negated, so that NaN is outside as well.
+        outside = ~((tensor >= 0) & (tensor <= 1)).flatten(1)
+        offenders = outside.any(dim=1).nonzero()
+        if len(offenders):
+            position = int(offenders[0])
+            value = float(tensor[position].flatten()[outside[position]][0])
+            raise ThreatModelError(
+                f"{name} image {first + position} holds {value * 255:.6g} grey levels, outside 0 to 255"
+            )

@@ -1,0 +1,55 @@
+"""Random numbers that depend on a seed and a key alone, whatever the batch, the order or the device."""
+
+import torch
+from torch import Tensor
+
+_GAMMA = 0x9E3779B97F4A7C15
+_MULTIPLIER_1 = 0xBF58476D1CE4E5B9
+_MULTIPLIER_2 = 0x94D049BB133111EB
+
+
+def uniform(seed: int, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Draw uniform numbers for each key without keeping a state.
+
+    The generator is counter-based (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): the number
+    at a position is a hash of (seed, key, position). The hash is SplitMix64 (Steele, Lea and Flood, "Fast Splittable
+    Pseudorandom Number Generators", OOPSLA 2014): the seed's generator is split by key, and each key's generator
+    is read at the counters 1, 2, 3, ... in the row-major order of ``shape``.
+
+    Args:
+        seed: Any integer; taken modulo 2⁶⁴.
+        keys: int64 ``(N,)``, any values; equal keys get equal rows.
+        shape: Shape of one key's row.
+
+    Returns:
+        float32 ``(N, *shape)`` in [0, 1), multiples of 2⁻²⁴, on the device of ``keys``.
+
+    Raises:
+        ValueError: If ``keys`` is not an int64 vector.
+    """
+    if keys.dtype != torch.int64 or keys.ndim != 1:
+        raise ValueError(f"keys: must be int64 of shape (N,), got {keys.dtype} of shape {tuple(keys.shape)}")
+    seed_state = _mix(torch.tensor(_signed(seed + _GAMMA), device=keys.device))
+    key_states = _mix(seed_state + keys * _signed(_GAMMA))
+    counters = torch.ones(shape, dtype=torch.int64, device=keys.device).flatten().cumsum(0)
+    bits = _mix(key_states[:, None] + counters * _signed(_GAMMA))
+    # float32 holds 24 bits exactly, so the division rounds nothing up to 1.
+    return (_shift_right(bits, 40).to(torch.float32) * 2.0**-24).reshape(len(keys), *shape)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """Return SplitMix64's finaliser of int64 ``bits``; products wrap around modulo 2⁶⁴."""
+    bits = (bits ^ _shift_right(bits, 30)) * _signed(_MULTIPLIER_1)
+    bits = (bits ^ _shift_right(bits, 27)) * _signed(_MULTIPLIER_2)
+    return bits ^ _shift_right(bits, 31)
+
+
+def _shift_right(bits: Tensor, count: int) -> Tensor:
+    """Shift right and fill with zeros; torch's own ``>>`` repeats the sign bit, and it has no uint64 arithmetic."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)
+
+
+def _signed(value: int) -> int:
+    """Return the int64 that has the same 64 bits as ``value`` modulo 2⁶⁴."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value

@@ -1,0 +1,166 @@
+"""The features of every item and the category that the network sees in it, as tensors and as files."""
+
+import csv
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from catwalk.backbones import Network
+from catwalk.batching import map_batches
+from catwalk.catalogue import Catalogue
+from catwalk.errors import CatwalkError
+from catwalk.images import to_float
+from catwalk.tables import read_table
+
+FEATURES_FILE = "features.safetensors"
+PREDICTIONS_FILE = "predictions.csv"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of some images.
+
+    Attributes:
+        features: float32 ``(N, D)``.
+        categories: The most probable category, int64 ``(N,)``; of equal ones the first.
+        probabilities: Its softmax probability, float32 ``(N,)``.
+    """
+
+    features: Tensor
+    categories: Tensor
+    probabilities: Tensor
+
+
+@torch.inference_mode()
+def predict(network: Network, levels: Tensor, batch_size: int = 256) -> Predictions:
+    """Run a network over images; the results have the same bits for every ``batch_size``.
+
+    Args:
+        network: In eval mode.
+        levels: uint8 ``(N, 3, H, W)``.
+        batch_size: Images per forward pass.
+
+    Returns:
+        Features, categories and probabilities, on the CPU.
+    """
+    device = network.mean.device
+
+    features = map_batches(
+        lambda batch: network.features(to_float(batch.to(device))).float().cpu(), levels, batch_size=batch_size
+    )
+    logits = map_batches(lambda batch: network.head(batch.to(device)).float().cpu(), features, batch_size=batch_size)
+    probabilities, categories = logits.softmax(dim=1).max(dim=1)
+    return Predictions(features, categories, probabilities)
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of a whole catalogue, made by one network, with the category of every item *before any attack*.
+
+    Attributes:
+        features: float32 ``(N, D)``.
+        categories: Category that the network sees in the clean image, int64 ``(N,)`` in ``0..C-1``.
+        probabilities: Its probability, float32 ``(N,)`` in [0, 1].
+        category_names: The network's C categories.
+        scale: Largest absolute value of the *clean* features. Recommenders divide by it, poisoned or not, so that an
+            attack cannot rescale the items that it does not touch.
+        catalogue: Fingerprint of the catalogue.
+        network: Fingerprint of the network.
+    """
+
+    features: Tensor
+    categories: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    category_names: tuple[str, ...]
+    scale: float
+    catalogue: str
+    network: str
+
+    @classmethod
+    def from_predictions(
+        cls, predictions: Predictions, category_names: tuple[str, ...], catalogue: str, network: str
+    ) -> "FeatureTable":
+        """Make the table of a clean catalogue."""
+        scale = float(predictions.features.abs().max())
+        if not (np.isfinite(scale) and scale > 0):
+            raise CatwalkError(f"the network's features are unusable: their largest absolute value is {scale}")
+        return cls(
+            features=predictions.features,
+            categories=predictions.categories.numpy(),
+            probabilities=predictions.probabilities.numpy(),
+            category_names=category_names,
+            scale=scale,
+            catalogue=catalogue,
+            network=network,
+        )
+
+    def poisoned(self, items: NDArray[np.int64], features: Tensor) -> "FeatureTable":
+        """Return a copy in which the features of ``items`` are ``features``, and nothing else differs."""
+        changed = self.features.clone()
+        changed[torch.from_numpy(items)] = features
+        return replace(self, features=changed)
+
+    def write(self, folder: Path, catalogue: Catalogue) -> None:
+        """Write ``features.safetensors`` and ``predictions.csv`` into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / PREDICTIONS_FILE).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["item_id", "category", "probability"])
+            rows = zip(catalogue.item_ids, self.categories, self.probabilities, strict=True)
+            # Nine digits bring a float32 back exactly.
+            writer.writerows([item, self.category_names[category], f"{share:.9g}"] for item, category, share in rows)
+        metadata = {
+            "category_names": json.dumps(self.category_names, ensure_ascii=False),
+            "scale": repr(self.scale),
+            "catalogue": self.catalogue,
+            "network": self.network,
+        }
+        # Last, because its presence says that the folder is complete.
+        safetensors.torch.save_file({"features": self.features.contiguous()}, folder / FEATURES_FILE, metadata)
+
+    @classmethod
+    def read(cls, folder: str | Path, catalogue: Catalogue) -> "FeatureTable":
+        """Read the features that were made of a catalogue.
+
+        Raises:
+            CatwalkError: If there are none, they are damaged, or they were made of another catalogue.
+        """
+        path = Path(folder) / FEATURES_FILE
+        if not path.is_file():
+            raise CatwalkError(
+                f"there are no features in {folder}: {FEATURES_FILE} is missing; `catwalk predict` with a trained "
+                "classifier writes it"
+            )
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                features = file.get_tensor("features")
+            names = tuple(json.loads(metadata["category_names"]))
+            scale, made_of, made_by = float(metadata["scale"]), metadata["catalogue"], metadata["network"]
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise CatwalkError(f"{path} cannot be read: {error}") from error
+        if made_of != catalogue.fingerprint:
+            raise CatwalkError(
+                f"{path} was made of another catalogue than {catalogue.folder} (or its images have changed since): "
+                "extract the features again with `catwalk predict`"
+            )
+        predictions = read_table(Path(folder) / PREDICTIONS_FILE, ["item_id", "category", "probability"])
+        if tuple(predictions.column("item_id").to_pylist()) != catalogue.item_ids:
+            raise CatwalkError(f"{Path(folder) / PREDICTIONS_FILE} does not list the items of {catalogue.folder}")
+        numbers = {name: number for number, name in enumerate(names)}
+        return cls(
+            features=features,
+            categories=np.array([numbers[name] for name in predictions.column("category").to_pylist()]),
+            probabilities=np.array(predictions.column("probability").to_pylist(), dtype=np.float32),
+            category_names=names,
+            scale=scale,
+            catalogue=made_of,
+            network=made_by,
+        )

@@ -1,0 +1,14 @@
+"""What is measured of recommendations and of attacks, as torchmetrics classes.
+
+Each lives in a module of its own beside the pure function that gives its values per user or per item. A state is
+replaced, never changed in place: one that was reset in inference mode could not be changed outside it.
+"""
+
+from catwalk.metrics.attack_success_rate import AttackSuccessRate
+from catwalk.metrics.auc import AUC
+from catwalk.metrics.category_hit_ratio import CategoryHitRatio
+from catwalk.metrics.feature_loss import FeatureLoss
+from catwalk.metrics.hit_rate import HitRate
+from catwalk.metrics.normalized_dcg import NormalizedDCG
+
+__all__ = ["AUC", "AttackSuccessRate", "CategoryHitRatio", "FeatureLoss", "HitRate", "NormalizedDCG"]

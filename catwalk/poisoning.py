@@ -1,0 +1,253 @@
+"""Poisoning a catalogue: attack a category's images, save them as a shop receives them, and read them back."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from catwalk.attacks import Attack
+from catwalk.attacks.threat_model import linf_levels
+from catwalk.backbones import Classifier, network_fingerprint
+from catwalk.catalogue import Catalogue, number_of
+from catwalk.errors import CatwalkError
+from catwalk.features import FeatureTable, predict
+from catwalk.images import Progress, decode, load_images, save_png, to_float
+from catwalk.metrics import AttackSuccessRate
+from catwalk.metrics.feature_loss import feature_loss
+
+ITEMS_FILE = "attacked_items.csv"
+SUMMARY_FILE = "attack.json"
+
+
+@dataclass(frozen=True)
+class AttackedItem:
+    """What an attack did to one item; one row of ``attacked_items.csv``.
+
+    Attributes:
+        item_id: The shop's id.
+        image: The adversarial image, relative to the attack's folder.
+        category_before: What the network saw in the clean image.
+        category_after: What it sees in the adversarial file.
+        probability_after: The probability of that.
+        success_float: Whether the attack had succeeded before the image was rounded to 8 bits and saved.
+        success: Whether it succeeds with the file that was read back.
+        iterations: Gradient steps.
+        feature_loss: Mean squared error between the features of the clean image and of the adversarial file.
+        linf_levels: Largest change of a pixel, in grey levels (0..255).
+    """
+
+    item_id: str
+    image: str
+    category_before: str
+    category_after: str
+    probability_after: float
+    success_float: bool
+    success: bool
+    iterations: int
+    feature_loss: float
+    linf_levels: int
+
+
+@dataclass(frozen=True)
+class AttackSummary:
+    """What an attack did to all attacked items; the content of ``attack.json``.
+
+    Attributes:
+        attack: The attack's name.
+        epsilon: Budget in grey levels; None where the attack has none.
+        source: Category whose items were attacked.
+        target: Category that the network shall see in them; None for an untargeted attack, whose success is that the
+            network sees another category than the source.
+        n_attacked: Number of attacked items.
+        sr_float: Share of them that succeeded before rounding to 8 bits.
+        sr: Share of them where the attack wants them, judged by the files read back.
+        sr_clean: Share that were there before any attack.
+        sr_net: Share moved there, of those that were not there before; None if all were.
+        feature_loss: Mean squared error of the features over all attacked items (the paper's FL).
+        linf_levels: Largest change of any pixel, in grey levels.
+    """
+
+    attack: str
+    epsilon: float | None
+    source: str
+    target: str | None
+    n_attacked: int
+    sr_float: float
+    sr: float
+    sr_clean: float
+    sr_net: float | None
+    feature_loss: float
+    linf_levels: int
+
+
+def items_to_attack(
+    table: FeatureTable, catalogue: Catalogue, source: str, chosen_by: Literal["network", "dataset"] = "network"
+) -> NDArray[np.int64]:
+    """Return the items of the source category, int64, in order.
+
+    Args:
+        table: Clean features and predictions of the catalogue.
+        catalogue: The catalogue.
+        source: Category to attack.
+        chosen_by: ``network`` takes the items in which the network under attack sees the source category (the paper's
+            protocol), ``dataset`` those that the dataset labels so.
+
+    Raises:
+        CatwalkError: If the category is unknown or no item is in it.
+    """
+    by_network = number_of(source, table.category_names, "source")
+    if chosen_by == "network":
+        items = np.flatnonzero(table.categories == by_network)
+    else:
+        items = np.flatnonzero(catalogue.categories == catalogue.category(source, "source"))
+    if len(items) == 0:
+        raise CatwalkError(f"source: no item of {catalogue.name} is in category {source!r} by the {chosen_by}")
+    return items
+
+
+def goal_of(attack: Attack, table: FeatureTable, source: str, target: str | None) -> int:
+    """Return the category to give the attack: the one to reach, or, where it is untargeted, the one to leave.
+
+    Raises:
+        CatwalkError: If a category is unknown, source and target are the same, or a target is given to an untargeted
+            attack or none to a targeted one.
+    """
+    if not attack.targeted:
+        if target is not None:
+            raise CatwalkError(f"target: an untargeted attack takes none, got {target!r}")
+        return number_of(source, table.category_names, "source")
+    if target is None:
+        raise CatwalkError("target: a targeted attack needs the category that the network shall see")
+    if source == target:
+        raise CatwalkError(f"source and target are both {source!r}: they must differ")
+    return number_of(target, table.category_names, "target")
+
+
+def poison(
+    classifier: Classifier,
+    attack: Attack,
+    catalogue: Catalogue,
+    table: FeatureTable,
+    folder: Path,
+    *,
+    source: str,
+    target: str | None,
+    chosen_by: Literal["network", "dataset"] = "network",
+    progress: Progress | None = None,
+) -> FeatureTable:
+    """Attack the source category's images and return the features of the poisoned catalogue.
+
+    Every adversarial image is written as an 8-bit PNG file and read back, and only what was read back is classified,
+    measured and turned into features. The folder receives the images under their names in the catalogue,
+    ``attacked_items.csv``, ``attack.json``, and the poisoned features in the form that
+    :class:`~catwalk.features.FeatureTable` reads.
+
+    Args:
+        classifier: The network under attack.
+        attack: The attack.
+        catalogue: The clean catalogue.
+        table: Its features by the same network.
+        folder: Where to write.
+        source: Category to attack.
+        target: Category that the network shall see in its images; None for an untargeted attack.
+        chosen_by: See :func:`items_to_attack`.
+        progress: Called as images are attacked.
+
+    Raises:
+        CatwalkError: If the categories do not fit, or the features were made by another network.
+        ThreatModelError: If an image leaves the budget, before or after it was saved.
+    """
+    network = classifier.network
+    if table.network != network_fingerprint(network):
+        raise CatwalkError(
+            "the features were made by another network than the classifier to attack: extract them with its checkpoint"
+        )
+    goal = goal_of(attack, table, source, target)
+    items = items_to_attack(table, catalogue, source, chosen_by)
+    all_levels = load_images(catalogue.folder, catalogue.images, classifier.image_size, names=item_names(catalogue))
+    clean = torch.from_numpy(all_levels[items])
+    device = network.mean.device
+    images = to_float(clean.to(device))
+    result = attack(
+        network,
+        images,
+        torch.full((len(items),), goal, device=device),
+        keys=torch.from_numpy(catalogue.keys[items]).to(device),
+        progress=progress,
+    )
+    paths = [png_name(catalogue.images[item]) for item in items]
+    for path, levels in zip(paths, attack.threat_model.quantise(result.images, images).cpu(), strict=True):
+        save_png(levels, folder / path)
+    read_back = torch.from_numpy(np.stack([decode(folder / path) for path in paths]))
+    attack.threat_model.verify_levels(read_back, clean)
+
+    after = predict(network, read_back)
+    losses = feature_loss(table.features[torch.from_numpy(items)], after.features)
+    distances = linf_levels(read_back, clean)
+    before = torch.from_numpy(table.categories[items])
+    success_before, success = ((seen == goal) == attack.targeted for seen in (before, after.categories))
+    rates = AttackSuccessRate()
+    rates.update(success_before, success)
+    figures = rates.compute()
+    rows = [
+        AttackedItem(
+            item_id=catalogue.item_ids[item],
+            image=paths[row],
+            category_before=table.category_names[table.categories[item]],
+            category_after=table.category_names[int(after.categories[row])],
+            probability_after=float(after.probabilities[row]),
+            success_float=bool(result.success[row]),
+            success=bool(success[row]),
+            iterations=int(result.iterations[row]),
+            feature_loss=float(losses[row]),
+            linf_levels=int(distances[row]),
+        )
+        for row, item in enumerate(items)
+    ]
+    summary = AttackSummary(
+        attack=attack.name,
+        epsilon=attack.threat_model.epsilon,
+        source=source,
+        target=target,
+        n_attacked=len(items),
+        sr_float=float(result.success.double().mean()),
+        sr=float(figures["sr"]),
+        sr_clean=float(figures["sr_clean"]),
+        sr_net=None if figures["sr_net"].isnan() else float(figures["sr_net"]),
+        feature_loss=float(losses.mean()),
+        linf_levels=int(distances.max()),
+    )
+    _write_rows(folder / ITEMS_FILE, rows)
+    (folder / SUMMARY_FILE).write_text(json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    poisoned = table.poisoned(items, after.features)
+    poisoned.write(folder, catalogue)
+    return poisoned
+
+
+def read_summary(folder: Path) -> AttackSummary:
+    """Read ``attack.json`` of a folder that :func:`poison` wrote."""
+    return AttackSummary(**json.loads((folder / SUMMARY_FILE).read_text("utf-8")))
+
+
+def item_names(catalogue: Catalogue) -> list[str]:
+    """Return what messages call each item."""
+    return [f"item {item!r}" for item in catalogue.item_ids]
+
+
+def png_name(image: str) -> str:
+    """Return the name of an image's adversarial PNG: its own, with ``.png`` appended unless it ends so already."""
+    return image if PurePosixPath(image).suffix == ".png" else f"{image}.png"
+
+
+def _write_rows(path: Path, rows: Sequence[AttackedItem]) -> None:
+    """Write the rows as CSV with a header."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)

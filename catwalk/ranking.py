@@ -1,0 +1,284 @@
+"""Ranking the whole catalogue for every user: blocks of users, seen items masked, ties broken by item index."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from catwalk.batching import ROW_MULTIPLE, map_batches
+from catwalk.errors import CatwalkError
+
+MAX_BLOCK_BYTES = 64 * 2**20
+"""Default bound on one block of float32 scores."""
+
+NO_ITEM = -1
+"""Fills the end of a list where a user has fewer candidates than the list has places."""
+
+
+class SeenItems:
+    """The training items of every user, which no recommendation may contain.
+
+    Kept in compressed sparse rows: the items of user ``u`` are ``items[offsets[u] : offsets[u + 1]]``, ascending and
+    each once.
+
+    Args:
+        offsets: int64 ``(U + 1,)``.
+        items: int64 ``(number of distinct pairs,)``.
+        num_items: Size of the catalogue.
+
+    Example:
+        >>> import torch
+        >>> from catwalk.ranking import SeenItems
+        >>> seen = SeenItems.from_pairs(torch.tensor([1, 0, 1]), torch.tensor([2, 0, 1]), num_users=2, num_items=3)
+        >>> seen.counts
+        tensor([1, 2])
+        >>> seen.mask_(torch.zeros(2, 3), torch.tensor([1, 0]))
+        tensor([[0., -inf, -inf],
+                [-inf, 0., 0.]])
+        >>> seen.contains(torch.tensor([0, 0]), torch.tensor([0, 1]))
+        tensor([ True, False])
+    """
+
+    def __init__(self, offsets: Tensor, items: Tensor, num_items: int) -> None:
+        self.offsets = offsets
+        self.items = items
+        self.num_items = num_items
+        users = torch.repeat_interleave(torch.arange(self.num_users, device=items.device), self.counts)
+        # The last entry is never met; it spares `contains` the case of a position past the end.
+        end = items.new_full((1,), torch.iinfo(torch.int64).max)
+        self._keys = torch.cat([users * num_items + items, end])
+
+    @classmethod
+    def from_pairs(cls, users: Tensor, items: Tensor, num_users: int, num_items: int) -> "SeenItems":
+        """Build from interactions in any order; a pair that occurs several times counts once.
+
+        Args:
+            users: int64 ``(n,)``, each in ``0..num_users - 1``.
+            items: int64 ``(n,)``, each in ``0..num_items - 1``.
+            num_users: Number of users, those without any interaction included.
+            num_items: Size of the catalogue.
+
+        Raises:
+            ValueError: If the two do not have one and the same length, or an index is out of range.
+        """
+        if users.ndim != 1 or users.shape != items.shape:
+            raise ValueError(f"users and items must be (n,) each, got {tuple(users.shape)} and {tuple(items.shape)}")
+        _check_range("users", users, num_users)
+        _check_range("items", items, num_items)
+        keys = torch.unique(users.long() * num_items + items.long())  # unique sorts
+        counts = torch.bincount(keys // num_items, minlength=num_users)
+        return cls(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), keys % num_items, num_items)
+
+    @property
+    def num_users(self) -> int:
+        """Number of users, those without any item included."""
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> Tensor:
+        """How many distinct items each user has seen, int64 ``(U,)``."""
+        return self.offsets.diff()
+
+    def mask_(self, scores: Tensor, users: Tensor) -> Tensor:
+        """Set the scores of what each user has seen to minus infinity, in place.
+
+        Args:
+            scores: Float ``(B, N)``, on the device of this object.
+            users: int64 ``(B,)``; the same user may occur several times.
+
+        Returns:
+            ``scores``.
+
+        Raises:
+            ValueError: If ``scores`` does not have a row per user and a column per item.
+        """
+        if scores.shape != (len(users), self.num_items):
+            raise ValueError(f"scores must be ({len(users)}, {self.num_items}), got {tuple(scores.shape)}")
+        starts = self.offsets[users]
+        counts = self.offsets[users + 1] - starts
+        rows = torch.repeat_interleave(torch.arange(len(users), device=users.device), counts)
+        first = counts.cumsum(0) - counts  # where each user's entries begin among those of this block
+        entries = torch.arange(len(rows), device=users.device) + (starts - first)[rows]
+        scores[rows, self.items[entries]] = -torch.inf
+        return scores
+
+    def contains(self, users: Tensor, items: Tensor) -> Tensor:
+        """Tell which pairs are training interactions.
+
+        Args:
+            users: int64, any shape, each in ``0..U - 1``.
+            items: int64, of a shape that broadcasts against ``users``. Nobody has seen what is not in ``0..N - 1``,
+                such as the ``-1`` that fills short lists.
+
+        Returns:
+            bool, of the broadcast shape.
+        """
+        keys = users * self.num_items + items
+        found = self._keys[torch.searchsorted(self._keys, keys)] == keys
+        return found & (items >= 0) & (items < self.num_items)
+
+    def to(self, device: torch.device | str) -> "SeenItems":
+        """Return this object on ``device``: itself where it is there already."""
+        if self.items.device == torch.empty(0, device=device).device:
+            return self
+        return SeenItems(self.offsets.to(device), self.items.to(device), self.num_items)
+
+
+def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return each row's ``k`` highest scores: descending, equal scores by ascending item index, on every device.
+
+    ``torch.topk`` leaves open which of several equal scores it returns, and in what order. Its answer is kept for the
+    rows whose ``k + 1`` highest scores all differ. Where the tie is inside the list, the list is put in order; where
+    it goes over the end of the list, a second ``topk`` finds the smallest indices among the equals.
+
+    Args:
+        scores: Float ``(B, N)``; minus infinity marks an item that is no candidate.
+        k: Length of the lists, ``1..N``.
+
+    Returns:
+        ``(items, scores)``, int64 and float, both ``(B, k)``. A row with fewer than ``k`` candidates ends in item
+        ``-1`` with score minus infinity.
+
+    Raises:
+        CatwalkError: If ``k`` is less than 1 or larger than the catalogue.
+        ValueError: If ``scores`` is not a matrix of floats, or contains NaN.
+
+    Example:
+        >>> import torch
+        >>> from catwalk.ranking import top_k
+        >>> items, scores = top_k(torch.tensor([[0.5, 0.9, 0.5, 0.5], [-torch.inf, 0.1, -torch.inf, -torch.inf]]), k=2)
+        >>> items
+        tensor([[ 1,  0],
+                [ 1, -1]])
+    """
+    if scores.ndim != 2 or not scores.is_floating_point():
+        raise ValueError(f"scores must be a (B, N) tensor of floats, got {tuple(scores.shape)} of {scores.dtype}")
+    num_items = scores.shape[1]
+    check_list_length(k, num_items)
+    scores = scores.detach()
+    values, items = scores.topk(min(k + 1, num_items), dim=1)
+    # topk takes NaN for the greatest value, so one that is anywhere in a row is the row's first
+    if values[:, 0].isnan().any():
+        raise ValueError("scores contain NaN: the model has diverged, and its ranking would mean nothing")
+    if k < num_items:
+        over_the_end = ((values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)).nonzero().squeeze(1)
+        values, items = values[:, :k].contiguous(), items[:, :k].contiguous()
+        if len(over_the_end):
+            rows = scores[over_the_end]
+            items[over_the_end] = _choose_among_equals(rows, values[over_the_end], items[over_the_end])
+            values[over_the_end] = rows.gather(1, items[over_the_end])
+    ties = ((values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -torch.inf)).any(dim=1).nonzero().squeeze(1)
+    if len(ties):
+        values[ties], items[ties] = _order_equals(values[ties], items[ties])
+    return items.masked_fill_(values == -torch.inf, NO_ITEM), values
+
+
+def _choose_among_equals(scores: Tensor, values: Tensor, items: Tensor) -> Tensor:
+    """Replace those of the ``k`` chosen items that score as the last one does by the first items of that score."""
+    k, num_items = items.shape[1], scores.shape[1]
+    last = values[:, -1:]
+    countdown = torch.arange(num_items, 0, -1, dtype=torch.int32, device=scores.device)
+    equals = num_items - torch.where(scores == last, countdown, 0).topk(k, dim=1).values.long()  # ascending
+    place = torch.arange(k, device=scores.device) - (values > last).sum(dim=1, keepdim=True)
+    return torch.where(place < 0, items, equals.gather(1, place.clamp(min=0)))
+
+
+def _order_equals(values: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort by descending value, equal values by ascending item."""
+    items, order = items.sort(dim=1)
+    values = values.gather(1, order)
+    order = (values + 0.0).argsort(dim=1, descending=True, stable=True)  # -0.0 + 0.0 is 0.0: no sort tells them apart
+    return values.gather(1, order), items.gather(1, order)
+
+
+def check_list_length(k: int, num_items: int) -> None:
+    """Raise a :class:`CatwalkError` unless lists of ``k`` items can be had from a catalogue of ``num_items``."""
+    if k < 1:
+        raise CatwalkError(f"k = {k} is not a list length; it must be at least 1")
+    if k > num_items:
+        raise CatwalkError(f"k = {k} is larger than the catalogue ({num_items} items)")
+
+
+def user_blocks(
+    users: Tensor, num_items: int, rank: int = 0, world_size: int = 1, max_bytes: int = MAX_BLOCK_BYTES
+) -> Iterator[Tensor]:
+    """Cut users into blocks whose scores fit in ``max_bytes``, and yield this process's share of the blocks.
+
+    The cuts do not depend on ``world_size``: processes take whole blocks in turn, so that every matrix product, and
+    with it every bit, is that of a single process. Some processes may get a block more than others, or none.
+
+    A block has a multiple of 16 rows, and at least 16 whatever ``max_bytes``; the last one may be shorter. Score
+    blocks through :func:`score_users`, which pads it, where results must be equal across ``max_bytes`` as well.
+
+    Args:
+        users: int64 ``(U,)``.
+        num_items: Size of the catalogue.
+        rank: This process, ``0..world_size - 1``.
+        world_size: Number of processes.
+        max_bytes: Bound on one block of float32 scores.
+
+    Yields:
+        int64 ``(B,)``, consecutive entries of ``users``.
+
+    Raises:
+        ValueError: If ``rank`` is not in ``0..world_size - 1``.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in 0..{world_size - 1}, got {rank}")
+    rows = max(max_bytes // (4 * num_items * ROW_MULTIPLE), 1) * ROW_MULTIPLE
+    yield from users.split(rows)[rank::world_size] if len(users) else ()
+
+
+def score_users(score: Callable[[Tensor], Tensor], users: Tensor, seen: SeenItems) -> Tensor:
+    """Score the catalogue for one block of users, with what they have seen at minus infinity.
+
+    The block is padded to a multiple of 16 rows while it is scored, so that a user's scores have the same bits in
+    every block.
+
+    Args:
+        score: Takes user indices ``(B,)``, returns float scores ``(B, N)``.
+        users: int64 ``(B,)``, at least one.
+        seen: What to mask, on the device of the scores.
+
+    Returns:
+        Float ``(B, N)``, to be handed to :func:`top_k` and to metrics that need every score.
+
+    Raises:
+        ValueError: If there are no users, or ``score`` returns another shape.
+    """
+    return seen.mask_(map_batches(score, users, batch_size=len(users)), users)
+
+
+def rank_users(
+    score: Callable[[Tensor], Tensor], users: Tensor, k: int, seen: SeenItems, max_bytes: int = MAX_BLOCK_BYTES
+) -> tuple[Tensor, Tensor]:
+    """Recommend to any number of users, block by block.
+
+    Args:
+        score: Takes user indices ``(B,)``, returns float scores ``(B, N)``.
+        users: int64 ``(U,)``, at least one.
+        k: Length of the lists, ``1..N``.
+        seen: What not to recommend, on the device of the scores.
+        max_bytes: Bound on one block of float32 scores; it does not show in the result.
+
+    Returns:
+        ``(items, scores)`` as from :func:`top_k`, one row per entry of ``users``.
+
+    Raises:
+        CatwalkError: If ``k`` is less than 1 or larger than the catalogue.
+        ValueError: If there are no users, or the scores are NaN or of another shape.
+    """
+    check_list_length(k, seen.num_items)
+    if not len(users):
+        raise ValueError("rank_users needs at least one user")
+    blocks = user_blocks(users, seen.num_items, max_bytes=max_bytes)
+    lists = [top_k(score_users(score, block, seen), k) for block in blocks]
+    return torch.cat([items for items, _ in lists]), torch.cat([scores for _, scores in lists])
+
+
+def _check_range(name: str, indices: Tensor, size: int) -> None:
+    if not indices.numel():
+        return
+    low, high = int(indices.min()), int(indices.max())
+    if low < 0 or high >= size:
+        raise ValueError(f"{name} must be in 0..{size - 1}, got {low}..{high}")

@@ -1,0 +1,91 @@
+"""What a running study shows: the stages that are done, the one under way, and how much is left."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from catwalk.images import Progress as ProgressCallback
+
+
+class StudyProgress:
+    """One bar for the whole study and one for the stage under way, with a line for each stage that ended.
+
+    Args:
+        console: Where to show it; without a terminal only the lines appear.
+        num_stages: Number of stages to come.
+    """
+
+    def __init__(self, console: Console, num_stages: int) -> None:
+        self.console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[info]}"),
+            console=console,
+            transient=True,
+        )
+        self._overall = self._progress.add_task("study", total=num_stages, info="")
+        self._stage = self._progress.add_task("", total=None, visible=False, info="")
+
+    def __enter__(self) -> "StudyProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    @contextmanager
+    def stage(self, description: str) -> Iterator[None]:
+        """Show a stage while it runs."""
+        self._progress.reset(self._stage, description=description, total=None, visible=True, info="")
+        try:
+            yield
+        finally:
+            self._progress.update(self._stage, visible=False)
+
+    def done(self, description: str, outcome: str, seconds: float) -> None:
+        """Print a line for a stage that has ended."""
+        self._progress.advance(self._overall)
+        self.console.print(f"  [green]✓[/] {description} [dim]· {outcome} · {seconds:.1f} s", highlight=False)
+
+    def update(self, done: int, total: int, info: str = "") -> None:
+        """Move the bar of the stage under way."""
+        self._progress.update(self._stage, completed=done, total=total, info=info)
+
+    @property
+    def callback(self) -> ProgressCallback:
+        """The same for who reports only numbers."""
+        return lambda done, total: self.update(done, total)
+
+
+class ShowTraining(Callback):
+    """Shows a Trainer's batches on a study's bar.
+
+    Args:
+        progress: The study's progress.
+        every: Number of batches between two updates.
+    """
+
+    def __init__(self, progress: StudyProgress, every: int = 10) -> None:
+        self.progress = progress
+        self.every = every
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar."""
+        if batch_idx % self.every == 0:
+            loss = trainer.callback_metrics.get("train/loss")
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self.progress.update(
+                trainer.global_step,
+                int(trainer.estimated_stepping_batches),
+                epoch if loss is None else f"{epoch} · loss {float(loss):.4f}",
+            )

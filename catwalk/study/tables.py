@@ -1,0 +1,283 @@
+"""A study's tables: one row per cell, and Tables 1 and 2 in the paper's shape."""
+
+import csv
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+Cell = dict[str, Any]
+
+LATEX_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "_": r"\_",
+    "$": r"\$",
+    "ε": r"$\varepsilon$",
+    "±": r"$\pm$",
+}
+
+
+def cell_columns(top_k: int) -> tuple[str, ...]:
+    """Return the columns of ``cells.csv``."""
+    return (
+        *("dataset", "protocol", "extractor", "attack", "epsilon", "recommender", "seed", "source", "target"),
+        *("n_attacked", f"chr@{top_k}", f"hr@{top_k}", f"ndcg@{top_k}", "auc", "sr", "sr_clean", "sr_net"),
+        *("feature_loss", "linf_levels", "seconds"),
+    )
+
+
+def write_cells(cells: Sequence[Cell], top_k: int, path: Path) -> None:
+    """Write one row per cell; a figure that a cell does not have is empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, cell_columns(top_k), lineterminator="\n")
+        writer.writeheader()
+        for cell in cells:
+            writer.writerow({name: "" if value is None else value for name, value in cell.items()})
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An entry of a table: a mean over seeds, with its spread where there are several.
+
+    Attributes:
+        values: One value per seed.
+        digits: Decimals to show.
+        percent: Whether to show it as a percentage.
+    """
+
+    values: tuple[float, ...]
+    digits: int = 4
+    percent: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float | None:
+        """Sample standard deviation over the seeds; None for a single one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def text(self, plus_minus: str = "±") -> str:
+        """Return the figure as people read it."""
+        factor, unit = (100, "%") if self.percent else (1, "")
+        text = f"{factor * self.mean:.{self.digits}f}{unit}"
+        if self.spread is None:
+            return text
+        return f"{text} {plus_minus} {factor * self.spread:.{self.digits}f}{unit}"
+
+
+Row = tuple[tuple[str, ...], tuple[Figure | None, ...]]
+"""Labels and figures."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with row labels on the left and two rows of headings.
+
+    Attributes:
+        title: One line above it.
+        notes: What a reader must know to read it, below it.
+        row_headings: Headings of the label columns.
+        groups: Upper headings of the figures, one per column; neighbours with the same text are one.
+        headings: Lower headings of the figures, one per column.
+        rows: Labels and figures of every row; None is a figure that does not exist.
+        best: Places ``(row, column)`` to print in bold.
+    """
+
+    title: str
+    notes: str
+    row_headings: tuple[str, ...]
+    groups: tuple[str, ...]
+    headings: tuple[str, ...]
+    rows: tuple[Row, ...]
+    best: frozenset[tuple[int, int]]
+
+    def write(self, stem: Path) -> None:
+        """Write ``stem.csv``, ``stem.md`` and ``stem.tex``."""
+        self._write_csv(stem.with_suffix(".csv"))
+        stem.with_suffix(".md").write_text(self.markdown(), encoding="utf-8")
+        stem.with_suffix(".tex").write_text(self.latex(), encoding="utf-8")
+
+    def _write_csv(self, path: Path) -> None:
+        names = [f"{group} {heading}".strip() for group, heading in zip(self.groups, self.headings, strict=True)]
+        # A spread is a column of its own, where the figures have one.
+        spreads = [
+            any(row[1][column] is not None and row[1][column].spread is not None for row in self.rows)  # type: ignore[union-attr]
+            for column in range(len(names))
+        ]
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            header: list[str] = [heading.lower() for heading in self.row_headings]
+            for name, spread in zip(names, spreads, strict=True):
+                header += [name, f"{name} sd"] if spread else [name]
+            writer.writerow(header)
+            for labels, figures in self.rows:
+                row: list[Any] = list(labels)
+                for figure, spread in zip(figures, spreads, strict=True):
+                    row.append("" if figure is None else figure.mean)
+                    if spread:
+                        row.append("" if figure is None or figure.spread is None else figure.spread)
+                writer.writerow(row)
+
+    def markdown(self) -> str:
+        """Return the table in GitHub's Markdown."""
+        headings = [
+            *self.row_headings,
+            *(f"{g} · {h}" if g else h for g, h in zip(self.groups, self.headings, strict=True)),
+        ]
+        lines = [f"**{self.title}**", "", f"| {' | '.join(headings)} |"]
+        lines.append(f"|{'---|' * len(self.row_headings)}{'---:|' * len(self.headings)}")
+        for number, (labels, _) in enumerate(self.rows):
+            lines.append(f"| {' | '.join([*labels, *self._texts(number, '**{}**', '±')])} |")
+        return "\n".join([*lines, "", self.notes, ""])
+
+    def latex(self) -> str:
+        """Return the table as a LaTeX ``table`` for the ``booktabs`` package."""
+        labels_count = len(self.row_headings)
+        spans: list[list[Any]] = []
+        for group in self.groups:
+            if spans and spans[-1][0] == group:
+                spans[-1][1] += 1
+            else:
+                spans.append([group, 1])
+        upper = " & ".join(
+            [""] * labels_count + [rf"\multicolumn{{{width}}}{{c}}{{{_latex(group)}}}" for group, width in spans]
+        )
+        lower = " & ".join(_latex(heading) for heading in (*self.row_headings, *self.headings))
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(self.title)}. {_latex(self.notes)}}}"]
+        lines += [rf"\begin{{tabular}}{{{'l' * labels_count}{'r' * len(self.headings)}}}", r"\toprule"]
+        lines += [rf"{upper} \\", rf"{lower} \\", r"\midrule"]
+        for number, (labels, _) in enumerate(self.rows):
+            cells = [_latex(label) for label in labels] + self._texts(number, r"\textbf{{{}}}", r"$\pm$", _latex)
+            lines.append(rf"{' & '.join(cells)} \\")
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+    def show(self, console: Console) -> None:
+        """Print the table."""
+        table = RichTable(
+            title=self.title, caption=self.notes, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
+        )
+        for heading in self.row_headings:
+            table.add_column(heading)
+        for group, heading in zip(self.groups, self.headings, strict=True):
+            table.add_column(f"{group}\n{heading}" if group else heading, justify="right")
+        previous: tuple[str, ...] = ()
+        for number, (labels, _) in enumerate(self.rows):
+            if previous and labels[0] != previous[0] and len(labels) > 1:
+                table.add_section()
+            shown = [
+                label if position == len(labels) - 1 or labels[: position + 1] != previous[: position + 1] else ""
+                for position, label in enumerate(labels)
+            ]
+            table.add_row(*shown, *self._texts(number, "[bold]{}[/]", "±"))
+            previous = labels
+        console.print(table)
+
+    def _texts(self, row: int, bold: str, plus_minus: str, escape: Any = str) -> list[str]:
+        texts = []
+        for column, figure in enumerate(self.rows[row][1]):
+            if figure is None:
+                texts.append("–")
+                continue
+            text = figure.text("PLUSMINUS")
+            text = escape(text).replace("PLUSMINUS", plus_minus)
+            texts.append(bold.format(text) if (row, column) in self.best else text)
+        return texts
+
+
+def table_1(cells: Sequence[Cell], top_k: int) -> Table:
+    """Return CHR@K of the source category by recommender and attack, mean and standard deviation over seeds.
+
+    In bold the attack that raised it most over no attack, where one did.
+    """
+    first = cells[0]
+    extractors = _distinct(cells, "extractor")
+    rows: list[Row] = []
+    best: set[tuple[int, int]] = set()
+    for recommender in _distinct(cells, "recommender"):
+        start = len(rows)
+        for attack in _distinct(cells, "attack"):
+            chosen = [_where(cells, recommender=recommender, attack=attack, extractor=name) for name in extractors]
+            figures = tuple(Figure(tuple(cell[f"chr@{top_k}"] for cell in its_cells)) for its_cells in chosen)
+            rows.append(((recommender, attack), figures))
+        for column in range(len(extractors)):
+            means = [figures[column].mean for _, figures in rows[start:]]
+            highest = max(range(len(means)), key=means.__getitem__)
+            if means[highest] > means[0]:
+                best.add((start + highest, column))
+    seeds = len(_distinct(cells, "seed"))
+    spread = f", mean ± standard deviation over {seeds} retraining seeds" if seeds > 1 else ""
+    return Table(
+        title=f"Table 1: CHR@{top_k} of {first['source']} on {first['dataset']}{spread}",
+        notes=(
+            f"Average number of {first['source']} items in a user's top {top_k}. Attacks make the CNN see "
+            f"{first['target']}; bold: the attack that raised it most."
+        ),
+        row_headings=("Model", "Attack"),
+        groups=("",) * len(extractors),
+        headings=tuple(extractors),
+        rows=tuple(rows),
+        best=frozenset(best),
+    )
+
+
+def table_2(cells: Sequence[Cell]) -> Table:
+    """Return success rate and feature loss by attack and network; bold the highest of each."""
+    first = cells[0]
+    extractors = _distinct(cells, "extractor")
+    attacks = [attack for attack in _distinct(cells, "attack") if _where(cells, attack=attack)[0]["sr"] is not None]
+    rows: list[Row] = []
+    for attack in attacks:
+        figures: list[Figure | None] = []
+        for extractor in extractors:
+            cell = _where(cells, attack=attack, extractor=extractor)[0]
+            figures += [Figure((cell["sr"],), 2, percent=True), Figure((cell["feature_loss"],), 7)]
+        rows.append(((attack,), tuple(figures)))
+    best = {
+        (max(range(len(rows)), key=lambda row: rows[row][1][column].mean), column)  # type: ignore[union-attr]
+        for column in range(2 * len(extractors))
+        if rows
+    }
+    before = {
+        extractor: cells_of[0]["sr_clean"]
+        for extractor in extractors
+        if (cells_of := [cell for cell in _where(cells, extractor=extractor) if cell["sr_clean"] is not None])
+    }
+    shown = ", ".join(f"{share:.2%} ({extractor})" for extractor, share in before.items())
+    return Table(
+        title=f"Table 2: what the attacks did to the {first['source']} images of {first['dataset']}",
+        notes=(
+            f"SR: share that the CNN takes for {first['target']}, judged by the 8-bit files read back; before any "
+            f"attack it was {shown}. FL: mean squared error of the features. Bold: the highest."
+        ),
+        row_headings=("Attack",),
+        groups=tuple(extractor for extractor in extractors for _ in range(2)),
+        headings=("SR", "FL") * len(extractors),
+        rows=tuple(rows),
+        best=frozenset(best),
+    )
+
+
+def _distinct(cells: Sequence[Cell], column: str) -> list[Any]:
+    """Return a column's values in the order of their first appearance."""
+    return list(dict.fromkeys(cell[column] for cell in cells))
+
+
+def _where(cells: Sequence[Cell], **values: Any) -> list[Cell]:
+    """Return the cells with these values."""
+    return [cell for cell in cells if all(cell[name] == value for name, value in values.items())]
+
+
+def _latex(text: str) -> str:
+    """Return text with LaTeX's special characters escaped."""
+    return text.translate(str.maketrans(LATEX_ESCAPES))

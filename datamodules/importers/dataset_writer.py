@@ -1,0 +1,330 @@
+"""Writing a dataset folder: whole, or not at all."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from catwalk import __version__
+from catwalk.catalogue import Catalogue
+from catwalk.errors import CatwalkError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two imports into one folder at a time are not told apart there
+    fcntl = None  # type: ignore[assignment]
+
+PNG_COMPRESS_LEVEL = 1
+"""On product photographs of this size, higher levels save a few bytes of a 4 KiB disk block and cost time."""
+
+THREADS = min(4, os.cpu_count() or 1)
+"""More of them only wait for each other: little of the work on a small image is done outside Python."""
+
+CHUNK = 256
+"""Images that a thread writes before it takes the next ones."""
+
+
+class DatasetWriter:
+    """Writes a dataset folder aside and puts it in its place when all of it is there.
+
+    Used as a context manager. Everything goes into a hidden folder beside ``dest``. When the block is left without an
+    error, ``dataset.json`` is written, last of all, and the folder is renamed to ``dest``; when it is left with one,
+    the hidden folder is removed. What a killed run left behind is removed at the next start. So ``dest`` is complete
+    whenever it exists.
+
+    Example:
+        >>> with DatasetWriter(Path("shop")) as writer:  # doctest: +SKIP
+        ...     writer.write_images(["images/1.png"], pixels)
+        ...     writer.write_items(["1"], ["images/1.png"], ["Sandal"])
+        ...     writer.write_interactions(["ada"], ["1"], [1640995200])
+        ...     writer.describe(name="Shop", source="own photographs", licence="CC0-1.0", categories=["Sandal"])
+
+    Attributes:
+        dest: The dataset folder to be.
+        folder: The hidden folder, for files that are written by other means.
+        info: What ``dataset.json`` holds, once the block has been left.
+    """
+
+    def __init__(self, dest: Path) -> None:
+        self.dest = Path(dest).resolve()
+        self.folder = self.dest.with_name(f".{self.dest.name}.partial") if self.dest.name else self.dest
+        self.info: dict[str, Any] = {}
+        self._given = Path(dest)
+        self._description: dict[str, Any] | None = None
+        self._counts: dict[str, Any] = {}
+        self._categories_of_items: dict[str, str] = {}
+        self._purchases: Counter[str] = Counter()
+        self._lock: int | None = None
+
+    def __enter__(self) -> "DatasetWriter":
+        check_destination(self._given)
+        with self._reporting():
+            self.dest.parent.mkdir(parents=True, exist_ok=True)
+            if self.folder.is_dir():
+                self._take_lock()
+                shutil.rmtree(self.folder)
+                self._release_lock()
+            try:
+                self.folder.mkdir()
+            except FileExistsError:
+                raise self._busy() from None
+            self._take_lock()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                with self._reporting():
+                    self._complete()
+        finally:
+            if not self.info:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self._release_lock()
+        if isinstance(error, OSError):
+            raise CatwalkError(f"{self._given} cannot be written: {error}") from error
+
+    def write_images(self, paths: Sequence[str], images: NDArray[np.uint8], title: str = "Writing images") -> None:
+        """Write images as PNG files, which keep every level, with a progress bar on standard error.
+
+        Args:
+            paths: Paths relative to the folder, N of them.
+            images: uint8 ``(N, H, W)`` for grey images or ``(N, H, W, 3)`` for RGB.
+            title: What the progress bar says.
+        """
+        if len(paths) != len(images):
+            raise ValueError(f"{len(paths)} paths for {len(images)} images")
+        for parent in sorted({(self.folder / path).parent for path in paths}):
+            parent.mkdir(parents=True, exist_ok=True)
+
+        def write(start: int) -> int:
+            stop = min(start + CHUNK, len(paths))
+            for path, image in zip(paths[start:stop], images[start:stop], strict=True):
+                Image.fromarray(np.ascontiguousarray(image)).save(
+                    self.folder / path, format="PNG", compress_level=PNG_COMPRESS_LEVEL
+                )
+            return stop - start
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar, ThreadPoolExecutor(THREADS) as pool:
+            task = bar.add_task(title, total=len(paths))
+            try:
+                for written in pool.map(write, range(0, len(paths), CHUNK)):
+                    bar.advance(task, written)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def write_items(
+        self, item_ids: Sequence[str], images: Sequence[str], categories: Sequence[str], titles: Sequence[str] = ()
+    ) -> None:
+        """Write ``items.csv``.
+
+        Args:
+            item_ids: The shop's own ids.
+            images: Path of every item's image, relative to the folder.
+            categories: Name of every item's category.
+            titles: Title of every item, or none at all.
+        """
+        columns = {"item_id": item_ids, "image": images, "category": categories}
+        self._write_table("items", columns | ({"title": titles} if titles else {}))
+        self._categories_of_items = dict(zip(item_ids, categories, strict=True))
+        self._counts["items"] = len(item_ids)
+
+    def write_interactions(self, user_ids: Sequence[str], item_ids: Sequence[str], timestamps: Iterable[int]) -> None:
+        """Write ``interactions.csv``, one row per purchase."""
+        self._write_table("interactions", {"user_id": user_ids, "item_id": item_ids, "timestamp": timestamps})
+        self._purchases = Counter(item_ids)
+        self._counts["users"] = len(set(user_ids))
+        self._counts["interactions"] = len(item_ids)
+
+    def write_labelled_images(self, images: Sequence[str], categories: Sequence[str], splits: Sequence[str]) -> None:
+        """Write ``labelled_images.csv``: the images from which a CNN learns the categories."""
+        self._write_table("labelled_images", {"image": images, "category": categories, "split": splits})
+        self._counts["labelled_images"] = dict(Counter(splits))
+
+    def describe(
+        self,
+        *,
+        name: str,
+        source: str,
+        licence: str,
+        categories: Sequence[str],
+        made_by: Mapping[str, Any] | None = None,
+        simulated_purchases: Mapping[str, Any] | None = None,
+        left_out: Mapping[str, int] | None = None,
+    ) -> None:
+        """State what ``dataset.json`` is to say beyond the counts.
+
+        Nothing in it may depend on the time or the machine, so that the same command writes the same bytes.
+
+        Args:
+            name: Name of the dataset, for tables.
+            source: Where the data comes from and who is to be cited.
+            licence: Under which licence it may be used.
+            categories: The category names, in their order.
+            made_by: The command and its arguments.
+            simulated_purchases: How the purchases were simulated; None where they are real.
+            left_out: How many things of the source are not in the folder, by cause.
+        """
+        self._description = {
+            "name": name,
+            "source": source,
+            "licence": licence,
+            "categories": list(categories),
+            "left_out": dict(left_out or {}),
+            "made_by": dict(made_by or {}) | {"catwalk_version": __version__},
+            "simulated_purchases": None if simulated_purchases is None else dict(simulated_purchases),
+        }
+
+    def _complete(self) -> None:
+        """Write ``dataset.json`` and put the folder in its place."""
+        if self._description is None:
+            raise RuntimeError("describe() was not called")
+        per_category = {category: {"items": 0, "interactions": 0} for category in self._description["categories"]}
+        for item, category in self._categories_of_items.items():
+            per_category[category]["items"] += 1
+            per_category[category]["interactions"] += self._purchases[item]
+        info = self._description | {"counts": self._counts | {"per_category": per_category}}
+        # The fingerprint covers the categories' order, which the catalogue reads from the file that is to hold it.
+        self._write_json(info)
+        info = info | {"fingerprint": Catalogue.read(self.folder).fingerprint}
+        self._write_json(info)
+        _sync_folder(self.folder)
+        # An empty folder may be in the place; one that was filled in the meantime makes this fail.
+        if self.dest.is_dir():
+            self.dest.rmdir()
+        self.folder.rename(self.dest)
+        self.info = info
+        _sync_folder(self.dest.parent)
+
+    def _write_table(self, stem: str, columns: Mapping[str, Iterable[Any]]) -> None:
+        with open(self.folder / f"{stem}.csv", "w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(columns)
+            table.writerows(zip(*columns.values(), strict=True))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _write_json(self, info: Mapping[str, Any]) -> None:
+        with open(self.folder / "dataset.json", "w", encoding="utf-8", newline="\n") as file:
+            json.dump(info, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _take_lock(self) -> None:
+        """Lock the hidden folder, so that a second import into the same place does not take it for a leftover."""
+        if fcntl is None:
+            return
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._release_lock()
+            raise self._busy() from None
+        except OSError:  # some network file systems lock no folders; imports work there all the same
+            pass
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _busy(self) -> CatwalkError:
+        return CatwalkError(f"{self._given} is being written by another import: wait for it, or give another folder")
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Turn the file system's refusals into messages."""
+        try:
+            yield
+        except OSError as error:
+            raise CatwalkError(f"{self._given} cannot be written: {error}") from error
+
+
+def check_destination(dest: Path) -> None:
+    """Raise a CatwalkError unless a dataset folder can be put at ``dest``, which may be an empty folder."""
+    try:
+        if not dest.exists() and not dest.is_symlink():
+            return
+        if not dest.is_dir():
+            raise CatwalkError(f"{dest} exists and is not a folder: give another folder")
+        if any(dest.iterdir()):
+            raise CatwalkError(f"{dest} exists and is not empty: give another folder or remove it")
+    except OSError as error:
+        raise CatwalkError(f"{dest} cannot be looked into: {error}") from error
+    if os.path.ismount(dest) or dest.samefile(Path.cwd()):
+        # The finished folder replaces the empty one, which would pull a mount or a shell's own folder away.
+        raise CatwalkError(f"{dest} is a mount point or the current folder: give a folder inside it")
+
+
+def numbered(prefix: str, count: int) -> list[str]:
+    """Return ids with as many digits as the last needs, so that their order as text is that of their numbers."""
+    width = len(str(count - 1))
+    return [f"{prefix}{number:0{width}d}" for number in range(count)]
+
+
+def print_summary(writer: DatasetWriter, console: Console) -> None:
+    """Print what a finished dataset folder holds.
+
+    Args:
+        writer: The writer, after its block.
+        console: Where to print.
+    """
+    info = writer.info
+    counts = info["counts"]
+    users, items, purchases = counts["users"], counts["items"], counts["interactions"]
+    simulated = info["simulated_purchases"] is not None
+    kind = "Simulated purchases" if simulated else "Purchases"
+    table = Table(title=f"{escape(info['name'])} in {escape(str(writer.dest))}", title_justify="left")
+    table.add_column("Category")
+    for heading in ("Items", kind, "Share", "Per item"):
+        table.add_column(heading, justify="right")
+    per_category = counts["per_category"]
+    for name in sorted(per_category, key=lambda name: -per_category[name]["interactions"]):
+        number, bought = per_category[name]["items"], per_category[name]["interactions"]
+        ratio = f"{bought / number:.1f}" if number else "–"
+        table.add_row(escape(name), f"{number:,}", f"{bought:,}", f"{bought / purchases:.1%}", ratio)
+    table.add_section()
+    table.add_row("All", f"{items:,}", f"{purchases:,}", "100.0%", f"{purchases / items:.1f}")
+    console.print(table)
+    lines = [f"{users:,} users with {purchases / users:.2f} {kind.lower()} each on average"]
+    labelled = counts.get("labelled_images")
+    if labelled:
+        parts = ", ".join(f"{count:,} {split}" for split, count in labelled.items())
+        lines.append(f"labelled images for the CNN: {parts}")
+    left_out = [f"{count:,} {cause}" for cause, count in info["left_out"].items() if count]
+    lines.append(f"left out: {'; '.join(left_out) or 'nothing'}")
+    if simulated:
+        lines.append(
+            "the purchases are SIMULATED, by the choice model that dataset.json records: nobody bought these articles"
+        )
+    for line in lines:
+        console.print(f"• {line}", highlight=False, markup=False)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a folder's entries durable, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,137 @@
+"""Triplets of users, items bought and items not bought; and blocks of users to rank the catalogue for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from catwalk.catalogue import Catalogue
+from catwalk.errors import CatwalkError
+from catwalk.features import FeatureTable
+from catwalk.interactions import Split, read_split
+from catwalk.ranking import SeenItems, user_blocks
+from catwalk.sampling import sample_epoch
+from datamodules.batches import Batches
+
+
+class InteractionTriplets(LightningDataModule):
+    """Interactions of a dataset folder, split by time, with the features of the items.
+
+    Each epoch has every training pair once, with a negative drawn uniformly from what the user has not bought. The
+    order and the negatives depend on ``(seed, epoch)`` alone.
+
+    Args:
+        dataset: A dataset folder; ``catwalk data`` writes one.
+        features: Folder with the features that ``catwalk predict`` wrote; needed by visual recommenders.
+        batch_size: Triplets per batch and process.
+        validation: Hold out a validation item from users with at least three purchases, for tuning and early stopping.
+            Without it, all but the test items are trained on.
+        seed: Seed of order and negatives.
+    """
+
+    def __init__(
+        self,
+        dataset: Path,
+        features: Path | None = None,
+        batch_size: int = 512,
+        validation: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise CatwalkError(f"batch_size must be at least 1, got {batch_size}")
+        self.dataset = Path(dataset)
+        self.features = features
+        self.batch_size = batch_size
+        self.validation = validation
+        self.seed = seed
+        self.catalogue: Catalogue
+        self.split: Split
+        self.feature_table: FeatureTable | None = None
+
+    def setup(self, stage: str) -> None:
+        """Read the folder and the features, once."""
+        if hasattr(self, "split"):
+            return
+        self.catalogue = Catalogue.read(self.dataset)
+        if self.features is not None:
+            self.feature_table = FeatureTable.read(self.features, self.catalogue)
+        split = read_split(self.catalogue, self.validation)
+        users, items = torch.from_numpy(split.users), torch.from_numpy(split.items)
+        self._pairs = users, items
+        self._seen = SeenItems.from_pairs(users, items, split.num_users, len(self.catalogue))
+        held = torch.from_numpy(split.validation)
+        with_validation = torch.nonzero(held >= 0).squeeze(1)
+        self._seen_before_test = SeenItems.from_pairs(
+            torch.cat([users, with_validation]),
+            torch.cat([items, held[with_validation]]),
+            split.num_users,
+            len(self.catalogue),
+        )
+        self.split = split
+        rank_zero_info(
+            f"{self.catalogue.name}: {split.num_users} users, {len(self.catalogue)} items, {len(users)} purchases to "
+            f"train on, {int((split.validation >= 0).sum())} to validate, {int((split.test >= 0).sum())} to test"
+        )
+
+    @property
+    def num_users(self) -> int:
+        """Number of users, U."""
+        return self.split.num_users
+
+    @property
+    def num_items(self) -> int:
+        """Number of items, N."""
+        return len(self.catalogue)
+
+    def held_out_items(self, stage: str) -> Tensor:
+        """Return each user's held-out item of the stage ``val`` or ``test``, int64 ``(U,)``; -1 without one."""
+        return torch.from_numpy(self.split.validation if stage == "val" else self.split.test)
+
+    def seen_items(self, stage: str) -> SeenItems:
+        """Return what is not to be recommended: the training items and, in the test, the validation items too."""
+        return self._seen if stage == "val" else self._seen_before_test
+
+    def train_dataloader(self) -> DataLoader:
+        """Return batches of triplets; each process gets every ``world_size``-th of the epoch's triplets."""
+        world_size, rank = self._world_size, self._rank
+        count = len(self._pairs[0])
+        # Each process takes as many steps as the others: the epoch is filled up from its own beginning.
+        per_rank = -(-count // world_size)
+
+        def batches() -> Iterator[tuple[Tensor, ...]]:
+            epoch = self.trainer.current_epoch if self.trainer is not None else 0
+            triplets = sample_epoch(*self._pairs, self._seen, self.seed, epoch)
+            mine = (torch.arange(per_rank) * world_size + rank) % count
+            columns = [column[mine].split(self.batch_size) for column in triplets]
+            yield from zip(*columns, strict=True)
+
+        return Batches(batches, -(-per_rank // self.batch_size)).loader()
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Return this process's blocks of users with a validation item; nothing without ``validation``."""
+        return self._user_loader(torch.nonzero(self.held_out_items("val") >= 0).squeeze(1))
+
+    def test_dataloader(self) -> DataLoader | list:
+        """Return this process's blocks of users with a test item."""
+        return self._user_loader(torch.nonzero(self.held_out_items("test") >= 0).squeeze(1))
+
+    def predict_dataloader(self) -> DataLoader | list:
+        """Return this process's blocks of all users."""
+        return self._user_loader(torch.arange(self.num_users))
+
+    def _user_loader(self, users: Tensor) -> DataLoader | list:
+        blocks = list(user_blocks(users, self.num_items, self._rank, self._world_size))
+        return Batches(lambda: iter(blocks), len(blocks)).loader() if blocks else []
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1

@@ -1,0 +1,174 @@
+"""Product images in batches: the labelled ones to train and test a CNN, the catalogue to extract features."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from catwalk.augmentation import random_flip, random_shift
+from catwalk.catalogue import Catalogue
+from catwalk.errors import CatwalkError
+from catwalk.images import load_images, to_float
+from catwalk.labelled_images import LabelledImages
+from catwalk.poisoning import item_names
+from datamodules.batches import Batches
+
+
+class ProductImages(LightningDataModule):
+    """Images of a dataset folder, decoded once, kept as 8-bit arrays on disk, and augmented on the device.
+
+    ``fit``, ``validate`` and ``test`` read ``labelled_images.csv`` where the folder has one and otherwise the
+    catalogue's own images and categories; ``predict`` runs over the catalogue, item by item.
+
+    Args:
+        dataset: A dataset folder; ``catwalk data`` writes one.
+        image_size: Height and width to bring every image to; their own size by default, which must then be one.
+        batch_size: Images per batch and process.
+        validation_share: Share in [0, 1) of every category's training images that is held out for validation, where
+            the folder does not say which; 0 trains on all of them.
+        test_share: The same for the test, where the folder has no ``labelled_images.csv``.
+        flip: Mirror training images left to right with probability 1/2.
+        shift: Move training images by up to this many pixels in each direction, filled up by repeating the border.
+        seed: Seed of order, augmentation and what is held out.
+        cache: Folder for the 8-bit arrays; ``.cache`` inside the dataset folder by default.
+    """
+
+    def __init__(
+        self,
+        dataset: Path,
+        image_size: tuple[int, int] | None = None,
+        batch_size: int = 128,
+        validation_share: float = 0.1,
+        test_share: float = 0.1,
+        flip: bool = True,
+        shift: int = 2,
+        seed: int = 0,
+        cache: Path | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise CatwalkError(f"batch_size must be at least 1, got {batch_size}")
+        self.dataset = Path(dataset)
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.validation_share = validation_share
+        self.test_share = test_share
+        self.flip = flip
+        self.shift = shift
+        self.seed = seed
+        self.cache = cache
+        self.catalogue: Catalogue
+        self.labelled: LabelledImages
+        self._labelled_levels: NDArray[np.uint8] | None = None
+        self._item_levels: NDArray[np.uint8] | None = None
+
+    def prepare_data(self) -> None:
+        """Decode what is not decoded yet, in one process per machine."""
+        self._read()
+
+    def setup(self, stage: str) -> None:
+        """Read the folder; arrays are mapped, not loaded."""
+        self._read()
+        if stage == "predict":
+            self._item_levels = self._load(self.catalogue.images, item_names(self.catalogue))
+        else:
+            self._labelled_levels = self._load(self.labelled.images, None)
+
+    def _read(self) -> None:
+        if not hasattr(self, "catalogue"):
+            self.catalogue = Catalogue.read(self.dataset)
+            self.labelled = LabelledImages.read(self.catalogue, self.validation_share, self.test_share, self.seed)
+
+    def _load(self, images: tuple[str, ...], names: list[str] | None) -> NDArray[np.uint8]:
+        return load_images(self.dataset, images, self.image_size, names=names, cache=self.cache)
+
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        """Names of the catalogue's C categories."""
+        return self.catalogue.category_names
+
+    def train_dataloader(self) -> DataLoader:
+        """Return batches in an order that depends on (seed, epoch) alone; each process gets every ``world_size``-th."""
+        rows = self.labelled.rows("train")
+        if len(rows) == 0:
+            raise CatwalkError(f"{self.dataset} has no labelled images of the split train")
+        world_size = self._world_size
+        # Each process takes as many steps as the others: the order is filled up from its own beginning.
+        per_rank = -(-len(rows) // world_size)
+
+        def batches() -> Iterator[dict[str, Any]]:
+            epoch = self.trainer.current_epoch if self.trainer is not None else 0
+            random = np.random.default_rng((self.seed, epoch))
+            order = random.permutation(rows)
+            mine = np.resize(order, per_rank * world_size)[self._rank :: world_size]
+            augmentation = np.random.default_rng((self.seed, epoch, self._rank + 1))
+            for start in range(0, per_rank, self.batch_size):
+                batch = self._labelled(mine[start : start + self.batch_size])
+                yield {**batch, "augmentation": int(augmentation.integers(2**62))}
+
+        return Batches(batches, -(-per_rank // self.batch_size)).loader(self._pin_memory)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Return this process's share of the validation images; nothing where none are held out."""
+        return self._evaluation_loader("validation")
+
+    def test_dataloader(self) -> DataLoader | list:
+        """Return this process's share of the test images."""
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: str) -> DataLoader | list:
+        rows = self.labelled.rows(split)[self._rank :: self._world_size]
+        if len(rows) == 0:
+            return []
+        starts = range(0, len(rows), self.batch_size)
+        return Batches(
+            lambda: (self._labelled(rows[start : start + self.batch_size]) for start in starts), len(starts)
+        ).loader(self._pin_memory)
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return the catalogue's images in order, as uint8; each process gets a contiguous share."""
+        rows = np.array_split(np.arange(len(self.catalogue)), self._world_size)[self._rank]
+        levels = self._item_levels
+        assert levels is not None
+        starts = range(0, len(rows), self.batch_size)
+        return Batches(
+            lambda: (torch.from_numpy(levels[rows[start : start + self.batch_size]]) for start in starts), len(starts)
+        ).loader(self._pin_memory)
+
+    def _labelled(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        assert self._labelled_levels is not None
+        return {
+            "levels": torch.from_numpy(self._labelled_levels[rows]),
+            "categories": torch.from_numpy(self.labelled.categories[rows]),
+        }
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Turn 8-bit batches into ``(images, categories)`` on the device, augmented while training."""
+        if isinstance(batch, Tensor):
+            return batch
+        levels: Tensor = batch["levels"]
+        if "augmentation" in batch:
+            random = torch.Generator().manual_seed(batch["augmentation"])
+            if self.shift:
+                levels = random_shift(levels, self.shift, random)
+            if self.flip:
+                levels = random_flip(levels, random)
+        return to_float(levels), batch["categories"]
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    @property
+    def _pin_memory(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

@@ -1,0 +1,8 @@
+"""LightningModules: the CNNs that classify product images, and the recommenders that use their features."""
+
+from lightning_modules.bpr_mf import BPRMF
+from lightning_modules.cnn import ProductClassifier
+from lightning_modules.recommender import Recommender
+from lightning_modules.vbpr import VBPR
+
+__all__ = ["BPRMF", "VBPR", "ProductClassifier", "Recommender"]

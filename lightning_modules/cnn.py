@@ -1,0 +1,163 @@
+"""Traditional training (T) of the CNN that classifies product images, and the base of every defended one."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from catwalk.backbones import IMAGENET_MEAN, IMAGENET_STD, Network, build_network, without_initial_weights
+from catwalk.errors import CatwalkError
+from catwalk.features import Predictions, predict
+from lightning_modules.checkpoints import check_checkpoint
+
+SIZES = ("category_names", "image_size")
+"""What a checkpoint must know besides its settings: it comes from the data module."""
+
+
+class ProductClassifier(LightningModule):
+    """A CNN that learns the categories of product images by cross-entropy (traditional training, T in the paper).
+
+    Batches are ``(images, categories)`` with float32 images ``(N, 3, H, W)`` in [0, 1]; normalisation happens inside.
+    The number of categories comes from the data module.
+
+    Args:
+        backbone: Import path of a function or class that returns a classifier, such as ``torchvision.models.resnet50``,
+            ``timm.create_model`` or ``catwalk.backbones.compact_cnn``.
+        backbone_args: Its keyword arguments, such as ``{weights: IMAGENET1K_V2}``.
+        mean: Mean per colour channel of the images that the backbone expects; ImageNet's by default.
+        std: Standard deviation per colour channel.
+        label_smoothing: Share in [0, 1) of the target probability that is spread over all categories.
+        optimizer: Optimizer by class path; SGD with Nesterov momentum 0.9, learning rate 0.1 and weight decay 5e-4 by
+            default.
+        lr_scheduler: Learning rate schedule by class path, stepped after every batch; one cycle from a tenth of the
+            optimizer's rate up to it and down to 0 by default.
+    """
+
+    network: Network
+
+    def __init__(
+        self,
+        backbone: str = "torchvision.models.resnet18",
+        backbone_args: dict[str, Any] | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        label_smoothing: float = 0.0,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.hparams.update({"mean": list(mean), "std": list(std)})  # plain lists, which every checkpoint may hold
+        self.make_optimizer: Callable[[Iterable], Optimizer] = optimizer or _default_optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self._is_built = False
+
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        """Names of the C categories, in the order of the logits."""
+        return tuple(self.hparams["category_names"])
+
+    def configure_model(self) -> None:
+        """Build the network for the data module's categories, once."""
+        if self._trainer is None:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        names, size = list(data.category_names), data.image_size
+        if self._is_built:
+            if names != list(self.category_names):
+                raise CatwalkError(
+                    f"the classifier was trained on {len(self.category_names)} categories "
+                    f"({', '.join(self.category_names[:5])}, …) and the dataset has {len(names)} "
+                    f"({', '.join(names[:5])}, …): train or fine-tune one for this dataset"
+                )
+            return
+        self._build({"category_names": names, "image_size": list(size) if size is not None else None}, pretrained=True)
+
+    def _build(self, sizes: dict[str, Any], pretrained: bool) -> None:
+        self.hparams.update(sizes)
+        settings = self.hparams
+        backbone_args = settings["backbone_args"]
+        self.network = build_network(
+            settings["backbone"],
+            backbone_args if pretrained else without_initial_weights(backbone_args),
+            len(settings["category_names"]),
+            settings["mean"],
+            settings["std"],
+        )
+        accuracy = MulticlassAccuracy(len(settings["category_names"]), average="micro")
+        self.val_accuracy, self.test_accuracy = accuracy.clone(), accuracy.clone()
+        self._is_built = True
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the network that the checkpoint describes where there is no data module, and check that it fits."""
+        saved = checkpoint.get("hyper_parameters", {})
+        if any(name not in saved for name in SIZES):
+            raise CatwalkError("the checkpoint is not one of a product classifier")
+        if not self._is_built:
+            self._build({name: saved[name] for name in SIZES}, pretrained=False)
+        elif saved["category_names"] != self.hparams["category_names"]:
+            raise CatwalkError(
+                f"the checkpoint was trained on {len(saved['category_names'])} categories "
+                f"({', '.join(saved['category_names'][:5])}, …) and the dataset has {len(self.category_names)} "
+                f"({', '.join(self.category_names[:5])}, …)"
+            )
+        check_checkpoint(self, checkpoint)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``(N, C)`` of images ``(N, 3, H, W)`` in [0, 1]."""
+        return self.network(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean cross-entropy of a batch."""
+        images, categories = batch
+        loss = F.cross_entropy(self(images), categories, label_smoothing=self.hparams["label_smoothing"])
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Measure loss and accuracy."""
+        self._evaluate(batch, "val", self.val_accuracy)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Measure loss and accuracy."""
+        self._evaluate(batch, "test", self.test_accuracy)
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str, accuracy: Metric) -> None:
+        images, categories = batch
+        logits = self(images)
+        accuracy.update(logits, categories)
+        count = len(images)
+        self.log(f"{stage}/loss", F.cross_entropy(logits, categories), sync_dist=True, batch_size=count)
+        self.log(f"{stage}/accuracy", accuracy, prog_bar=True, batch_size=count)
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> Predictions:
+        """Return features and categories of uint8 images ``(N, 3, H, W)``; a row does not depend on its batch."""
+        return predict(self.network, batch, batch_size=len(batch))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the optimizer and a schedule that is stepped after every batch."""
+        optimizer = self.make_optimizer(self.parameters())
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        if self.make_lr_scheduler is None:
+            scheduler: Any = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer,
+                max_lr=[group["lr"] for group in optimizer.param_groups],
+                total_steps=total_steps,
+                div_factor=10,
+                cycle_momentum=False,
+            )
+        else:
+            scheduler = self.make_lr_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _default_optimizer(parameters: Iterable) -> Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)

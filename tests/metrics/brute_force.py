@@ -1,0 +1,104 @@
+"""Every metric once more, in loops over plain NumPy, and random data to compare on."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NUM_CATEGORIES = 5
+TOP_K = 10
+TOP_KS = [7, 1, 10]
+
+
+def hit_rate(recommended: np.ndarray, targets: np.ndarray, k: int) -> float:
+    return sum(target in row[:k] for row, target in zip(recommended, targets, strict=True)) / len(targets)
+
+
+def normalized_dcg(recommended: np.ndarray, targets: np.ndarray, k: int) -> float:
+    total = 0.0
+    for row, target in zip(recommended.tolist(), targets.tolist(), strict=True):
+        if target in row[:k]:
+            total += 1 / math.log2(row.index(target) + 2)
+    return total / len(targets)
+
+
+def auc(scores: np.ndarray, targets: np.ndarray) -> float:
+    shares = []
+    for row, target in zip(scores.tolist(), targets.tolist(), strict=True):
+        others = [score for item, score in enumerate(row) if item != target and score != -math.inf]
+        if others:
+            points = [1.0 if row[target] > score else 0.5 if row[target] == score else 0.0 for score in others]
+            shares.append(sum(points) / len(others))
+    return sum(shares) / len(shares)
+
+
+def category_hits(recommended: np.ndarray, categories: np.ndarray, k: int) -> list[int]:
+    hits = [0] * NUM_CATEGORIES
+    for row in recommended.tolist():
+        for item in row[:k]:
+            if item != -1 and categories[item] != -1:
+                hits[categories[item]] += 1
+    return hits
+
+
+def attack_success_rates(before: np.ndarray, after: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    images = list(zip(before.tolist(), after.tolist(), targets.tolist(), strict=True))
+    elsewhere = [(later, target) for earlier, later, target in images if earlier != target]
+    return {
+        "sr": sum(later == target for _, later, target in images) / len(images),
+        "sr_clean": sum(earlier == target for earlier, _, target in images) / len(images),
+        "sr_net": sum(later == target for later, target in elsewhere) / len(elsewhere),
+    }
+
+
+def feature_loss(before: np.ndarray, after: np.ndarray) -> float:
+    differences = [float(b) - float(a) for a, b in zip(before.ravel(), after.ravel(), strict=True)]
+    return math.fsum(difference**2 for difference in differences) / len(differences)
+
+
+@dataclass(frozen=True)
+class Data:
+    scores: Tensor
+    targets: Tensor
+    recommended: Tensor
+    categories: Tensor
+    predicted_before: Tensor
+    predicted_after: Tensor
+    classes: Tensor
+    features_before: Tensor
+    features_after: Tensor
+
+
+def make_data(seed: int = 0, num_users: int = 61, num_items: int = 40) -> Data:
+    """Draw scores with many ties and masked items, lists with fillers, items without a category."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 6, (num_users, num_items)).astype(np.float32)
+    targets = rng.integers(0, num_items, num_users)
+    masked = rng.random((num_users, num_items)) < 0.4
+    masked[5] = True  # no candidate but the target
+    masked[6, 4:] = True  # fewer candidates than places
+    masked[np.arange(num_users), targets] = False
+    scores[masked] = -np.inf
+    recommended = np.full((num_users, 12), -1)
+    for user in range(num_users):
+        candidates = [item for item in range(num_items) if not masked[user, item]]
+        best = sorted(candidates, key=lambda item, user=user: (-scores[user, item], item))[:12]
+        recommended[user, : len(best)] = best
+    features = rng.normal(size=(2, num_users, 8)).astype(np.float32)
+    return Data(
+        scores=torch.from_numpy(scores),
+        targets=torch.from_numpy(targets),
+        recommended=torch.from_numpy(recommended),
+        categories=torch.from_numpy(rng.integers(-1, NUM_CATEGORIES, num_items)),
+        predicted_before=torch.from_numpy(rng.integers(0, 3, num_users)),
+        predicted_after=torch.from_numpy(rng.integers(0, 3, num_users)),
+        classes=torch.from_numpy(rng.integers(0, 3, num_users)),
+        features_before=torch.from_numpy(features[0]),
+        features_after=torch.from_numpy(features[1]),
+    )
+
+
+SPLITS = [[61], [1, 60], [16, 16, 16, 13], [1] * 61]
+"""Ways to hand the 61 rows over."""

@@ -1,0 +1,50 @@
+import pickle
+
+import brute_force
+import pytest
+import torch
+from torchmetrics import Metric
+
+from catwalk.metrics import AUC, AttackSuccessRate, CategoryHitRatio, FeatureLoss, HitRate, NormalizedDCG
+
+DATA = brute_force.make_data()
+LISTS = (DATA.recommended, DATA.targets)
+PREDICTIONS = (DATA.predicted_before, DATA.predicted_after, DATA.classes)
+CASES = [
+    pytest.param(HitRate(5), LISTS, id="HitRate"),
+    pytest.param(NormalizedDCG(5), LISTS, id="NormalizedDCG"),
+    pytest.param(AUC(), (DATA.scores, DATA.targets), id="AUC"),
+    pytest.param(CategoryHitRatio(5, DATA.categories, 5), LISTS[:1], id="CategoryHitRatio"),
+    pytest.param(AttackSuccessRate(), PREDICTIONS, id="AttackSuccessRate"),
+    pytest.param(FeatureLoss(), (DATA.features_before, DATA.features_after), id="FeatureLoss"),
+]
+
+
+@pytest.mark.parametrize(("metric", "arguments"), CASES)
+def test_measures_outside_inference_mode_after_a_reset_inside(
+    metric: Metric, arguments: tuple[torch.Tensor, ...]
+) -> None:
+    metric = metric.clone()
+    metric.update(*arguments)
+    expected = metric.compute()
+    with torch.inference_mode():
+        metric.reset()
+    metric.update(*arguments)
+    torch.testing.assert_close(metric.compute(), expected, rtol=0, atol=0)
+    with torch.inference_mode():
+        metric.update(*arguments)
+    torch.testing.assert_close(metric.compute(), expected)
+
+
+@pytest.mark.parametrize(("metric", "arguments"), CASES)
+def test_survives_pickling_and_forgets_on_reset(metric: Metric, arguments: tuple[torch.Tensor, ...]) -> None:
+    metric = metric.clone()
+    metric.update(*arguments)
+    expected = metric.compute()
+    copy = pickle.loads(pickle.dumps(metric))
+    torch.testing.assert_close(copy.compute(), expected, rtol=0, atol=0)
+    copy.reset()
+    copy.update(*(tensor[:7] for tensor in arguments))
+    fresh = metric.clone()
+    fresh.reset()
+    torch.testing.assert_close(copy.compute(), fresh(*(tensor[:7] for tensor in arguments)), rtol=0, atol=0)

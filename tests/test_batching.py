@@ -1,0 +1,58 @@
+import pytest
+import torch
+from torch import nn
+
+from catwalk.batching import ROW_MULTIPLE, map_batches, padded_batches
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 15, 16, 17, 63, 64, 65, 100])
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 30, 64])
+def test_every_row_comes_once_and_in_order(num_rows, batch_size):
+    batches = list(padded_batches(num_rows, batch_size))
+    new = torch.cat([rows[:count] for rows, count in batches])
+    assert torch.equal(new, torch.arange(num_rows))
+    for rows, count in batches:
+        assert len(rows) % ROW_MULTIPLE == 0
+        assert len(rows) < batch_size + ROW_MULTIPLE
+        assert len(rows) - count < ROW_MULTIPLE
+        assert (rows[count:] == num_rows - 1).all()
+
+
+def test_no_rows_give_no_batches():
+    assert list(padded_batches(0, 8)) == []
+
+
+def test_map_batches_gives_the_same_bits_for_every_batch_size():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 64, 30)).eval()
+    images, scales = torch.rand(53, 3, 8, 8), torch.rand(53, 1)
+
+    @torch.no_grad()
+    def scaled(images, scales):
+        return network(images) * scales
+
+    whole = map_batches(scaled, images, scales, batch_size=64)
+    assert whole.shape == (53, 30)
+    torch.testing.assert_close(whole, scaled(images, scales))
+    for batch_size in (1, 7, 16, 32):
+        assert torch.equal(map_batches(scaled, images, scales, batch_size=batch_size), whole)
+    for row in (0, 30, 52):
+        alone = map_batches(scaled, images[row : row + 1], scales[row : row + 1], batch_size=1)
+        assert torch.equal(alone[0], whole[row])
+
+
+def test_map_batches_hands_over_multiples_and_keeps_rows_together():
+    seen = []
+
+    def pair(a, b):
+        seen.append(len(a))
+        return torch.stack([a, b], dim=1)
+
+    a, b = torch.arange(20), torch.arange(20) * 10
+    assert torch.equal(map_batches(pair, a, b, batch_size=16), torch.stack([a, b], dim=1))
+    assert seen == [16, 16]
+
+
+def test_map_batches_refuses_no_rows():
+    with pytest.raises(ValueError, match="at least one row"):
+        map_batches(lambda rows: rows, torch.zeros(0, 2), batch_size=4)
