@@ -111,7 +111,7 @@ def _run_study(arguments: list[str]) -> None:
     parser.add_function_arguments(run_study)
     settings = parser.parse_args(arguments)
     settings.pop("config")
-    run_study(**settings.as_dict())
+    run_study(**vars(parser.instantiate_classes(settings)))
 
 
 def find_shipped_configs(arguments: Sequence[str]) -> list[str]:

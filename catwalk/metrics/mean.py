@@ -42,5 +42,4 @@ class Float64Mean(Metric):
         # metrics be cast along. A sum would then stop growing after a few hundred terms.
         super()._apply(fn, [*exclude_state, "total"])
         self.total = self.total.to(self.device)
-        self._defaults["total"] = torch.zeros_like(self.total)
         return self

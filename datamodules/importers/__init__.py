@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
-from datamodules.importers.fashion_mnist import fashion_mnist
-from datamodules.importers.synthetic import synthetic
+from datamodules.importers import fashion_mnist, synthetic
 
-IMPORTERS: dict[str, Callable[..., None]] = {"fashion-mnist": fashion_mnist, "synthetic": synthetic}
+IMPORTERS: dict[str, Callable[..., None]] = {
+    "fashion-mnist": fashion_mnist.fashion_mnist,
+    "synthetic": synthetic.synthetic,
+}
 """The importers by their names on the command line, ``catwalk data NAME``."""

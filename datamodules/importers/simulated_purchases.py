@@ -243,8 +243,8 @@ def visual_components(images: NDArray[np.uint8], categories: IntArray, num_compo
         members = categories == category
         pixels[members] -= pixels[members].mean(axis=0)
     left, strengths, weights = np.linalg.svd(pixels, full_matrices=False)
-    rank = int((strengths > 1e-9 * max(strengths[0], 1e-9)).sum())
-    kept = min(num_components, rank)
+    # One grey level of one pixel has a strength above 1e-3; what is far below is rounding, not looks.
+    kept = min(num_components, int((strengths > 1e-6).sum()))
     weights = weights[:kept]
     largest = np.abs(weights).argmax(axis=1)
     signs = np.sign(weights[np.arange(kept), largest])

@@ -12,7 +12,18 @@ from PIL import Image
 from torch import nn
 
 from catwalk.attacks import FGSM, PGD, Attack, ThreatModel, ThreatModelError
+from catwalk.attacks.attack import cross_entropy_gradient
 from catwalk.errors import CatwalkError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """So small networks lose more by waiting for threads than they win."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 ATTACKS = {
     "fgsm": lambda **kwargs: FGSM(**kwargs),
@@ -55,7 +66,19 @@ def make_batch(number, num_classes=5, seed=0):
     return images, targets, keys
 
 
-@every_attack
+class GradientStep(Attack):
+    """Keeps the size of the gradient, so that its last bit shows where a sign would hide it."""
+
+    def __init__(self, batch_size=64):
+        super().__init__(ThreatModel("linf", 8.0), batch_size=batch_size)
+
+    def perturb(self, network, images, targets, keys):
+        gradient = cross_entropy_gradient(network, images, targets)
+        step = 0.02 * gradient / gradient.abs().amax((1, 2, 3), keepdim=True)
+        return self.threat_model.project(images - step, images), torch.ones_like(targets)
+
+
+@pytest.mark.parametrize("make_attack", [*ATTACKS.values(), GradientStep], ids=[*ATTACKS, "gradient step"])
 def test_result_is_the_same_for_every_batch_size_order_and_company(make_attack):
     network = make_network()
     images, targets, keys = make_batch(70)
@@ -189,6 +212,7 @@ def test_works_where_gradients_are_off(make_attack, mode):
         images.requires_grad_()  # an inference tensor would refuse
 
 
+@pytest.mark.filterwarnings("error")
 @every_attack
 def test_takes_images_that_are_part_of_a_graph(make_attack):
     network = make_network()

@@ -58,6 +58,19 @@ def test_a_gradient_that_a_mean_over_the_batch_would_lose_still_counts():
     assert (result.images[:, 0] != images[:, 0]).all()
 
 
+def test_the_loss_of_float16_logits_is_taken_in_float32():
+    class Confident(nn.Module):
+        """Its first class has all but 2e-5 of the probability, which float16 cannot tell from all of it."""
+
+        def forward(self, images):
+            return images.half()[:, 0].flatten(1)[:, :4] * 12
+
+    images = torch.zeros(1, 3, 2, 2)
+    images[0, 0, 0, 0] = 1
+    result = FGSM(epsilon=8, targeted=False)(Confident(), images, torch.tensor([0]))
+    assert result.images[0, 0, 0, 0] < 0.97
+
+
 def test_name_and_defaults():
     assert FGSM().name == "FGSM (ε = 8)"
     assert FGSM(epsilon=2.5).name == "FGSM (ε = 2.5)"

@@ -11,6 +11,15 @@ from catwalk.counter_random import uniform
 from catwalk.errors import CatwalkError
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """So small networks lose more by waiting for threads than they win."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def make_images(number):
     images = torch.rand(number, 3, 6, 6)
     images[:, :, 0] = 0
