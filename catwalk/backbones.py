@@ -82,7 +82,8 @@ def build_network(
     setattr(parent, name, nn.Identity())
     if head.out_features != num_classes:
         head = nn.Linear(head.in_features, num_classes)
-    return Network(body, head, mean, std)
+    # Convolutions are faster in this layout, on CPUs and GPUs alike.
+    return Network(body, head, mean, std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def import_object(path: str, argument: str) -> Any:

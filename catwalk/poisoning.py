@@ -191,9 +191,8 @@ def poison(
     losses = feature_loss(table.features[torch.from_numpy(items)], after.features)
     distances = linf_levels(read_back, clean)
     before = torch.from_numpy(table.categories[items])
-    success_before, success = ((seen == goal) == attack.targeted for seen in (before, after.categories))
-    rates = AttackSuccessRate()
-    rates.update(success_before, success)
+    rates = AttackSuccessRate(targeted=attack.targeted)
+    rates.update(before, after.categories, torch.full_like(before, goal))
     figures = rates.compute()
     rows = [
         AttackedItem(
@@ -203,7 +202,7 @@ def poison(
             category_after=table.category_names[int(after.categories[row])],
             probability_after=float(after.probabilities[row]),
             success_float=bool(result.success[row]),
-            success=bool(success[row]),
+            success=bool((after.categories[row] == goal) == attack.targeted),
             iterations=int(result.iterations[row]),
             feature_loss=float(losses[row]),
             linf_levels=int(distances[row]),

@@ -1,4 +1,4 @@
-"""SR: the share of attacked images that the network takes for the target class."""
+"""SR: the share of attacked images with which the attack has what it wants."""
 
 from typing import Any
 
@@ -7,16 +7,22 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
-def attack_success_counts(predicted_before: Tensor, predicted_after: Tensor, targets: Tensor) -> Tensor:
-    """Count the attacked images, and those in the target class before, after, and after alone.
+def attack_success_counts(
+    predicted_before: Tensor, predicted_after: Tensor, targets: Tensor, targeted: bool = True
+) -> Tensor:
+    """Count the attacked images, and the successes before the attack, after it, and after it alone.
+
+    An image is a success if the network takes it for its target class (targeted), or for another class than the one
+    given (untargeted).
 
     Args:
         predicted_before: int64 ``(B,)``, the predicted class of each clean image.
         predicted_after: int64 ``(B,)``, that of the same image after the attack.
-        targets: int64 ``(B,)``, the class that the attack wanted.
+        targets: int64 ``(B,)``, the class to reach (targeted) or to leave (untargeted).
+        targeted: Which of the two.
 
     Returns:
-        int64 ``(4,)``: attacked, before, after, moved (in the target class after the attack and not before it).
+        int64 ``(4,)``: attacked, before, after, moved (a success after the attack and not before it).
 
     Raises:
         ValueError: If the three do not have one and the same length.
@@ -31,24 +37,25 @@ def attack_success_counts(predicted_before: Tensor, predicted_after: Tensor, tar
     if targets.ndim != 1 or not predicted_before.shape == predicted_after.shape == targets.shape:
         shapes = [tuple(tensor.shape) for tensor in (predicted_before, predicted_after, targets)]
         raise ValueError(f"predicted_before, predicted_after and targets must be (B,) each, got {shapes}")
-    before, after = predicted_before == targets, predicted_after == targets
+    before, after = ((predicted == targets) == targeted for predicted in (predicted_before, predicted_after))
     return torch.stack([torch.ones_like(before), before, after, after & ~before]).sum(dim=1)
 
 
 class AttackSuccessRate(Metric):
-    """Success rates of a targeted attack, each in [0, 1].
+    """Success rates of an attack, each in [0, 1].
 
-    An image that was in the target class before the attack counts as a success in the rate that papers report. To
-    tell what the attack itself did, there are three:
+    An image that the network takes for the target class already before the attack counts as a success in the rate
+    that papers report. To tell what the attack itself did, there are three:
 
-    - ``sr``: the share of all attacked images that are in the target class after the attack;
-    - ``sr_clean``: the share that was there before the attack;
-    - ``sr_net``: of those that were not there before, the share that is after; NaN when there were none.
+    - ``sr``: the share of all attacked images that are successes after the attack;
+    - ``sr_clean``: the share that was so before the attack;
+    - ``sr_net``: of those that were not, the share that is after; NaN when there were none.
 
     Reference: Anelli et al., *Assessing perceptual and recommendation mutation of adversarially-poisoned visual
     recommenders*, AIxIA 2020 Discussion Papers Workshop (``sr``).
 
     Args:
+        targeted: Whether the attack wanted the network to see a certain class, rather than not to see one.
         **kwargs: Passed to :class:`torchmetrics.Metric`.
 
     Example:
@@ -67,13 +74,14 @@ class AttackSuccessRate(Metric):
 
     counts: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, targeted: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.targeted = targeted
         self.add_state("counts", torch.zeros(4, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, predicted_before: Tensor, predicted_after: Tensor, targets: Tensor) -> None:
         """Add a batch of images; see :func:`attack_success_counts` for what is expected of the arguments."""
-        self.counts = self.counts + attack_success_counts(predicted_before, predicted_after, targets)
+        self.counts = self.counts + attack_success_counts(predicted_before, predicted_after, targets, self.targeted)
 
     def compute(self) -> dict[str, Tensor]:
         """Return ``sr``, ``sr_clean`` and ``sr_net``, float64 scalars; all NaN if there were no images."""

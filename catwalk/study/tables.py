@@ -1,6 +1,7 @@
 """A study's tables: one row per cell, and Tables 1 and 2 in the paper's shape."""
 
 import csv
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +14,18 @@ from rich.table import Table as RichTable
 
 Cell = dict[str, Any]
 
-LATEX_ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "#": r"\#",
-    "_": r"\_",
-    "$": r"\$",
-    "ε": r"$\varepsilon$",
-    "±": r"$\pm$",
-}
+LATEX_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "#": r"\#",
+        "_": r"\_",
+        "$": r"\$",
+        "ε": r"$\varepsilon$",
+        "±": r"$\pm$",
+    }
+)
 
 
 def cell_columns(top_k: int) -> tuple[str, ...]:
@@ -211,9 +214,8 @@ def table_1(cells: Sequence[Cell], top_k: int) -> Table:
             figures = tuple(Figure(tuple(cell[f"chr@{top_k}"] for cell in its_cells)) for its_cells in chosen)
             rows.append(((recommender, attack), figures))
         for column in range(len(extractors)):
-            means = [figures[column].mean for _, figures in rows[start:]]
-            highest = max(range(len(means)), key=means.__getitem__)
-            if means[highest] > means[0]:
+            highest = _highest(rows[start:], column)
+            if highest:  # the first row is without attack
                 best.add((start + highest, column))
     seeds = len(_distinct(cells, "seed"))
     spread = f", mean ± standard deviation over {seeds} retraining seeds" if seeds > 1 else ""
@@ -243,11 +245,7 @@ def table_2(cells: Sequence[Cell]) -> Table:
             cell = _where(cells, attack=attack, extractor=extractor)[0]
             figures += [Figure((cell["sr"],), 2, percent=True), Figure((cell["feature_loss"],), 7)]
         rows.append(((attack,), tuple(figures)))
-    best = {
-        (max(range(len(rows)), key=lambda row: rows[row][1][column].mean), column)  # type: ignore[union-attr]
-        for column in range(2 * len(extractors))
-        if rows
-    }
+    best = {(_highest(rows, column), column) for column in range(2 * len(extractors)) if rows}
     before = {
         extractor: cells_of[0]["sr_clean"]
         for extractor in extractors
@@ -268,6 +266,12 @@ def table_2(cells: Sequence[Cell]) -> Table:
     )
 
 
+def _highest(rows: Sequence[Row], column: int) -> int:
+    """Return the first of the rows with the highest figure in a column."""
+    means = [figure.mean if (figure := figures[column]) is not None else -math.inf for _, figures in rows]
+    return max(range(len(means)), key=means.__getitem__)
+
+
 def _distinct(cells: Sequence[Cell], column: str) -> list[Any]:
     """Return a column's values in the order of their first appearance."""
     return list(dict.fromkeys(cell[column] for cell in cells))
@@ -280,4 +284,4 @@ def _where(cells: Sequence[Cell], **values: Any) -> list[Cell]:
 
 def _latex(text: str) -> str:
     """Return text with LaTeX's special characters escaped."""
-    return text.translate(str.maketrans(LATEX_ESCAPES))
+    return text.translate(LATEX_ESCAPES)

@@ -35,6 +35,13 @@ def test_an_attack_can_drive_images_out_of_the_target_class() -> None:
     assert rates == {"sr": 1 / 3, "sr_clean": 2 / 3, "sr_net": 0.0}
 
 
+def test_an_untargeted_attack_succeeds_where_the_network_sees_another_class_than_the_one_to_leave() -> None:
+    metric = AttackSuccessRate(targeted=False)
+    metric.update(torch.tensor([2, 2, 0, 2]), torch.tensor([1, 2, 0, 0]), torch.full((4,), 2))
+    rates = {name: rate.item() for name, rate in metric.compute().items()}
+    assert rates == {"sr": 3 / 4, "sr_clean": 1 / 4, "sr_net": 2 / 3}
+
+
 def test_refuses_unequal_lengths() -> None:
     with pytest.raises(ValueError, match="must be"):
         AttackSuccessRate().update(torch.zeros(3), torch.zeros(3), torch.zeros(1))
