@@ -83,7 +83,7 @@ def build_network(
     if head.out_features != num_classes:
         head = nn.Linear(head.in_features, num_classes)
     # Convolutions are faster in this layout, on CPUs and GPUs alike.
-    return Network(body, head, mean, std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Network(body, head, mean, std).to(memory_format=torch.channels_last)
 
 
 def import_object(path: str, argument: str) -> Any:
