@@ -1,0 +1,49 @@
+# `make demo` and `make test` do all of their own set-up.
+VENV := .venv
+BIN := $(VENV)/bin
+FASHION_MNIST := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
+
+.PHONY: install demo data test test-slow lint types format clean
+
+install: $(VENV)/.installed
+
+# Again when the dependencies change; the package itself is installed in place.
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: install data/demo/dataset.json
+	$(BIN)/catwalk study --config configs/study/demo.yaml
+
+data: data/demo/dataset.json
+
+# Debian's package where it can be had; otherwise torchvision downloads the same files.
+data/demo/dataset.json: | install
+	@if [ ! -e $(FASHION_MNIST) ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		echo "Installing Debian's package dataset-fashion-mnist"; \
+		apt-get install --yes --quiet dataset-fashion-mnist > /dev/null 2>&1 \
+		|| { apt-get update --quiet && apt-get install --yes --quiet dataset-fashion-mnist; } > /dev/null 2>&1 \
+		|| echo "It cannot be had here; the files will be downloaded"; \
+	fi
+	$(BIN)/catwalk data fashion-mnist data/demo
+
+test: lint types
+	$(BIN)/pytest -m "not slow"
+
+test-slow: install
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
