@@ -71,9 +71,11 @@ def build_network(
     make = import_object(backbone, "backbone")
     try:
         body = make(**(backbone_args or {}))
-    except (TypeError, ValueError, RuntimeError, OSError) as error:
+    except (TypeError, ValueError, RuntimeError, OSError, LookupError) as error:
         raise CatwalkError(f"backbone {backbone} refused its arguments {dict(backbone_args or {})}: {error}") from error
-    linear = [name for name, module in body.named_modules() if isinstance(module, nn.Linear)]
+    if not isinstance(body, nn.Module):
+        raise CatwalkError(f"backbone {backbone} returns a {type(body).__name__}, not a network (torch.nn.Module)")
+    linear = [name for name, module in body.named_modules() if name and isinstance(module, nn.Linear)]
     if not linear:
         raise CatwalkError(f"backbone {backbone} has no nn.Linear, so its classification layer cannot be found")
     parent_name, _, name = linear[-1].rpartition(".")

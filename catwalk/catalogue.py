@@ -136,14 +136,18 @@ def read_dataset_info(folder: Path) -> dict[str, Any]:
     return info
 
 
-def category_order(labels: Sequence[str], declared: Sequence[str] | None, source: str) -> tuple[str, ...]:
+def category_order(labels: Sequence[str], declared: Any, source: str) -> tuple[str, ...]:
     """Return the category names in their order: as declared in ``dataset.json``, otherwise alphabetical.
 
     Raises:
-        CatwalkError: If a label is not among the declared categories.
+        CatwalkError: If a label is not among the declared categories, or those are no list of different names.
     """
     if declared is None:
         return tuple(sorted(set(labels)))
+    if not (isinstance(declared, list) and all(isinstance(name, str) for name in declared)):
+        raise CatwalkError(f"{source}: categories in dataset.json must be a list of names")
+    if len(set(declared)) < len(declared):
+        raise CatwalkError(f"{source}: categories in dataset.json names a category twice")
     unknown = sorted(set(labels) - set(declared))
     if unknown:
         raise CatwalkError(f"{source}: category {unknown[0]!r} is not among the categories of dataset.json")

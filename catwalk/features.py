@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,7 +57,9 @@ def predict(network: Network, levels: Tensor, batch_size: int = 256) -> Predicti
         lambda batch: network.features(to_float(batch.to(device))).float().cpu(), levels, batch_size=batch_size
     )
     logits = map_batches(lambda batch: network.head(batch.to(device)).float().cpu(), features, batch_size=batch_size)
-    probabilities, categories = logits.softmax(dim=1).max(dim=1)
+    # By the logits, as attacks judge it: different ones may round to the same probability.
+    categories = logits.argmax(dim=1)
+    probabilities = logits.softmax(dim=1).gather(1, categories[:, None]).squeeze(1)
     return Predictions(features, categories, probabilities)
 
 
@@ -110,6 +113,9 @@ class FeatureTable:
     def write(self, folder: Path, catalogue: Catalogue) -> None:
         """Write ``features.safetensors`` and ``predictions.csv`` into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
+        # Last comes the file whose presence says that the folder is complete.
+        path, partial = folder / FEATURES_FILE, folder / f".{FEATURES_FILE}.{os.getpid()}"
+        path.unlink(missing_ok=True)
         with (folder / PREDICTIONS_FILE).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["item_id", "category", "probability"])
@@ -122,8 +128,11 @@ class FeatureTable:
             "catalogue": self.catalogue,
             "network": self.network,
         }
-        # Last, because its presence says that the folder is complete.
-        safetensors.torch.save_file({"features": self.features.contiguous()}, folder / FEATURES_FILE, metadata)
+        try:
+            safetensors.torch.save_file({"features": self.features.contiguous()}, partial, metadata)
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, folder: str | Path, catalogue: Catalogue) -> "FeatureTable":
@@ -151,14 +160,20 @@ class FeatureTable:
                 f"{path} was made of another catalogue than {catalogue.folder} (or its images have changed since): "
                 "extract the features again with `catwalk predict`"
             )
-        predictions = read_table(Path(folder) / PREDICTIONS_FILE, ["item_id", "category", "probability"])
+        predictions_path = Path(folder) / PREDICTIONS_FILE
+        predictions = read_table(predictions_path, ["item_id", "category", "probability"])
         if tuple(predictions.column("item_id").to_pylist()) != catalogue.item_ids:
-            raise CatwalkError(f"{Path(folder) / PREDICTIONS_FILE} does not list the items of {catalogue.folder}")
+            raise CatwalkError(f"{predictions_path} does not list the items of {catalogue.folder}")
         numbers = {name: number for number, name in enumerate(names)}
+        try:
+            categories = np.array([numbers[name] for name in predictions.column("category").to_pylist()])
+            probabilities = np.array(predictions.column("probability").to_pylist(), dtype=np.float32)
+        except (KeyError, ValueError) as error:
+            raise CatwalkError(f"{predictions_path} is damaged, extract the features again: {error}") from error
         return cls(
             features=features,
-            categories=np.array([numbers[name] for name in predictions.column("category").to_pylist()]),
-            probabilities=np.array(predictions.column("probability").to_pylist(), dtype=np.float32),
+            categories=categories,
+            probabilities=probabilities,
             category_names=names,
             scale=scale,
             catalogue=made_of,

@@ -39,6 +39,8 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> UInt8Array:
         with Image.open(path) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):
+                upright = _eight_bit_grey(upright)
             if upright.has_transparency_data:
                 layer = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -48,6 +50,13 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> UInt8Array:
     if size is not None and rgb.size != (size[1], size[0]):
         rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+
+
+def _eight_bit_grey(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits, where Pillow would cut off everything above 255."""
+    # Some readers give 16-bit files the mode of 32 bits.
+    levels = np.clip(np.asarray(image).astype(np.float64) / 257, 0, 255)
+    return Image.fromarray(levels.round().astype(np.uint8))
 
 
 def save_png(levels: UInt8Array | Tensor, path: Path) -> None:
@@ -113,16 +122,20 @@ def load_images(
     partial = cache / f".{path.name}.{os.getpid()}"
     try:
         array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(images), *first.shape))
+
+        def fill(number: int) -> None:
+            levels = decode_one(number)
+            if levels.shape != first.shape:
+                raise CatwalkError(
+                    f"image {folder / images[number]}{owner(number)} is {levels.shape[2]}×{levels.shape[1]} and "
+                    f"the first is {first.shape[2]}×{first.shape[1]}: give an image_size to bring all to one size"
+                )
+            array[number] = levels
+
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            for number, levels in enumerate(pool.map(decode_one, range(len(images)), chunksize=64)):
-                if levels.shape != first.shape:
-                    raise CatwalkError(
-                        f"image {folder / images[number]}{owner(number)} is {levels.shape[2]}×{levels.shape[1]} and "
-                        f"the first is {first.shape[2]}×{first.shape[1]}: give an image_size to bring all to one size"
-                    )
-                array[number] = levels
+            for done, _ in enumerate(pool.map(fill, range(len(images))), start=1):
                 if progress is not None:
-                    progress(number + 1, len(images))
+                    progress(done, len(images))
         array.flush()
         partial.rename(path)
     finally:

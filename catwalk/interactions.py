@@ -124,7 +124,8 @@ def read_split(catalogue: Catalogue, validation: bool = False) -> Split:
     are used as they are. Otherwise see :func:`leave_one_out`.
 
     Raises:
-        CatwalkError: If a table is missing or malformed, or a published split has two held-out items of a user.
+        CatwalkError: If a table is missing or malformed, or a published split has two held-out items of a user, or an
+            item of a user in two of its parts.
     """
     folder = catalogue.folder / "splits"
     paths = {name: find_table(folder, name) for name in ("train", "validation", "test")} if folder.is_dir() else {}
@@ -148,9 +149,12 @@ def read_split(catalogue: Catalogue, validation: bool = False) -> Split:
             if len(np.unique(users)) < len(users):
                 raise CatwalkError(f"{parts[name]} holds more than one item of a user; one is supported")
             items[users] = its_items
-            pair_numbers = users * len(catalogue) + its_items
-            if np.isin(pair_numbers, pairs["train"][0] * len(catalogue) + pairs["train"][1]).any():
-                raise CatwalkError(f"{parts[name]} holds an item that the same user has in {train_path.name}")
+            for other in ("train", "validation"):
+                if other == name or other not in pairs:
+                    continue
+                other_users, other_items = pairs[other]
+                if np.isin(users * len(catalogue) + its_items, other_users * len(catalogue) + other_items).any():
+                    raise CatwalkError(f"{parts[name]} holds an item that the same user has in {parts[other].name}")
     return Split(everyone.user_ids, *pairs["train"], held_out["validation"], held_out["test"])
 
 
@@ -197,12 +201,18 @@ def _first_of_each_pair(pairs: IntArray, timestamps: NDArray[np.generic]) -> Int
 def _parse_timestamps(column: pa.ChunkedArray, path: Path) -> pa.Array:
     """Return timestamps as int64 or float64, from whole numbers, decimals, or ISO dates and times."""
     column = column.combine_chunks()
-    for kind in (pa.int64(), pa.float64(), pa.timestamp("us")):
+    times = [pa.timestamp(unit, zone) for unit in ("us", "ns") for zone in (None, "UTC")]
+    for kind in (pa.int64(), pa.float64(), *times):
         try:
             parsed = column.cast(kind)
         except pa.ArrowInvalid:
             continue
+        if kind == pa.float64():
+            first = pa.compute.index(pa.compute.is_finite(parsed), False).as_py()
+            if first >= 0:
+                raise CatwalkError(f"{path}, row {first + 1}: timestamp {column[first].as_py()!r} is no time")
         return parsed.cast(pa.int64()) if pa.types.is_timestamp(kind) else parsed
     raise CatwalkError(
-        f"{path}: the timestamps are neither all numbers nor all ISO 8601 dates; the first is {column[0].as_py()!r}"
+        f"{path}: the timestamps are neither all numbers nor all ISO 8601 dates and times, all or none of them with a "
+        f"time zone; the first is {column[0].as_py()!r}"
     )

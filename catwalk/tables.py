@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -42,23 +43,25 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
         raise CatwalkError(f"{path} does not exist")
     try:
         if path.suffix == ".parquet":
-            table = pa.parquet.read_table(path)
+            # No partitioning: a folder that happens to be called `category=3` is not a column.
+            table = pa.parquet.read_table(path, partitioning=None)
         else:
-            with pa.csv.open_csv(path) as reader:
-                names = reader.schema.names
-            table = pa.csv.read_csv(
-                path,
-                convert_options=pa.csv.ConvertOptions(column_types={name: pa.string() for name in names}),
-            )
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+            table = _read_csv(path)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CatwalkError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        raise CatwalkError(f"{path} lacks the column {missing[0]!r}; it has {', '.join(table.column_names)}")
+    found = table.column_names
+    for name in (*columns, *optional):
+        if found.count(name) > 1:
+            raise CatwalkError(f"{path} has the column {name!r} {found.count(name)} times")
+        if name in columns and name not in found:
+            raise CatwalkError(f"{path} lacks the column {name!r}; it has {', '.join(found)}")
     if table.num_rows == 0:
         raise CatwalkError(f"{path} has a header and no rows")
-    table = table.select([*columns, *(name for name in optional if name in table.column_names)])
-    table = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
+    table = table.select([*columns, *(name for name in optional if name in found)])
+    try:
+        table = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
+    except pa.ArrowException as error:
+        raise CatwalkError(f"{path} holds what is no text: {str(error).splitlines()[0]}") from error
     for name in columns:
         column = table.column(name)
         empty = pa.compute.or_kleene(pa.compute.is_null(column), pa.compute.equal(column, ""))
@@ -66,3 +69,12 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
         if first >= 0:
             raise CatwalkError(f"{path}, row {first + 1}: {name!r} is empty")
     return table
+
+
+def _read_csv(path: Path) -> pa.Table:
+    """Read all columns as text; a quoted cell may hold line breaks, as descriptions of products do."""
+    parsing = pa.csv.ParseOptions(newlines_in_values=True)
+    with pa.csv.open_csv(path, parse_options=parsing) as reader:
+        names = reader.schema.names
+    converting = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
+    return pa.csv.read_csv(path, parse_options=parsing, convert_options=converting)

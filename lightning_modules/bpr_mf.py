@@ -28,7 +28,7 @@ class BPRMF(Recommender):
         optimizer: OptimizerCallable | None = None,
     ) -> None:
         super().__init__(top_k, optimizer)
-        self.save_hyperparameters(ignore=["optimizer", "top_k"])
+        self.save_hyperparameters(ignore="optimizer")
 
     def build(self, num_users: int, num_items: int, num_features: int) -> None:
         """Create ``P`` and ``Q``."""

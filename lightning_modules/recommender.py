@@ -51,7 +51,7 @@ class Recommender(LightningModule, abc.ABC):
         super().__init__()
         if not top_k:
             raise CatwalkError("top_k must name at least one list length")
-        self.hparams["top_k"] = list(top_k)
+        self.top_k = tuple(top_k)
         self.make_optimizer: Callable[[Iterable], Optimizer] = optimizer or _default_optimizer
         self.list_length = max(top_k)
         self._is_built = False

@@ -294,7 +294,7 @@ class RecommenderStage(Stage):
         if not isinstance(model, Recommender):
             raise CatwalkError(f"recommenders: {type(model).__name__} is no recommender")
         k = self.grid.top_k
-        if k not in model.hparams["top_k"]:
+        if k not in model.top_k:
             raise CatwalkError(f"recommenders: top_k of {type(model).__name__} must contain the study's top_k, {k}")
         data = data_of(
             self.training,
