@@ -1,10 +1,12 @@
 """The command line: ``catwalk fit|validate|test|predict`` (LightningCLI), ``catwalk data`` and ``catwalk study``."""
 
 import contextlib
+import errno
+import signal
 import sys
 import textwrap
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
@@ -30,9 +32,15 @@ one step of it (LightningCLI; every option can stand in a YAML file, and several
   predict    write what it computes: the features of every item, the recommendations of every user
 
 `catwalk COMMAND --help` explains a command. `--config configs/…` finds the configurations that come with Catwalk
-from any folder. Exit codes: 0 done, 2 something that you can mend (one line says what), 1 a bug of ours."""
+from any folder. Exit codes: 0 done, 2 something that you can mend (one line says what), 1 a bug of ours,
+130 stopped by Ctrl-C."""
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
+STOPPED = 128 + signal.SIGINT
+"""Exit code after Ctrl-C, as a shell gives it."""
+
+DISK_TROUBLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
+"""What a user can mend about a file or folder to write."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -42,13 +50,28 @@ def main(args: Sequence[str] | None = None) -> None:
         args: What follows ``catwalk`` on the command line; the process's own arguments by default.
 
     Raises:
-        SystemExit: With code 2 and one line on stderr for what the user can mend.
+        SystemExit: With code 2 and one line on stderr for what the user can mend; with code 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     try:
         _dispatch(arguments)
-    except (CatwalkError, ArgumentError) as error:
+    except CatwalkError as error:
         _fail(str(error))
+    except ArgumentError as error:
+        from catwalk.one_line import one_line
+
+        _fail(one_line(str(error)))
+    except OSError as error:
+        if error.errno not in DISK_TROUBLE or error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        _stop()
+    except SystemExit as error:
+        # Lightning shuts down after Ctrl-C and then exits with code 1.
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        _stop()
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -78,66 +101,85 @@ def _run_lightning(arguments: list[str]) -> None:
 
 
 def _run_importer(arguments: list[str]) -> None:
-    from jsonargparse import ArgumentParser
-
+    from catwalk.parsers import CatwalkParser
     from datamodules.importers import IMPORTERS
 
-    parser = ArgumentParser(
+    parser = CatwalkParser(
         prog="catwalk data",
         description="Write a dataset folder: items.csv, interactions.csv, images and dataset.json.",
-        exit_on_error=False,
     )
-    commands = parser.add_subcommands(dest="importer")
+    commands = parser.add_subcommands(dest="importer", title="importers", description="catwalk data IMPORTER --help")
     for name, importer in IMPORTERS.items():
         summary = (importer.__doc__ or "").strip().splitlines()[0]
-        subparser = ArgumentParser(description=summary, exit_on_error=False)
-        subparser.add_function_arguments(importer, as_positional=True)
+        subparser = CatwalkParser(description=summary)
+        subparser.add_function_arguments(importer, as_group=False, as_positional=True)
         commands.add_subcommand(name, subparser, help=summary)
+        subparser.prog = f"catwalk data {name}"
     settings = parser.parse_args(arguments)
     IMPORTERS[settings.importer](**parser.instantiate_classes(settings)[settings.importer].as_dict())
 
 
 def _run_study(arguments: list[str]) -> None:
-    from jsonargparse import ArgumentParser
-
+    from catwalk import known_notices
+    from catwalk.parsers import CatwalkParser
     from catwalk.study import run_study
 
-    parser = ArgumentParser(
+    parser = CatwalkParser(
         prog="catwalk study",
-        description="Run a grid of networks × attacks × recommenders × seeds, write and print its tables.",
-        exit_on_error=False,
+        usage="catwalk study [--config FILE ...] [OPTION ...]",
+        description=(
+            "Run a grid of networks × attacks × recommenders × seeds, write and print its tables. For example: "
+            "catwalk study --config configs/study/synthetic.yaml"
+        ),
     )
     parser.add_argument("--config", action="config", help="A study's YAML file; several stack.")
-    parser.add_function_arguments(run_study)
+    parser.add_function_arguments(run_study, as_group=False)
     settings = parser.parse_args(arguments)
     settings.pop("config")
+    known_notices.hide()
     run_study(**vars(parser.instantiate_classes(settings)))
 
 
 def find_shipped_configs(arguments: Sequence[str]) -> list[str]:
-    """Replace ``--config configs/…`` by the file that comes with Catwalk, where there is none in this folder."""
+    """Replace ``--config configs/…`` by the file that comes with Catwalk, where there is none in this folder.
+
+    Raises:
+        CatwalkError: If a file is missing or is no YAML.
+    """
     found = []
     for position, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if equals and option in ("-c", "--config"):
-            found.append(f"{option}={_shipped(value)}")
+            found.append(f"{option}={_config_file(value)}")
         elif position and arguments[position - 1] in ("-c", "--config"):
-            found.append(_shipped(argument))
+            found.append(_config_file(argument))
         else:
             found.append(argument)
     return found
 
 
-def _shipped(path: str) -> str:
+def _config_file(path: str) -> str:
+    import yaml
+
     parts = Path(path).parts
-    if Path(path).exists() or parts[:1] != ("configs",):
-        return path
-    shipped = Path(str(files("configs"))).joinpath(*parts[1:])
-    return str(shipped) if shipped.is_file() else path
+    shipped = Path(str(files("configs")))
+    if not Path(path).exists() and parts[:1] == ("configs",) and shipped.joinpath(*parts[1:]).is_file():
+        path = str(shipped.joinpath(*parts[1:]))
+    if not Path(path).is_file():
+        kind = parts[1] if len(parts) > 1 and shipped.joinpath(parts[1]).is_dir() else None
+        known = sorted(file.relative_to(shipped.parent).as_posix() for file in shipped.glob(f"{kind or '*'}/*.yaml"))
+        raise CatwalkError(f"configuration {path} does not exist; these come with Catwalk: {', '.join(known)}")
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CatwalkError(f"configuration {path} is no valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise CatwalkError(f"configuration {path} must hold options and their values, got {str(content)[:50]!r}")
+    return path
 
 
 @contextlib.contextmanager
-def _process_arguments(arguments: list[str]):  # type: ignore[no-untyped-def]
+def _process_arguments(arguments: list[str]) -> Iterator[None]:
     """Let the process's own arguments be these: DDP starts its other processes with them."""
     saved = sys.argv
     sys.argv = [saved[0], *arguments]
@@ -152,6 +194,13 @@ def _fail(message: str) -> NoReturn:
     line = " ".join(message.split())
     print(f"catwalk: error: {textwrap.shorten(line, 2000, placeholder=' …')}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _stop() -> NoReturn:
+    """End after Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has it ignored
+    print("catwalk: stopped", file=sys.stderr)
+    raise SystemExit(STOPPED)
 
 
 if __name__ == "__main__":

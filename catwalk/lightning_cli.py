@@ -1,22 +1,56 @@
 """LightningCLI as Catwalk sets it up: any of our modules by class path, and a configuration that always counts."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning.loggers
+import yaml
 from jsonargparse import lazy_instance
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
+from pytorch_lightning.callbacks import BasePredictionWriter
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 # Imported so that their classes can be named without a path.
 import callbacks  # noqa: F401
 import catwalk.attacks  # noqa: F401
-import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
+from catwalk import known_notices
+from catwalk.backbones import read_checkpoint, without_initial_weights
+from catwalk.errors import CatwalkError
+from catwalk.one_line import one_line
+from catwalk.parsers import ReadableHelp
+from datamodules import InteractionTriplets, ProductImages  # noqa: F401
+
+HELP = {
+    "fit": (
+        "Train a CNN on product images, or a recommender on purchases.",
+        "--config configs/recommender/vbpr.yaml --config configs/data/synthetic.yaml",
+    ),
+    "validate": (
+        "Measure a trained CNN or recommender on what was held out for validation.",
+        "--config configs/cnn/traditional.yaml --config configs/data/synthetic.yaml --ckpt_path CHECKPOINT",
+    ),
+    "test": (
+        "Measure a trained CNN or recommender on what was held out for the test.",
+        "--config configs/recommender/vbpr.yaml --config configs/data/synthetic.yaml --ckpt_path CHECKPOINT",
+    ),
+    "predict": (
+        "Write the features of every item (with a CNN), or the recommendations of every user (with a recommender).",
+        "--config configs/cnn/traditional.yaml --config configs/data/synthetic.yaml --config configs/cnn/features.yaml",
+    ),
+}
+"""What each command does, and an example."""
+
+
+class LightningParser(ReadableHelp, LightningArgumentParser):
+    """The parser of ``catwalk fit``, ``validate``, ``test`` and ``predict``."""
 
 
 class SaveConfiguration(SaveConfigCallback):
-    """Writes the full configuration into the run's own folder."""
+    """Writes the full configuration into the run's own folder, and logs it as the run's hyper-parameters."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``configuration.yaml``; without a logger there is no run folder and nothing to write."""
@@ -27,6 +61,10 @@ class SaveConfiguration(SaveConfigCallback):
                 self.parser.save(
                     self.config, folder / "configuration.yaml", skip_none=False, overwrite=True, multifile=False
                 )
+        if trainer.loggers:
+            configuration = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(configuration)
 
 
 def run_folder(logger: Logger) -> Path | None:
@@ -41,7 +79,20 @@ class CatwalkCLI(LightningCLI):
     """``catwalk fit|validate|test|predict``."""
 
     def __init__(self) -> None:
-        commands = ("fit", "validate", "test", "predict")
+        known_notices.hide()
+        settings = {
+            name: {
+                "exit_on_error": False,
+                "usage": f"catwalk {name} [--config FILE ...] [OPTION ...]",
+                "description": (
+                    f"{what} Every option can stand in a YAML file; several --config stack, and what comes later "
+                    f"wins.\n\nFor example: catwalk {name} {example}\n\nHelp on a class: "
+                    f"catwalk {name} --model.help VBPR, --data.help InteractionTriplets, --trainer.callbacks.help "
+                    "CategoryHitRatio"
+                ),
+            }
+            for name, (what, example) in HELP.items()
+        }
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -52,14 +103,22 @@ class CatwalkCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            parser_class=LightningParser,
             trainer_defaults={
                 # Offline: nothing leaves the machine unless the user asks for it.
                 "logger": lazy_instance(
                     pytorch_lightning.loggers.WandbLogger, project="catwalk", save_dir="runs", offline=True
                 ),
             },
-            parser_kwargs={name: {"exit_on_error": False} for name in commands} | {"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, **settings},
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the commands with those arguments of the Trainer's methods that are no options."""
+        commands = LightningCLI.subcommands()
+        # What is predicted is written by callbacks; collecting it as well would only take memory.
+        return {**commands, "predict": {*commands["predict"], "return_predictions"}}
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it was given.
@@ -67,3 +126,100 @@ class CatwalkCLI(LightningCLI):
         Lightning would let a checkpoint's hyper-parameters silently win over files and flags, and even over the
         class. The modules themselves check that a checkpoint fits (``on_load_checkpoint``) and say what differs.
         """
+
+    def before_instantiate_classes(self) -> None:
+        """Check the checkpoint before anything long begins."""
+        path = self._get(self.config, "ckpt_path")
+        if path is not None and (path not in ("last", "hpc") or self.subcommand != "fit") and "://" not in str(path):
+            if Path(path).is_dir():
+                return  # a distributed checkpoint
+            read_checkpoint(path)
+
+    def instantiate_classes(self) -> None:
+        """Make the objects, and say in one line what they refuse."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if not str(error).startswith("Does not validate against any of the Union subtypes"):
+                raise
+            # jsonargparse wraps whatever a class raises when it is made.
+            raise CatwalkError(one_line(str(error))) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the Trainer, and say in one line what it refuses."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            raise CatwalkError(f"trainer: {error}") from error
+
+    def before_validate(self) -> None:
+        """Refuse to measure a network that nobody has trained."""
+        self._require_weights()
+
+    def before_test(self) -> None:
+        """Refuse to measure a network that nobody has trained."""
+        self._require_weights()
+
+    def before_predict(self) -> None:
+        """Refuse to predict with a network that nobody has trained, or to write nothing."""
+        self._require_weights()
+        if not any(_writes_predictions(callback) for callback in self.trainer.callbacks):
+            raise CatwalkError(
+                "predict: nothing would be written; add --config configs/cnn/features.yaml for the features of a CNN, "
+                "or --config configs/recommender/recommendations.yaml for the lists of a recommender"
+            )
+
+    def after_validate(self) -> None:
+        """Say so where there was nothing to measure on."""
+        if not any(_counts(self.trainer.num_val_batches)):
+            raise CatwalkError(
+                "validate: nothing is held out for validation; set data.validation to true for a recommender, "
+                "data.validation_share above 0 for a CNN, or give the dataset folder a validation split"
+            )
+
+    def after_test(self) -> None:
+        """Say so where there was nothing to measure on."""
+        if not any(_counts(self.trainer.num_test_batches)):
+            raise CatwalkError("test: nothing is held out for the test; the dataset has no test items or test images")
+
+    def _require_weights(self) -> None:
+        """Raise a CatwalkError where the weights would be random."""
+        if self._get(self.config_init, "ckpt_path") is not None:
+            return
+        backbone_args = self.model.hparams.get("backbone_args")
+        if without_initial_weights(backbone_args) == (backbone_args or {}):
+            raise CatwalkError(
+                f"{self.subcommand}: ckpt_path is missing, and without it the weights would be random; "
+                "give the checkpoint that `catwalk fit` wrote"
+            )
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Return the arguments of the Trainer's method."""
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "predict":
+            arguments["return_predictions"] = False
+        if arguments.get("weights_only") is None:
+            arguments["weights_only"] = True  # what we write is tensors and plain values; code is refused
+        return arguments
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the command, and end W&B's run with it."""
+        try:
+            super()._run_subcommand(subcommand)
+        except MisconfigurationException as error:
+            raise CatwalkError(f"{subcommand}: {error}") from error
+        finally:
+            wandb = sys.modules.get("wandb")
+            if wandb is not None and wandb.run is not None:
+                wandb.finish()
+
+
+def _writes_predictions(callback: Any) -> bool:
+    """Return whether a callback is one that may write predictions: a writer, or one that is not Lightning's own."""
+    is_foreign = not type(callback).__module__.startswith(("pytorch_lightning.", "catwalk."))
+    return isinstance(callback, BasePredictionWriter) or is_foreign
+
+
+def _counts(num_batches: Any) -> list[float]:
+    """Return the numbers of batches of all loaders."""
+    return list(num_batches) if isinstance(num_batches, list | tuple) else [num_batches]

@@ -1,9 +1,11 @@
 """Data loaders over whole batches, so that no Python runs per example."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
+
+from catwalk.errors import CatwalkError
 
 
 class Batches(IterableDataset):
@@ -32,3 +34,15 @@ class Batches(IterableDataset):
     def loader(self, pin_memory: bool = False) -> DataLoader:
         """Return a loader that hands the batches on as they are, from the process that trains."""
         return DataLoader(self, batch_size=None, num_workers=0, pin_memory=pin_memory)
+
+
+def share(rows: Sequence[Any], rank: int, world_size: int, what: str) -> Sequence[Any]:
+    """Return every ``world_size``-th of some rows, from the ``rank``-th on.
+
+    Raises:
+        CatwalkError: If there are rows, but fewer than processes: Lightning lets a process without any skip the
+            evaluation, and the others wait for it for ever.
+    """
+    if 0 < len(rows) < world_size:
+        raise CatwalkError(f"{len(rows)} {what} cannot be divided among {world_size} processes: use fewer devices")
+    return rows[rank::world_size]

@@ -13,9 +13,12 @@ from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
 from catwalk.interactions import Split, read_split
-from catwalk.ranking import SeenItems, user_blocks
+from catwalk.ranking import MAX_BLOCK_BYTES, SeenItems, user_blocks
 from catwalk.sampling import sample_epoch
-from datamodules.batches import Batches
+from datamodules.batches import Batches, share
+
+MIN_BLOCKS = 64
+"""Users are ranked in at least this many blocks, as far as blocks of 16 allow."""
 
 
 class InteractionTriplets(LightningDataModule):
@@ -42,8 +45,9 @@ class InteractionTriplets(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise CatwalkError(f"batch_size must be at least 1, got {batch_size}")
+        for argument, value, lowest in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+            if value < lowest:
+                raise CatwalkError(f"{argument} must be at least {lowest}, got {value}")
         self.dataset = Path(dataset)
         self.features = features
         self.batch_size = batch_size
@@ -125,8 +129,13 @@ class InteractionTriplets(LightningDataModule):
         return self._user_loader(torch.arange(self.num_users))
 
     def _user_loader(self, users: Tensor) -> DataLoader | list:
-        blocks = list(user_blocks(users, self.num_items, self._rank, self._world_size))
-        return Batches(lambda: iter(blocks), len(blocks)).loader() if blocks else []
+        if not len(users):
+            return []
+        # Enough blocks for every process to have some, and the same ones however many processes there are.
+        max_bytes = min(MAX_BLOCK_BYTES, 4 * self.num_items * (len(users) // MIN_BLOCKS))
+        blocks = list(user_blocks(users, self.num_items, max_bytes=max_bytes))
+        mine = share(blocks, self._rank, self._world_size, "blocks of 16 users")
+        return Batches(lambda: iter(mine), len(mine)).loader()
 
     @property
     def _rank(self) -> int:

@@ -17,7 +17,7 @@ from catwalk.errors import CatwalkError
 from catwalk.images import load_images, to_float
 from catwalk.labelled_images import LabelledImages
 from catwalk.poisoning import item_names
-from datamodules.batches import Batches
+from datamodules.batches import Batches, share
 
 
 class ProductImages(LightningDataModule):
@@ -52,8 +52,14 @@ class ProductImages(LightningDataModule):
         cache: Path | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise CatwalkError(f"batch_size must be at least 1, got {batch_size}")
+        for argument, value, lowest in (
+            ("batch_size", batch_size, 1),
+            ("image_size", min(image_size or (1,)), 1),
+            ("shift", shift, 0),
+            ("seed", seed, 0),
+        ):
+            if value < lowest:
+                raise CatwalkError(f"{argument} must be at least {lowest}, got {value}")
         self.dataset = Path(dataset)
         self.image_size = image_size
         self.batch_size = batch_size
@@ -123,7 +129,7 @@ class ProductImages(LightningDataModule):
         return self._evaluation_loader("test")
 
     def _evaluation_loader(self, split: str) -> DataLoader | list:
-        rows = self.labelled.rows(split)[self._rank :: self._world_size]
+        rows = share(self.labelled.rows(split), self._rank, self._world_size, f"images of the split {split}")
         if len(rows) == 0:
             return []
         starts = range(0, len(rows), self.batch_size)
@@ -133,6 +139,7 @@ class ProductImages(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """Return the catalogue's images in order, as uint8; each process gets a contiguous share."""
+        share(self.catalogue.item_ids, self._rank, self._world_size, "items")  # only to check
         rows = np.array_split(np.arange(len(self.catalogue)), self._world_size)[self._rank]
         levels = self._item_levels
         assert levels is not None

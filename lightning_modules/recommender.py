@@ -49,8 +49,8 @@ class Recommender(LightningModule, abc.ABC):
 
     def __init__(self, top_k: Sequence[int], optimizer: OptimizerCallable | None) -> None:
         super().__init__()
-        if not top_k:
-            raise CatwalkError("top_k must name at least one list length")
+        if not top_k or min(top_k) < 1:
+            raise CatwalkError(f"top_k must name list lengths of at least 1, got {list(top_k)}")
         self.top_k = tuple(top_k)
         self.make_optimizer: Callable[[Iterable], Optimizer] = optimizer or _default_optimizer
         self.list_length = max(top_k)
@@ -113,8 +113,9 @@ class Recommender(LightningModule, abc.ABC):
         sizes = {"num_users": data.num_users, "num_items": data.num_items, "num_features": num_features}
         if not self._is_built:
             self._build(sizes)
-        elif sizes != {name: self.hparams[name] for name in sizes}:
-            raise CatwalkError(f"the recommender was built for another dataset: {dict(self.hparams)}, not {sizes}")
+        built = {name: self.hparams[name] for name in sizes}
+        if sizes != built:
+            raise CatwalkError(f"the recommender was built for another dataset: {built}, not {sizes}")
 
     def _build(self, sizes: dict[str, int]) -> None:
         self.hparams.update(sizes)
