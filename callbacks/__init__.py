@@ -3,5 +3,6 @@
 from callbacks.category_hit_ratio import CategoryHitRatio
 from callbacks.inject_poisoned_images import InjectPoisonedImages
 from callbacks.write_features import WriteFeatures
+from callbacks.write_recommendations import WriteRecommendations
 
-__all__ = ["CategoryHitRatio", "InjectPoisonedImages", "WriteFeatures"]
+__all__ = ["CategoryHitRatio", "InjectPoisonedImages", "WriteFeatures", "WriteRecommendations"]

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
+from rich.console import Console
+from rich.progress import Progress
 
 from catwalk.attacks import Attack
 from catwalk.backbones import load_classifier
@@ -59,21 +61,27 @@ class InjectPoisonedImages(Callback):
                 "InjectPoisonedImages replaces features, and data.features is not given: give the folder that "
                 "`catwalk predict` wrote"
             )
+        if data.features is not None and Path(data.features).resolve() == self.output.resolve():
+            raise CatwalkError(f"InjectPoisonedImages.output is {self.output}, where the clean features are")
         self._clean = clean
         if self._poisoned is None:
             if trainer.is_global_zero:
                 classifier = load_classifier(self.classifier)
                 classifier.network.to(trainer.strategy.root_device)
-                poison(
-                    classifier,
-                    self.attack,
-                    data.catalogue,
-                    clean,
-                    self.output,
-                    source=self.source,
-                    target=self.target,
-                    chosen_by=self.chosen_by,
-                )
+                console = Console()
+                with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+                    task = bar.add_task(f"{self.attack.name} on {self.source} images")
+                    poison(
+                        classifier,
+                        self.attack,
+                        data.catalogue,
+                        clean,
+                        self.output,
+                        source=self.source,
+                        target=self.target,
+                        chosen_by=self.chosen_by,
+                        progress=lambda done, total: bar.update(task, completed=done, total=total),
+                    )
             trainer.strategy.barrier("poisoned images are written")
             self._poisoned = FeatureTable.read(self.output, data.catalogue)
             self.summary = read_summary(self.output)

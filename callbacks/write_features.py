@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from catwalk.backbones import network_fingerprint
+from catwalk.errors import CatwalkError
 from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable, Predictions
 from datamodules.product_images import ProductImages
 from lightning_modules.cnn import ProductClassifier
@@ -29,6 +30,15 @@ class WriteFeatures(Callback):
         self.output = Path(output)
         self._parts: list[Predictions] = []
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that there is a classifier, before it runs over the catalogue."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not (isinstance(pl_module, ProductClassifier) and isinstance(data, ProductImages)):
+            raise CatwalkError(
+                f"WriteFeatures works with a ProductClassifier on ProductImages, not with a {type(pl_module).__name__} "
+                f"on {type(data).__name__}"
+            )
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with nothing collected."""
         self._parts = []
@@ -47,8 +57,7 @@ class WriteFeatures(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the shares of all processes, in the order of the catalogue, and write them."""
-        if not (isinstance(pl_module, ProductClassifier) and isinstance(trainer.datamodule, ProductImages)):  # type: ignore[attr-defined]
-            raise TypeError("WriteFeatures works with a ProductClassifier on ProductImages")
+        assert isinstance(pl_module, ProductClassifier)
         own = [(part.features, part.categories, part.probabilities) for part in self._parts]
         self._parts = []
         shares = self._gather(own, trainer.world_size)

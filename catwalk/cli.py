@@ -101,7 +101,7 @@ def _run_lightning(arguments: list[str]) -> None:
 
 
 def _run_importer(arguments: list[str]) -> None:
-    from catwalk.parsers import CatwalkParser
+    from catwalk.parsers import CatwalkParser, instantiate
     from datamodules.importers import IMPORTERS
 
     parser = CatwalkParser(
@@ -116,12 +116,12 @@ def _run_importer(arguments: list[str]) -> None:
         commands.add_subcommand(name, subparser, help=summary)
         subparser.prog = f"catwalk data {name}"
     settings = parser.parse_args(arguments)
-    IMPORTERS[settings.importer](**parser.instantiate_classes(settings)[settings.importer].as_dict())
+    IMPORTERS[settings.importer](**instantiate(parser, settings)[settings.importer].as_dict())
 
 
 def _run_study(arguments: list[str]) -> None:
     from catwalk import known_notices
-    from catwalk.parsers import CatwalkParser
+    from catwalk.parsers import CatwalkParser, instantiate
     from catwalk.study import run_study
 
     parser = CatwalkParser(
@@ -137,7 +137,7 @@ def _run_study(arguments: list[str]) -> None:
     settings = parser.parse_args(arguments)
     settings.pop("config")
     known_notices.hide()
-    run_study(**vars(parser.instantiate_classes(settings)))
+    run_study(**vars(instantiate(parser, settings)))
 
 
 def find_shipped_configs(arguments: Sequence[str]) -> list[str]:
@@ -166,9 +166,9 @@ def _config_file(path: str) -> str:
     if not Path(path).exists() and parts[:1] == ("configs",) and shipped.joinpath(*parts[1:]).is_file():
         path = str(shipped.joinpath(*parts[1:]))
     if not Path(path).is_file():
-        kind = parts[1] if len(parts) > 1 and shipped.joinpath(parts[1]).is_dir() else None
-        known = sorted(file.relative_to(shipped.parent).as_posix() for file in shipped.glob(f"{kind or '*'}/*.yaml"))
-        raise CatwalkError(f"configuration {path} does not exist; these come with Catwalk: {', '.join(known)}")
+        known = sorted(file.relative_to(shipped.parent).as_posix() for file in shipped.glob("*/*.yaml"))
+        hint = f"; these come with Catwalk: {', '.join(known)}" if parts[:1] == ("configs",) else ""
+        raise CatwalkError(f"configuration {path} does not exist{hint}")
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors
@@ -24,9 +25,8 @@ FEATURES_FILE = "features.safetensors"
 PREDICTIONS_FILE = "predictions.csv"
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What a network says of some images.
+class Predictions(NamedTuple):
+    """What a network says of some images; a tuple, which Lightning can move between devices.
 
     Attributes:
         features: float32 ``(N, D)``.

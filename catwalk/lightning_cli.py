@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning.loggers
 import yaml
 from jsonargparse import lazy_instance
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import Logger, WandbLogger
@@ -86,9 +86,8 @@ class CatwalkCLI(LightningCLI):
                 "usage": f"catwalk {name} [--config FILE ...] [OPTION ...]",
                 "description": (
                     f"{what} Every option can stand in a YAML file; several --config stack, and what comes later "
-                    f"wins.\n\nFor example: catwalk {name} {example}\n\nHelp on a class: "
-                    f"catwalk {name} --model.help VBPR, --data.help InteractionTriplets, --trainer.callbacks.help "
-                    "CategoryHitRatio"
+                    f"wins: `catwalk {name} {example}`. For help on a class: `catwalk {name} --model.help VBPR`, "
+                    "--data.help InteractionTriplets, --trainer.callbacks.help CategoryHitRatio."
                 ),
             }
             for name, (what, example) in HELP.items()
@@ -148,9 +147,13 @@ class CatwalkCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, and say in one line what it refuses."""
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:
             raise CatwalkError(f"trainer: {error}") from error
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and logger._wandb_init.get("anonymous", ...) is None:
+                del logger._wandb_init["anonymous"]  # W&B warns of this setting, even where Lightning leaves it unset
+        return trainer
 
     def before_validate(self) -> None:
         """Refuse to measure a network that nobody has trained."""
@@ -214,10 +217,13 @@ class CatwalkCLI(LightningCLI):
                 wandb.finish()
 
 
-def _writes_predictions(callback: Any) -> bool:
-    """Return whether a callback is one that may write predictions: a writer, or one that is not Lightning's own."""
-    is_foreign = not type(callback).__module__.startswith(("pytorch_lightning.", "catwalk."))
-    return isinstance(callback, BasePredictionWriter) or is_foreign
+def _writes_predictions(callback: Callback) -> bool:
+    """Return whether a callback may write predictions: a writer, or one that looks at them and is not Lightning's."""
+    if isinstance(callback, BasePredictionWriter):
+        return True
+    hooks = ("on_predict_batch_end", "on_predict_epoch_end", "on_predict_end")
+    looks = any(getattr(type(callback), hook) is not getattr(Callback, hook) for hook in hooks)
+    return looks and not type(callback).__module__.startswith("pytorch_lightning.")
 
 
 def _counts(num_batches: Any) -> list[float]:

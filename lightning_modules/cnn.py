@@ -1,5 +1,6 @@
 """Traditional training (T) of the CNN that classifies product images, and the base of every defended one."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -145,12 +146,14 @@ class ProductClassifier(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and a schedule that is stepped after every batch."""
         optimizer = self.make_optimizer(self.parameters())
-        total_steps = int(self.trainer.estimated_stepping_batches)
         if self.make_lr_scheduler is None:
+            total_steps = self.trainer.estimated_stepping_batches
+            if math.isinf(total_steps):
+                raise CatwalkError("the default lr_scheduler needs an end: give trainer.max_epochs or trainer.max_steps")
             scheduler: Any = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer,
                 max_lr=[group["lr"] for group in optimizer.param_groups],
-                total_steps=total_steps,
+                total_steps=int(total_steps),
                 div_factor=10,
                 cycle_momentum=False,
             )

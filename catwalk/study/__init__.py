@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from catwalk import __version__
 from catwalk.catalogue import Catalogue
+from catwalk.errors import CatwalkError
 from catwalk.protocol import Protocol
 from catwalk.study.cache import StageCache
 from catwalk.study.grid import NO_ATTACK, Grid, Training
@@ -59,26 +61,30 @@ def run_study(
     Raises:
         CatwalkError: If the grid does not fit the dataset; nothing has been written then.
     """
+    cache = StageCache(output / "cache")
+    folder = output / name
+    if folder.resolve() in (output.resolve(), cache.folder.resolve()):
+        raise CatwalkError(f"name: {name!r} is not a name for a study's folder")
     grid = Grid(dataset, source, target, extractors, attacks, recommenders, seeds, top_k, protocol)
     shop = Shop(Catalogue.read(dataset))
     shop.catalogue.category(source, "source")
     shop.catalogue.category(target, "target")
-    cache = StageCache(output / "cache")
-    cache.remove_leftovers()
-    console = Console()
+    if not 1 <= top_k <= len(shop.catalogue):
+        raise CatwalkError(f"top_k: must lie in 1..{len(shop.catalogue)}, the size of the catalogue, got {top_k}")
     runs = _plan(grid, shop, cache)
+    cache.remove_leftovers()
     stages = _in_order(runs)
     waiting = [stage for stage in stages if not stage.is_done]
+    console = Console()
     console.print(
-        f"[bold]Study {name}[/]: {len(runs)} cells, {len(stages)} stages, {len(stages) - len(waiting)} of them done "
-        "before",
+        f"[bold]Study {escape(name)}[/]: {len(runs)} cells, {len(stages)} stages, "
+        f"{len(stages) - len(waiting)} of them done before",
         highlight=False,
     )
     with StudyProgress(console, len(waiting)) as progress:
         for stage in waiting:
             stage.run(progress)
     cells = [_cell(shop, grid, *run) for run in runs]
-    folder = output / name
     folder.mkdir(parents=True, exist_ok=True)
     write_cells(cells, top_k, folder / "cells.csv")
     for number, table in enumerate((table_1(cells, top_k), table_2(cells)), start=1):
@@ -90,8 +96,8 @@ def run_study(
     return folder
 
 
-Run = tuple[str, str, ClassifierStage, FeaturesStage, AttackStage | None, RecommenderStage]
-"""Names of network and recommender of a cell, and its stages."""
+Run = tuple[ClassifierStage, FeaturesStage, AttackStage | None, RecommenderStage]
+"""The stages of a cell."""
 
 
 def _plan(grid: Grid, shop: Shop, cache: StageCache) -> list[Run]:
@@ -99,27 +105,25 @@ def _plan(grid: Grid, shop: Shop, cache: StageCache) -> list[Run]:
     runs: list[Run] = []
     for extractor, training in grid.extractors.items():
         classifier = ClassifierStage(cache, shop, extractor, training)
-        features = FeaturesStage(cache, shop, extractor, classifier)
-        attacks = [None, *(AttackStage(cache, extractor, grid, attack, features) for attack in grid.attacks)]
+        features = FeaturesStage(cache, shop, classifier)
+        attacks = [None, *(AttackStage(cache, grid, attack, features) for attack in grid.attacks)]
         for recommender, its_training in grid.recommenders.items():
             for attack in attacks:
                 for seed in grid.seeds:
                     stage = RecommenderStage(cache, shop, recommender, grid, its_training, seed, features, attack)
-                    runs.append((extractor, recommender, classifier, features, attack, stage))
+                    runs.append((classifier, features, attack, stage))
     return runs
 
 
 def _in_order(runs: list[Run]) -> list[Stage]:
     """Return each stage once, those of all networks before attacks, and attacks before recommenders."""
-    columns = [[run[column] for run in runs] for column in (2, 3, 4, 5)]
-    return list(dict.fromkeys(stage for column in columns for stage in column if stage is not None))  # type: ignore[misc]
+    stages = [stage for column in zip(*runs, strict=True) for stage in column if stage is not None]
+    return list({(stage.kind, stage.key): stage for stage in reversed(stages)}.values())[::-1]
 
 
 def _cell(
     shop: Shop,
     grid: Grid,
-    extractor: str,
-    recommender: str,
     classifier: ClassifierStage,
     features: FeaturesStage,
     attack: AttackStage | None,
@@ -131,10 +135,10 @@ def _cell(
     return {
         "dataset": shop.catalogue.name,
         "protocol": grid.protocol.name,
-        "extractor": extractor,
+        "extractor": classifier.name,
         "attack": attack.attack.name if attack is not None else NO_ATTACK,
         "epsilon": summary.epsilon if summary else None,
-        "recommender": recommender,
+        "recommender": stage.name,
         "seed": stage.seed,
         "source": grid.source,
         "target": grid.target,
@@ -172,6 +176,6 @@ def _write_manifest(path: Path, shop: Shop, grid: Grid, runs: list[Run]) -> None
         "protocol": vars(grid.protocol),
         "seeds": grid.seeds,
         "stages": {stage.description: f"{stage.kind}/{stage.key}" for stage in _in_order(runs)},
-        "classifiers": {run[0]: {"accuracy": run[2].record["accuracy"]} for run in runs},
+        "classifiers": {run[0].name: {"accuracy": run[0].record["accuracy"]} for run in runs},
     }
     path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

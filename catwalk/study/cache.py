@@ -1,10 +1,12 @@
 """Results on disk under the hash of everything that they depend on."""
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -43,7 +45,8 @@ class StageCache:
     def write(self, stage: str, key: str, make: Callable[[Path], Mapping[str, Any]]) -> None:
         """Let ``make`` fill a folder, add what it returns as ``stage.json``, and put the folder in its place."""
         target = self.path(stage, key)
-        partial = self._partial / f"{os.getpid()}-{uuid.uuid4().hex}"
+        partial = self._partial / f"{_host()}-{os.getpid()}-{uuid.uuid4().hex}"
+        created = [folder for folder in (self._partial, self.folder, self.folder.parent) if not folder.exists()]
         partial.mkdir(parents=True)
         try:
             record = make(partial)
@@ -56,8 +59,14 @@ class StageCache:
             except OSError:
                 if not self.has(stage, key):  # else another run was faster, with the same result
                     raise
-        finally:
+            _flush(target.parent)
+        except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
+            with contextlib.suppress(OSError):  # a folder that holds something by now
+                for folder in created:
+                    folder.rmdir()
+            raise
+        shutil.rmtree(partial, ignore_errors=True)  # where another run was faster
 
     def read(self, stage: str, key: str) -> dict[str, Any]:
         """Return the ``stage.json`` of a result."""
@@ -65,9 +74,25 @@ class StageCache:
 
     def remove_leftovers(self) -> None:
         """Remove what killed runs left half-done."""
-        for partial in self._partial.glob("*-*"):
-            if not Path("/proc", partial.name.partition("-")[0]).exists():
+        for partial in self._partial.glob(f"{_host()}-*-*"):
+            if not _is_running(int(partial.name.split("-")[-2])):
                 shutil.rmtree(partial, ignore_errors=True)
+
+
+def _host() -> str:
+    """Return this machine's name: a folder may be shared by several, and process numbers are each machine's own."""
+    return platform.node().replace("-", "_") or "localhost"
+
+
+def _is_running(process: int) -> bool:
+    """Return whether a process of this machine runs."""
+    try:
+        os.kill(process, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, and is another user's
+        return True
+    return True
 
 
 def stage_key(settings: Mapping[str, Any], modules: Iterable[str]) -> str:
@@ -111,15 +136,34 @@ def _source(module: str) -> str | None:
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Return the modules of our packages that a module's import statements name."""
+    """Return the modules of our packages from which a module imports something.
+
+    What a package's ``__init__`` only passes on counts as imported from where it is defined: who takes the base class
+    from a package of attacks does not depend on every attack in it.
+    """
     names: list[str] = []
     for node in ast.walk(ast.parse(_source(module) or "")):
         if isinstance(node, ast.Import):
             names.extend(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            names.append(node.module)
-            names.extend(f"{node.module}.{alias.name}" for alias in node.names)
-    return tuple(name for name in names if name.partition(".")[0] in OUR_PACKAGES)
+            names.extend(_origin(node.module, alias.name) for alias in node.names if _is_ours(node.module))
+    return tuple(name for name in names if _is_ours(name))
+
+
+def _origin(module: str, name: str) -> str:
+    """Return the module in which what ``from module import name`` gives is defined."""
+    if _source(f"{module}.{name}") is not None:
+        return f"{module}.{name}"
+    for node in ast.parse(_source(module) or "").body:
+        if isinstance(node, ast.ImportFrom) and node.module is not None and _is_ours(node.module):
+            for alias in node.names:
+                if name == (alias.asname or alias.name):
+                    return _origin(node.module, alias.name)
+    return module
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] in OUR_PACKAGES
 
 
 @cache

@@ -6,7 +6,9 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from catwalk.images import Progress as ProgressCallback
 
@@ -23,11 +25,11 @@ class StudyProgress:
         self.console = console
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[info]}"),
+            TextColumn("[dim]{task.fields[info]}", table_column=Column(no_wrap=True)),
             console=console,
             transient=True,
         )
@@ -44,7 +46,7 @@ class StudyProgress:
     @contextmanager
     def stage(self, description: str) -> Iterator[None]:
         """Show a stage while it runs."""
-        self._progress.reset(self._stage, description=description, total=None, visible=True, info="")
+        self._progress.reset(self._stage, description=escape(description), total=None, visible=True, info="")
         try:
             yield
         finally:
@@ -53,7 +55,8 @@ class StudyProgress:
     def done(self, description: str, outcome: str, seconds: float) -> None:
         """Print a line for a stage that has ended."""
         self._progress.advance(self._overall)
-        self.console.print(f"  [green]✓[/] {description} [dim]· {outcome} · {seconds:.1f} s", highlight=False)
+        text = f"[green]✓[/] {escape(description)} [dim]· {escape(outcome)} · {seconds:.1f} s"
+        self.console.print(text, highlight=False)
 
     def update(self, done: int, total: int, info: str = "") -> None:
         """Move the bar of the stage under way."""
@@ -65,12 +68,12 @@ class StudyProgress:
         return lambda done, total: self.update(done, total)
 
 
-class ShowTraining(Callback):
-    """Shows a Trainer's batches on a study's bar.
+class ShowBatches(Callback):
+    """Shows a Trainer's batches on a study's bar: those of training, testing and predicting.
 
     Args:
         progress: The study's progress.
-        every: Number of batches between two updates.
+        every: Number of training batches between two updates.
     """
 
     def __init__(self, progress: StudyProgress, every: int = 10) -> None:
@@ -80,8 +83,8 @@ class ShowTraining(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar."""
-        if batch_idx % self.every == 0:
+        """Move the bar, and show the epoch and the last loss."""
+        if trainer.global_step % self.every == 0:
             loss = trainer.callback_metrics.get("train/loss")
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             self.progress.update(
@@ -89,3 +92,27 @@ class ShowTraining(Callback):
                 int(trainer.estimated_stepping_batches),
                 epoch if loss is None else f"{epoch} · loss {float(loss):.4f}",
             )
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Move the bar."""
+        self.progress.update(batch_idx + 1, int(sum(trainer.num_test_batches)), "test")
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Move the bar."""
+        self.progress.update(batch_idx + 1, int(sum(trainer.num_predict_batches)), "batches of images")

@@ -2,32 +2,29 @@
 
 import abc
 import hashlib
-import logging
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning import Trainer
 
 from callbacks.category_hit_ratio import CategoryHitRatio
 from callbacks.write_features import WriteFeatures
 from catwalk.attacks.attack import Attack
 from catwalk.backbones import import_object, load_classifier
 from catwalk.catalogue import Catalogue
-from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
+from catwalk.interactions import read_split
 from catwalk.labelled_images import LabelledImages
-from catwalk.poisoning import AttackSummary, goal_of, items_to_attack, poison, read_summary
+from catwalk.poisoning import AttackSummary, poison, read_summary
 from catwalk.study.cache import StageCache, stage_key
-from catwalk.study.grid import NO_ATTACK, Grid, Specification, Training, attack_of, data_of, model_of
-from catwalk.study.progress import ShowTraining, StudyProgress
-from lightning_modules.recommender import Recommender
+from catwalk.study.grid import NO_ATTACK, Grid, Training
+from catwalk.study.progress import StudyProgress
+from catwalk.study.specification import Specification, attack_of, classifier_of, data_of, recommender_of
+from catwalk.study.trainer import make_trainer, quiet_lightning
 
 CLASSIFIER_FILE = "classifier.ckpt"
 RECOMMENDER_FILE = "recommender.ckpt"
@@ -43,7 +40,8 @@ class Shop:
 
     @cached_property
     def interactions(self) -> str:
-        """SHA-256 of the files that say who bought what."""
+        """SHA-256 of the files that say who bought what; they are read once, to see that they are sound."""
+        read_split(self.catalogue)
         digest = hashlib.sha256()
         folder = self.catalogue.folder
         files = [path for pattern in ("interactions.*", "splits/*") for path in sorted(folder.glob(pattern))]
@@ -126,11 +124,15 @@ class ClassifierStage(Stage):
 
     def __init__(self, cache: StageCache, shop: Shop, name: str, training: Training) -> None:
         super().__init__(cache)
-        self.description = f"Train the CNN {name}"
+        self.description = f"CNN {name}"
+        self.name = name
         self.training = training
-        self.model = model_of(training)
-        self.data = data_of(training, IMAGES, dataset=str(shop.catalogue.folder), seed=training.seed)
-        backbone = import_object(self.model.settings["init_args"]["backbone"], "backbone")
+        self.model = classifier_of(training.model, name)
+        data = f"extractors.{name}.data"
+        self.data = data_of(training.data, IMAGES, data, dataset=str(shop.catalogue.folder), seed=training.seed)
+        self.model.instantiate(), self.data.instantiate()
+        make_trainer(training.trainer, self.trainer_argument)
+        backbone = import_object(self.model.settings["init_args"]["backbone"], f"extractors.{name}.model.backbone")
         self.modules = (self.model.module, "datamodules.product_images", backbone.__module__)
         self.settings = {
             "model": self.model.settings,
@@ -144,17 +146,22 @@ class ClassifierStage(Stage):
         """Train and test."""
         pl.seed_everything(self.training.seed, verbose=False)
         model, data = self.model.instantiate(), self.data.instantiate()
-        trainer = _trainer(self.training, progress, folder)
+        trainer = make_trainer(self.training.trainer, self.trainer_argument, folder, progress)
         trainer.fit(model, data)
         trainer.save_checkpoint(folder / CLASSIFIER_FILE)
         (figures,) = trainer.test(model, data, verbose=False) or ({},)
         return {"accuracy": figures.get("test/accuracy"), "loss": figures.get("test/loss")}
 
     @property
+    def trainer_argument(self) -> str:
+        """What the user calls the Trainer's arguments."""
+        return f"extractors.{self.name}.trainer"
+
+    @property
     def outcome(self) -> str:
         """Accuracy."""
         accuracy = self.record["accuracy"]
-        return "no test images" if accuracy is None else f"accuracy {accuracy:.4f} on the test images"
+        return "no test images" if accuracy is None else f"accuracy {accuracy:.4f} on test images"
 
 
 class FeaturesStage(Stage):
@@ -162,9 +169,9 @@ class FeaturesStage(Stage):
 
     kind = "features"
 
-    def __init__(self, cache: StageCache, shop: Shop, name: str, classifier: ClassifierStage) -> None:
+    def __init__(self, cache: StageCache, shop: Shop, classifier: ClassifierStage) -> None:
         super().__init__(cache)
-        self.description = f"Extract the features of {len(shop.catalogue):,} items with {name}"
+        self.description = f"Features of {len(shop.catalogue):,} items by {classifier.name}"
         self.shop = shop
         self.classifier = classifier
         self.modules = ("callbacks.write_features", classifier.model.module)
@@ -173,7 +180,10 @@ class FeaturesStage(Stage):
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Run the CNN over the catalogue."""
         model = self.classifier.model.instantiate()
-        trainer = _trainer(self.classifier.training, progress, folder, WriteFeatures(folder))
+        classifier = self.classifier
+        trainer = make_trainer(
+            classifier.training.trainer, classifier.trainer_argument, folder, progress, WriteFeatures(folder)
+        )
         checkpoint = self.classifier.folder / CLASSIFIER_FILE
         trainer.predict(
             model, self.classifier.data.instantiate(), return_predictions=False, ckpt_path=checkpoint, weights_only=True
@@ -197,15 +207,14 @@ class AttackStage(Stage):
 
     kind = "attack"
 
-    def __init__(
-        self, cache: StageCache, name: str, grid: Grid, attack: Mapping[str, Any], features: FeaturesStage
-    ) -> None:
+    def __init__(self, cache: StageCache, grid: Grid, attack: Mapping[str, Any], features: FeaturesStage) -> None:
         super().__init__(cache)
         self.grid = grid
         self.features = features
         self.specification = attack_of(attack)
         self.attack: Attack = self.specification.instantiate()
-        self.description = f"{self.attack.name} on {grid.source} images against {name}"
+        goal = f"{grid.source} → {grid.target}" if self.attack.targeted else f"away from {grid.source}"
+        self.description = f"{self.attack.name}, {goal}, CNN {features.classifier.name}"
         self.modules = ("catwalk.poisoning", self.specification.module)
         self.settings = {
             "attack": self.specification.settings,
@@ -230,12 +239,6 @@ class AttackStage(Stage):
         )
         return {}
 
-    def check(self) -> None:
-        """Raise a CatwalkError if the categories do not fit the network."""
-        table, catalogue = self.features.table, self.features.shop.catalogue
-        goal_of(self.attack, table, self.grid.source, self.settings["target"])
-        items_to_attack(table, catalogue, self.grid.source, self.grid.protocol.source_items)
-
     @property
     def summary(self) -> AttackSummary:
         """What the attack did to the images."""
@@ -244,7 +247,7 @@ class AttackStage(Stage):
     @property
     def outcome(self) -> str:
         """Success rate."""
-        return f"success rate {self.summary.sr:.1%} of {self.summary.n_attacked} images"
+        return f"success rate {self.summary.sr:.1%} of {self.summary.n_attacked}"
 
 
 class RecommenderStage(Stage):
@@ -264,25 +267,36 @@ class RecommenderStage(Stage):
         attack: AttackStage | None,
     ) -> None:
         super().__init__(cache)
-        source = attack if attack is not None else features
-        against = attack.attack.name if attack is not None else NO_ATTACK
-        self.description = f"Train {name} · {against} · seed {seed}"
+        self.name = name
         self.training = training
         self.grid = grid
         self.seed = seed
-        self.model = model_of(training)
-        self.source: FeaturesStage | AttackStage = source
         self.shop = shop
+        self.model = recommender_of(training.model, name, grid.top_k)
+        # Without a look at images the attacks make no difference, and the cells share one training.
+        is_poisoned = attack is not None and self.model.instantiate().uses_features
+        self.source: FeaturesStage | AttackStage = attack if attack is not None and is_poisoned else features
+        against = attack.attack.name if attack is not None and is_poisoned else NO_ATTACK
+        self.description = f"{name} on {features.classifier.name}, {against}, seed {seed}"
+        make_trainer(training.trainer, self.trainer_argument)
         self.modules = (self.model.module, "datamodules.interaction_triplets", "callbacks.category_hit_ratio")
-        data = data_of(training, TRIPLETS, dataset=str(shop.catalogue.folder), seed=seed)
+        self.data = data_of(
+            training.data,
+            TRIPLETS,
+            f"recommenders.{name}.data",
+            dataset=str(shop.catalogue.folder),
+            features=str(self.source.folder),
+            seed=seed,
+        )
+        self.data.instantiate()
         self.settings = {
             "model": self.model.settings,
-            "data": _without_paths(data),
+            "data": _without_paths(self.data),
             "trainer": training.trainer or {},
             "seed": seed,
             "top_k": grid.top_k,
             "chr categories": grid.protocol.chr_categories,
-            "features": source.key,
+            "features": self.source.key,
             "catalogue": shop.catalogue.fingerprint,
             "interactions": shop.interactions,
         }
@@ -290,70 +304,30 @@ class RecommenderStage(Stage):
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Train and test."""
         pl.seed_everything(self.seed, verbose=False)
-        model = self.model.instantiate()
-        if not isinstance(model, Recommender):
-            raise CatwalkError(f"recommenders: {type(model).__name__} is no recommender")
+        model, data = self.model.instantiate(), self.data.instantiate()
         k = self.grid.top_k
-        if k not in model.top_k:
-            raise CatwalkError(f"recommenders: top_k of {type(model).__name__} must contain the study's top_k, {k}")
-        data = data_of(
-            self.training,
-            TRIPLETS,
-            dataset=str(self.shop.catalogue.folder),
-            features=str(self.source.folder),
-            seed=self.seed,
-        ).instantiate()
         category_hit_ratio = CategoryHitRatio([k], categories_by=self.grid.protocol.chr_categories)
-        trainer = _trainer(self.training, progress, folder, category_hit_ratio)
+        trainer = make_trainer(self.training.trainer, self.trainer_argument, folder, progress, category_hit_ratio)
         trainer.fit(model, data)
         trainer.save_checkpoint(folder / RECOMMENDER_FILE)
         (figures,) = trainer.test(model, data, verbose=False)
-        chr_of = {name: figures[f"test/chr@{k}/{name}"] for name in category_hit_ratio.names}
-        return {"hr": figures[f"test/hr@{k}"], "ndcg": figures[f"test/ndcg@{k}"], "auc": figures["test/auc"]} | {
-            "chr": chr_of
+        return {
+            "hr": figures[f"test/hr@{k}"],
+            "ndcg": figures[f"test/ndcg@{k}"],
+            "auc": figures["test/auc"],
+            "chr": {name: figures[f"test/chr@{k}/{name}"] for name in category_hit_ratio.names},
         }
+
+    @property
+    def trainer_argument(self) -> str:
+        """What the user calls the Trainer's arguments."""
+        return f"recommenders.{self.name}.trainer"
 
     @property
     def outcome(self) -> str:
         """CHR of the source category and HR."""
         k, record = self.grid.top_k, self.record
-        return f"CHR@{k} of {self.grid.source} {record['chr'][self.grid.source]:.4f}, HR@{k} {record['hr']:.4f}"
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's notices and hints from breaking into a study's own display."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.fabric", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-def _trainer(training: Training, progress: StudyProgress, folder: Path, *callbacks: pl.Callback) -> Trainer:
-    """Return a Trainer that shows its batches on the study's bar and writes nothing by itself."""
-    settings: dict[str, Any] = {
-        "accelerator": "auto",
-        "devices": 1,
-        "deterministic": True,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "default_root_dir": folder,
-        **(training.trainer or {}),
-    }
-    try:
-        return Trainer(callbacks=[ShowTraining(progress), *callbacks], **settings)
-    except TypeError as error:
-        raise CatwalkError(f"trainer: {error}") from error
+        return f"CHR@{k} {record['chr'][self.grid.source]:.4f}, HR@{k} {record['hr']:.4f}"
 
 
 def _without_paths(data: Specification) -> dict[str, Any]:

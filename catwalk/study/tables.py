@@ -10,6 +10,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 Cell = dict[str, Any]
@@ -22,10 +23,18 @@ LATEX_ESCAPES = str.maketrans(
         "#": r"\#",
         "_": r"\_",
         "$": r"\$",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
         "ε": r"$\varepsilon$",
         "±": r"$\pm$",
     }
 )
+
+MARKDOWN_ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\`*_|<[]"})
 
 
 def cell_columns(top_k: int) -> tuple[str, ...]:
@@ -134,15 +143,14 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table in GitHub's Markdown."""
-        headings = [
-            *self.row_headings,
-            *(f"{g} · {h}" if g else h for g, h in zip(self.groups, self.headings, strict=True)),
-        ]
-        lines = [f"**{self.title}**", "", f"| {' | '.join(headings)} |"]
+        figures = [f"{g} · {h}" if g else h for g, h in zip(self.groups, self.headings, strict=True)]
+        headings = [_markdown(heading) for heading in (*self.row_headings, *figures)]
+        lines = [f"**{_markdown(self.title)}**", "", f"| {' | '.join(headings)} |"]
         lines.append(f"|{'---|' * len(self.row_headings)}{'---:|' * len(self.headings)}")
         for number, (labels, _) in enumerate(self.rows):
-            lines.append(f"| {' | '.join([*labels, *self._texts(number, '**{}**', '±')])} |")
-        return "\n".join([*lines, "", self.notes, ""])
+            cells = [*map(_markdown, labels), *self._texts(number, "**{}**", "±")]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join([*lines, "", _markdown(self.notes), ""])
 
     def latex(self) -> str:
         """Return the table as a LaTeX ``table`` for the ``booktabs`` package."""
@@ -167,13 +175,11 @@ class Table:
 
     def show(self, console: Console) -> None:
         """Print the table."""
-        table = RichTable(
-            title=self.title, caption=self.notes, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
-        )
+        table = RichTable(box=box.SIMPLE_HEAD)
         for heading in self.row_headings:
-            table.add_column(heading)
+            table.add_column(escape(heading))
         for group, heading in zip(self.groups, self.headings, strict=True):
-            table.add_column(f"{group}\n{heading}" if group else heading, justify="right")
+            table.add_column(escape(f"{group}\n{heading}" if group else heading), justify="right")
         previous: tuple[str, ...] = ()
         for number, (labels, _) in enumerate(self.rows):
             if previous and labels[0] != previous[0] and len(labels) > 1:
@@ -182,9 +188,11 @@ class Table:
                 label if position == len(labels) - 1 or labels[: position + 1] != previous[: position + 1] else ""
                 for position, label in enumerate(labels)
             ]
-            table.add_row(*shown, *self._texts(number, "[bold]{}[/]", "±"))
+            table.add_row(*map(escape, shown), *self._texts(number, "[bold]{}[/]", "±"))
             previous = labels
+        console.print(escape(self.title), style="bold", highlight=False)
         console.print(table)
+        console.print(escape(self.notes), style="dim", highlight=False)
 
     def _texts(self, row: int, bold: str, plus_minus: str, escape: Any = str) -> list[str]:
         texts = []
@@ -280,6 +288,11 @@ def _distinct(cells: Sequence[Cell], column: str) -> list[Any]:
 def _where(cells: Sequence[Cell], **values: Any) -> list[Cell]:
     """Return the cells with these values."""
     return [cell for cell in cells if all(cell[name] == value for name, value in values.items())]
+
+
+def _markdown(text: str) -> str:
+    """Return text with Markdown's special characters escaped."""
+    return text.translate(MARKDOWN_ESCAPES)
 
 
 def _latex(text: str) -> str:

@@ -1,0 +1,206 @@
+"""What a user can mend ends with exit code 2 and one line that says how."""
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from catwalk import cli
+
+DATA = ["--config", "configs/data/synthetic.yaml", "--trainer.logger=false"]
+CNN = ["--config", "configs/cnn/traditional.yaml", *DATA]
+SMALL = ["--model.backbone_args={width: 8}"]
+VBPR = ["--config", "configs/recommender/vbpr.yaml", *DATA]
+PGD = ["--config", "configs/attack/pgd8.yaml"]
+CLASSIFIER = "runs/traditional/classifier.ckpt"
+RECOMMENDER = "runs/vbpr/recommender.ckpt"
+ITEMS, INTERACTIONS = Path("data/synthetic/items.csv"), Path("data/synthetic/interactions.csv")
+ATTACK = "--trainer.callbacks.init_args"
+
+
+def assert_one_line(outcome, *words: str) -> None:
+    assert outcome.code == 2, outcome.err
+    assert re.fullmatch(r"catwalk: error: [^\n]{10,600}\n", outcome.err), outcome.err
+    assert "jsonargparse" not in outcome.err
+    assert "<class" not in outcome.err
+    for word in words:
+        assert word in outcome.err, outcome.err
+
+
+ON_THE_LINE = {
+    "unknown command": (["frobnicate"], ["frobnicate", "catwalk --help"]),
+    "unknown option": (["fit", *VBPR, "--bogus", "1"], ["--bogus"]),
+    "unknown option of the model": (["fit", *VBPR, "--model.bogus=1"], ["bogus", "factors", "regularization"]),
+    "unknown class": (["fit", *VBPR, "--model=Nonsense"], ["model: ", "Nonsense", "lightning_modules.VBPR"]),
+    "unknown class path": (["fit", *VBPR, "--model=lightning_modules.VPBR"], ["VPBR", "BPRMF, ProductClassifier, VBPR"]),
+    "unknown module": (["fit", *VBPR, "--model=nowhere.VBPR"], ["model: ", "nowhere"]),
+    "wrong type": (["fit", *VBPR, "--model.factors=abc"], ["model.factors: expected int, got abc"]),
+    "wrong type for the trainer": (["fit", *VBPR, "--trainer.max_epochs=many"], ["trainer.max_epochs", "int", "many"]),
+    "wrong choice": (
+        ["fit", *VBPR, "--trainer.callbacks.categories_by=me"],
+        ["categories_by: expected one of network, dataset, got me"],
+    ),
+    "value out of range": (["fit", *VBPR, "--data.batch_size=0"], ["batch_size", "at least 1", "got 0"]),
+    "budget out of range": (["fit", *VBPR, *PGD, f"{ATTACK}.attack.init_args.epsilon=-1"], ["epsilon", "-1"]),
+    "unknown accelerator": (["fit", *VBPR, "--trainer.accelerator=abacus"], ["abacus", "cpu"]),
+    "refused by Lightning": (["fit", *VBPR, "--trainer.overfit_batches=2.5"], ["overfit_batches", "2.5"]),
+    "missing configuration": (["fit", "--config", "nowhere.yaml"], ["nowhere.yaml does not exist"]),
+    "missing shipped configuration": (["fit", "--config=configs/data/nowhere.yaml"], ["configs/data/demo.yaml"]),
+    "no model and no data": (["fit"], ["model and data missing", "configs/recommender/vbpr.yaml"]),
+    "no dataset": (["fit", "--config", "configs/recommender/vbpr.yaml"], ["data", "dataset missing"]),
+    "data before the model": (
+        ["fit", *DATA, "--config", "configs/recommender/vbpr.yaml"],
+        ["data: dataset is given before", "configs/recommender/vbpr.yaml"],
+    ),
+    "missing dataset folder": (["fit", *VBPR, "--data.dataset=nowhere"], ["nowhere", "catwalk data --help"]),
+    "missing features": (["fit", *VBPR, "--data.features=nowhere"], ["features in nowhere", "catwalk predict"]),
+    "list longer than the catalogue": (["fit", *VBPR, "--model.top_k=[20, 91]"], ["91", "90 items"]),
+    "callback's list longer than the catalogue": (["fit", *VBPR, "--trainer.callbacks.top_k=[91]"], ["91", "90 items"]),
+    "test without a checkpoint": (["test", *VBPR], ["ckpt_path is missing", "catwalk fit"]),
+    "predict without a checkpoint": (["predict", *CNN], ["ckpt_path is missing"]),
+    "missing checkpoint": (["test", *VBPR, "--ckpt_path=nowhere.ckpt"], ["nowhere.ckpt does not exist"]),
+    "missing checkpoint to go on from": (["fit", *VBPR, "--ckpt_path=nowhere.ckpt"], ["nowhere.ckpt does not exist"]),
+    "best checkpoint of no training": (["test", *VBPR, "--ckpt_path=best"], ["best does not exist"]),
+    "checkpoint of a classifier": (["test", *VBPR, f"--ckpt_path={CLASSIFIER}"], ["not one of a recommender"]),
+    "checkpoint of a recommender": (["test", *CNN, *SMALL, f"--ckpt_path={RECOMMENDER}"], ["not one of a product"]),
+    "checkpoint of another recommender": (
+        ["test", "--config", "configs/recommender/bpr_mf.yaml", *DATA, f"--ckpt_path={RECOMMENDER}"],
+        ["BPRMF", "visual_users"],
+    ),
+    "checkpoint of another size": (["test", *VBPR, "--model.factors=8", f"--ckpt_path={RECOMMENDER}"], ["factors is 64"]),
+    "nothing to validate on": (["validate", *VBPR, f"--ckpt_path={RECOMMENDER}"], ["data.validation to true"]),
+    "nothing to write": (["predict", *VBPR, f"--ckpt_path={RECOMMENDER}"], ["recommendations.yaml"]),
+    "features of a recommender": (
+        ["predict", *VBPR, "--config", "configs/cnn/features.yaml", f"--ckpt_path={RECOMMENDER}"],
+        ["WriteFeatures", "VBPR"],
+    ),
+    "unknown category": (["fit", *VBPR, *PGD, f"{ATTACK}.source=Sandals"], ["'Sandals'", "Bag, Dress, Sandal"]),
+    "unknown category to count": (["fit", *VBPR, "--trainer.callbacks.categories=[Hat]"], ["'Hat'", "Bag, Dress"]),
+    "source equal to target": (["fit", *VBPR, *PGD, f"{ATTACK}.target=Sandal"], ["source and target", "'Sandal'"]),
+    "missing classifier to attack": (["fit", *VBPR, *PGD, f"{ATTACK}.classifier=nowhere.ckpt"], ["nowhere.ckpt"]),
+    "attack over the clean features": (
+        ["fit", *VBPR, *PGD, f"{ATTACK}.output=runs/traditional/features"],
+        ["runs/traditional/features", "clean features"],
+    ),
+    "unknown importer": (["data", "nowhere", "x"], ["nowhere", "fashion-mnist, synthetic"]),
+    "importer without a destination": (["data", "synthetic"], ["dest"]),
+    "importer over a full folder": (["data", "synthetic", "data/synthetic"], ["data/synthetic"]),
+    "importer's argument out of range": (["data", "synthetic", "x", "--items=1"], ["items", "at least 6", "got 1"]),
+    "importer's argument of another type": (["data", "synthetic", "x", "--items=few"], ["items: expected int, got few"]),
+    "importer's unknown option": (["data", "synthetic", "x", "--bogus=1"], ["--bogus"]),
+    "study without anything": (["study"], ["missing: ", "recommenders"]),
+}
+
+
+@pytest.mark.parametrize("name", ON_THE_LINE)
+def test_what_is_wrong_on_the_line(work, run, name: str) -> None:
+    arguments, words = ON_THE_LINE[name]
+    assert_one_line(run(*arguments), *words)
+
+
+def edit_rows(path: Path, change) -> None:
+    """Let ``change`` edit the rows of a CSV file."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    names = list(rows[0])
+    change(rows)
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_a_missing_image(work, run) -> None:
+    Path("data/synthetic/images/items/03.png").unlink()
+    assert_one_line(run("predict", *CNN, *SMALL, "--config", "configs/cnn/features.yaml"), "items/03.png", "item-03")
+
+
+def test_an_unreadable_image(work, run) -> None:
+    Path("data/synthetic/images/items/03.png").write_bytes(b"no picture")
+    outcome = run("predict", *CNN, *SMALL, "--config", "configs/cnn/features.yaml")
+    assert_one_line(outcome, "items/03.png", "'item-03'", "cannot be read")
+
+
+def test_a_purchase_of_an_unknown_item(work, run) -> None:
+    edit_rows(INTERACTIONS, lambda rows: rows[4].update(item_id="item-99"))
+    assert_one_line(run("fit", *VBPR), "interactions.csv, row 5", "'item-99'")
+
+
+def test_an_item_id_that_occurs_twice(work, run) -> None:
+    edit_rows(ITEMS, lambda rows: rows[4].update(item_id="item-03"))
+    assert_one_line(run("fit", *VBPR), "items.csv", "'item-03' occurs 2 times")
+
+
+@pytest.mark.parametrize("path", [ITEMS, INTERACTIONS])
+@pytest.mark.parametrize("content", ["", "header"])
+def test_an_empty_file(work, run, path: Path, content: str) -> None:
+    path.write_text(content and path.read_text().splitlines(keepends=True)[0])
+    assert_one_line(run("fit", *VBPR), path.name)
+
+
+def test_features_of_another_catalogue(work, run) -> None:
+    edit_rows(ITEMS, lambda rows: rows[0].update(category="Bag" if rows[0]["category"] != "Bag" else "Dress"))
+    assert_one_line(run("fit", *VBPR), "features.safetensors", "another catalogue")
+
+
+def test_features_of_another_network(work, run) -> None:
+    other = ["--trainer.callbacks.init_args.dirpath=runs/other"]
+    assert run("fit", *CNN, *SMALL, "--trainer.max_epochs=1", *other).code == 0
+    assert_one_line(run("fit", *VBPR, *PGD, f"{ATTACK}.classifier=runs/other/classifier.ckpt"), "another network")
+
+
+def test_a_classifier_of_other_categories(work, run) -> None:
+    labels = Path("data/synthetic/labelled_images.csv")
+    labels.unlink()
+    shutil.copy(ITEMS, "data/items.csv")
+    edit_rows(ITEMS, lambda rows: rows.__setitem__(slice(None), [row for row in rows if row["category"] != "Bag"]))
+    Path("data/synthetic/dataset.json").unlink()
+    assert_one_line(run("test", *CNN, *SMALL, f"--ckpt_path={CLASSIFIER}"), "6 categories", "has 5")
+
+
+def test_a_checkpoint_that_is_none(work, run) -> None:
+    Path("broken.ckpt").write_bytes(b"no checkpoint")
+    assert_one_line(run("test", *VBPR, "--ckpt_path=broken.ckpt"), "broken.ckpt cannot be read")
+
+
+@pytest.mark.parametrize("content", ["model: [", "just words", ""])
+def test_a_configuration_that_is_none(work, run, content: str) -> None:
+    Path("mine.yaml").write_text(content)
+    assert_one_line(run("fit", "--config", "mine.yaml"), "mine.yaml")
+
+
+def test_an_unknown_key_in_a_configuration(work, run) -> None:
+    Path("mine.yaml").write_text("modle:\n  class_path: lightning_modules.VBPR\n")
+    assert_one_line(run("fit", "--config", "mine.yaml"), "modle")
+
+
+def test_a_folder_that_cannot_be_written(work, run) -> None:
+    Path("runs/attacks").write_text("a file where a folder should be")
+    assert_one_line(run("fit", *VBPR, *PGD), "runs/attacks")
+
+
+def test_a_bug_of_ours_keeps_its_traceback(work, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(cli, "_run_importer", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["data"])
+
+
+@pytest.mark.parametrize("where", ["before Lightning", "inside Lightning"])
+def test_interruption_by_the_user(work, run, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    target = {
+        "before Lightning": "catwalk.cli._run_lightning",
+        "inside Lightning": "lightning_modules.vbpr.VBPR.training_step",
+    }[where]
+    monkeypatch.setattr(target, interrupted)
+    outcome = run("fit", *VBPR)
+    assert outcome.code == 130
+    assert outcome.err.splitlines()[-1] == "catwalk: stopped"
+    assert "Traceback" not in outcome.err

@@ -1,0 +1,105 @@
+"""What many tests share: a tiny shop, a CNN trained on it, its features, and a Trainer that writes nothing."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+# The folders tests/datamodules and tests/lightning_modules must not be taken for the packages: a package found anywhere
+# on the path goes before a folder without __init__.py.
+sys.path.append(str(Path(__file__).parents[1]))
+
+from pytorch_lightning import LightningDataModule, Trainer, seed_everything  # noqa: E402
+
+from catwalk.backbones import Classifier, load_classifier, network_fingerprint  # noqa: E402
+from catwalk.catalogue import Catalogue  # noqa: E402
+from catwalk.features import FeatureTable, Predictions, predict  # noqa: E402
+from catwalk.images import load_images  # noqa: E402
+from datamodules import ProductImages  # noqa: E402
+from datamodules.importers.synthetic import synthetic  # noqa: E402
+from lightning_modules import ProductClassifier  # noqa: E402
+
+TrainerFactory = Callable[..., Trainer]
+
+
+@dataclass(frozen=True)
+class TrainedCNN:
+    """A classifier trained on the tiny shop, and the features that it makes of the catalogue."""
+
+    checkpoint: Path
+    classifier: Classifier
+    catalogue: Catalogue
+    table: FeatureTable
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LightningCLI and the processes that Lightning starts read the process's own arguments: not pytest's."""
+    monkeypatch.setattr(sys, "argv", ["catwalk"])
+
+
+def quiet_trainer(**settings: Any) -> Trainer:
+    return Trainer(
+        **{
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
+        | settings
+    )
+
+
+@pytest.fixture(scope="session")
+def make_trainer() -> TrainerFactory:
+    """Return a function that makes a Trainer on the CPU without logger, checkpoints and bars."""
+    return quiet_trainer
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny shop: 90 items of 6 categories, 16×16 pixels, 200 users. Do not write into it."""
+    folder = tmp_path_factory.mktemp("shop") / "shop"
+    synthetic(folder, items=90, users=200, image_size=16, train_images=60, test_images=20)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedCNN:
+    """Return a small CNN that has learnt the categories of :func:`shop`."""
+    checkpoint = tmp_path_factory.mktemp("trained") / "classifier.ckpt"
+    data = small_images(shop)
+    seed_everything(0, verbose=False)
+    trainer = quiet_trainer(max_epochs=10)
+    trainer.fit(small_classifier(), data)
+    trainer.save_checkpoint(checkpoint)
+    classifier = load_classifier(checkpoint)
+    catalogue = Catalogue.read(shop)
+    levels = torch.tensor(load_images(shop, catalogue.images, None))
+    table = FeatureTable.from_predictions(
+        predict(classifier.network, levels),
+        classifier.category_names,
+        catalogue.fingerprint,
+        network_fingerprint(classifier.network),
+    )
+    return TrainedCNN(checkpoint, classifier, catalogue, table)
+
+
+def small_classifier(**settings: Any) -> ProductClassifier:
+    return ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8}, **settings)
+
+
+def small_images(shop: Path, **settings: Any) -> ProductImages:
+    return ProductImages(shop, **{"batch_size": 32, "shift": 1} | settings)

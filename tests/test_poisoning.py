@@ -1,0 +1,244 @@
+"""Poisoning a catalogue: what is written is what was measured, and nothing else changes."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from catwalk import poisoning
+from catwalk.attacks import FGSM, PGD
+from catwalk.attacks.threat_model import ThreatModelError
+from catwalk.backbones import build_network
+from catwalk.errors import CatwalkError
+from catwalk.features import FeatureTable
+from catwalk.poisoning import goal_of, items_to_attack, png_name, poison, read_summary
+
+SOURCE, TARGET = "Sandal", "Sneaker"
+
+
+def run(trained, folder, attack=None, **settings):
+    return poison(
+        trained.classifier,
+        attack or PGD(epsilon=8, iterations=5),
+        trained.catalogue,
+        trained.table,
+        folder,
+        **{"source": SOURCE, "target": TARGET} | settings,
+    )
+
+
+def read_rows(folder):
+    with (folder / "attacked_items.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        assert (image.format, image.mode) == ("PNG", "RGB")
+        return np.asarray(image).astype(np.int64)
+
+
+def outputs(trained, images):
+    """Features and logits by the network's layers themselves, in one batch."""
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    network = trained.classifier.network
+    with torch.no_grad():
+        features = network.body((batch - network.mean) / network.std)
+        return features.numpy(), F.linear(features, network.head.weight, network.head.bias).numpy()
+
+
+@pytest.fixture(scope="module")
+def attacked(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("attacked")
+    return folder, run(trained, folder)
+
+
+def test_the_files_on_disk_are_what_was_measured(trained, attacked):
+    folder, poisoned = attacked
+    catalogue, rows, summary = trained.catalogue, read_rows(folder), json.loads((folder / "attack.json").read_text())
+    names, place = catalogue.category_names, {item: number for number, item in enumerate(catalogue.item_ids)}
+    items = [place[row["item_id"]] for row in rows]
+    assert items == np.flatnonzero(trained.table.categories == names.index(SOURCE)).tolist()
+    assert [row["image"] for row in rows] == [catalogue.images[item] for item in items]
+    assert len(list(folder.glob("images/**/*.png"))) == len(rows) > 5
+
+    clean = [pixels(catalogue.folder / catalogue.images[item]) for item in items]
+    adversarial = [pixels(folder / row["image"]) for row in rows]
+    features_before, logits_before = outputs(trained, clean)
+    features_after, logits_after = outputs(trained, adversarial)
+    categories = logits_after.argmax(axis=1)
+    distances = [int(abs(a - b).max()) for a, b in zip(adversarial, clean, strict=True)]
+    losses = ((features_after.astype(np.float64) - features_before) ** 2).mean(axis=1)
+    probabilities = np.exp(logits_after) / np.exp(logits_after).sum(axis=1, keepdims=True)
+    for number, row in enumerate(rows):
+        assert row["category_before"] == names[logits_before[number].argmax()] == SOURCE
+        assert row["category_after"] == names[categories[number]]
+        assert row["success"] == str(names[categories[number]] == TARGET)
+        assert float(row["probability_after"]) == pytest.approx(probabilities[number].max(), rel=1e-4)
+        assert int(row["linf_levels"]) == distances[number] <= 8
+        assert float(row["feature_loss"]) == pytest.approx(losses[number], rel=1e-3)
+        assert row["iterations"] == "5"
+
+    success = categories == names.index(TARGET)
+    assert 0.3 < success.mean()
+    assert summary == {
+        "attack": "PGD (ε = 8)",
+        "epsilon": 8,
+        "source": SOURCE,
+        "target": TARGET,
+        "n_attacked": len(rows),
+        "sr_float": np.mean([row["success_float"] == "True" for row in rows]),
+        "sr": pytest.approx(success.mean(), abs=1e-12),
+        "sr_clean": 0.0,
+        "sr_net": pytest.approx(success.mean(), abs=1e-12),
+        "feature_loss": pytest.approx(losses.mean(), rel=1e-3),
+        "linf_levels": max(distances),
+    }
+    assert dataclasses.asdict(read_summary(folder)) == summary
+    np.testing.assert_allclose(poisoned.features[items].numpy(), features_after, rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_attacked_rows_of_the_features_differ(trained, attacked):
+    folder, poisoned = attacked
+    is_attacked = trained.table.categories == trained.catalogue.category_names.index(SOURCE)
+    differ = (poisoned.features != trained.table.features).any(dim=1).numpy()
+    assert np.array_equal(differ, is_attacked)
+    for field in ("scale", "category_names", "catalogue", "network"):
+        assert getattr(poisoned, field) == getattr(trained.table, field)
+    # What the network sees in an item stays what it saw before any attack.
+    assert np.array_equal(poisoned.categories, trained.table.categories)
+    assert np.array_equal(poisoned.probabilities, trained.table.probabilities)
+    read_back = FeatureTable.read(folder, trained.catalogue)
+    assert torch.equal(read_back.features, poisoned.features)
+    assert np.array_equal(read_back.categories, trained.table.categories)
+    assert np.array_equal(read_back.probabilities, trained.table.probabilities)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_the_batch_size_does_not_show(trained, attacked, tmp_path, batch_size):
+    run(trained, tmp_path, PGD(epsilon=8, iterations=5, batch_size=batch_size))
+    assert contents(tmp_path) == contents(attacked[0])
+
+
+def test_the_seed_of_the_attack_shows(trained, attacked, tmp_path):
+    run(trained, tmp_path, PGD(epsilon=8, iterations=5, seed=1))
+    assert contents(tmp_path).keys() == contents(attacked[0]).keys()
+    image = read_rows(tmp_path)[0]["image"]
+    assert (tmp_path / image).read_bytes() != (attacked[0] / image).read_bytes()
+
+
+def test_the_clean_shop_is_not_touched(trained, tmp_path):
+    before = contents(trained.catalogue.folder)
+    run(trained, tmp_path, FGSM(epsilon=4))
+    assert contents(trained.catalogue.folder) == before
+
+
+def test_an_untargeted_attack_leaves_the_source(trained, tmp_path):
+    run(trained, tmp_path, PGD(epsilon=8, iterations=5, targeted=False), target=None)
+    rows, summary = read_rows(tmp_path), read_summary(tmp_path)
+    _, logits = outputs(trained, [pixels(tmp_path / row["image"]) for row in rows])
+    names = trained.catalogue.category_names
+    left = logits.argmax(axis=1) != names.index(SOURCE)
+    assert [row["success"] == "True" for row in rows] == left.tolist()
+    assert left.mean() > 0.5
+    assert summary.target is None
+    assert summary.sr == pytest.approx(left.mean(), abs=1e-12)
+    assert summary.sr_clean == 0
+
+
+def test_the_dataset_may_choose_the_items(trained, tmp_path):
+    number = trained.catalogue.category_names.index(SOURCE)
+    by_dataset = np.flatnonzero(trained.catalogue.categories == number)
+    by_network = np.flatnonzero(trained.table.categories == number)
+    assert by_dataset.tolist() != by_network.tolist()
+    assert items_to_attack(trained.table, trained.catalogue, SOURCE, "dataset").tolist() == by_dataset.tolist()
+    run(trained, tmp_path, FGSM(epsilon=4), chosen_by="dataset")
+    assert read_summary(tmp_path).n_attacked == len(by_dataset)
+    target = trained.catalogue.category_names.index(TARGET)
+    clean = (trained.table.categories[by_dataset] == target).mean()
+    assert read_summary(tmp_path).sr_clean == pytest.approx(clean, abs=1e-12)
+
+
+def test_progress_is_reported(trained, tmp_path):
+    calls = []
+    run(trained, tmp_path, FGSM(epsilon=4, batch_size=16), progress=lambda done, total: calls.append((done, total)))
+    number = read_summary(tmp_path).n_attacked
+    assert calls[-1] == (number, number)
+
+
+class TestWhatDoesNotFit:
+    def test_features_of_another_network(self, trained, tmp_path):
+        network = build_network("catwalk.backbones.compact_cnn", {"width": 8}, 6).eval()
+        other = dataclasses.replace(trained, classifier=dataclasses.replace(trained.classifier, network=network))
+        with pytest.raises(CatwalkError, match="the features were made by another network"):
+            run(other, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_the_same_source_and_target(self, trained, tmp_path):
+        with pytest.raises(CatwalkError, match="source and target are both 'Sandal': they must differ"):
+            run(trained, tmp_path, target=SOURCE)
+
+    @pytest.mark.parametrize("argument", ["source", "target"])
+    def test_an_unknown_category(self, trained, tmp_path, argument):
+        message = f"{argument}: there is no category 'Hat'; the categories are Bag, Dress, Sandal"
+        with pytest.raises(CatwalkError, match=message):
+            run(trained, tmp_path, **{argument: "Hat"})
+
+    def test_no_item_in_the_source_category(self, trained, tmp_path):
+        table = dataclasses.replace(trained.table, categories=np.zeros_like(trained.table.categories))
+        with pytest.raises(CatwalkError, match="no item of Synthetic is in category 'Sandal' by the network"):
+            run(dataclasses.replace(trained, table=table), tmp_path)
+
+    def test_a_target_for_an_untargeted_attack(self, trained, tmp_path):
+        with pytest.raises(CatwalkError, match="target: an untargeted attack takes none, got 'Sneaker'"):
+            run(trained, tmp_path, FGSM(targeted=False))
+
+    def test_no_target_for_a_targeted_attack(self, trained, tmp_path):
+        with pytest.raises(CatwalkError, match="target: a targeted attack needs the category"):
+            run(trained, tmp_path, target=None)
+
+    def test_the_goal(self, trained):
+        assert goal_of(FGSM(), trained.table, SOURCE, TARGET) == trained.table.category_names.index(TARGET)
+        assert goal_of(FGSM(targeted=False), trained.table, SOURCE, None) == trained.table.category_names.index(SOURCE)
+
+
+def test_a_file_that_is_not_the_image_is_noticed(trained, tmp_path, monkeypatch):
+    def save_damaged(levels, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = levels.numpy().transpose(1, 2, 0).copy()
+        array[3, 3, 1] ^= 0x80
+        Image.fromarray(array).save(path)
+
+    monkeypatch.setattr(poisoning, "save_png", save_damaged)
+    with pytest.raises(ThreatModelError, match=r"adversarial image 0 is 1[0-9]+ grey levels from the clean image"):
+        run(trained, tmp_path)
+    assert not (tmp_path / "attacked_items.csv").exists()
+    assert not (tmp_path / "features.safetensors").exists()
+
+
+def test_a_file_that_cannot_be_read_is_noticed(trained, tmp_path, monkeypatch):
+    def save_half(levels, path):
+        save_png(levels, path)
+        path.write_bytes(path.read_bytes()[:100])
+
+    save_png = poisoning.save_png
+    monkeypatch.setattr(poisoning, "save_png", save_half)
+    with pytest.raises(CatwalkError, match=r"\.png cannot be read"):
+        run(trained, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [("a/b.png", "a/b.png"), ("a/b.jpg", "a/b.jpg.png"), ("b.PNG", "b.PNG.png"), ("b", "b.png"), ("a.png/b", "a.png/b.png")],
+)
+def test_the_name_of_an_adversarial_image(image, expected):
+    assert png_name(image) == expected
