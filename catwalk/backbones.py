@@ -188,7 +188,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise CatwalkError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CatwalkError(f"checkpoint {path} cannot be read: {reason}") from error
     if not isinstance(checkpoint, dict):
         raise CatwalkError(f"checkpoint {path} holds no dictionary")
     return checkpoint

@@ -23,6 +23,8 @@ from catwalk.tables import read_table
 
 FEATURES_FILE = "features.safetensors"
 PREDICTIONS_FILE = "predictions.csv"
+STAMP = "catwalk"
+"""The entry of the file's metadata that says what the features were made of."""
 
 
 class Predictions(NamedTuple):
@@ -122,12 +124,14 @@ class FeatureTable:
             rows = zip(catalogue.item_ids, self.categories, self.probabilities, strict=True)
             # Nine digits bring a float32 back exactly.
             writer.writerows([item, self.category_names[category], f"{share:.9g}"] for item, category, share in rows)
-        metadata = {
-            "category_names": json.dumps(self.category_names, ensure_ascii=False),
-            "scale": repr(self.scale),
+        stamp = {
+            "category_names": self.category_names,
+            "scale": self.scale,
             "catalogue": self.catalogue,
             "network": self.network,
         }
+        # As one entry: safetensors writes several in an order that changes from file to file.
+        metadata = {STAMP: json.dumps(stamp, ensure_ascii=False)}
         try:
             safetensors.torch.save_file({"features": self.features.contiguous()}, partial, metadata)
             partial.rename(path)
@@ -149,17 +153,19 @@ class FeatureTable:
             )
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
+                stamp = json.loads((file.metadata() or {})[STAMP])
                 features = file.get_tensor("features")
-            names = tuple(json.loads(metadata["category_names"]))
-            scale, made_of, made_by = float(metadata["scale"]), metadata["catalogue"], metadata["network"]
-        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            names = tuple(stamp["category_names"])
+            scale, made_of, made_by = float(stamp["scale"]), stamp["catalogue"], stamp["network"]
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CatwalkError(f"{path} cannot be read: {error}") from error
         if made_of != catalogue.fingerprint:
             raise CatwalkError(
                 f"{path} was made of another catalogue than {catalogue.folder} (or its images have changed since): "
                 "extract the features again with `catwalk predict`"
             )
+        if len(features) != len(catalogue):
+            raise CatwalkError(f"{path} holds {len(features)} rows of features for the {len(catalogue)} items")
         predictions_path = Path(folder) / PREDICTIONS_FILE
         predictions = read_table(predictions_path, ["item_id", "category", "probability"])
         if tuple(predictions.column("item_id").to_pylist()) != catalogue.item_ids:

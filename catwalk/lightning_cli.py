@@ -21,7 +21,7 @@ from catwalk import known_notices
 from catwalk.backbones import read_checkpoint, without_initial_weights
 from catwalk.errors import CatwalkError
 from catwalk.one_line import one_line
-from catwalk.parsers import ReadableHelp
+from catwalk.parsers import KEEP_NONE, ReadableHelp
 from datamodules import InteractionTriplets, ProductImages  # noqa: F401
 
 HELP = {
@@ -58,11 +58,10 @@ class SaveConfiguration(SaveConfigCallback):
             folder = run_folder(logger)
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-                self.parser.save(
-                    self.config, folder / "configuration.yaml", skip_none=False, overwrite=True, multifile=False
-                )
+                path = folder / "configuration.yaml"
+                self.parser.save(self.config, path, overwrite=True, multifile=False, **KEEP_NONE)
         if trainer.loggers:
-            configuration = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+            configuration = yaml.safe_load(self.parser.dump(self.config, **KEEP_NONE))
             for logger in trainer.loggers:
                 logger.log_hyperparams(configuration)
 

@@ -59,6 +59,8 @@ def one_line(message: str, name: str | None = None) -> str:
 
 def _simple(message: str) -> Problem | None:
     """Explain the messages that are no trees."""
+    if not re.search(r"Parser key|Does not validate|Option '|option '|arguments|expected|argument", message):
+        return Problem((), message)
     if match := re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.DOTALL):
         return Problem((), f"there is no option {match[1].partition('=')[0]}; --help lists them")
     if match := re.fullmatch(r"(?:Subcommand '\w+' does not accept o|O)ption '([^']+)'(?: is not accepted)?", message):

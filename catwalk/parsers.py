@@ -5,6 +5,10 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+# jsonargparse 4.49 renamed this, and `instantiate_classes`.
+KEEP_NONE = {"skip_unset" if hasattr(ArgumentParser, "instantiate") else "skip_none": False}
+"""Argument of a parser's ``dump`` and ``save`` by which settings of None are written too."""
+
 
 class ReadableHelp:
     """Mixin of a parser: takes out of its help what only a programmer could use."""
@@ -23,7 +27,7 @@ class CatwalkParser(ReadableHelp, ArgumentParser):
 
 def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
     """Make the objects that the settings describe, with the jsonargparse of today and of yesterday."""
-    method = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in 4.49
+    method = getattr(parser, "instantiate", None) or parser.instantiate_classes
     return method(settings)
 
 

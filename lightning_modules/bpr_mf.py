@@ -23,7 +23,7 @@ class BPRMF(Recommender):
     def __init__(
         self,
         factors: int = 64,
-        regularization: float = 1e-3,
+        regularization: float = 0.02,
         top_k: Sequence[int] = (20,),
         optimizer: OptimizerCallable | None = None,
     ) -> None:

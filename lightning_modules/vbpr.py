@@ -31,8 +31,8 @@ class VBPR(Recommender):
         self,
         factors: int = 64,
         visual_factors: int = 64,
-        regularization: float = 1e-3,
-        projection_regularization: float = 0.0,
+        regularization: float = 0.02,
+        projection_regularization: float = 0.003,
         top_k: Sequence[int] = (20,),
         optimizer: OptimizerCallable | None = None,
     ) -> None:

@@ -34,7 +34,10 @@ ON_THE_LINE = {
     "unknown option": (["fit", *VBPR, "--bogus", "1"], ["--bogus"]),
     "unknown option of the model": (["fit", *VBPR, "--model.bogus=1"], ["bogus", "factors", "regularization"]),
     "unknown class": (["fit", *VBPR, "--model=Nonsense"], ["model: ", "Nonsense", "lightning_modules.VBPR"]),
-    "unknown class path": (["fit", *VBPR, "--model=lightning_modules.VPBR"], ["VPBR", "BPRMF, ProductClassifier, VBPR"]),
+    "unknown class path": (
+        ["fit", *VBPR, "--model=lightning_modules.VPBR"],
+        ["VPBR", "BPRMF, ProductClassifier, VBPR"],
+    ),
     "unknown module": (["fit", *VBPR, "--model=nowhere.VBPR"], ["model: ", "nowhere"]),
     "wrong type": (["fit", *VBPR, "--model.factors=abc"], ["model.factors: expected int, got abc"]),
     "wrong type for the trainer": (["fit", *VBPR, "--trainer.max_epochs=many"], ["trainer.max_epochs", "int", "many"]),
@@ -69,7 +72,10 @@ ON_THE_LINE = {
         ["test", "--config", "configs/recommender/bpr_mf.yaml", *DATA, f"--ckpt_path={RECOMMENDER}"],
         ["BPRMF", "visual_users"],
     ),
-    "checkpoint of another size": (["test", *VBPR, "--model.factors=8", f"--ckpt_path={RECOMMENDER}"], ["factors is 64"]),
+    "checkpoint of another size": (
+        ["test", *VBPR, "--model.factors=8", f"--ckpt_path={RECOMMENDER}"],
+        ["factors is 64"],
+    ),
     "nothing to validate on": (["validate", *VBPR, f"--ckpt_path={RECOMMENDER}"], ["data.validation to true"]),
     "nothing to write": (["predict", *VBPR, f"--ckpt_path={RECOMMENDER}"], ["recommendations.yaml"]),
     "features of a recommender": (
@@ -88,7 +94,10 @@ ON_THE_LINE = {
     "importer without a destination": (["data", "synthetic"], ["dest"]),
     "importer over a full folder": (["data", "synthetic", "data/synthetic"], ["data/synthetic"]),
     "importer's argument out of range": (["data", "synthetic", "x", "--items=1"], ["items", "at least 6", "got 1"]),
-    "importer's argument of another type": (["data", "synthetic", "x", "--items=few"], ["items: expected int, got few"]),
+    "importer's argument of another type": (
+        ["data", "synthetic", "x", "--items=few"],
+        ["items: expected int, got few"],
+    ),
     "importer's unknown option": (["data", "synthetic", "x", "--bogus=1"], ["--bogus"]),
     "study without anything": (["study"], ["missing: ", "recommenders"]),
 }

@@ -1,7 +1,6 @@
 """Messages of jsonargparse as one line, from parsers made here."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -30,7 +29,6 @@ def message(values: dict, **types: object) -> str:
         ("x", int | bool, "argument: expected int or bool, got x"),
         (1.5, Literal["a", "b"], "argument: expected one of a, b, got 1.5"),
         ("x", Sequence[int], "argument: expected list, got x"),
-        ([1], Path, "argument: expected path, got [1]"),
     ],
 )
 def test_a_value_of_another_type(value: object, kind: object, line: str) -> None:

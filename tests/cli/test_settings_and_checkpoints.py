@@ -16,7 +16,7 @@ TEST += ["--trainer.logger=false", "--ckpt_path=runs/vbpr/recommender.ckpt"]
 def tested_models(monkeypatch: pytest.MonkeyPatch) -> list[VBPR]:
     """Return a list to which every model is added that is tested."""
     models: list[VBPR] = []
-    monkeypatch.setattr(VBPR, "on_test_start", models.append, raising=False)
+    monkeypatch.setattr(VBPR, "on_test_start", lambda model: models.append(model))
     return models
 
 

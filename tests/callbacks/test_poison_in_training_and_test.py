@@ -1,0 +1,120 @@
+"""Poisoning (with fit) and evasion (with test) by the callback."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import seed_everything
+from pytorch_lightning.loggers import CSVLogger
+from safetensors.torch import load_file
+
+from callbacks import CategoryHitRatio, InjectPoisonedImages
+from catwalk.attacks import PGD, Attack
+from catwalk.errors import CatwalkError
+from catwalk.poisoning import read_summary
+from lightning_modules import BPRMF, VBPR
+
+
+@pytest.fixture
+def poison(trained, tmp_path: Path):
+    """Return a function that makes the callback."""
+
+    def make(attack: Attack | None = None, **settings: object) -> InjectPoisonedImages:
+        arguments = {"source": "Sandal", "target": "Sneaker", "output": tmp_path / "attack"} | settings
+        return InjectPoisonedImages(trained.checkpoint, attack or PGD(epsilon=32.0), **arguments)
+
+    return make
+
+
+def fit(make_trainer, data, *callbacks) -> VBPR:
+    seed_everything(0, verbose=False)
+    model = VBPR(4, 4, top_k=[5])
+    make_trainer(max_epochs=2, callbacks=list(callbacks)).fit(model, data)
+    return model
+
+
+def test_fit_trains_on_the_poisoned_features(trained, triplets, make_trainer, poison, tmp_path: Path) -> None:
+    model = fit(make_trainer, triplets, poison())
+    poisoned = load_file(tmp_path / "attack" / "features.safetensors")["features"]
+    clean, scale = trained.table.features, trained.table.features.abs().max()
+    attacked = torch.tensor([trained.table.category_names[c] == "Sandal" for c in trained.table.categories])
+    assert 0 < attacked.sum() < 90
+    assert torch.equal(poisoned[~attacked], clean[~attacked])
+    assert bool((poisoned[attacked] != clean[attacked]).any(dim=1).all())
+    assert torch.equal(model.features, poisoned / scale)  # the scale of the clean ones
+    assert not torch.equal(model.projection, fit(make_trainer, triplets).projection)
+
+
+def test_the_data_module_has_its_clean_features_back(trained, triplets, make_trainer, poison) -> None:
+    callback = poison()
+    first = fit(make_trainer, triplets, callback)
+    assert torch.equal(triplets.feature_table.features, trained.table.features)
+    with_clean = fit(make_trainer, triplets)
+    assert torch.equal(with_clean.features, trained.table.features / trained.table.scale)
+    assert torch.equal(fit(make_trainer, triplets, callback).features, first.features)  # and it can be used again
+
+
+def test_test_alone_is_evasion(triplets, recommender, model, make_trainer, poison, tmp_path: Path) -> None:
+    (clean,) = make_trainer(callbacks=[CategoryHitRatio([5])]).test(
+        model, triplets, ckpt_path=str(recommender), verbose=False
+    )
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    evaded = VBPR(4, 4, top_k=[5])
+    (attacked,) = make_trainer(callbacks=[poison(), CategoryHitRatio([5])]).test(
+        evaded, triplets, ckpt_path=str(recommender), verbose=False
+    )
+    assert attacked != clean
+    assert all(torch.equal(weight, evaded.state_dict()[name]) for name, weight in weights.items())
+    poisoned = load_file(tmp_path / "attack" / "features.safetensors")["features"]
+    assert torch.equal(evaded.features, poisoned / triplets.feature_table.features.abs().max())
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_item_keeps_the_category_that_it_had(triplets, recommender, model, make_trainer, poison, order: int) -> None:
+    """CHR of all categories counts by the clean images, whichever callback comes first."""
+    counting = CategoryHitRatio([5])
+    callbacks = [poison(PGD(epsilon=64.0)), counting][::order]
+    make_trainer(callbacks=callbacks).test(model, triplets, ckpt_path=str(recommender), verbose=False)
+    assert read_summary(callbacks[0 if order == 1 else 1].output).sr > 0  # the network's opinion has changed
+    assert counting.metric.categories.tolist() == triplets.feature_table.categories.tolist()
+
+
+def test_no_file_of_the_network_or_the_shop_is_touched(shop, features, trained, triplets, make_trainer, poison) -> None:
+    files = [trained.checkpoint, *features.iterdir(), *(shop / "images").rglob("*.png")]
+    before = [path.read_bytes() for path in files]
+    fit(make_trainer, triplets, poison())
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_a_recommender_without_images_does_not_care(triplets, make_trainer, poison) -> None:
+    weights = []
+    for callbacks in ([], [poison()]):
+        seed_everything(0, verbose=False)
+        model = BPRMF(4, top_k=[5])
+        make_trainer(max_epochs=1, callbacks=callbacks).fit(model, triplets)
+        weights.append(model.items.weight)
+    assert torch.equal(*weights)
+
+
+def test_what_the_attack_did_is_logged(triplets, make_trainer, poison, tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, "log", "0")
+    make_trainer(max_epochs=1, callbacks=[poison()], logger=logger).fit(VBPR(4, 4, top_k=[5]), triplets)
+    summary = read_summary(tmp_path / "attack")
+    (row,) = [row for row in logger.experiment.metrics if "attack/sr" in row]
+    assert row["attack/sr"] == pytest.approx(summary.sr)
+    assert row["attack/n_attacked"] == summary.n_attacked
+    assert row["attack/linf_levels"] == summary.linf_levels <= 32
+
+
+def test_features_are_needed(shop, make_trainer, poison) -> None:
+    from datamodules import InteractionTriplets
+
+    with pytest.raises(CatwalkError, match=r"data\.features is not given"):
+        make_trainer(max_epochs=1, callbacks=[poison()]).fit(BPRMF(4, top_k=[5]), InteractionTriplets(shop))
+
+
+def test_the_clean_features_are_not_written_over(triplets, features, make_trainer, poison) -> None:
+    before = (features / "features.safetensors").read_bytes()
+    with pytest.raises(CatwalkError, match="where the clean features are"):
+        fit(make_trainer, triplets, poison(output=features / ".." / features.name))
+    assert (features / "features.safetensors").read_bytes() == before

@@ -1,0 +1,207 @@
+"""Networks of any library, divided into body and head."""
+
+import copy
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from catwalk.backbones import (
+    Network,
+    build_network,
+    compact_cnn,
+    load_classifier,
+    network_fingerprint,
+    read_checkpoint,
+    without_initial_weights,
+)
+from catwalk.errors import CatwalkError
+
+BACKBONES = {
+    "resnet18": ("torchvision.models.resnet18", {}, "fc"),
+    "efficientnet_b0": ("torchvision.models.efficientnet_b0", {}, "classifier.1"),
+    "vgg11": ("torchvision.models.vgg11", {}, "classifier.6"),
+    "mobilenet_v3_small": ("torchvision.models.mobilenet_v3_small", {}, "classifier.3"),
+    "timm's resnet10t": ("timm.create_model", {"model_name": "resnet10t", "pretrained": False}, "fc"),
+}
+MAKERS = {"torchvision.models": torchvision.models, "timm": timm}
+MEAN, STD = (0.1, 0.4, 0.6), (0.2, 0.3, 0.5)
+
+
+@pytest.fixture(params=BACKBONES.values(), ids=BACKBONES)
+def backbone(request):
+    return request.param
+
+
+def test_the_head_is_what_reads_the_features(backbone):
+    path, arguments, head = backbone
+    module, _, name = path.rpartition(".")
+    torch.manual_seed(0)
+    original = getattr(MAKERS[module], name)(**arguments, num_classes=11).eval()
+    torch.manual_seed(0)
+    network = build_network(path, arguments | {"num_classes": 11}, 11, MEAN, STD).eval()
+
+    read = []
+    original.get_submodule(head).register_forward_hook(lambda layer, inputs, output: read.append(inputs[0]))
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    normalised = torch.stack([(images[:, c] - MEAN[c]) / STD[c] for c in range(3)], dim=1)
+    with torch.no_grad():
+        expected = original(normalised)
+        logits, features = network(images), network.features(images)
+    assert logits.shape == (2, 11)
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(features, read[0], rtol=1e-3, atol=1e-4)
+    assert features.shape == (2, network.head.in_features)
+    assert expected.std() > 100 * (logits - expected).abs().max()  # the tolerance is small beside the values
+
+
+def test_the_head_is_replaced_for_another_number_of_classes(backbone):
+    path, arguments, _ = backbone
+    torch.manual_seed(0)
+    kept = build_network(path, arguments, 1000).eval()
+    torch.manual_seed(0)
+    replaced = build_network(path, arguments, 4).eval()
+    assert (kept.head.out_features, replaced.head.out_features) == (1000, 4)
+    with torch.no_grad():
+        images = torch.rand(1, 3, 64, 64)
+        assert replaced(images).shape == (1, 4)
+        torch.testing.assert_close(replaced.features(images), kept.features(images))
+
+
+def test_the_compact_network(tmp_path):
+    network = compact_cnn(width=4, num_classes=3)
+    features = []
+    network[-1].register_forward_hook(lambda layer, inputs, output: features.append(inputs[0]))
+    assert network(torch.rand(2, 3, 28, 28)).shape == (2, 3)
+    assert features[0].shape == (2, 32)
+    assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == 4
+
+
+@pytest.mark.parametrize(
+    ("backbone", "arguments", "message"),
+    [
+        ("nosuch.thing", {}, "backbone: 'nosuch.thing' cannot be imported: No module named 'nosuch'"),
+        ("torchvision.models.resnet19", {}, "backbone: 'torchvision.models.resnet19' cannot be imported"),
+        ("resnet18", {}, "backbone: 'resnet18' cannot be imported"),
+        ("", {}, "backbone: '' cannot be imported"),
+        ("torchvision.models.resnet18", {"depth": 3}, r"resnet18 refused its arguments \{'depth': 3\}"),
+        ("torchvision.models.resnet18", {"weights": "BEST"}, "resnet18 refused its arguments"),
+        ("timm.create_model", {"model_name": "resnet_of_mine"}, "timm.create_model refused its arguments"),
+        ("math.pi", {}, "math.pi refused its arguments"),
+        ("builtins.dict", {}, "builtins.dict returns a dict, not a network"),
+        ("torch.nn.ReLU", {}, "torch.nn.ReLU has no nn.Linear"),
+        ("torch.nn.Linear", {"in_features": 3, "out_features": 2}, "torch.nn.Linear has no nn.Linear"),
+    ],
+)
+def test_what_is_wrong_is_said(backbone, arguments, message):
+    with pytest.raises(CatwalkError, match=message):
+        build_network(backbone, arguments, 3)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return build_network("catwalk.backbones.compact_cnn", {"width": 4}, 3).eval()
+
+
+class TestFingerprint:
+    def test_equal_networks_have_equal_ones(self, network):
+        fingerprint = network_fingerprint(network)
+        assert len(fingerprint) == 64
+        assert network_fingerprint(copy.deepcopy(network)) == fingerprint
+        assert network_fingerprint(copy.deepcopy(network).to(memory_format=torch.contiguous_format)) == fingerprint
+        assert network_fingerprint(copy.deepcopy(network).train()) == fingerprint
+
+    @pytest.mark.parametrize("part", ["weight", "head", "statistic", "mean", "std"])
+    def test_it_changes_with_every_part(self, network, part):
+        changed = copy.deepcopy(network)
+        with torch.no_grad():
+            tensor = {
+                "weight": changed.body[2][0].weight,
+                "head": changed.head.bias,
+                "statistic": changed.body[1][1].running_var,
+                "mean": changed.mean,
+                "std": changed.std,
+            }[part]
+            last = (-1,) * tensor.ndim
+            tensor[last] = float(np.nextafter(np.float32(tensor[last]), np.float32(9)))
+        assert network_fingerprint(changed) != network_fingerprint(network)
+
+    def test_it_changes_with_a_name(self):
+        layers = [nn.Sequential(nn.Linear(2, 2)), nn.ModuleDict({"1": nn.Linear(2, 2)})]
+        layers[1]["1"].load_state_dict(layers[0][0].state_dict())
+        networks = [Network(body, nn.Identity(), MEAN, STD) for body in layers]
+        assert len({network_fingerprint(network) for network in networks}) == 2
+
+
+class TestLoadClassifier:
+    def test_it_is_the_network_that_was_trained(self, trained):
+        classifier = load_classifier(str(trained.checkpoint))
+        assert not any(module.training for module in classifier.network.modules())
+        assert classifier.category_names == trained.catalogue.category_names
+        assert classifier.image_size is None
+        assert network_fingerprint(classifier.network) == network_fingerprint(trained.classifier.network)
+        saved = torch.load(trained.checkpoint, weights_only=True)["state_dict"]
+        loaded = classifier.network.state_dict()
+        assert {f"network.{name}" for name in loaded} == set(saved)
+        assert all(torch.equal(loaded[name.removeprefix("network.")], weight) for name, weight in saved.items())
+
+    def test_size_and_normalisation_are_those_of_the_checkpoint(self, trained, tmp_path):
+        checkpoint = torch.load(trained.checkpoint, weights_only=True)
+        checkpoint["hyper_parameters"] |= {"image_size": [24, 20], "mean": list(MEAN), "std": list(STD)}
+        torch.save(checkpoint, tmp_path / "other.ckpt")
+        classifier = load_classifier(tmp_path / "other.ckpt")
+        assert classifier.image_size == (24, 20)
+        assert classifier.network.mean.flatten().tolist() == pytest.approx(MEAN)
+        assert classifier.network.std.flatten().tolist() == pytest.approx(STD)
+
+    def test_initial_weights_are_not_fetched(self, trained, tmp_path):
+        checkpoint = torch.load(trained.checkpoint, weights_only=True)
+        # `compact_cnn` takes no such argument, so handing it on would fail.
+        checkpoint["hyper_parameters"]["backbone_args"]["weights"] = "IMAGENET1K_V1"
+        torch.save(checkpoint, tmp_path / "other.ckpt")
+        load_classifier(tmp_path / "other.ckpt")
+
+    def test_missing(self, tmp_path):
+        with pytest.raises(CatwalkError, match=r"checkpoint .*absent\.ckpt does not exist"):
+            load_classifier(tmp_path / "absent.ckpt")
+
+    @pytest.mark.parametrize("length", [0, 10, 3000])
+    def test_damaged(self, trained, tmp_path, length):
+        (tmp_path / "half.ckpt").write_bytes(trained.checkpoint.read_bytes()[:length])
+        with pytest.raises(CatwalkError, match=r"checkpoint .*half\.ckpt cannot be read"):
+            load_classifier(tmp_path / "half.ckpt")
+
+    def test_code_is_not_run(self, tmp_path):
+        torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+        with pytest.raises(CatwalkError, match=r"checkpoint .*module\.pt cannot be read"):
+            read_checkpoint(tmp_path / "module.pt")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (torch.zeros(3), "holds no dictionary"),
+            ({"weight": torch.zeros(3)}, "is not a checkpoint of a product classifier"),
+            ({"state_dict": {}, "hyper_parameters": {"factors": 3}}, "is not a checkpoint of a product classifier"),
+        ],
+    )
+    def test_foreign(self, tmp_path, content, message):
+        torch.save(content, tmp_path / "foreign.ckpt")
+        with pytest.raises(CatwalkError, match=rf"foreign\.ckpt {message}"):
+            load_classifier(tmp_path / "foreign.ckpt")
+
+    def test_weights_of_another_network(self, trained, tmp_path):
+        checkpoint = torch.load(trained.checkpoint, weights_only=True)
+        checkpoint["hyper_parameters"]["backbone_args"] = {"width": 2}
+        torch.save(checkpoint, tmp_path / "other.ckpt")
+        with pytest.raises(CatwalkError, match=r"other\.ckpt does not fit the network it describes"):
+            load_classifier(tmp_path / "other.ckpt")
+
+
+def test_arguments_that_load_weights_are_left_out():
+    arguments = {"model_name": "x", "pretrained": True, "weights": "y", "checkpoint_path": "z", "width": 3}
+    assert without_initial_weights(arguments) == {"model_name": "x", "width": 3}
+    assert without_initial_weights(None) == {}

@@ -1,0 +1,295 @@
+"""Image files of every kind as 8-bit RGB, and the cache of what was decoded."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from catwalk import images as module
+from catwalk.errors import CatwalkError
+from catwalk.images import decode, load_images, save_png, to_float
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def pixels(random):
+    return random.integers(256, size=(9, 14, 3), dtype=np.uint8)
+
+
+def decoded(path, size=None):
+    levels = decode(path, size)
+    assert levels.dtype == np.uint8
+    assert levels.flags.c_contiguous
+    return levels.transpose(1, 2, 0)
+
+
+class TestDecode:
+    def test_rgb(self, pixels, tmp_path):
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        assert np.array_equal(decoded(tmp_path / "a.png"), pixels)
+
+    def test_grey_is_repeated(self, pixels, tmp_path):
+        Image.fromarray(pixels[..., 0]).save(tmp_path / "a.png")
+        assert np.array_equal(decoded(tmp_path / "a.png"), np.repeat(pixels[..., :1], 3, axis=2))
+
+    def test_black_and_white(self, tmp_path):
+        bits = np.array([[True, False], [False, True]])
+        Image.fromarray(bits).save(tmp_path / "a.png")
+        with Image.open(tmp_path / "a.png") as image:
+            assert image.mode == "1"
+        assert np.array_equal(decoded(tmp_path / "a.png"), np.repeat(bits[..., None] * np.uint8(255), 3, axis=2))
+
+    def test_palette(self, random, tmp_path):
+        colours, indices = random.integers(256, size=(7, 3), dtype=np.uint8), random.integers(7, size=(9, 14))
+        image = Image.new("P", (14, 9))
+        image.putpalette(colours.tobytes())
+        image.putdata(indices.ravel().tolist())
+        image.save(tmp_path / "a.png")
+        assert np.array_equal(decoded(tmp_path / "a.png"), colours[indices])
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA"])
+    def test_transparency_is_laid_on_white(self, random, tmp_path, mode):
+        bands = random.integers(256, size=(9, 14, len(mode)), dtype=np.uint8)
+        bands[0, :3, -1] = 0, 128, 255
+        Image.fromarray(bands, mode).save(tmp_path / "a.png")
+        colour, alpha = bands[..., :-1].astype(np.float64), bands[..., -1:] / 255
+        expected = np.broadcast_to(colour * alpha + 255 * (1 - alpha), (9, 14, 3))
+        assert abs(decoded(tmp_path / "a.png") - expected).max() <= 1  # Pillow blends in whole numbers
+        opaque = bands[..., -1] == 255
+        assert np.array_equal(decoded(tmp_path / "a.png")[opaque], expected[opaque])
+
+    def test_a_transparent_colour_of_a_palette_is_white(self, tmp_path):
+        image = Image.new("P", (2, 1))
+        image.putpalette([10, 20, 30, 40, 50, 60])
+        image.putdata([0, 1])
+        image.save(tmp_path / "a.png", transparency=0)
+        assert decoded(tmp_path / "a.png").tolist() == [[[255, 255, 255], [40, 50, 60]]]
+
+    def test_cmyk(self, random, tmp_path):
+        inks = random.integers(256, size=(9, 14, 4), dtype=np.uint8)
+        Image.fromarray(inks, "CMYK").save(tmp_path / "a.tif")
+        inks = inks.astype(np.float64)
+        expected = (255 - inks[..., :3]) * (255 - inks[..., 3:]) / 255
+        assert abs(decoded(tmp_path / "a.tif") - expected).max() <= 1
+
+    @pytest.mark.parametrize("suffix", ["png", "tif"])
+    @pytest.mark.parametrize("order", ["<u2", ">u2"])
+    def test_16_bit_grey_is_scaled(self, random, tmp_path, suffix, order):
+        grey = random.integers(65_536, size=(9, 14)).astype(order)
+        grey[0, :4] = 0, 128, 65_407, 65_535
+        if order == ">u2":
+            image = Image.frombytes("I;16B", (14, 9), grey.tobytes())
+            if suffix == "png":
+                pytest.skip("a PNG has one order of bytes")
+        else:
+            image = Image.fromarray(grey)
+        image.save(tmp_path / f"a.{suffix}")
+        expected = np.floor(grey.astype(np.float64) / 257 + 0.5).astype(np.uint8)
+        assert expected[0, :4].tolist() == [0, 0, 255, 255]
+        assert np.array_equal(decoded(tmp_path / f"a.{suffix}"), np.repeat(expected[..., None], 3, axis=2))
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_exif_orientation(self, pixels, tmp_path, orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+        # The standard names the sides that row 0 and column 0 of the file show.
+        upright = {
+            1: lambda a: a,
+            2: lambda a: a[:, ::-1],
+            3: lambda a: a[::-1, ::-1],
+            4: lambda a: a[::-1],
+            5: lambda a: a.transpose(1, 0, 2),
+            6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
+            7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+            8: lambda a: a.transpose(1, 0, 2)[::-1],
+        }[orientation](pixels)
+        assert np.array_equal(decoded(tmp_path / "a.png"), upright)
+
+    @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
+    def test_formats(self, tmp_path, file_format):
+        Image.new("RGB", (14, 9), (200, 40, 90)).save(tmp_path / "image", file_format)
+        assert abs(decoded(tmp_path / "image").astype(int) - [200, 40, 90]).max() <= 3
+
+    def test_resizing_is_that_of_pillow(self, pixels, tmp_path):
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        expected = np.asarray(Image.fromarray(pixels).resize((5, 7), Image.Resampling.BILINEAR))
+        assert np.array_equal(decoded(tmp_path / "a.png", (7, 5)), expected)
+        assert np.array_equal(decoded(tmp_path / "a.png", (9, 14)), pixels)
+
+    @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "BMP", "TIFF"])
+    def test_truncated_files(self, pixels, tmp_path, file_format):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, file_format)
+        for part in (0.0, 0.1, 0.5, 0.8):
+            (tmp_path / "half").write_bytes(buffer.getvalue()[: int(part * buffer.tell())])
+            with pytest.raises(CatwalkError, match="image .*half cannot be read"):
+                decode(tmp_path / "half")
+
+    def test_what_is_no_image(self, tmp_path):
+        (tmp_path / "a.png").write_text("not an image")
+        with pytest.raises(CatwalkError, match=r"a\.png cannot be read"):
+            decode(tmp_path / "a.png")
+        with pytest.raises(CatwalkError, match=r"b\.png cannot be read"):
+            decode(tmp_path / "b.png")
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_damaged_bytes_are_read_or_refused(self, pixels, tmp_path, random):
+        """Whatever stands in a file, nothing but a CatwalkError comes out."""
+        refused = 0
+        for file_format in ("PNG", "JPEG", "GIF", "BMP", "WEBP"):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, file_format)
+            for _ in range(60):
+                damaged = bytearray(buffer.getvalue())
+                for place in random.integers(min(len(damaged), 200), size=3):
+                    damaged[place] = random.integers(256)
+                (tmp_path / "damaged").write_bytes(damaged)
+                try:
+                    decode(tmp_path / "damaged")
+                except CatwalkError:
+                    refused += 1
+        assert refused > 60
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor"])
+def test_a_png_keeps_every_level(tmp_path, kind):
+    levels = np.arange(3 * 16 * 32, dtype=np.int64).reshape(3, 16, 32).astype(np.uint8)
+    path = tmp_path / "new" / "folders" / "a.png"
+    save_png(torch.from_numpy(levels) if kind == "tensor" else levels, path)
+    assert np.array_equal(decode(path), levels)
+    with Image.open(path) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (32, 16))
+
+
+def test_levels_become_shares_of_255():
+    levels = torch.arange(256, dtype=torch.uint8)
+    expected = np.arange(256, dtype=np.float32) / np.float32(255)
+    assert to_float(levels).dtype == torch.float32
+    assert np.array_equal(to_float(levels).numpy(), expected)
+    assert levels[255] == 255
+
+
+@pytest.fixture
+def folder(tmp_path, random):
+    """A folder with 70 images, and the images."""
+    images = random.integers(256, size=(70, 4, 5, 3), dtype=np.uint8)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    return tmp_path, images.transpose(0, 3, 1, 2), [f"{number}.png" for number in range(70)]
+
+
+def cache_files(folder):
+    return sorted(path.name for path in (folder / ".cache").iterdir())
+
+
+class TestLoadImages:
+    def test_all_images_in_order(self, folder):
+        place, expected, names = folder
+        calls = []
+        levels = load_images(place, names, None, progress=lambda *call: calls.append(call))
+        assert np.array_equal(levels, expected)
+        assert calls == [(done, 70) for done in range(1, 71)]
+        assert not levels.flags.writeable
+        assert isinstance(levels, np.memmap)
+        assert np.array_equal(load_images(place, [names[5], names[2], names[5]], None), expected[[5, 2, 5]])
+
+    def test_the_cache_is_used(self, folder, monkeypatch):
+        place, expected, names = folder
+        load_images(place, names, None)
+        monkeypatch.setattr(module, "decode", lambda *_: pytest.fail("decoded again"))
+        assert np.array_equal(load_images(place, names, None), expected)
+
+    def test_it_is_redone_for_another_image_size_or_list(self, folder):
+        place, expected, names = folder
+        load_images(place, names, None)
+        changed = 255 - expected[3]
+        save_png(changed, place / "3.png")
+        levels = load_images(place, names, None)
+        assert np.array_equal(levels[3], changed)
+        assert np.array_equal(levels[4:], expected[4:])
+        assert load_images(place, names, (8, 6)).shape == (70, 3, 8, 6)
+        assert np.array_equal(load_images(place, names, (8, 6))[3], decode(place / "3.png", (8, 6)))
+        assert np.array_equal(load_images(place, names[::-1], None)[66], changed)
+        assert len(cache_files(place)) == 4
+
+    @pytest.mark.parametrize("workers", [1, 2, 9])
+    def test_the_number_of_workers_does_not_show(self, folder, workers, tmp_path):
+        place, expected, names = folder
+        levels = load_images(place, names, None, workers=workers, cache=tmp_path / f"cache{workers}")
+        assert np.array_equal(levels, expected)
+        assert not (place / ".cache").exists()
+
+    def test_differing_sizes(self, folder):
+        place, _, names = folder
+        Image.new("RGB", (7, 8)).save(place / "40.png")
+        owners = [f"item {number}" for number in range(70)]
+        message = r"image .*40\.png of item 40 is 7×8 and the first is 5×4: give an image_size"
+        with pytest.raises(CatwalkError, match=message):
+            load_images(place, names, None, names=owners)
+        assert cache_files(place) == []
+        assert load_images(place, names, (4, 5)).shape == (70, 3, 4, 5)
+
+    @pytest.mark.parametrize("number", [0, 40])
+    def test_a_damaged_image_names_the_file_and_the_item(self, folder, number):
+        place, _, names = folder
+        path = place / f"{number}.png"
+        path.write_bytes(path.read_bytes()[:60])
+        with pytest.raises(CatwalkError, match=rf"image .*{number}\.png of item '{number}' cannot be read"):
+            load_images(place, names, None, names=[f"item '{number}'" for number in range(70)])
+        with pytest.raises(CatwalkError, match=rf"image .*{number}\.png cannot be read"):
+            load_images(place, names, None)
+        assert not (place / ".cache").exists() or cache_files(place) == []
+
+    def test_the_rest_is_not_decoded_after_a_damaged_image(self, folder, monkeypatch):
+        place, _, names = folder
+        (place / "1.png").write_bytes(b"")
+        count = []
+        monkeypatch.setattr(module, "decode", lambda path, size: count.append(path) or decode(path, size))
+        with pytest.raises(CatwalkError):
+            load_images(place, names * 100, None, workers=1)
+        assert len(count) < 7000
+
+    def test_no_images(self, tmp_path):
+        with pytest.raises(CatwalkError, match="there are no images to load"):
+            load_images(tmp_path, [], None)
+
+    def test_a_killed_process_leaves_no_cache_that_looks_complete(self, folder):
+        place, expected, names = folder
+        script = f"""
+            import os, signal
+            from pathlib import Path
+            from catwalk.images import load_images
+
+            def kill(done, total):
+                if done == 30:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            load_images(Path({str(place)!r}), {names!r}, None, workers=1, progress=kill)
+        """
+        finished = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=120)
+        assert finished.returncode == -signal.SIGKILL
+        assert not list((place / ".cache").glob("*.npy"))
+        assert np.array_equal(load_images(place, names, None), expected)
+        assert len(list((place / ".cache").glob("*.npy"))) == 1
+
+    def test_an_exception_leaves_nothing(self, folder):
+        place, _, names = folder
+
+        def interrupt(done, total):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            load_images(place, names, None, progress=interrupt)
+        assert os.listdir(place / ".cache") == []
