@@ -1,0 +1,70 @@
+"""Who sees the attacked items: CHR@20 by what a user has bought, from the results that a study left in its cache.
+
+Run it after `make demo`: `.venv/bin/python docs/exposure_by_users.py runs/demo data/demo`. It prints, for no attack and
+every attack, the mean over the study's seeds of the attacked items' places in the top-20 lists of three groups of test
+users (those who bought an item of the source category in training, of the others those who bought one of the target
+category, and the rest), and the mean rank of the attacked items over all users.
+"""
+
+import csv
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from catwalk.ranking import score_users, top_k
+from datamodules import InteractionTriplets
+from lightning_modules import VBPR
+
+
+def main(study: Path, dataset: Path, k: int = 20) -> None:
+    cache = study.parent / "cache"
+    stages = json.loads((study / "manifest.json").read_text())["stages"]
+    with (study / "cells.csv").open() as file:
+        cell = next(csv.DictReader(file))
+    figures = defaultdict(list)
+    for description, place in stages.items():
+        if not place.startswith("recommender/") or "VBPR" not in description:
+            continue
+        attack = description.split(" · ")[1]
+        features = json.loads((cache / place / "stage.json").read_text())["settings"]["features"]
+        (folder,) = cache.glob(f"*/{features}")
+        data = InteractionTriplets(dataset, folder)
+        data.setup("test")
+        table = data.feature_table
+        model = VBPR.load_from_checkpoint(cache / place / "recommender.ckpt", map_location="cpu")
+        model.features = table.features / table.scale
+        figures[attack].append(exposure(model, data, cell["source"], cell["target"], k))
+    shown = Table("Attack", "source buyers", "target buyers", "others", "all", "mean rank", title=f"CHR@{k} by users")
+    for attack, rows in figures.items():
+        means = torch.tensor(rows).mean(dim=0).tolist()
+        shown.add_row(attack, *(f"{mean:.3f}" for mean in means[:4]), f"{means[4]:.1f}")
+    Console().print(shown)
+
+
+@torch.inference_mode()
+def exposure(model: VBPR, data: InteractionTriplets, source: str, target: str, k: int) -> list[float]:
+    """Return CHR@k among source buyers, target buyers, others and all, and the attacked items' mean rank."""
+    categories = torch.from_numpy(data.feature_table.categories)
+    attacked, wanted = (categories == data.feature_table.category_names.index(name) for name in (source, target))
+    buyers = [torch.zeros(data.num_users, dtype=torch.bool) for _ in range(2)]
+    users, items = torch.from_numpy(data.split.users), torch.from_numpy(data.split.items)
+    for bought, category in zip(buyers, (attacked, wanted), strict=True):
+        bought[users[category[items]]] = True
+    tested = torch.from_numpy(data.split.test >= 0).nonzero().squeeze(1)
+    item_vectors = model.item_vectors()
+    scores = score_users(lambda block: model.user_vectors(block) @ item_vectors.T, tested, data.seen_items("test"))
+    lists, _ = top_k(scores, k)
+    places = (attacked[lists.clamp(min=0)] & (lists >= 0)).sum(dim=1).double()
+    of_source, of_target = buyers[0][tested], buyers[1][tested] & ~buyers[0][tested]
+    groups = [of_source, of_target, ~of_source & ~of_target, torch.ones(len(tested), dtype=torch.bool)]
+    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)[:, attacked] + 1
+    return [*(float(places[group].mean()) for group in groups), float(ranks.double().mean())]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
