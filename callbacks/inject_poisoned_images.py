@@ -2,10 +2,11 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.seed import isolate_rng
 from rich.console import Console
 from rich.progress import Progress
 
@@ -66,22 +67,7 @@ class InjectPoisonedImages(Callback):
         self._clean = clean
         if self._poisoned is None:
             if trainer.is_global_zero:
-                classifier = load_classifier(self.classifier)
-                classifier.network.to(trainer.strategy.root_device)
-                console = Console()
-                with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-                    task = bar.add_task(f"{self.attack.name} on {self.source} images")
-                    poison(
-                        classifier,
-                        self.attack,
-                        data.catalogue,
-                        clean,
-                        self.output,
-                        source=self.source,
-                        target=self.target,
-                        chosen_by=self.chosen_by,
-                        progress=lambda done, total: bar.update(task, completed=done, total=total),
-                    )
+                self._poison(trainer, data, clean)
             trainer.strategy.barrier("poisoned images are written")
             self._poisoned = FeatureTable.read(self.output, data.catalogue)
             self.summary = read_summary(self.output)
@@ -90,6 +76,25 @@ class InjectPoisonedImages(Callback):
                 f"{self.summary.sr:.1%} ({self.summary.sr_clean:.1%} before), images in {self.output}"
             )
         data.feature_table = self._poisoned
+
+    def _poison(self, trainer: Trainer, data: Any, clean: FeatureTable) -> None:
+        """Attack, and leave the global random numbers as they are: the recommender begins as without an attack."""
+        console = Console()
+        with isolate_rng(), Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            classifier = load_classifier(self.classifier)
+            classifier.network.to(trainer.strategy.root_device)
+            task = bar.add_task(f"{self.attack.name} on {self.source} images")
+            poison(
+                classifier,
+                self.attack,
+                data.catalogue,
+                clean,
+                self.output,
+                source=self.source,
+                target=self.target,
+                chosen_by=self.chosen_by,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what the attack did."""

@@ -42,11 +42,8 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
     if not path.is_file():
         raise CatwalkError(f"{path} does not exist")
     try:
-        if path.suffix == ".parquet":
-            # No partitioning: a folder that happens to be called `category=3` is not a column.
-            table = pa.parquet.read_table(path, partitioning=None)
-        else:
-            table = _read_csv(path)
+        # No partitioning: a folder that happens to be called `category=3` is not a column.
+        table = pa.parquet.read_table(path, partitioning=None) if path.suffix == ".parquet" else _read_csv(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CatwalkError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     found = table.column_names

@@ -1,6 +1,6 @@
 """Data loaders over whole batches, so that no Python runs per example."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -36,13 +36,10 @@ class Batches(IterableDataset):
         return DataLoader(self, batch_size=None, num_workers=0, pin_memory=pin_memory)
 
 
-def share(rows: Sequence[Any], rank: int, world_size: int, what: str) -> Sequence[Any]:
-    """Return every ``world_size``-th of some rows, from the ``rank``-th on.
+def check_shares(count: int, world_size: int, what: str) -> None:
+    """Raise a CatwalkError if there is something to share out among processes, but not enough for each.
 
-    Raises:
-        CatwalkError: If there are rows, but fewer than processes: Lightning lets a process without any skip the
-            evaluation, and the others wait for it for ever.
+    Lightning cannot evaluate where one process has no batches at all.
     """
-    if 0 < len(rows) < world_size:
-        raise CatwalkError(f"{len(rows)} {what} cannot be divided among {world_size} processes: use fewer devices")
-    return rows[rank::world_size]
+    if 0 < count < world_size:
+        raise CatwalkError(f"{count} {what} cannot be divided among {world_size} processes: use fewer devices")

@@ -15,7 +15,7 @@ from catwalk.features import FeatureTable
 from catwalk.interactions import Split, read_split
 from catwalk.ranking import MAX_BLOCK_BYTES, SeenItems, user_blocks
 from catwalk.sampling import sample_epoch
-from datamodules.batches import Batches, share
+from datamodules.batches import Batches, check_shares
 
 MIN_BLOCKS = 64
 """Users are ranked in at least this many blocks, as far as blocks of 16 allow."""
@@ -134,7 +134,8 @@ class InteractionTriplets(LightningDataModule):
         # Enough blocks for every process to have some, and the same ones however many processes there are.
         max_bytes = min(MAX_BLOCK_BYTES, 4 * self.num_items * (len(users) // MIN_BLOCKS))
         blocks = list(user_blocks(users, self.num_items, max_bytes=max_bytes))
-        mine = share(blocks, self._rank, self._world_size, "blocks of 16 users")
+        check_shares(len(blocks), self._world_size, f"blocks of {len(blocks[0])} users")
+        mine = blocks[self._rank :: self._world_size]
         return Batches(lambda: iter(mine), len(mine)).loader()
 
     @property

@@ -17,7 +17,7 @@ from catwalk.errors import CatwalkError
 from catwalk.images import load_images, to_float
 from catwalk.labelled_images import LabelledImages
 from catwalk.poisoning import item_names
-from datamodules.batches import Batches, share
+from datamodules.batches import Batches, check_shares
 
 
 class ProductImages(LightningDataModule):
@@ -129,7 +129,9 @@ class ProductImages(LightningDataModule):
         return self._evaluation_loader("test")
 
     def _evaluation_loader(self, split: str) -> DataLoader | list:
-        rows = share(self.labelled.rows(split), self._rank, self._world_size, f"images of the split {split}")
+        all_rows = self.labelled.rows(split)
+        check_shares(len(all_rows), self._world_size, f"images of the split {split}")
+        rows = all_rows[self._rank :: self._world_size]
         if len(rows) == 0:
             return []
         starts = range(0, len(rows), self.batch_size)
@@ -139,7 +141,7 @@ class ProductImages(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """Return the catalogue's images in order, as uint8; each process gets a contiguous share."""
-        share(self.catalogue.item_ids, self._rank, self._world_size, "items")  # only to check
+        check_shares(len(self.catalogue), self._world_size, "items")
         rows = np.array_split(np.arange(len(self.catalogue)), self._world_size)[self._rank]
         levels = self._item_levels
         assert levels is not None

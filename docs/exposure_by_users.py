@@ -28,9 +28,9 @@ def main(study: Path, dataset: Path, k: int = 20) -> None:
         cell = next(csv.DictReader(file))
     figures = defaultdict(list)
     for description, place in stages.items():
-        if not place.startswith("recommender/") or "VBPR" not in description:
+        if not (place.startswith("recommender/") and description.startswith("VBPR")):
             continue
-        attack = description.split(" · ")[1]
+        attack = description.split(", ")[-2]
         features = json.loads((cache / place / "stage.json").read_text())["settings"]["features"]
         (folder,) = cache.glob(f"*/{features}")
         data = InteractionTriplets(dataset, folder)

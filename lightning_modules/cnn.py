@@ -149,7 +149,7 @@ class ProductClassifier(LightningModule):
         if self.make_lr_scheduler is None:
             total_steps = self.trainer.estimated_stepping_batches
             if math.isinf(total_steps):
-                raise CatwalkError("the default lr_scheduler needs an end: give trainer.max_epochs or trainer.max_steps")
+                raise CatwalkError("the default lr_scheduler needs an end: give trainer.max_epochs or max_steps")
             scheduler: Any = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer,
                 max_lr=[group["lr"] for group in optimizer.param_groups],

@@ -1,13 +1,11 @@
 """What many tests share: a tiny shop, a CNN trained on it, its features, and a Trainer that writes nothing."""
 
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,15 +13,15 @@ import torch
 # on the path goes before a folder without __init__.py.
 sys.path.append(str(Path(__file__).parents[1]))
 
-from pytorch_lightning import LightningDataModule, Trainer, seed_everything  # noqa: E402
+from pytorch_lightning import Trainer, seed_everything
 
-from catwalk.backbones import Classifier, load_classifier, network_fingerprint  # noqa: E402
-from catwalk.catalogue import Catalogue  # noqa: E402
-from catwalk.features import FeatureTable, Predictions, predict  # noqa: E402
-from catwalk.images import load_images  # noqa: E402
-from datamodules import ProductImages  # noqa: E402
-from datamodules.importers.synthetic import synthetic  # noqa: E402
-from lightning_modules import ProductClassifier  # noqa: E402
+from catwalk.backbones import Classifier, load_classifier, network_fingerprint
+from catwalk.catalogue import Catalogue
+from catwalk.features import FeatureTable, predict
+from catwalk.images import load_images
+from datamodules import ProductImages
+from datamodules.importers.synthetic import synthetic
+from lightning_modules import ProductClassifier
 
 TrainerFactory = Callable[..., Trainer]
 

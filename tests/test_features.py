@@ -141,13 +141,15 @@ class TestFiles:
 
 class TestRefusals:
     def test_none(self, catalogue, tmp_path):
-        with pytest.raises(CatwalkError, match=r"there are no features in .*: features\.safetensors is missing; `catwalk"):
+        with pytest.raises(
+            CatwalkError, match=r"there are no features in .*: features\.safetensors is missing; `catwalk"
+        ):
             FeatureTable.read(tmp_path / "absent", catalogue)
 
     def test_another_catalogue(self, table, catalogue, tmp_path):
         table.write(tmp_path, catalogue)
         other = dataclasses.replace(catalogue, item_ids=("x", *catalogue.item_ids[1:]))
-        with pytest.raises(CatwalkError, match="was made of another catalogue than .*extract the features again"):
+        with pytest.raises(CatwalkError, match=r"was made of another catalogue than .*extract the features again"):
             FeatureTable.read(tmp_path, other)
 
     @pytest.mark.parametrize("length", [0, 4, 100, -1])
@@ -185,7 +187,10 @@ class TestRefusals:
         [
             (lambda lines: lines[:-5], "does not list the items"),
             (lambda lines: [lines[0], *lines[:0:-1]], "does not list the items"),
-            (lambda lines: [lines[0], lines[1].replace(",", ",Not", 1), *lines[2:]], "is damaged, extract the features"),
+            (
+                lambda lines: [lines[0], lines[1].replace(",", ",Not", 1), *lines[2:]],
+                "is damaged, extract the features",
+            ),
             (lambda lines: [lines[0], lines[1] + "x", *lines[2:]], "is damaged, extract the features again"),
             (lambda lines: ["item_id,category,share", *lines[1:]], "lacks the column 'probability'"),
         ],

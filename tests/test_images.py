@@ -134,7 +134,7 @@ class TestDecode:
         Image.fromarray(pixels).save(buffer, file_format)
         for part in (0.0, 0.1, 0.5, 0.8):
             (tmp_path / "half").write_bytes(buffer.getvalue()[: int(part * buffer.tell())])
-            with pytest.raises(CatwalkError, match="image .*half cannot be read"):
+            with pytest.raises(CatwalkError, match=r"image .*half cannot be read"):
                 decode(tmp_path / "half")
 
     def test_what_is_no_image(self, tmp_path):

@@ -157,7 +157,9 @@ def test_bad_timestamps(catalogue, times, message):
 
 def test_unknown_items_are_counted(catalogue):
     write(catalogue, [("u", "i0", 1), ("u", "2", 2), ("v", "i1", 3), ("v", "x", 4)])
-    with pytest.raises(CatwalkError, match=r"interactions\.csv, row 2: item '2' is not in the catalogue \(2 such rows\)"):
+    with pytest.raises(
+        CatwalkError, match=r"interactions\.csv, row 2: item '2' is not in the catalogue \(2 such rows\)"
+    ):
         Interactions.read(catalogue)
 
 

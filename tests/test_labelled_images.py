@@ -34,7 +34,12 @@ def counts(labelled, split):
 
 
 def test_the_file_is_read_in_its_order(catalogue):
-    rows = [("b.png", "Hat", "test"), ("a.png", "Sock", "train"), ("a.png", "Bag", "validation"), ("b.png", "Bag", "train")]
+    rows = [
+        ("b.png", "Hat", "test"),
+        ("a.png", "Sock", "train"),
+        ("a.png", "Bag", "validation"),
+        ("b.png", "Bag", "train"),
+    ]
     write(catalogue, rows)
     labelled = LabelledImages.read(catalogue, validation_share=0.5, test_share=0.5)
     assert labelled.images == ("b.png", "a.png", "a.png", "b.png")
@@ -44,7 +49,9 @@ def test_the_file_is_read_in_its_order(catalogue):
 
 
 def test_without_validation_images_a_share_of_every_category_is_held_out(catalogue):
-    write(catalogue, [("a.png", "Bag", "train")] * 20 + [("a.png", "Hat", "train")] * 10 + [("b.png", "Hat", "test")] * 5)
+    write(
+        catalogue, [("a.png", "Bag", "train")] * 20 + [("a.png", "Hat", "train")] * 10 + [("b.png", "Hat", "test")] * 5
+    )
     labelled = LabelledImages.read(catalogue, validation_share=0.2, test_share=0.9)
     assert counts(labelled, "validation") == [0, 4, 2, 0]
     assert counts(labelled, "train") == [0, 16, 8, 0]

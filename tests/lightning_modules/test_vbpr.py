@@ -102,14 +102,12 @@ def rare_items(shop, catalogue):
         for row in csv.DictReader(file):
             histories.setdefault(row["user_id"], []).append((int(row["timestamp"]), row["item_id"]))
     trained_on = Counter(
-        item
-        for history in histories.values()
-        for _, item in (sorted(history)[:-1] if len(history) > 1 else history)
+        item for history in histories.values() for _, item in (sorted(history)[:-1] if len(history) > 1 else history)
     )
     return np.array([trained_on[item] < 10 for item in catalogue.item_ids])
 
 
-def compare_on_rare_items(shop, features, make_trainer, seeds, epochs, vbpr_settings):
+def compare_on_rare_items(shop, features, make_trainer, seeds, epochs, vbpr_settings=None, bpr_mf_settings=None):
     """Mean HR@20 and AUC of VBPR and BPR-MF, over the users whose test item has few training purchases."""
     catalogue = Catalogue.read(shop)
     rare = rare_items(shop, catalogue)
@@ -118,13 +116,13 @@ def compare_on_rare_items(shop, features, make_trainer, seeds, epochs, vbpr_sett
         figures = []
         for seed in seeds:
             seed_everything(seed, verbose=False)
-            model = VBPR(**vbpr_settings) if name == "VBPR" else BPRMF()
+            model = VBPR(**vbpr_settings or {}) if name == "VBPR" else BPRMF(**bpr_mf_settings or {})
             data = InteractionTriplets(shop, features, seed=seed)
             make_trainer(max_epochs=epochs).fit(model, data)
             test = data.split.test
             users = np.flatnonzero(test >= 0)
             users = users[rare[test[users]]]
-            items, scores = model.recommend(torch.from_numpy(users), len(catalogue))
+            items, _ = model.recommend(torch.from_numpy(users), len(catalogue))
             for ranked, target in zip(items.numpy(), test[users], strict=True):
                 rank = int(np.flatnonzero(ranked == target)[0]) + 1
                 candidates = int((ranked >= 0).sum())
@@ -150,9 +148,7 @@ def features_of_a_trained_cnn(shop, folder, make_trainer, epochs, width, **data_
 def test_images_help_with_items_that_few_have_bought(tmp_path, make_trainer):
     synthetic(tmp_path / "shop", items=300, users=900, image_size=16, train_images=60, test_images=5)
     features = features_of_a_trained_cnn(tmp_path / "shop", tmp_path, make_trainer, epochs=8, width=8, batch_size=32)
-    means, count = compare_on_rare_items(
-        tmp_path / "shop", features, make_trainer, seeds=(0, 1, 2), epochs=20, vbpr_settings={}
-    )
+    means, count = compare_on_rare_items(tmp_path / "shop", features, make_trainer, seeds=(0, 1, 2), epochs=20)
     assert count > 150
     hit_rate, auc = means["VBPR"] - means["BPRMF"]
     assert hit_rate > 0.03
@@ -165,9 +161,16 @@ def test_images_help_with_items_that_few_have_bought_in_real_photographs(tmp_pat
     fashion_mnist(tmp_path / "shop")
     features = features_of_a_trained_cnn(tmp_path / "shop", tmp_path, make_trainer, epochs=1, width=16)
     means, count = compare_on_rare_items(
-        tmp_path / "shop", features, make_trainer, seeds=(0, 1), epochs=40, vbpr_settings={}
+        tmp_path / "shop",
+        features,
+        make_trainer,
+        seeds=(0, 1),
+        epochs=40,
+        # The penalty on E weighs on the images' part alone: without it, the two models differ in the images only.
+        vbpr_settings={"regularization": 0.02, "projection_regularization": 0.0},
+        bpr_mf_settings={"regularization": 0.02},
     )
     assert count > 500
     hit_rate, auc = means["VBPR"] - means["BPRMF"]
-    assert hit_rate > 0.01
-    assert auc > 0.05
+    assert hit_rate > 0.015
+    assert auc > 0.06
