@@ -1,0 +1,102 @@
+"""A study of seconds on the tiny shop."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from catwalk.cli import main
+from catwalk.study.cache import StageCache
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that has run: its settings, where it wrote, and the stages that it made in this run, by kind."""
+
+    settings: Settings
+    output: Path
+    made: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        return self.output / self.settings["name"]
+
+    @property
+    def tables(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted(self.folder.glob("table*"))}
+
+
+@pytest.fixture(scope="session")
+def study_settings(shop: Path) -> Settings:
+    """Return the settings of a study with 12 cells and 12 stages; change a copy."""
+    small = {"class_path": "lightning_modules.VBPR", "init_args": {"factors": 4, "visual_factors": 4}}
+    return {
+        "name": "tiny",
+        "dataset": str(shop),
+        "source": "Sandal",
+        "target": "Sneaker",
+        "seeds": [0, 1],
+        "extractors": {
+            "T": {
+                "model": {
+                    "class_path": "lightning_modules.ProductClassifier",
+                    "init_args": {"backbone": "catwalk.backbones.compact_cnn", "backbone_args": {"width": 8}},
+                },
+                "data": {"batch_size": 32, "shift": 1},
+                "trainer": {"max_epochs": 8, "accelerator": "cpu"},
+            }
+        },
+        "attacks": [
+            {"class_path": "catwalk.attacks.FGSM", "init_args": {"epsilon": 32}},
+            {"class_path": "catwalk.attacks.PGD", "init_args": {"epsilon": 32}},
+        ],
+        "recommenders": {
+            "VBPR": {"model": small, "trainer": {"max_epochs": 3, "accelerator": "cpu"}},
+            "BPR-MF": {
+                "model": {"class_path": "lightning_modules.BPRMF", "init_args": {"factors": 4}},
+                "trainer": {"max_epochs": 3, "accelerator": "cpu"},
+            },
+        },
+    }
+
+
+@pytest.fixture
+def settings(study_settings: Settings) -> Settings:
+    """Return a copy to change."""
+    return copy.deepcopy(study_settings)
+
+
+def run(settings: Settings, output: Path) -> Study:
+    """Run ``catwalk study``."""
+    path = output.parent / f"{output.name}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    made: list[str] = []
+    write = StageCache.write
+
+    def write_and_tell(self: StageCache, stage: str, key: str, make: Callable) -> None:
+        write(self, stage, key, make)
+        made.append(stage)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StageCache, "write", write_and_tell)
+        patch.setattr("sys.argv", ["catwalk"])
+        main(["study", "--config", str(path), "--output", str(output)])
+    return Study(settings, output, tuple(made))
+
+
+@pytest.fixture(scope="session")
+def run_study() -> Callable[[Settings, Path], Study]:
+    """Return a function that runs a study."""
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(study_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Return the study when it has run. Do not write into its folders."""
+    return run(study_settings, tmp_path_factory.mktemp("study") / "runs")

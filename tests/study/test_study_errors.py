@@ -1,0 +1,126 @@
+"""A study that cannot run says why in one line, before anything is written."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from catwalk.cli import main
+
+
+def put(settings: dict, place: str, value: object) -> None:
+    """Set ``settings["a"]["b"]`` for the place ``a.b``; a number is a place in a list."""
+    *outer, last = [int(part) if part.isdigit() else part for part in place.split(".")]
+    for part in outer:
+        settings = settings[part]
+    settings[last] = value
+
+
+FGSM = "catwalk.attacks.FGSM"
+CASES = {
+    "unknown key": ({"bogus": 1}, ["bogus"]),
+    "unknown key of a training": ({"extractors.T.bogus": 1}, ["extractors", "bogus", "model, data, trainer, seed"]),
+    "missing model": ({"extractors.T": {}}, ["extractors", "model"]),
+    "unknown attack": ({"attacks.0.class_path": "catwalk.attacks.FSGM"}, ["attacks", "FSGM", "FGSM, PGD"]),
+    "attack without a class": ({"attacks.0": {"init_args": {"epsilon": 8}}}, ["attacks", "class_path"]),
+    "attack by its name alone": ({"attacks.0": FGSM}, ["attacks", FGSM]),
+    "attack with an unknown option": ({"attacks.0.init_args": {"epsilom": 8}}, ["attacks", "epsilom", "epsilon"]),
+    "negative epsilon": ({"attacks.0.init_args.epsilon": -8}, ["attacks", "epsilon", "-8"]),
+    "epsilon that is no number": ({"attacks.0.init_args.epsilon": "big"}, ["attacks.epsilon: expected float, got big"]),
+    "attack twice": ({"attacks.0": {"class_path": "catwalk.attacks.PGD", "init_args": {"epsilon": 32}}}, ["PGD (ε = 32) occurs twice"]),
+    "unknown source": ({"source": "Sandals"}, ["source", "'Sandals'", "Bag, Dress, Sandal"]),
+    "unknown target": ({"target": "Sneakers"}, ["target", "'Sneakers'", "Bag, Dress, Sandal"]),
+    "source equal to target": ({"target": "Sandal"}, ["source and target", "'Sandal'"]),
+    "no seeds": ({"seeds": []}, ["seeds"]),
+    "seed twice": ({"seeds": [0, 0]}, ["seeds", "[0, 0]"]),
+    "seed that is no number": ({"seeds": ["x"]}, ["seeds", "x"]),
+    "no recommenders": ({"recommenders": {}}, ["recommenders"]),
+    "missing dataset": ({"dataset": "nowhere"}, ["nowhere", "catwalk data --help"]),
+    "top_k larger than the catalogue": ({"top_k": 91}, ["top_k", "90", "91"]),
+    "top_k of none": ({"top_k": 0}, ["top_k", "got 0"]),
+    "top_k that the model does not list": (
+        {"recommenders.VBPR.model.init_args.top_k": [10]},
+        ["recommenders.VBPR.model.top_k", "20", "[10]"],
+    ),
+    "recommender that is none": (
+        {"recommenders.VBPR.model": {"class_path": "lightning_modules.ProductClassifier"}},
+        ["recommenders.VBPR.model", "Recommender"],
+    ),
+    "network that is none": (
+        {"extractors.T.model": {"class_path": "lightning_modules.VBPR"}},
+        ["extractors.T.model", "ProductClassifier"],
+    ),
+    "unknown option of a model": (
+        {"recommenders.VBPR.model.init_args.bogus": 1},
+        ["recommenders.VBPR.model", "bogus", "visual_factors"],
+    ),
+    "unknown backbone": (
+        {"extractors.T.model.init_args.backbone": "nowhere.net"},
+        ["extractors.T.model.backbone", "nowhere.net"],
+    ),
+    "unknown option of the data": ({"extractors.T.data.bogus": 1}, ["extractors.T.data", "bogus", "batch_size"]),
+    "value of the data out of range": ({"recommenders.VBPR.data": {"batch_size": 0}}, ["recommenders.VBPR.data", "batch_size"]),
+    "unknown option of the trainer": ({"extractors.T.trainer.bogus": 1}, ["extractors.T.trainer", "bogus"]),
+    "value that the trainer refuses": ({"recommenders.VBPR.trainer.accelerator": "abacus"}, ["recommenders.VBPR.trainer", "abacus"]),
+    "unknown protocol": ({"protocol": {"source_items": "me"}}, ["source_items", "network, dataset"]),
+    "name that is the cache's": ({"name": "cache"}, ["name", "'cache'"]),
+}  # fmt: skip
+
+
+def fails(settings: dict, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """Run a study that must fail, and return its line."""
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    with pytest.raises(SystemExit) as info:
+        main(["study", "--config", str(path), "--output", str(tmp_path / "runs")])
+    error = capfd.readouterr().err
+    assert info.value.code == 2
+    assert re.fullmatch(r"catwalk: error: [^\n]{10,600}\n", error), error
+    assert not (tmp_path / "runs").exists()
+    return error
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_wrong_is_told_before_anything_is_written(settings, tmp_path: Path, capfd, name: str) -> None:
+    changes, words = CASES[name]
+    for place, value in changes.items():
+        put(settings, place, value)
+    error = fails(settings, tmp_path, capfd)
+    for word in words:
+        assert word in error
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("interactions.csv", "item-03", "item-99", ["interactions.csv", "'item-99'"]),
+        ("labelled_images.csv", "Bag", "Hat", ["labelled_images.csv", "'Hat'"]),
+        ("items.csv", "items/03.png", "items/99.png", ["items/99.png", "'item-03'"]),
+    ],
+)
+def test_a_shop_that_is_not_sound(settings, shop, tmp_path, capfd, file, old, new, words) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(shop, folder)
+    path = folder / file
+    path.write_text(path.read_text().replace(old, new, 1))
+    error = fails(settings | {"dataset": str(folder)}, tmp_path, capfd)
+    for word in words:
+        assert word in error
+
+
+def test_an_image_that_cannot_be_read(settings, shop, tmp_path, capfd) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(shop, folder, ignore=shutil.ignore_patterns(".cache"))
+    image = next((folder / "images" / "train").glob("*.png"))
+    image.write_bytes(b"no picture")
+    assert image.name in fails(settings | {"dataset": str(folder)}, tmp_path, capfd)
+
+
+def test_the_models_own_list_lengths_may_go_beyond_the_studys(settings, tmp_path, run_study) -> None:
+    settings["recommenders"]["VBPR"]["model"]["init_args"]["top_k"] = [10, 20]
+    settings |= {"attacks": [], "seeds": [0]}
+    del settings["recommenders"]["BPR-MF"]
+    study = run_study(settings, tmp_path / "runs")
+    assert len((study.folder / "cells.csv").read_text().splitlines()) == 2

@@ -1,0 +1,140 @@
+"""Repeated, changed and broken runs of a study."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from catwalk.study.cache import StageCache
+
+
+def results(output: Path) -> dict[str, int]:
+    """Return every result in the cache with the time at which it was written."""
+    return {
+        f"{path.parent.parent.name}/{path.parent.name}": path.stat().st_mtime_ns for path in output.rglob("stage.json")
+    }
+
+
+def leftovers(output: Path) -> list[Path]:
+    return list((output / "cache" / ".partial").glob("*"))
+
+
+def test_the_same_seeds_give_the_same_bytes_in_a_fresh_folder(finished, run_study, tmp_path: Path) -> None:
+    again = run_study(finished.settings, tmp_path / "runs")
+    assert len(again.tables) == 6
+    assert again.tables == finished.tables
+    assert results(again.output).keys() == results(finished.output).keys()
+
+
+def test_other_runs_recompute_what_has_changed_and_nothing_else(finished, settings, run_study, tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    first = run_study(settings, output)
+    before = results(output)
+    second = run_study(settings, output)
+    assert second.made == ()
+    assert results(output) == before
+    assert second.tables == first.tables == finished.tables
+
+    settings["attacks"][1]["init_args"]["epsilon"] = 16  # its images, and VBPR's two retrainings on them
+    third = run_study(settings, output)
+    assert third.made == ("attack", "recommender", "recommender")
+    assert {name: written for name, written in results(output).items() if name in before} == before
+
+    settings["recommenders"]["BPR-MF"]["model"]["init_args"]["factors"] = 5
+    assert run_study(settings, output).made == ("recommender", "recommender")
+    settings["seeds"] = [0, 1, 2]
+    assert run_study(settings, output).made == ("recommender",) * 4
+
+
+@pytest.mark.parametrize("failure", [ValueError("broken"), KeyboardInterrupt()], ids=["exception", "Ctrl-C"])
+def test_a_study_goes_on_after_a_failure_in_any_stage(
+    finished, settings, run_study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    output = tmp_path / "runs"
+    write = StageCache.write
+    failed: set[str] = set()
+
+    def fail_once(self: StageCache, stage: str, key: str, make) -> None:
+        """Fail when the stage has made its files."""
+
+        def make_and_fail(folder: Path):
+            record = make(folder)
+            if key not in failed:
+                failed.add(key)
+                raise failure
+            return record
+
+        write(self, stage, key, make_and_fail)
+
+    monkeypatch.setattr(StageCache, "write", fail_once)
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            study = run_study(settings, output)
+            break
+        except (ValueError, SystemExit):
+            assert leftovers(output) == []
+    assert attempts == 1 + len(finished.made)
+    assert study.tables == finished.tables
+
+
+def test_a_failure_of_the_first_stage_leaves_nothing(settings, run_study, tmp_path: Path, monkeypatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr("lightning_modules.ProductClassifier.training_step", broken)
+    with pytest.raises(ValueError, match="broken"):
+        run_study(settings, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+RUN_AND_DIE = """
+import os, signal, sys
+from catwalk.cli import main
+from catwalk.study.cache import StageCache
+
+write, count = StageCache.write, 0
+
+def write_and_die(self, stage, key, make):
+    global count
+    count += 1
+
+    def make_and_die(folder):
+        record = make(folder)
+        if count == int(sys.argv[1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return record
+
+    write(self, stage, key, make_and_die)
+
+StageCache.write = write_and_die
+main(["study", "--config", sys.argv[2], "--output", sys.argv[3]])
+"""
+
+
+def test_a_killed_study_goes_on(finished, settings, run_study, tmp_path: Path) -> None:
+    output, path = tmp_path / "runs", tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    at = random.randint(1, len(finished.made))  # whichever it is, the outcome must be the same
+    killed = subprocess.run([sys.executable, "-c", RUN_AND_DIE, str(at), str(path), str(output)], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(leftovers(output)) == 1
+    assert len(results(output)) == at - 1, at
+    study = run_study(settings, output)
+    assert len(study.made) == len(finished.made) - (at - 1), at
+    assert study.tables == finished.tables, at
+    assert leftovers(output) == []
+
+
+def test_seconds_are_in_the_cells_and_nowhere_else(finished) -> None:
+    for record in finished.output.rglob("stage.json"):
+        content = json.loads(record.read_text())
+        assert content["seconds"] > 0
+        assert "seconds" not in json.dumps(content["settings"])
+    assert all(b"second" not in content for content in finished.tables.values())

@@ -1,0 +1,151 @@
+"""The files of a study, their numbers recomputed from cells.csv and from the files of the stages."""
+
+import csv
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import seed_everything
+
+from callbacks import InjectPoisonedImages
+from catwalk.attacks import PGD
+from catwalk.catalogue import Catalogue
+from datamodules import InteractionTriplets
+from lightning_modules import VBPR
+
+COLUMNS = ["dataset", "protocol", "extractor", "attack", "epsilon", "recommender", "seed", "source", "target", "n_attacked", "chr@20", "hr@20", "ndcg@20", "auc", "sr", "sr_clean", "sr_net", "feature_loss", "linf_levels", "seconds"]
+ATTACKS = ["No attack", "FGSM (ε = 32)", "PGD (ε = 32)"]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def cells(finished) -> list[dict[str, str]]:
+    return read(finished.folder / "cells.csv")
+
+
+def test_all_files_are_there(finished) -> None:
+    tables = {f"table{number}.{kind}" for number in (1, 2) for kind in ("csv", "md", "tex")}
+    assert {path.name for path in finished.folder.iterdir()} == {"cells.csv", "manifest.json", *tables}
+
+
+def test_cells_are_the_whole_grid(cells) -> None:
+    assert list(cells[0]) == COLUMNS
+    grid = {(recommender, attack, seed) for recommender in ("VBPR", "BPR-MF") for attack in ATTACKS for seed in "01"}
+    assert {(cell["recommender"], cell["attack"], cell["seed"]) for cell in cells} == grid
+    assert len(cells) == len(grid) == 12
+    for cell in cells:
+        assert (cell["dataset"], cell["protocol"], cell["extractor"]) == ("Synthetic", "corrected", "T")
+        assert 0 <= float(cell["chr@20"]) <= 20
+        assert 0 <= float(cell["ndcg@20"]) <= float(cell["hr@20"]) <= 1
+        of_the_attack = [cell[name] for name in ("epsilon", "n_attacked", "sr", "feature_loss", "linf_levels")]
+        assert (of_the_attack == [""] * 5) == (cell["attack"] == "No attack")
+
+
+def test_a_recommender_without_images_has_the_same_figures_under_every_attack(cells) -> None:
+    for seed in "01":
+        figures = [
+            (cell["chr@20"], cell["hr@20"], cell["auc"])
+            for cell in cells
+            if cell["recommender"] == "BPR-MF" and cell["seed"] == seed
+        ]
+        assert len(figures) == 3
+        assert len(set(figures)) == 1
+
+
+def test_an_attack_changes_what_a_visual_recommender_recommends(cells) -> None:
+    figures = {cell["chr@20"] for cell in cells if cell["recommender"] == "VBPR" and cell["seed"] == "0"}
+    assert len(figures) > 1
+
+
+def test_table_1_is_the_mean_and_deviation_of_the_cells(finished, cells) -> None:
+    rows = read(finished.folder / "table1.csv")
+    assert [(row["model"], row["attack"]) for row in rows] == [(m, a) for m in ("VBPR", "BPR-MF") for a in ATTACKS]
+    for row in rows:
+        chosen = [cell for cell in cells if (cell["recommender"], cell["attack"]) == (row["model"], row["attack"])]
+        values = [float(cell["chr@20"]) for cell in chosen]
+        assert float(row["T"]) == pytest.approx(sum(values) / 2, rel=1e-12)
+        assert float(row["T sd"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=1e-9)
+        shown = f"{sum(values) / 2:.4f} ± {statistics.stdev(values):.4f}"
+        for kind, plus_minus in (("md", "±"), ("tex", r"$\pm$")):
+            assert shown.replace("±", plus_minus) in (finished.folder / f"table1.{kind}").read_text()
+
+
+def test_table_2_is_what_the_attacks_did(finished, cells) -> None:
+    rows = read(finished.folder / "table2.csv")
+    assert [row["attack"] for row in rows] == ATTACKS[1:]
+    for row in rows:
+        cell = next(cell for cell in cells if cell["attack"] == row["attack"])
+        assert float(row["T SR"]) == float(cell["sr"])
+        assert float(row["T FL"]) == float(cell["feature_loss"])
+        assert f"{100 * float(cell['sr']):.2f}%" in (finished.folder / "table2.md").read_text()
+        assert rf"{100 * float(cell['sr']):.2f}\%" in (finished.folder / "table2.tex").read_text()
+
+
+def test_bold_is_the_attack_that_raised_chr_most(finished, cells) -> None:
+    for recommender in ("VBPR", "BPR-MF"):
+        means = [
+            statistics.fmean(
+                float(cell["chr@20"])
+                for cell in cells
+                if (cell["recommender"], cell["attack"]) == (recommender, attack)
+            )
+            for attack in ATTACKS
+        ]
+        lines = [
+            line
+            for line in (finished.folder / "table1.md").read_text().splitlines()
+            if line.startswith("| " + recommender)
+        ]
+        bold = [number for number, line in enumerate(lines) if "**" in line]
+        assert bold == ([means.index(max(means))] if max(means) > means[0] else [])
+
+
+def test_the_manifest_says_what_was_run_and_where_it_is(finished, shop) -> None:
+    manifest = json.loads((finished.folder / "manifest.json").read_text())
+    assert manifest["dataset"]["catalogue"] == Catalogue.read(shop).fingerprint
+    assert manifest["seeds"] == [0, 1]
+    assert manifest["packages"]["torch"] == torch.__version__
+    assert manifest["protocol"]["name"] == "corrected"
+    folders = {f"{path.parent.parent.name}/{path.parent.name}" for path in finished.output.rglob("stage.json")}
+    assert set(manifest["stages"].values()) == folders
+    assert len(manifest["stages"]) == len(folders) == 12
+
+
+def test_a_stage_that_cells_share_is_made_once(finished) -> None:
+    made = {kind: finished.made.count(kind) for kind in finished.made}
+    # VBPR: clean and two attacks, two seeds each; BPR-MF never looks at an image.
+    assert made == {"classifier": 1, "features": 1, "attack": 2, "recommender": 6 + 2}
+
+
+def stage(finished, description: str) -> Path:
+    """Return the folder of a stage."""
+    stages = json.loads((finished.folder / "manifest.json").read_text())["stages"]
+    (found,) = [place for text, place in stages.items() if description in text]
+    return finished.output / "cache" / found
+
+
+def test_the_callback_poisons_as_the_stage_does(finished, shop, make_trainer, tmp_path: Path) -> None:
+    callback = InjectPoisonedImages(
+        next((finished.output / "cache" / "classifier").glob("*/classifier.ckpt")),
+        PGD(epsilon=32.0),
+        source="Sandal",
+        target="Sneaker",
+        output=tmp_path / "attack",
+    )
+    seed_everything(1, verbose=False)
+    model = VBPR(4, 4, top_k=[20])
+    data = InteractionTriplets(shop, stage(finished, "Features of"), seed=1)
+    make_trainer(max_epochs=3, deterministic=True, callbacks=[callback]).fit(model, data)
+    by_stage = stage(finished, "PGD (ε = 32), Sandal")
+    for path in (path for path in sorted(by_stage.rglob("*")) if path.is_file() and path.name != "stage.json"):
+        assert (tmp_path / "attack" / path.relative_to(by_stage)).read_bytes() == path.read_bytes(), path
+    checkpoint = stage(finished, "VBPR on T, PGD (ε = 32), seed 1") / "recommender.ckpt"
+    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in weights.items())
