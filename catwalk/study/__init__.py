@@ -4,7 +4,6 @@ import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,12 +14,12 @@ from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.protocol import Protocol
 from catwalk.study.cache import StageCache
-from catwalk.study.grid import NO_ATTACK, Grid, Training
+from catwalk.study.grid import NO_ATTACK, Grid, Settings, Training
 from catwalk.study.progress import StudyProgress
 from catwalk.study.stages import AttackStage, ClassifierStage, FeaturesStage, RecommenderStage, Shop, Stage
 from catwalk.study.tables import Cell, table_1, table_2, write_cells
 
-__all__ = ["Grid", "Training", "run_study"]
+__all__ = ["Grid", "Settings", "Training", "run_study"]
 
 
 def run_study(
@@ -29,7 +28,7 @@ def run_study(
     source: str,
     target: str,
     extractors: dict[str, Training],
-    attacks: list[dict[str, Any]],
+    attacks: list[Settings],
     recommenders: dict[str, Training],
     seeds: list[int] = [0],  # noqa: B006 - a default that is shown in the help and never changed
     top_k: int = 20,

@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from catwalk.errors import CatwalkError
 from catwalk.protocol import Protocol
 from catwalk.study.specification import attack_of
 
 NO_ATTACK = "No attack"
+
+
+Settings = dict
+"""Settings of a class, checked when it is known which one. Not ``dict[str, Any]``: inside of that the parser looks for
+classes by itself, and completes an optimizer with arguments that only its caller can give."""
 
 
 @dataclass
@@ -22,9 +26,9 @@ class Training:
         seed: Seed of weights and batches of a network; recommenders take the study's seeds instead.
     """
 
-    model: dict[str, Any]
-    data: dict[str, Any] | None = None
-    trainer: dict[str, Any] | None = None
+    model: Settings
+    data: Settings | None = None
+    trainer: Settings | None = None
     seed: int = 0
 
 
@@ -48,7 +52,7 @@ class Grid:
     source: str
     target: str
     extractors: dict[str, Training]
-    attacks: list[dict[str, Any]]
+    attacks: list[Settings]
     recommenders: dict[str, Training]
     seeds: list[int]
     top_k: int

@@ -85,8 +85,8 @@ def recommender_of(settings: Mapping[str, Any], name: str, top_k: int) -> Specif
     if "top_k" not in specification.settings["init_args"]:
         return specification
     if "top_k" not in (settings.get("init_args") or {}):
-        with_top_k = {**specification.settings["init_args"], "top_k": [top_k]}
-        return Specification.of({**specification.settings, "init_args": with_top_k}, Recommender, argument)
+        with_top_k = {**(settings.get("init_args") or {}), "top_k": [top_k]}
+        return Specification.of({**settings, "init_args": with_top_k}, Recommender, argument)
     stated = list(specification.settings["init_args"]["top_k"])
     if top_k not in stated:
         raise CatwalkError(f"{argument}.top_k: must contain the study's top_k, {top_k}, or be left out; got {stated}")

@@ -231,7 +231,7 @@ def table_1(cells: Sequence[Cell], top_k: int) -> Table:
         title=f"Table 1: CHR@{top_k} of {first['source']} on {first['dataset']}{spread}",
         notes=(
             f"Average number of {first['source']} items in a user's top {top_k}. Attacks make the CNN see "
-            f"{first['target']}; bold: the attack that raised it most."
+            f"{first['target']}; {'bold: the attack that raised it most' if best else 'none of them raised it'}."
         ),
         row_headings=("Model", "Attack"),
         groups=("",) * len(extractors),

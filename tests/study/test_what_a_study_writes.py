@@ -15,7 +15,28 @@ from catwalk.catalogue import Catalogue
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
-COLUMNS = ["dataset", "protocol", "extractor", "attack", "epsilon", "recommender", "seed", "source", "target", "n_attacked", "chr@20", "hr@20", "ndcg@20", "auc", "sr", "sr_clean", "sr_net", "feature_loss", "linf_levels", "seconds"]
+COLUMNS = [
+    "dataset",
+    "protocol",
+    "extractor",
+    "attack",
+    "epsilon",
+    "recommender",
+    "seed",
+    "source",
+    "target",
+    "n_attacked",
+    "chr@20",
+    "hr@20",
+    "ndcg@20",
+    "auc",
+    "sr",
+    "sr_clean",
+    "sr_net",
+    "feature_loss",
+    "linf_levels",
+    "seconds",
+]
 ATTACKS = ["No attack", "FGSM (ε = 32)", "PGD (ε = 32)"]
 
 
