@@ -122,6 +122,11 @@ def number_of(name: str, names: Sequence[str], argument: str) -> int:
     return list(names).index(name)
 
 
+def item_names(catalogue: Catalogue) -> list[str]:
+    """Return what messages call each item."""
+    return [f"item {item!r}" for item in catalogue.item_ids]
+
+
 def read_dataset_info(folder: Path) -> dict[str, Any]:
     """Return ``dataset.json`` of a dataset folder, or an empty dictionary where there is none."""
     path = folder / "dataset.json"

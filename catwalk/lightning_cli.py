@@ -165,7 +165,7 @@ class CatwalkCLI(LightningCLI):
     def before_predict(self) -> None:
         """Refuse to predict with a network that nobody has trained, or to write nothing."""
         self._require_weights()
-        if not any(_writes_predictions(callback) for callback in self.trainer.callbacks):
+        if not any(_writes_predictions(callback) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
             raise CatwalkError(
                 "predict: nothing would be written; add --config configs/cnn/features.yaml for the features of a CNN, "
                 "or --config configs/recommender/recommendations.yaml for the lists of a recommender"

@@ -13,9 +13,9 @@ KEEP_NONE = {"skip_unset" if hasattr(ArgumentParser, "instantiate") else "skip_n
 class ReadableHelp:
     """Mixin of a parser: takes out of its help what only a programmer could use."""
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Return the help, with types as people write them and without the defaults that are no value."""
-        return readable(super().format_help())  # type: ignore[misc]
+        return readable(super().format_help(*args, **kwargs))  # type: ignore[misc]
 
 
 class CatwalkParser(ReadableHelp, ArgumentParser):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from catwalk.attacks import Attack
 from catwalk.attacks.threat_model import linf_levels
 from catwalk.backbones import Classifier, network_fingerprint
-from catwalk.catalogue import Catalogue, number_of
+from catwalk.catalogue import Catalogue, item_names, number_of
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, predict
 from catwalk.images import Progress, decode, load_images, save_png, to_float
@@ -233,11 +233,6 @@ def poison(
 def read_summary(folder: Path) -> AttackSummary:
     """Read ``attack.json`` of a folder that :func:`poison` wrote."""
     return AttackSummary(**json.loads((folder / SUMMARY_FILE).read_text("utf-8")))
-
-
-def item_names(catalogue: Catalogue) -> list[str]:
-    """Return what messages call each item."""
-    return [f"item {item!r}" for item in catalogue.item_ids]
 
 
 def png_name(image: str) -> str:

@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from catwalk.augmentation import random_flip, random_shift
-from catwalk.catalogue import Catalogue
+from catwalk.catalogue import Catalogue, item_names
 from catwalk.errors import CatwalkError
 from catwalk.images import load_images, to_float
 from catwalk.labelled_images import LabelledImages
-from catwalk.poisoning import item_names
 from datamodules.batches import Batches, check_shares
 
 

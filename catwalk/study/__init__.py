@@ -160,7 +160,10 @@ def _write_manifest(path: Path, shop: Shop, grid: Grid, runs: list[Run]) -> None
     manifest = {
         "catwalk": __version__,
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in ("torch", "torchvision", "pytorch-lightning", "numpy", "pillow")},
+        "packages": {
+            "torch": torch.__version__,  # with the build, such as +cpu
+            **{name: version(name) for name in ("torchvision", "pytorch-lightning", "numpy", "pillow")},
+        },
         "hardware": {
             "machine": platform.machine(),
             "threads": torch.get_num_threads(),

@@ -75,7 +75,7 @@ def settings(study_settings: Settings) -> Settings:
 def run(settings: Settings, output: Path) -> Study:
     """Run ``catwalk study``."""
     path = output.parent / f"{output.name}.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
     made: list[str] = []
     write = StageCache.write
 

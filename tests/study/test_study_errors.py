@@ -29,7 +29,10 @@ CASES = {
     "attack with an unknown option": ({"attacks.0.init_args": {"epsilom": 8}}, ["attacks", "epsilom", "epsilon"]),
     "negative epsilon": ({"attacks.0.init_args.epsilon": -8}, ["attacks", "epsilon", "-8"]),
     "epsilon that is no number": ({"attacks.0.init_args.epsilon": "big"}, ["attacks.epsilon: expected float, got big"]),
-    "attack twice": ({"attacks.0": {"class_path": "catwalk.attacks.PGD", "init_args": {"epsilon": 32}}}, ["PGD (ε = 32) occurs twice"]),
+    "attack twice": (
+        {"attacks.0": {"class_path": "catwalk.attacks.PGD", "init_args": {"epsilon": 32}}},
+        ["PGD (ε = 32) occurs twice"],
+    ),
     "unknown source": ({"source": "Sandals"}, ["source", "'Sandals'", "Bag, Dress, Sandal"]),
     "unknown target": ({"target": "Sneakers"}, ["target", "'Sneakers'", "Bag, Dress, Sandal"]),
     "source equal to target": ({"target": "Sandal"}, ["source and target", "'Sandal'"]),
@@ -61,12 +64,18 @@ CASES = {
         ["extractors.T.model.backbone", "nowhere.net"],
     ),
     "unknown option of the data": ({"extractors.T.data.bogus": 1}, ["extractors.T.data", "bogus", "batch_size"]),
-    "value of the data out of range": ({"recommenders.VBPR.data": {"batch_size": 0}}, ["recommenders.VBPR.data", "batch_size"]),
+    "value of the data out of range": (
+        {"recommenders.VBPR.data": {"batch_size": 0}},
+        ["recommenders.VBPR.data", "batch_size"],
+    ),
     "unknown option of the trainer": ({"extractors.T.trainer.bogus": 1}, ["extractors.T.trainer", "bogus"]),
-    "value that the trainer refuses": ({"recommenders.VBPR.trainer.accelerator": "abacus"}, ["recommenders.VBPR.trainer", "abacus"]),
+    "value that the trainer refuses": (
+        {"recommenders.VBPR.trainer.accelerator": "abacus"},
+        ["recommenders.VBPR.trainer", "abacus"],
+    ),
     "unknown protocol": ({"protocol": {"source_items": "me"}}, ["source_items", "network, dataset"]),
     "name that is the cache's": ({"name": "cache"}, ["name", "'cache'"]),
-}  # fmt: skip
+}
 
 
 def fails(settings: dict, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> str:

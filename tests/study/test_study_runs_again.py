@@ -120,7 +120,7 @@ main(["study", "--config", sys.argv[2], "--output", sys.argv[3]])
 
 def test_a_killed_study_goes_on(finished, settings, run_study, tmp_path: Path) -> None:
     output, path = tmp_path / "runs", tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
     at = random.randint(1, len(finished.made))  # whichever it is, the outcome must be the same
     killed = subprocess.run([sys.executable, "-c", RUN_AND_DIE, str(at), str(path), str(output)], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr

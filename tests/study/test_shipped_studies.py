@@ -1,0 +1,46 @@
+"""The studies that come with Catwalk."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import yaml
+
+from catwalk.catalogue import Catalogue
+from catwalk.cli import main
+from catwalk.protocol import Protocol
+from catwalk.study import Grid, Training
+from catwalk.study.cache import StageCache
+from catwalk.study.stages import AttackStage, ClassifierStage, FeaturesStage, RecommenderStage, Shop
+
+STUDIES = sorted(path.name for path in Path(str(files("configs"))).glob("study/*.yaml"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_their_settings_are_accepted(shop: Path, tmp_path: Path, name: str) -> None:
+    settings = yaml.safe_load(Path(str(files("configs")), "study", name).read_text())
+    assert settings.pop("name") == name.removesuffix(".yaml")
+    assert settings.pop("dataset") == f"data/{name.removesuffix('.yaml')}"
+    settings |= {
+        kind: {key: Training(**value) for key, value in settings[kind].items()}
+        for kind in ("extractors", "recommenders")
+    }
+    grid = Grid(dataset=shop, **{"seeds": [0], "top_k": 20, "protocol": Protocol()} | settings)
+    cache, catalogue = StageCache(tmp_path), Shop(Catalogue.read(shop))
+    for extractor, training in grid.extractors.items():
+        features = FeaturesStage(cache, catalogue, ClassifierStage(cache, catalogue, extractor, training))
+        attacks = [AttackStage(cache, grid, attack, features) for attack in grid.attacks]
+        for recommender, its_training in grid.recommenders.items():
+            RecommenderStage(cache, catalogue, recommender, grid, its_training, 0, features, attacks[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_synthetic_study_runs_as_a_new_user_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["data", "synthetic", "data/synthetic"])
+    main(["study", "--config", "configs/study/synthetic.yaml"])
+    written = {path.name for path in Path("runs/synthetic").iterdir()}
+    assert written == {"cells.csv", "manifest.json"} | {
+        f"table{n}.{kind}" for n in (1, 2) for kind in ("csv", "md", "tex")
+    }
