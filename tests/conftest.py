@@ -1,5 +1,6 @@
 """What many tests share: a tiny shop, a CNN trained on it, its features, and a Trainer that writes nothing."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class TrainedCNN:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+    # Processes that tests start add up as this one does: another number of threads trains other weights.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
