@@ -74,4 +74,6 @@ def _read_csv(path: Path) -> pa.Table:
     with pa.csv.open_csv(path, parse_options=parsing) as reader:
         names = reader.schema.names
     converting = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
-    return pa.csv.read_csv(path, parse_options=parsing, convert_options=converting)
+    # One thread: with several, the message about a ragged row says at random which row it is.
+    reading = pa.csv.ReadOptions(use_threads=False)
+    return pa.csv.read_csv(path, reading, parsing, converting)
