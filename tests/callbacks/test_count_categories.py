@@ -74,6 +74,15 @@ def test_a_second_test_does_not_add_to_the_first(triplets, recommender, model, m
     assert trainer.test(model, triplets, ckpt_path=str(recommender), verbose=False) == first
 
 
+def test_every_epoch_is_counted_by_itself(shop, features, make_trainer, model) -> None:
+    data = InteractionTriplets(shop, features, batch_size=64, validation=True)
+    trainer = make_trainer(max_epochs=3, callbacks=[CategoryHitRatio(TOP_K)])
+    trainer.fit(model, data)
+    last = {name: value.item() for name, value in trainer.callback_metrics.items() if "val/chr" in name}
+    (alone,) = make_trainer(callbacks=[CategoryHitRatio(TOP_K)]).validate(model, data, verbose=False)
+    assert last == {name: value for name, value in alone.items() if "chr" in name}
+
+
 def test_an_unknown_category_is_refused(triplets, recommender, model, make_trainer) -> None:
     trainer = make_trainer(callbacks=[CategoryHitRatio(categories=["Hat"])])
     with pytest.raises(CatwalkError, match=r"CategoryHitRatio.categories: .*'Hat'.* Bag, Dress"):

@@ -10,7 +10,6 @@ import pytest
 from catwalk.cli import main
 
 CNN = ["--config", "configs/cnn/traditional.yaml", "--config", "configs/data/synthetic.yaml", "--trainer.logger=false"]
-CLASSIFIER = "runs/traditional/classifier.ckpt"
 SMALL = ["--model.backbone_args={width: 8}", "--data.batch_size=32"]
 
 
