@@ -22,7 +22,8 @@ class InjectPoisonedImages(Callback):
 
     The images of the source category are attacked, written as 8-bit PNG files, read back, and the features of those
     files take the place of the clean ones. With ``fit`` the recommender is trained on the poisoned catalogue
-    (poisoning); with ``test`` alone, a recommender that was trained on the clean one meets it (evasion).
+    (poisoning); with ``test`` alone (or ``validate``, or ``predict``), a recommender that was trained on the clean one
+    meets it (evasion).
 
     Args:
         classifier: Checkpoint of the product classifier under attack: the one that made ``data.features``.

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from catwalk.attacks import Attack
 from catwalk.attacks.threat_model import linf_levels
 from catwalk.backbones import Classifier, network_fingerprint
-from catwalk.catalogue import Catalogue, item_names, number_of
+from catwalk.catalogue import Catalogue, number_of
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, predict
-from catwalk.images import Progress, decode, load_images, save_png, to_float
+from catwalk.images import Progress, decode, save_png, to_float
 from catwalk.metrics import AttackSuccessRate
 from catwalk.metrics.feature_loss import feature_loss
 
@@ -160,7 +160,8 @@ def poison(
         progress: Called as images are attacked.
 
     Raises:
-        CatwalkError: If the categories do not fit, or the features were made by another network.
+        CatwalkError: If the categories do not fit, the features were made by another network, or two of the items
+            share an image.
         ThreatModelError: If an image leaves the budget, before or after it was saved.
     """
     network = classifier.network
@@ -170,8 +171,16 @@ def poison(
         )
     goal = goal_of(attack, table, source, target)
     items = items_to_attack(table, catalogue, source, chosen_by)
-    all_levels = load_images(catalogue.folder, catalogue.images, classifier.image_size, names=item_names(catalogue))
-    clean = torch.from_numpy(all_levels[items])
+    paths = [png_name(catalogue.images[item]) for item in items]
+    if len(set(paths)) < len(paths):
+        shared = next(path for path in paths if paths.count(path) > 1)
+        raise CatwalkError(
+            f"several of the items to attack share the image {shared}, and each gets an adversarial image of its own: "
+            "give each item a file of its own"
+        )
+    clean = torch.from_numpy(
+        np.stack([decode(catalogue.folder / catalogue.images[item], classifier.image_size) for item in items])
+    )
     device = network.mean.device
     images = to_float(clean.to(device))
     result = attack(
@@ -181,7 +190,7 @@ def poison(
         keys=torch.from_numpy(catalogue.keys[items]).to(device),
         progress=progress,
     )
-    paths = [png_name(catalogue.images[item]) for item in items]
+    _remove_earlier_images(folder)
     for path, levels in zip(paths, attack.threat_model.quantise(result.images, images).cpu(), strict=True):
         save_png(levels, folder / path)
     read_back = torch.from_numpy(np.stack([decode(folder / path) for path in paths]))
@@ -238,6 +247,16 @@ def read_summary(folder: Path) -> AttackSummary:
 def png_name(image: str) -> str:
     """Return the name of an image's adversarial PNG: its own, with ``.png`` appended unless it ends so already."""
     return image if PurePosixPath(image).suffix == ".png" else f"{image}.png"
+
+
+def _remove_earlier_images(folder: Path) -> None:
+    """Remove the images that an earlier attack wrote here: its items may have been others."""
+    if (folder / ITEMS_FILE).is_file():
+        with (folder / ITEMS_FILE).open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                image = PurePosixPath(row["image"])
+                if not image.is_absolute() and ".." not in image.parts:
+                    (folder / image).unlink(missing_ok=True)
 
 
 def _write_rows(path: Path, rows: Sequence[AttackedItem]) -> None:

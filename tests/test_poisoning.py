@@ -168,6 +168,17 @@ def test_the_dataset_may_choose_the_items(trained, tmp_path):
     assert read_summary(tmp_path).sr_clean == pytest.approx(clean, abs=1e-12)
 
 
+def test_images_of_an_earlier_attack_do_not_stay(trained, tmp_path):
+    run(trained, tmp_path, source=SOURCE)
+    earlier = {row["image"] for row in read_rows(tmp_path)}
+    (tmp_path / "mine.png").write_bytes(b"not an attack's")
+    run(trained, tmp_path, source=TARGET, target=SOURCE)
+    later = {row["image"] for row in read_rows(tmp_path)}
+    assert not earlier & later
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
+    assert found == later | {"mine.png"}
+
+
 def test_progress_is_reported(trained, tmp_path):
     calls = []
     run(trained, tmp_path, FGSM(epsilon=4, batch_size=16), progress=lambda done, total: calls.append((done, total)))
@@ -182,6 +193,15 @@ class TestWhatDoesNotFit:
         with pytest.raises(CatwalkError, match="the features were made by another network"):
             run(other, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+    def test_two_items_with_one_image(self, trained, tmp_path):
+        first, second = np.flatnonzero(trained.table.categories == trained.table.category_names.index(SOURCE))[:2]
+        images = list(trained.catalogue.images)
+        images[second] = images[first]
+        shared = dataclasses.replace(trained.catalogue, images=tuple(images))
+        with pytest.raises(CatwalkError, match=f"share the image {images[first]}"):
+            run(dataclasses.replace(trained, catalogue=shared), tmp_path)
+        assert not list(tmp_path.iterdir())
 
     def test_the_same_source_and_target(self, trained, tmp_path):
         with pytest.raises(CatwalkError, match="source and target are both 'Sandal': they must differ"):

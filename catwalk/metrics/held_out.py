@@ -1,5 +1,6 @@
 """Where each user's held-out item stands in the list recommended to that user."""
 
+import abc
 from typing import Any
 
 import torch
@@ -75,9 +76,9 @@ class HeldOutRankMetric(Metric):
         self.top_k = top_k
         self.add_state("rank_counts", torch.zeros(top_k + 1, dtype=torch.int64), dist_reduce_fx="sum")
 
+    @abc.abstractmethod
     def gains(self) -> Tensor:
         """Return what each rank ``0..top_k`` is worth, float64 ``(top_k + 1,)``; 0 stands for not in the list."""
-        raise NotImplementedError
 
     def update(self, recommended: Tensor, targets: Tensor) -> None:
         """Add a batch of users; see :func:`target_ranks` for what is expected of the arguments."""
