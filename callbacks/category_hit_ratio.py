@@ -15,7 +15,7 @@ from lightning_modules.recommender import Recommender
 class CategoryHitRatio(Callback):
     """Logs ``{val,test}/chr@K/CATEGORY`` of a recommender, for every category and several K (Di Noia et al. 2020).
 
-    The users are those with a held-out item. An item keeps the category that it had before any attack.
+    Every user counts, with a held-out item or without. An item keeps the category that it had before any attack.
 
     Args:
         top_k: List lengths K.

@@ -117,20 +117,21 @@ class InteractionTriplets(LightningDataModule):
         return Batches(batches, -(-per_rank // self.batch_size)).loader()
 
     def val_dataloader(self) -> DataLoader | list:
-        """Return this process's blocks of users with a validation item; nothing without ``validation``."""
-        return self._user_loader(torch.nonzero(self.held_out_items("val") >= 0).squeeze(1))
+        """Return this process's blocks of all users; nothing where no validation items are held out."""
+        return self._user_loader(bool((self.held_out_items("val") >= 0).any()))
 
     def test_dataloader(self) -> DataLoader | list:
-        """Return this process's blocks of users with a test item."""
-        return self._user_loader(torch.nonzero(self.held_out_items("test") >= 0).squeeze(1))
+        """Return this process's blocks of all users; nothing where no test items are held out."""
+        return self._user_loader(bool((self.held_out_items("test") >= 0).any()))
 
     def predict_dataloader(self) -> DataLoader | list:
         """Return this process's blocks of all users."""
-        return self._user_loader(torch.arange(self.num_users))
+        return self._user_loader(True)
 
-    def _user_loader(self, users: Tensor) -> DataLoader | list:
-        if not len(users):
+    def _user_loader(self, is_wanted: bool) -> DataLoader | list:
+        if not is_wanted:
             return []
+        users = torch.arange(self.num_users)
         # Enough blocks for every process to have some, and the same ones however many processes there are.
         max_bytes = min(MAX_BLOCK_BYTES, 4 * self.num_items * (len(users) // MIN_BLOCKS))
         blocks = list(user_blocks(users, self.num_items, max_bytes=max_bytes))

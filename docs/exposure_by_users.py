@@ -1,9 +1,9 @@
 """Who sees the attacked items: CHR@20 by what a user has bought, from the results that a study left in its cache.
 
 Run it after `make demo`: `.venv/bin/python docs/exposure_by_users.py runs/demo data/demo`. It prints, for no attack and
-every attack, the mean over the study's seeds of the attacked items' places in the top-20 lists of three groups of test
+every attack, the mean over the study's seeds of the attacked items' places in the top-20 lists of three groups of
 users (those who bought an item of the source category in training, of the others those who bought one of the target
-category, and the rest), and the mean rank of the attacked items over all users.
+category, and the rest), and the mean rank of the attacked items among what a user has not bought.
 """
 
 import csv
@@ -16,7 +16,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from catwalk.ranking import score_users, top_k
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
@@ -35,9 +34,7 @@ def main(study: Path, dataset: Path, k: int = 20) -> None:
         (folder,) = cache.glob(f"*/{features}")
         data = InteractionTriplets(dataset, folder)
         data.setup("test")
-        table = data.feature_table
         model = VBPR.load_from_checkpoint(cache / place / "recommender.ckpt", map_location="cpu")
-        model.features = table.features / table.scale
         figures[attack].append(exposure(model, data, cell["source"], cell["target"], k))
     shown = Table("Attack", "source buyers", "target buyers", "others", "all", "mean rank", title=f"CHR@{k} by users")
     for attack, rows in figures.items():
@@ -55,15 +52,14 @@ def exposure(model: VBPR, data: InteractionTriplets, source: str, target: str, k
     users, items = torch.from_numpy(data.split.users), torch.from_numpy(data.split.items)
     for bought, category in zip(buyers, (attacked, wanted), strict=True):
         bought[users[category[items]]] = True
-    tested = torch.from_numpy(data.split.test >= 0).nonzero().squeeze(1)
-    item_vectors = model.item_vectors()
-    scores = score_users(lambda block: model.user_vectors(block) @ item_vectors.T, tested, data.seen_items("test"))
-    lists, _ = top_k(scores, k)
-    places = (attacked[lists.clamp(min=0)] & (lists >= 0)).sum(dim=1).double()
-    of_source, of_target = buyers[0][tested], buyers[1][tested] & ~buyers[0][tested]
-    groups = [of_source, of_target, ~of_source & ~of_target, torch.ones(len(tested), dtype=torch.bool)]
-    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)[:, attacked] + 1
-    return [*(float(places[group].mean()) for group in groups), float(ranks.double().mean())]
+    everyone = torch.arange(data.num_users)
+    ranking, _ = model.recommend(everyone, data.num_items, data)  # -1 at the end, in the places of what was bought
+    is_attacked = attacked[ranking.clamp(min=0)] & (ranking >= 0)
+    places = is_attacked[:, :k].sum(dim=1).double()
+    of_source, of_target = buyers[0], buyers[1] & ~buyers[0]
+    groups = [of_source, of_target, ~of_source & ~of_target, torch.ones_like(of_source)]
+    mean_rank = float(is_attacked.nonzero()[:, 1].double().mean()) + 1
+    return [*(float(places[group].mean()) for group in groups), mean_rank]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
 
-from catwalk.scorers import bpr_difference, squared_norm
+from catwalk.scorers import bpr_difference, bpr_loss, squared_norm
 from lightning_modules.recommender import Recommender, embedding
 
 
@@ -39,7 +39,7 @@ class BPRMF(Recommender):
         """Return Eq. 1 of the paper, averaged over the batch."""
         p, q_i, q_j = self.users(users), self.items(positives), self.items(negatives)
         penalty = squared_norm(p, q_i, q_j)
-        return self.bpr_loss(bpr_difference(p, q_i, q_j)) + self.hparams["regularization"] * penalty
+        return bpr_loss(bpr_difference(p, q_i, q_j)) + self.hparams["regularization"] * penalty
 
     def user_vectors(self, users: Tensor) -> Tensor:
         """Return ``p_u``."""

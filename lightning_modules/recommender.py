@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict, cast
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,7 +14,6 @@ from torchmetrics import MetricCollection
 from catwalk.errors import CatwalkError
 from catwalk.metrics import AUC, HitRate, NormalizedDCG
 from catwalk.ranking import check_list_length, rank_users, score_users, top_k
-from catwalk.scorers import bpr_loss
 from lightning_modules.checkpoints import check_checkpoint
 
 Triplets = tuple[Tensor, Tensor, Tensor]
@@ -93,14 +92,16 @@ class Recommender(LightningModule, abc.ABC):
         """Take the features from the data module: those that a callback may just have poisoned."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         check_list_length(self.list_length, data.num_items)
-        if self.uses_features:
-            if data.feature_table is None:
-                raise CatwalkError(
-                    f"{type(self).__name__} needs features: give data.features the folder that `catwalk predict` wrote"
-                )
-            self._set_features(data.feature_table.features / data.feature_table.scale)
+        self._take_features(data)
 
-    def _set_features(self, features: Tensor) -> None:
+    def _take_features(self, data: Any) -> None:
+        if not self.uses_features:
+            return
+        if data.feature_table is None:
+            raise CatwalkError(
+                f"{type(self).__name__} needs features: give data.features the folder that `catwalk predict` wrote"
+            )
+        features = data.feature_table.features / data.feature_table.scale
         # Not persistent: a checkpoint holds what was learnt, and is tested on clean and on poisoned features alike.
         self.register_buffer("features", features.to(self.device), persistent=False)
 
@@ -138,34 +139,29 @@ class Recommender(LightningModule, abc.ABC):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
         return loss
 
-    def bpr_loss(self, differences: Tensor) -> Tensor:
-        """Return the mean of ``-ln σ(s_ui - s_uj)`` over a batch."""
-        return bpr_loss(differences)
-
     def on_validation_epoch_start(self) -> None:
         """Compute once what all blocks of users need."""
-        self._prepare_ranking("val")
+        self._prepare_ranking(self.trainer.datamodule, "val")  # type: ignore[attr-defined]
 
     def on_test_epoch_start(self) -> None:
         """Compute once what all blocks of users need."""
-        self._prepare_ranking("test")
+        self._prepare_ranking(self.trainer.datamodule, "test")  # type: ignore[attr-defined]
 
     def on_predict_epoch_start(self) -> None:
         """Compute once what all blocks of users need."""
-        self._prepare_ranking("test")
+        self._prepare_ranking(self.trainer.datamodule, "test")  # type: ignore[attr-defined]
 
-    def _prepare_ranking(self, stage: str) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+    def _prepare_ranking(self, data: Any, stage: str) -> None:
         self._item_vectors = self.item_vectors()
         self._seen = data.seen_items(stage).to(self.device)
         self._targets = data.held_out_items(stage).to(self.device)
 
     def validation_step(self, users: Tensor, batch_idx: int) -> Ranking:
-        """Rank the catalogue for a block of users and look for their validation items."""
+        """Rank the catalogue for a block of users and look for the validation items of those who have one."""
         return self._evaluate(users, "val")
 
     def test_step(self, users: Tensor, batch_idx: int) -> Ranking:
-        """Rank the catalogue for a block of users and look for their test items."""
+        """Rank the catalogue for a block of users and look for the test items of those who have one."""
         return self._evaluate(users, "test")
 
     def predict_step(self, users: Tensor, batch_idx: int) -> Ranking:
@@ -177,34 +173,44 @@ class Recommender(LightningModule, abc.ABC):
         return self.user_vectors(users) @ self._item_vectors.T
 
     def _evaluate(self, users: Tensor, stage: str) -> Ranking:
-        targets = self._targets[users]
         scores = score_users(self._scores, users, self._seen)
         recommended, _ = top_k(scores, self.list_length)
         figures, auc = cast(MetricCollection, self.ranking_figures[stage]), cast(AUC, self.auc[stage])
-        figures.update(recommended, targets)
-        auc.update(scores, targets)
+        # Everybody gets a list, and counts where lists are counted; these ask for an item that was held out.
+        targets = self._targets[users]
+        asked = targets >= 0
+        figures.update(recommended[asked], targets[asked])
+        auc.update(scores[asked], targets[asked])
         self.log_dict(figures, batch_size=len(users))
         self.log(f"{stage}/auc", auc, batch_size=len(users))
         return {"users": users, "recommended": recommended}
 
     @torch.inference_mode()
-    def recommend(self, users: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def recommend(self, users: Tensor, k: int, data: LightningDataModule | None = None) -> tuple[Tensor, Tensor]:
         """Recommend the ``k`` best items that each user has not bought in training.
 
         Args:
             users: int64 ``(B,)`` in ``0..U-1``.
             k: Length of the lists, ``1..N``.
+            data: An ``InteractionTriplets`` that has been set up, whose features are used and whose purchases are left
+                out; the data module that the recommender was last run with by default.
 
         Returns:
             ``(items, scores)``, int64 and float32 ``(B, k)``, best first, ties by the smaller item number; item -1
             with score minus infinity where a user has fewer than ``k`` candidates.
 
         Raises:
-            CatwalkError: If ``k`` is not in ``1..N``, or a user number is unknown.
+            CatwalkError: If ``k`` is not in ``1..N``, a user number is unknown, or there is no data module.
         """
         if len(users) and not (int(users.min()) >= 0 and int(users.max()) < self.hparams["num_users"]):
             raise CatwalkError(f"users must be numbers in 0..{self.hparams['num_users'] - 1}")
-        self._prepare_ranking("test")
+        if data is not None:
+            self._take_features(data)
+        elif self._trainer is not None:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+        else:
+            raise CatwalkError("recommend: give data, an InteractionTriplets that has been set up")
+        self._prepare_ranking(data, "test")
         return rank_users(self._scores, users.to(self.device), k, self._seen)
 
     def configure_optimizers(self) -> Optimizer:

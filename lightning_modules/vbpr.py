@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from catwalk.scorers import bpr_difference, squared_norm, visual_difference
+from catwalk.scorers import bpr_difference, bpr_loss, squared_norm, visual_difference
 from lightning_modules.recommender import Recommender, embedding
 
 
@@ -53,7 +53,7 @@ class VBPR(Recommender):
         differences = bpr_difference(p, q_i, q_j) + visual_difference(
             rho, self.features[positives], self.features[negatives], self.projection
         )
-        loss = self.bpr_loss(differences) + self.hparams["regularization"] * squared_norm(p, q_i, q_j, rho)
+        loss = bpr_loss(differences) + self.hparams["regularization"] * squared_norm(p, q_i, q_j, rho)
         if self.hparams["projection_regularization"]:
             loss = loss + self.hparams["projection_regularization"] * self.projection.square().sum()
         return loss

@@ -168,6 +168,20 @@ def test_recommendations_are_the_best_items_that_the_user_has_not_bought(shop, f
         np.testing.assert_allclose(values[row].numpy(), scores[user, best], rtol=1e-4, atol=1e-6)
 
 
+def test_a_loaded_recommender_recommends_on_the_data_that_it_is_given(shop, features, fitted, tmp_path):
+    model, _, checkpoint = fitted
+    loaded = VBPR.load_from_checkpoint(checkpoint)
+    with pytest.raises(CatwalkError, match="give data"):
+        loaded.recommend(torch.arange(5), 4)
+    scores, histories = scores_by_hand(model, scaled_features(features)), purchases_by_hand(shop)
+    data = make_data(shop, features)
+    data.setup("test")
+    items, _ = loaded.recommend(torch.arange(5), 4, data)
+    for user, row in enumerate(items.tolist()):
+        seen = set(histories[user][:-1] if len(histories[user]) > 1 else histories[user])
+        assert row == sorted(set(range(90)) - seen, key=lambda item, user=user: (-scores[user, item], item))[:4]
+
+
 def test_the_longest_recommendations_end_in_fillers(shop, fitted):
     model, _, _ = fitted
     histories = purchases_by_hand(shop)

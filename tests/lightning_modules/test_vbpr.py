@@ -31,7 +31,9 @@ def make_model(**settings):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=random, dtype=torch.float64) / 2)
-    model._set_features(torch.randn(NUM_ITEMS, NUM_FEATURES, generator=random, dtype=torch.float64))
+    model.register_buffer(
+        "features", torch.randn(NUM_ITEMS, NUM_FEATURES, generator=random, dtype=torch.float64), persistent=False
+    )
     return model
 
 
