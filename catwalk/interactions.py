@@ -98,6 +98,7 @@ class Split:
         items: Items of the training pairs, int64 ``(M,)``.
         validation: Held-out item of every user for validation, int64 ``(U,)``; -1 where there is none.
         test: Held-out item of every user for the test, int64 ``(U,)``; -1 where there is none.
+        num_repeats: Rows left out because the user had interacted with the item before.
     """
 
     user_ids: tuple[str, ...]
@@ -105,6 +106,7 @@ class Split:
     items: IntArray
     validation: IntArray
     test: IntArray
+    num_repeats: int = 0
 
     @property
     def num_users(self) -> int:

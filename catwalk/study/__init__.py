@@ -105,7 +105,13 @@ def _plan(grid: Grid, shop: Shop, cache: StageCache) -> list[Run]:
     for extractor, training in grid.extractors.items():
         classifier = ClassifierStage(cache, shop, extractor, training)
         features = FeaturesStage(cache, shop, classifier)
-        attacks = [None, *(AttackStage(cache, grid, attack, features) for attack in grid.attacks)]
+        attacks = [
+            None,
+            *(
+                AttackStage(cache, grid, *attack, features)
+                for attack in zip(grid.attack_names, grid.attacks, strict=True)
+            ),
+        ]
         for recommender, its_training in grid.recommenders.items():
             for attack in attacks:
                 for seed in grid.seeds:
@@ -135,12 +141,12 @@ def _cell(
         "dataset": shop.catalogue.name,
         "protocol": grid.protocol.name,
         "extractor": classifier.name,
-        "attack": attack.attack.name if attack is not None else NO_ATTACK,
+        "attack": attack.name if attack is not None else NO_ATTACK,
         "epsilon": summary.epsilon if summary else None,
         "recommender": stage.name,
         "seed": stage.seed,
         "source": grid.source,
-        "target": grid.target,
+        "target": summary.target if summary else grid.target,
         "n_attacked": summary.n_attacked if summary else None,
         f"chr@{k}": record["chr"][grid.source],
         f"hr@{k}": record["hr"],

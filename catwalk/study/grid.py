@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from catwalk.errors import CatwalkError
 from catwalk.protocol import Protocol
@@ -46,6 +47,7 @@ class Grid:
         seeds: Seeds with which every recommender is trained again.
         top_k: K of all figures.
         protocol: What is attacked and counted.
+        attack_names: What tables call each attack.
     """
 
     dataset: Path
@@ -64,10 +66,27 @@ class Grid:
                 raise CatwalkError(f"{argument}: a study needs at least one")
         if len(set(self.seeds)) < len(self.seeds):
             raise CatwalkError(f"seeds: each may occur once, got {self.seeds}")
-        attacks = [attack_of(attack).instantiate() for attack in self.attacks]
-        names = [attack.name for attack in attacks]
-        repeated = [name for name in names if names.count(name) > 1]
-        if repeated:
-            raise CatwalkError(f"attacks: {repeated[0]} occurs twice")
+        specifications = [attack_of(attack) for attack in self.attacks]
+        attacks = [specification.instantiate() for specification in specifications]
+        self.attack_names = _distinct_names(
+            [attack.name for attack in attacks],
+            [specification.settings["init_args"] for specification in specifications],
+        )
         if self.source == self.target and any(attack.targeted for attack in attacks):
             raise CatwalkError(f"source and target are both {self.source!r}: they must differ")
+
+
+def _distinct_names(names: list[str], settings: list[dict[str, Any]]) -> list[str]:
+    """Return the attacks' names, with the settings in which attacks of one name differ.
+
+    Raises:
+        CatwalkError: If two attacks have the same name and the same settings.
+    """
+    distinct = []
+    for name, its_settings in zip(names, settings, strict=True):
+        alike = [others for other, others in zip(names, settings, strict=True) if other == name]
+        if alike.count(its_settings) > 1:
+            raise CatwalkError(f"attacks: {name} occurs twice with the same settings; leave one out")
+        differing = [key for key in its_settings if any(others.get(key) != its_settings[key] for others in alike)]
+        distinct.append(" · ".join([name, *(f"{key} = {its_settings[key]}" for key in differing)]))
+    return distinct

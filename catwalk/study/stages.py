@@ -207,14 +207,17 @@ class AttackStage(Stage):
 
     kind = "attack"
 
-    def __init__(self, cache: StageCache, grid: Grid, attack: Mapping[str, Any], features: FeaturesStage) -> None:
+    def __init__(
+        self, cache: StageCache, grid: Grid, name: str, attack: Mapping[str, Any], features: FeaturesStage
+    ) -> None:
         super().__init__(cache)
+        self.name = name
         self.grid = grid
         self.features = features
         self.specification = attack_of(attack)
         self.attack: Attack = self.specification.instantiate()
         goal = f"{grid.source} → {grid.target}" if self.attack.targeted else f"away from {grid.source}"
-        self.description = f"{self.attack.name}, {goal}, CNN {features.classifier.name}"
+        self.description = f"{name}, {goal}, CNN {features.classifier.name}"
         self.modules = ("catwalk.poisoning", self.specification.module)
         self.settings = {
             "attack": self.specification.settings,
@@ -276,7 +279,7 @@ class RecommenderStage(Stage):
         # Without a look at images the attacks make no difference, and the cells share one training.
         is_poisoned = attack is not None and self.model.instantiate().uses_features
         self.source: FeaturesStage | AttackStage = attack if attack is not None and is_poisoned else features
-        against = attack.attack.name if attack is not None and is_poisoned else NO_ATTACK
+        against = attack.name if attack is not None and is_poisoned else NO_ATTACK
         self.description = f"{name} on {features.classifier.name}, {against}, seed {seed}"
         make_trainer(training.trainer, self.trainer_argument)
         self.modules = (self.model.module, "datamodules.interaction_triplets", "callbacks.category_hit_ratio")

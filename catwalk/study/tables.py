@@ -230,8 +230,8 @@ def table_1(cells: Sequence[Cell], top_k: int) -> Table:
     return Table(
         title=f"Table 1: CHR@{top_k} of {first['source']} on {first['dataset']}{spread}",
         notes=(
-            f"Average number of {first['source']} items in a user's top {top_k}. Attacks make the CNN see "
-            f"{first['target']}; {'bold: the attack that raised it most' if best else 'none of them raised it'}."
+            f"Average number of {first['source']} items in a user's top {top_k}. {_goals(cells)} Bold: the attack that "
+            "raised it most, where one did."
         ),
         row_headings=("Model", "Attack"),
         groups=("",) * len(extractors),
@@ -254,24 +254,32 @@ def table_2(cells: Sequence[Cell]) -> Table:
             figures += [Figure((cell["sr"],), 2, percent=True), Figure((cell["feature_loss"],), 7)]
         rows.append(((attack,), tuple(figures)))
     best = {(_highest(rows, column), column) for column in range(2 * len(extractors)) if rows}
-    before = {
-        extractor: cells_of[0]["sr_clean"]
-        for extractor in extractors
-        if (cells_of := [cell for cell in _where(cells, extractor=extractor) if cell["sr_clean"] is not None])
-    }
-    shown = ", ".join(f"{share:.2%} ({extractor})" for extractor, share in before.items())
+    attacked = [cell for cell in cells if cell["sr_clean"] is not None]
+    # Targeted and untargeted attacks want something else, and so had something else before.
+    before = dict.fromkeys((cell["sr_clean"], cell["extractor"]) for cell in attacked)
+    shown = ", ".join(f"{share:.2%} ({extractor})" for share, extractor in before)
+    legend = (
+        f" SR: share of the images with which that succeeds, judged by the 8-bit files read back; before any attack it "
+        f"was {shown}. FL: mean squared error of the features. Bold: the highest."
+    )
     return Table(
         title=f"Table 2: what the attacks did to the {first['source']} images of {first['dataset']}",
-        notes=(
-            f"SR: share that the CNN takes for {first['target']}, judged by the 8-bit files read back; before any "
-            f"attack it was {shown}. FL: mean squared error of the features. Bold: the highest."
-        ),
+        notes=_goals(cells) + (legend if rows else ""),
         row_headings=("Attack",),
         groups=tuple(extractor for extractor in extractors for _ in range(2)),
         headings=("SR", "FL") * len(extractors),
         rows=tuple(rows),
         best=frozenset(best),
     )
+
+
+def _goals(cells: Sequence[Cell]) -> str:
+    """Return what the attacks of a study want."""
+    attacked = [cell for cell in cells if cell["n_attacked"] is not None]
+    goals = [f"make the CNN see {target}" for target in _distinct(attacked, "target") if target is not None]
+    if any(cell["target"] is None for cell in attacked):
+        goals.append(f"(untargeted) make it see anything but {attacked[0]['source']}")
+    return f"Attacks {' or '.join(goals)}." if goals else "Nothing was attacked."
 
 
 def _highest(rows: Sequence[Row], column: int) -> int:

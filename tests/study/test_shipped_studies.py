@@ -29,7 +29,8 @@ def test_their_settings_are_accepted(shop: Path, tmp_path: Path, name: str) -> N
     cache, catalogue = StageCache(tmp_path), Shop(Catalogue.read(shop))
     for extractor, training in grid.extractors.items():
         features = FeaturesStage(cache, catalogue, ClassifierStage(cache, catalogue, extractor, training))
-        attacks = [AttackStage(cache, grid, attack, features) for attack in grid.attacks]
+        named = zip(grid.attack_names, grid.attacks, strict=True)
+        attacks = [AttackStage(cache, grid, *attack, features) for attack in named]
         for recommender, its_training in grid.recommenders.items():
             RecommenderStage(cache, catalogue, recommender, grid, its_training, 0, features, attacks[0])
     assert list(tmp_path.iterdir()) == []
