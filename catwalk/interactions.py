@@ -157,7 +157,7 @@ def read_split(catalogue: Catalogue, validation: bool = False) -> Split:
                 other_users, other_items = pairs[other]
                 if np.isin(users * len(catalogue) + its_items, other_users * len(catalogue) + other_items).any():
                     raise CatwalkError(f"{parts[name]} holds an item that the same user has in {parts[other].name}")
-    return Split(everyone.user_ids, *pairs["train"], held_out["validation"], held_out["test"])
+    return Split(everyone.user_ids, *pairs["train"], held_out["validation"], held_out["test"], everyone.num_repeats)
 
 
 def leave_one_out(interactions: Interactions, validation: bool = False) -> Split:
@@ -189,6 +189,7 @@ def leave_one_out(interactions: Interactions, validation: bool = False) -> Split
         items=interactions.items[~held_out],
         validation=items["validation"],
         test=items["test"],
+        num_repeats=interactions.num_repeats,
     )
 
 

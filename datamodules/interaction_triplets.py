@@ -77,9 +77,11 @@ class InteractionTriplets(LightningDataModule):
             len(self.catalogue),
         )
         self.split = split
+        repeats = f"; {split.num_repeats} repeated purchases left out" if split.num_repeats else ""
         rank_zero_info(
             f"{self.catalogue.name}: {split.num_users} users, {len(self.catalogue)} items, {len(users)} purchases to "
             f"train on, {int((split.validation >= 0).sum())} to validate, {int((split.test >= 0).sum())} to test"
+            f"{repeats}"
         )
 
     @property

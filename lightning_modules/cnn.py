@@ -1,7 +1,7 @@
 """Traditional training (T) of the CNN that classifies product images, and the base of every defended one."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -71,16 +71,12 @@ class ProductClassifier(LightningModule):
         if self._trainer is None:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        names, size = list(data.category_names), data.image_size
+        size = data.image_size
+        sizes = {"category_names": list(data.category_names), "image_size": list(size) if size is not None else None}
         if self._is_built:
-            if names != list(self.category_names):
-                raise CatwalkError(
-                    f"the classifier was trained on {len(self.category_names)} categories "
-                    f"({', '.join(self.category_names[:5])}, …) and the dataset has {len(names)} "
-                    f"({', '.join(names[:5])}, …): train or fine-tune one for this dataset"
-                )
-            return
-        self._build({"category_names": names, "image_size": list(size) if size is not None else None}, pretrained=True)
+            _check_sizes(self.hparams, sizes)
+        else:
+            self._build(sizes, pretrained=True)
 
     def _build(self, sizes: dict[str, Any], pretrained: bool) -> None:
         self.hparams.update(sizes)
@@ -104,12 +100,8 @@ class ProductClassifier(LightningModule):
             raise CatwalkError("the checkpoint is not one of a product classifier")
         if not self._is_built:
             self._build({name: saved[name] for name in SIZES}, pretrained=False)
-        elif saved["category_names"] != self.hparams["category_names"]:
-            raise CatwalkError(
-                f"the checkpoint was trained on {len(saved['category_names'])} categories "
-                f"({', '.join(saved['category_names'][:5])}, …) and the dataset has {len(self.category_names)} "
-                f"({', '.join(self.category_names[:5])}, …)"
-            )
+        else:
+            _check_sizes(saved, self.hparams)
         check_checkpoint(self, checkpoint)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -160,6 +152,22 @@ class ProductClassifier(LightningModule):
         else:
             scheduler = self.make_lr_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _check_sizes(trained: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Raise a CatwalkError unless a network was trained for these categories and this size of images."""
+    theirs, ours = list(trained["category_names"]), list(data["category_names"])
+    if theirs != ours:
+        raise CatwalkError(
+            f"the classifier was trained on {len(theirs)} categories ({', '.join(theirs[:5])}, …) and the dataset has "
+            f"{len(ours)} ({', '.join(ours[:5])}, …): train one for this dataset"
+        )
+    if trained["image_size"] != data["image_size"]:
+        # Attacks run at the size of the training: features of another size would not be theirs.
+        raise CatwalkError(
+            f"the classifier was trained on images of size {trained['image_size'] or 'their own'} (height, width) and "
+            f"data.image_size is {data['image_size'] or 'not given'}: give the same"
+        )
 
 
 def _default_optimizer(parameters: Iterable) -> Optimizer:

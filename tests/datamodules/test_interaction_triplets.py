@@ -1,5 +1,6 @@
 """Batches of triplets and blocks of users."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -97,6 +98,22 @@ def test_what_is_held_out_and_what_is_seen(shop):
     for stage, expected in (("val", training), ("test", training | validation)):
         contained = data.seen_items(stage).contains(users, items)
         assert {pair for pair, seen in zip(everything, contained.tolist(), strict=True) if seen} == expected
+
+
+def test_repeated_purchases_are_told(shop, tmp_path, caplog):
+    copy = tmp_path / "shop"
+    shutil.copytree(shop, copy)
+    lines = (copy / "interactions.csv").read_text().splitlines()
+    (copy / "interactions.csv").write_text("\n".join([*lines, lines[1], lines[1], lines[2]]) + "\n")
+    with caplog.at_level("INFO"):
+        data = make_data(copy)
+    assert data.split.num_repeats == 3
+    assert "3 repeated purchases left out" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        make_data(shop)
+    assert "purchases to train on" in caplog.text
+    assert "repeated" not in caplog.text
 
 
 def test_without_validation_there_is_no_validation_loader(shop):

@@ -170,6 +170,14 @@ class TestCheckpoints:
         with pytest.raises(CatwalkError, match="is not a checkpoint of a product classifier"):
             load_classifier(tmp_path / "bpr_mf.ckpt")
 
+    def test_another_size_of_images(self, shop, trained, make_trainer):
+        data = make_data(shop, image_size=(24, 16))
+        message = r"trained on images of size their own .* data.image_size is \[24, 16\]"
+        with pytest.raises(CatwalkError, match=message):
+            make_trainer().predict(make_model(), data, ckpt_path=str(trained.checkpoint))
+        with pytest.raises(CatwalkError, match=message):
+            make_trainer().predict(ProductClassifier.load_from_checkpoint(trained.checkpoint), data)
+
 
 class TestOptimisation:
     def test_the_default_is_nesterov_and_one_cycle(self, shop, make_trainer):
