@@ -1,5 +1,6 @@
 """Random numbers that depend on a seed and a key alone, whatever the batch, the order or the device."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,29 @@ def uniform(seed: int, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
     bits = _mix(key_states[:, None] + counters * _signed(_GAMMA))
     # float32 holds 24 bits exactly, so the division rounds nothing up to 1.
     return (_shift_right(bits, 40).to(torch.float32) * 2.0**-24).reshape(len(keys), *shape)
+
+
+def content_keys(images: Tensor) -> Tensor:
+    """Return a key for each image that depends on nothing but its pixels, for images that have no item to name them.
+
+    Args:
+        images: float32 ``(N, 3, H, W)`` in [0, 1]; their nearest 8-bit levels count.
+
+    Returns:
+        int64 ``(N,)``; different images have, but for a chance of about 2⁻⁶⁴, different keys.
+    """
+    levels = (images * 255).round().to(torch.int64).flatten(1)
+    counters = torch.ones_like(levels[:1]).cumsum(1)
+    weights = _mix(counters * _signed(_GAMMA)) | 1
+    return _mix((levels * weights).sum(dim=1))
+
+
+def derived_seed(*numbers: int) -> int:
+    """Return a seed for a generator that has a state, which depends on all of the numbers, each at least 0.
+
+    Unlike their sum, it gives no two steps of neighbouring seeds the same stream.
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _mix(bits: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Triplets (user, item bought, item not bought) for pairwise training, a whole epoch at once."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from catwalk.counter_random import derived_seed
 from catwalk.errors import CatwalkError
 from catwalk.ranking import SeenItems
 
@@ -50,7 +50,6 @@ def sample_epoch(users: Tensor, items: Tensor, seen: SeenItems, seed: int, epoch
         ``(users, positives, negatives)``, int64 ``(T,)`` each.
     """
     random = torch.Generator(device=users.device)
-    # Unlike their sum, this gives no two epochs of neighbouring seeds the same stream.
-    random.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0]))
+    random.manual_seed(derived_seed(seed, epoch))
     order = torch.randperm(len(users), generator=random, device=users.device)
     return users[order], items[order], sample_negatives(users[order], seen, random)

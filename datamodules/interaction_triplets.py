@@ -109,11 +109,11 @@ class InteractionTriplets(LightningDataModule):
         # Each process takes as many steps as the others: the epoch is filled up from its own beginning.
         per_rank = -(-count // world_size)
 
-        def batches() -> Iterator[tuple[Tensor, ...]]:
+        def batches(first: int) -> Iterator[tuple[Tensor, ...]]:
             epoch = self.trainer.current_epoch if self.trainer is not None else 0
             triplets = sample_epoch(*self._pairs, self._seen, self.seed, epoch)
             mine = (torch.arange(per_rank) * world_size + rank) % count
-            columns = [column[mine].split(self.batch_size) for column in triplets]
+            columns = [column[mine].split(self.batch_size)[first:] for column in triplets]
             yield from zip(*columns, strict=True)
 
         return Batches(batches, -(-per_rank // self.batch_size)).loader()
@@ -139,7 +139,7 @@ class InteractionTriplets(LightningDataModule):
         blocks = list(user_blocks(users, self.num_items, max_bytes=max_bytes))
         check_shares(len(blocks), self._world_size, f"blocks of {len(blocks[0])} users")
         mine = blocks[self._rank :: self._world_size]
-        return Batches(lambda: iter(mine), len(mine)).loader()
+        return Batches(lambda first: iter(mine[first:]), len(mine)).loader()
 
     @property
     def _rank(self) -> int:

@@ -100,22 +100,23 @@ class ProductImages(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Return batches in an order that depends on (seed, epoch) alone; each process gets every ``world_size``-th."""
-        rows = self.labelled.rows("train")
-        if len(rows) == 0:
+        images = self.labelled.rows("train")
+        if len(images) == 0:
             raise CatwalkError(f"{self.dataset} has no labelled images of the split train")
         world_size = self._world_size
         # Each process takes as many steps as the others: the order is filled up from its own beginning.
-        per_rank = -(-len(rows) // world_size)
+        per_rank = -(-len(images) // world_size)
 
-        def batches() -> Iterator[dict[str, Any]]:
+        def batches(first: int) -> Iterator[dict[str, Any]]:
             epoch = self.trainer.current_epoch if self.trainer is not None else 0
             random = np.random.default_rng((self.seed, epoch))
-            order = random.permutation(rows)
+            order = random.permutation(images)
             mine = np.resize(order, per_rank * world_size)[self._rank :: world_size]
             augmentation = np.random.default_rng((self.seed, epoch, self._rank + 1))
-            for start in range(0, per_rank, self.batch_size):
-                batch = self._labelled(mine[start : start + self.batch_size])
-                yield {**batch, "augmentation": int(augmentation.integers(2**62))}
+            seeds = augmentation.integers(2**62, size=-(-per_rank // self.batch_size)).tolist()
+            for number in range(first, len(seeds)):
+                rows = mine[number * self.batch_size : (number + 1) * self.batch_size]
+                yield {**self._labelled(rows), "augmentation": seeds[number]}
 
         return Batches(batches, -(-per_rank // self.batch_size)).loader(self._pin_memory)
 
@@ -135,7 +136,8 @@ class ProductImages(LightningDataModule):
             return []
         starts = range(0, len(rows), self.batch_size)
         return Batches(
-            lambda: (self._labelled(rows[start : start + self.batch_size]) for start in starts), len(starts)
+            lambda first: (self._labelled(rows[start : start + self.batch_size]) for start in starts[first:]),
+            len(starts),
         ).loader(self._pin_memory)
 
     def predict_dataloader(self) -> DataLoader:
@@ -146,7 +148,8 @@ class ProductImages(LightningDataModule):
         assert levels is not None
         starts = range(0, len(rows), self.batch_size)
         return Batches(
-            lambda: (torch.from_numpy(levels[rows[start : start + self.batch_size]]) for start in starts), len(starts)
+            lambda first: (torch.from_numpy(levels[rows[start : start + self.batch_size]]) for start in starts[first:]),
+            len(starts),
         ).loader(self._pin_memory)
 
     def _labelled(self, rows: NDArray[np.int64]) -> dict[str, Any]:

@@ -15,12 +15,16 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from catwalk.backbones import IMAGENET_MEAN, IMAGENET_STD, Network, build_network, without_initial_weights
+from catwalk.counter_random import derived_seed
 from catwalk.errors import CatwalkError
 from catwalk.features import Predictions, predict
 from lightning_modules.checkpoints import check_checkpoint
 
 SIZES = ("category_names", "image_size")
 """What a checkpoint must know besides its settings: it comes from the data module."""
+
+RANDOM_SEED = "random_seed"
+"""Entry of a checkpoint: the seed of the training's random numbers."""
 
 
 class ProductClassifier(LightningModule):
@@ -60,6 +64,7 @@ class ProductClassifier(LightningModule):
         self.make_optimizer: Callable[[Iterable], Optimizer] = optimizer or _default_optimizer
         self.make_lr_scheduler = lr_scheduler
         self._is_built = False
+        self._random_seed: int | None = None
 
     @property
     def category_names(self) -> tuple[str, ...]:
@@ -103,17 +108,22 @@ class ProductClassifier(LightningModule):
         else:
             _check_sizes(saved, self.hparams)
         check_checkpoint(self, checkpoint)
+        if self._trainer is not None and self.trainer.training:
+            self._random_seed = checkpoint.get(RANDOM_SEED)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(N, C)`` of images ``(N, 3, H, W)`` in [0, 1]."""
         return self.network(images)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
         """Return the mean cross-entropy of a batch."""
-        images, categories = batch
-        loss = F.cross_entropy(self(images), categories, label_smoothing=self.hparams["label_smoothing"])
+        loss = self.classification_loss(*batch)
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def classification_loss(self, images: Tensor, categories: Tensor) -> Tensor:
+        """Return the mean cross-entropy of images ``(N, 3, H, W)`` in [0, 1], as training minimises it."""
+        return F.cross_entropy(self(images), categories, label_smoothing=self.hparams["label_smoothing"])
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure loss and accuracy."""
@@ -139,19 +149,67 @@ class ProductClassifier(LightningModule):
         """Return the optimizer and a schedule that is stepped after every batch."""
         optimizer = self.make_optimizer(self.parameters())
         if self.make_lr_scheduler is None:
-            total_steps = self.trainer.estimated_stepping_batches
-            if math.isinf(total_steps):
-                raise CatwalkError("the default lr_scheduler needs an end: give trainer.max_epochs or max_steps")
             scheduler: Any = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer,
                 max_lr=[group["lr"] for group in optimizer.param_groups],
-                total_steps=int(total_steps),
+                total_steps=self.total_steps(),
                 div_factor=10,
                 cycle_momentum=False,
             )
         else:
             scheduler = self.make_lr_scheduler(optimizer)
+            if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                raise CatwalkError(
+                    "lr_scheduler: is stepped after every batch, and ReduceLROnPlateau waits for a figure"
+                )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def total_steps(self) -> int:
+        """Return how many steps the optimizer will have taken when the training ends.
+
+        Raises:
+            CatwalkError: If the training has no end.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise CatwalkError("the default lr_scheduler needs an end: give trainer.max_epochs or max_steps")
+        return int(steps)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the random numbers of the training depend on."""
+        checkpoint[RANDOM_SEED] = self._random_seed
+
+    def on_fit_start(self) -> None:
+        """Take the seed of the run's random numbers from the checkpoint that it goes on from, or from the user."""
+        if self._random_seed is None:
+            self._random_seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let a step's random numbers (dropout, random starts) depend on the seed, the step and the process alone.
+
+        So a run that was killed goes on as if it had not been, and what runs in between, such as a validation, takes
+        no part in it.
+        """
+        assert self._random_seed is not None
+        torch.manual_seed(derived_seed(self._random_seed, self.global_step, self.global_rank))
+
+    def on_validation_start(self) -> None:
+        """Let all processes measure one and the same network."""
+        self._share_running_statistics()
+
+    def on_train_end(self) -> None:
+        """Let all processes end with one and the same network."""
+        self._share_running_statistics()
+
+    def _share_running_statistics(self) -> None:
+        """Give every process the first one's BatchNorm statistics, which are in the checkpoint.
+
+        During the training each process has its own, from its own images, until the next step begins with the first
+        one's.
+        """
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
 
 def _check_sizes(trained: Mapping[str, Any], data: Mapping[str, Any]) -> None:

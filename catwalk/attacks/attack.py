@@ -115,7 +115,7 @@ class Attack(abc.ABC):
         total, done = len(images), 0
         results: list[tuple[Tensor, Tensor, Tensor]] = []
         # Gradients must flow under an outer no_grad, and indexing makes copies that can, of inference tensors too.
-        with torch.inference_mode(False), torch.enable_grad(), _eval_mode(network):
+        with torch.inference_mode(False), torch.enable_grad(), eval_mode(network):
             if total:
                 self._check_classes(network, images, targets)
             for rows, count in padded_batches(total, self.batch_size):
@@ -205,7 +205,7 @@ def cross_entropy_gradient(network: nn.Module, images: Tensor, targets: Tensor) 
 
 
 @contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
+def eval_mode(network: nn.Module) -> Iterator[None]:
     """Put every module into eval mode and give each its own flag back afterwards.
 
     Sets the flags themselves: ``train()`` and ``eval()`` reach all submodules alike, and may be overridden.

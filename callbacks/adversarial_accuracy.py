@@ -1,0 +1,109 @@
+"""Logs how many images a CNN still classifies correctly under attack."""
+
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from catwalk.attacks import PGD
+from catwalk.attacks.attack import Attack
+from catwalk.counter_random import content_keys
+from catwalk.errors import CatwalkError
+from lightning_modules.cnn import ProductClassifier
+
+
+class AdversarialAccuracy(Callback):
+    """Logs ``val/pgd_accuracy`` and ``test/pgd_accuracy``: the accuracy on images attacked away from their category.
+
+    It is an upper bound of the CNN's robustness: a stronger attack may lower it. With another attack the figure has its
+    name. The random start of an image depends on its pixels and the attack's seed alone, so that batch size and number
+    of processes do not change the figure. The attack computes in float32, whatever the training does.
+
+    Args:
+        attack: An untargeted attack; PGD with ε = 8 grey levels, ten steps of ε/6 and a random start by default.
+        max_validation_images: How many validation images to attack at most, the first ones; all by default. The test
+            attacks all of its images.
+
+    Raises:
+        CatwalkError: If the attack is targeted or there is nothing to attack.
+    """
+
+    def __init__(self, attack: Attack | None = None, max_validation_images: int | None = None) -> None:
+        self.attack = PGD(epsilon=8.0, iterations=10, targeted=False) if attack is None else attack
+        if self.attack.targeted:
+            raise CatwalkError(
+                "AdversarialAccuracy.attack: must not be targeted; set targeted: false"
+            )
+        if max_validation_images is not None and max_validation_images < 1:
+            raise CatwalkError(
+                f"AdversarialAccuracy.max_validation_images: must be at least 1, or null for all, got "
+                f"{max_validation_images}"
+            )
+        self.max_validation_images = max_validation_images
+        self._hits = MeanMetric()
+        self._left: int | None = None
+
+    @property
+    def figure(self) -> str:
+        """What the figure is called, after the stage."""
+        return f"{type(self.attack).__name__.lower()}_accuracy"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what has no categories to be right about."""
+        if not isinstance(pl_module, ProductClassifier):
+            raise CatwalkError(f"AdversarialAccuracy measures product classifiers, not a {type(pl_module).__name__}")
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count."""
+        self._hits.to(pl_module.device).reset()
+        most = self.max_validation_images
+        self._left = None if most is None else -(-most // trainer.world_size)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count."""
+        self._hits.to(pl_module.device).reset()
+        self._left = None
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Attack a batch."""
+        if not trainer.sanity_checking:
+            self._measure(pl_module, *batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Attack a batch."""
+        self._measure(pl_module, *batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log."""
+        if not trainer.sanity_checking:
+            pl_module.log(f"val/{self.figure}", self._hits.compute(), prog_bar=True)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log."""
+        pl_module.log(f"test/{self.figure}", self._hits.compute())
+
+    def _measure(self, pl_module: Any, images: Tensor, categories: Tensor) -> None:
+        images, categories = images[: self._left], categories[: self._left]
+        if len(images) == 0:
+            return
+        if self._left is not None:
+            self._left -= len(images)
+        result = self.attack(pl_module.network, images, categories, keys=content_keys(images))
+        self._hits.update((~result.success).float())
