@@ -15,12 +15,17 @@ from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable, Pred
 from datamodules.product_images import ProductImages
 from lightning_modules.cnn import ProductClassifier
 
+CLASSIFIER_FILE = "classifier.ckpt"
+
 Batch = tuple[Tensor, Tensor, Tensor]
 """Features, categories and probabilities of some items."""
 
 
 class WriteFeatures(Callback):
     """During ``catwalk predict`` with a product classifier, writes ``features.safetensors`` and ``predictions.csv``.
+
+    Where the network was loaded from no checkpoint, but with weights that others trained, ``classifier.ckpt`` comes with
+    them: the network as an attack needs it.
 
     Args:
         output: Folder to write to.
@@ -61,6 +66,8 @@ class WriteFeatures(Callback):
         own = [(part.features, part.categories, part.probabilities) for part in self._parts]
         self._parts = []
         shares = self._gather(own, trainer.world_size)
+        if trainer.ckpt_path is None and pl_module.has_initial_weights:
+            trainer.save_checkpoint(self.output / CLASSIFIER_FILE, weights_only=True)
         if not trainer.is_global_zero:
             return
         columns: list[Tensor] = [torch.cat(column) for column in zip(*shares, strict=True)]

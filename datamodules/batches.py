@@ -4,47 +4,34 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, IterableDataset
 
 from catwalk.errors import CatwalkError
 
 
 class Batches(IterableDataset):
-    """An iterable of ready batches, which can begin in the middle of a pass.
+    """An iterable of ready batches.
 
     Lightning puts a ``DistributedSampler`` into loaders over indexed datasets, which repeats examples until all ranks
     have equally many, and so changes every metric that counts. It leaves iterable datasets alone: whoever makes the
     batches gives each rank its own share.
 
     Args:
-        make: Returns the batches of one pass, from the one with the number given to the last.
+        make: Returns the batches of one pass.
         length: Number of batches per pass.
     """
 
-    def __init__(self, make: Callable[[int], Iterator[Any]], length: int) -> None:
+    def __init__(self, make: Callable[[], Iterator[Any]], length: int) -> None:
         super().__init__()
         self.make = make
         self.length = length
-        self._first = 0
-        self._given = 0
 
     def __iter__(self) -> Iterator[Any]:
-        first, self._first = self._first, 0
-        for number, batch in enumerate(self.make(first), first + 1):
-            self._given = number
-            yield batch
+        return self.make()
 
     def __len__(self) -> int:
         return self.length
-
-    @property
-    def position(self) -> int:
-        """How many batches of this pass have been given away; setting it lets the next pass begin there, once."""
-        return self._given % max(self.length, 1)
-
-    @position.setter
-    def position(self, position: int) -> None:
-        self._first = self._given = position
 
     def loader(self, pin_memory: bool = False) -> "BatchLoader":
         """Return a loader that hands the batches on as they are, from the process that trains."""
@@ -52,25 +39,28 @@ class Batches(IterableDataset):
 
 
 class BatchLoader(DataLoader):
-    """A loader over :class:`Batches` that goes on where a killed run stopped, in the middle of an epoch.
-
-    Lightning saves and restores the state of a training loader that has one.
-    """
-
-    dataset: Batches
+    """A loader over :class:`Batches`, with which a run that was killed goes on in the middle of an epoch."""
 
     def __init__(self, batches: Batches, pin_memory: bool = False) -> None:
         # Every pass draws a seed for worker processes, of which there are none here: not from the global generator,
-        # whose numbers a run that is resumed must find as they were.
+        # whose numbers a run that goes on must find as they were.
         super().__init__(batches, batch_size=None, num_workers=0, pin_memory=pin_memory, generator=torch.Generator())
 
-    def state_dict(self) -> dict[str, int]:
-        """Return where this pass stands."""
-        return {"position": self.dataset.position}
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: where an epoch stands is in Lightning's own state, and :func:`first_batch` reads it there.
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Let the next pass begin there."""
-        self.dataset.position = state_dict["position"]
+        Lightning asks for a state to know that a loader can go on. It does not bring the state back, though, when the
+        loader was made for the count of its batches, before the checkpoint is read.
+        """
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing; see :meth:`state_dict`."""
+
+
+def first_batch(trainer: Trainer | None) -> int:
+    """Return the batch with which the epoch that now begins is to begin: 0 unless a killed run goes on in mid-epoch."""
+    return 0 if trainer is None else trainer.fit_loop.batch_idx + 1
 
 
 def check_shares(count: int, world_size: int, what: str) -> None:

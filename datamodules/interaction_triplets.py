@@ -15,7 +15,7 @@ from catwalk.features import FeatureTable
 from catwalk.interactions import Split, read_split
 from catwalk.ranking import MAX_BLOCK_BYTES, SeenItems, user_blocks
 from catwalk.sampling import sample_epoch
-from datamodules.batches import Batches, check_shares
+from datamodules.batches import Batches, check_shares, first_batch
 
 MIN_BLOCKS = 64
 """Users are ranked in at least this many blocks, as far as blocks of 16 allow."""
@@ -109,10 +109,11 @@ class InteractionTriplets(LightningDataModule):
         # Each process takes as many steps as the others: the epoch is filled up from its own beginning.
         per_rank = -(-count // world_size)
 
-        def batches(first: int) -> Iterator[tuple[Tensor, ...]]:
+        def batches() -> Iterator[tuple[Tensor, ...]]:
             epoch = self.trainer.current_epoch if self.trainer is not None else 0
             triplets = sample_epoch(*self._pairs, self._seen, self.seed, epoch)
             mine = (torch.arange(per_rank) * world_size + rank) % count
+            first = first_batch(self.trainer)
             columns = [column[mine].split(self.batch_size)[first:] for column in triplets]
             yield from zip(*columns, strict=True)
 
@@ -139,7 +140,7 @@ class InteractionTriplets(LightningDataModule):
         blocks = list(user_blocks(users, self.num_items, max_bytes=max_bytes))
         check_shares(len(blocks), self._world_size, f"blocks of {len(blocks[0])} users")
         mine = blocks[self._rank :: self._world_size]
-        return Batches(lambda first: iter(mine[first:]), len(mine)).loader()
+        return Batches(lambda: iter(mine), len(mine)).loader()
 
     @property
     def _rank(self) -> int:

@@ -16,7 +16,7 @@ from catwalk.catalogue import Catalogue, item_names
 from catwalk.errors import CatwalkError
 from catwalk.images import load_images, to_float
 from catwalk.labelled_images import LabelledImages
-from datamodules.batches import Batches, check_shares
+from datamodules.batches import Batches, check_shares, first_batch
 
 
 class ProductImages(LightningDataModule):
@@ -107,14 +107,14 @@ class ProductImages(LightningDataModule):
         # Each process takes as many steps as the others: the order is filled up from its own beginning.
         per_rank = -(-len(images) // world_size)
 
-        def batches(first: int) -> Iterator[dict[str, Any]]:
+        def batches() -> Iterator[dict[str, Any]]:
             epoch = self.trainer.current_epoch if self.trainer is not None else 0
             random = np.random.default_rng((self.seed, epoch))
             order = random.permutation(images)
             mine = np.resize(order, per_rank * world_size)[self._rank :: world_size]
             augmentation = np.random.default_rng((self.seed, epoch, self._rank + 1))
             seeds = augmentation.integers(2**62, size=-(-per_rank // self.batch_size)).tolist()
-            for number in range(first, len(seeds)):
+            for number in range(first_batch(self.trainer), len(seeds)):
                 rows = mine[number * self.batch_size : (number + 1) * self.batch_size]
                 yield {**self._labelled(rows), "augmentation": seeds[number]}
 
@@ -136,8 +136,7 @@ class ProductImages(LightningDataModule):
             return []
         starts = range(0, len(rows), self.batch_size)
         return Batches(
-            lambda first: (self._labelled(rows[start : start + self.batch_size]) for start in starts[first:]),
-            len(starts),
+            lambda: (self._labelled(rows[start : start + self.batch_size]) for start in starts), len(starts)
         ).loader(self._pin_memory)
 
     def predict_dataloader(self) -> DataLoader:
@@ -148,8 +147,7 @@ class ProductImages(LightningDataModule):
         assert levels is not None
         starts = range(0, len(rows), self.batch_size)
         return Batches(
-            lambda first: (torch.from_numpy(levels[rows[start : start + self.batch_size]]) for start in starts[first:]),
-            len(starts),
+            lambda: (torch.from_numpy(levels[rows[start : start + self.batch_size]]) for start in starts), len(starts)
         ).loader(self._pin_memory)
 
     def _labelled(self, rows: NDArray[np.int64]) -> dict[str, Any]:

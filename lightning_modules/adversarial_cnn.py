@@ -8,7 +8,7 @@ from torch import Tensor
 from catwalk.attacks import PGD
 from catwalk.attacks.attack import Attack, eval_mode
 from catwalk.errors import CatwalkError
-from lightning_modules.cnn import ProductClassifier
+from lightning_modules.cnn import SIZES, ProductClassifier
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """What the Trainer may compute with: images and perturbations stay float32 in all of them."""
@@ -23,6 +23,8 @@ class DefendedClassifier(ProductClassifier, abc.ABC):
     """
 
     def __init__(self, epsilon: float = 8.0, **settings: Any) -> None:
+        for name in SIZES:  # Lightning hands on all that a checkpoint records
+            settings.pop(name, None)
         super().__init__(**settings)
         if not 0 < epsilon <= 255:
             raise CatwalkError(f"epsilon: must be a number of grey levels above 0 and at most 255, got {epsilon!r}")

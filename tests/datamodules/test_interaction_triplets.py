@@ -14,7 +14,9 @@ from datamodules import InteractionTriplets
 
 def make_data(shop, epoch=0, rank=0, world_size=1, **settings):
     data = InteractionTriplets(shop, **{"batch_size": 50} | settings)
-    data.trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank, world_size=world_size)
+    data.trainer = SimpleNamespace(
+        current_epoch=epoch, fit_loop=SimpleNamespace(batch_idx=-1), global_rank=rank, world_size=world_size
+    )
     data.setup("fit")
     return data
 

@@ -19,6 +19,7 @@ def make_data(shop, stage="fit", epoch=0, rank=0, world_size=1, **settings):
     data = ProductImages(shop, **{"batch_size": 32} | settings)
     data.trainer = SimpleNamespace(
         current_epoch=epoch,
+        fit_loop=SimpleNamespace(batch_idx=-1),
         global_rank=rank,
         world_size=world_size,
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
