@@ -35,16 +35,16 @@ class Batches(IterableDataset):
 
     def loader(self, pin_memory: bool = False) -> "BatchLoader":
         """Return a loader that hands the batches on as they are, from the process that trains."""
-        return BatchLoader(self, pin_memory)
+        return BatchLoader(self, pin_memory=pin_memory)
 
 
 class BatchLoader(DataLoader):
     """A loader over :class:`Batches`, with which a run that was killed goes on in the middle of an epoch."""
 
-    def __init__(self, batches: Batches, pin_memory: bool = False) -> None:
+    def __init__(self, dataset: Batches, **settings: Any) -> None:  # the signature by which Lightning copies loaders
         # Every pass draws a seed for worker processes, of which there are none here: not from the global generator,
         # whose numbers a run that goes on must find as they were.
-        super().__init__(batches, batch_size=None, num_workers=0, pin_memory=pin_memory, generator=torch.Generator())
+        super().__init__(dataset, **{"batch_size": None, "generator": torch.Generator(), **settings})
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: where an epoch stands is in Lightning's own state, and :func:`first_batch` reads it there.

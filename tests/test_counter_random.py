@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from catwalk.counter_random import uniform
+from catwalk.counter_random import content_keys, derived_seed, uniform
 
 MASK = (1 << 64) - 1
 
@@ -100,3 +100,34 @@ def test_refuses_keys_of_another_kind(keys):
 
 def test_takes_no_keys():
     assert uniform(0, torch.arange(0), (3, 2)).shape == (0, 3, 2)
+
+
+def test_content_keys_are_a_hash_of_the_levels():
+    images = torch.randint(256, (4, 3, 5, 6), generator=torch.Generator().manual_seed(0)) / 255
+    keys = content_keys(images)
+    for image, key in zip(images, keys, strict=True):
+        levels = (image * 255).round().flatten().tolist()
+        total = 0
+        for position, level in enumerate(levels, 1):
+            total += int(level) * (finalise(position * 0x9E3779B97F4A7C15 & MASK) | 1)
+        assert int(key) & MASK == finalise(total & MASK)
+
+
+def test_content_keys_depend_on_the_pixels_alone():
+    images = torch.randint(256, (300, 3, 8, 8), generator=torch.Generator().manual_seed(0)) / 255
+    keys = content_keys(images)
+    assert len(keys.unique()) == 300
+    order = torch.randperm(300)
+    assert torch.equal(content_keys(images[order]), keys[order])
+    assert torch.equal(torch.cat([content_keys(image[None]) for image in images]), keys)
+    changed = images.clone()
+    changed[:, 1, 2, 3] = (images[:, 1, 2, 3] * 255 + 1) % 256 / 255
+    assert not (content_keys(changed) == keys).any()
+    assert torch.equal(content_keys(images.contiguous(memory_format=torch.channels_last)), keys)
+
+
+def test_derived_seeds_do_not_meet():
+    seeds = {derived_seed(seed, step, rank) for seed in range(12) for step in range(12) for rank in range(4)}
+    assert len(seeds) == 12 * 12 * 4
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    assert derived_seed(1, 2) == int(np.random.SeedSequence([1, 2]).generate_state(1, np.uint64)[0])

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Trainer
 
+from callbacks import AdversarialAccuracy
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import VBPR, ProductClassifier
 
@@ -37,6 +38,7 @@ def main(dataset: str, features: str, recommender: str, classifier: str, devices
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            callbacks=[AdversarialAccuracy()] if name == "classifier" else [],
         )
         figures[name] = trainer.test(model, data, ckpt_path=checkpoint, verbose=False)[0]
     Path(output).write_text(json.dumps(figures))

@@ -240,11 +240,14 @@ def test_two_processes_measure_what_one_does(shop, features, fitted, trained, ma
     found = json.loads((tmp_path / "figures.json").read_text())
     assert_same_figures(found["recommender"], figures)
 
+    from callbacks import AdversarialAccuracy
     from datamodules import ProductImages
 
     model = ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8})
-    (alone,) = make_trainer().test(model, ProductImages(shop), ckpt_path=str(trained.checkpoint), verbose=False)
+    trainer = make_trainer(callbacks=[AdversarialAccuracy()])
+    (alone,) = trainer.test(model, ProductImages(shop), ckpt_path=str(trained.checkpoint), verbose=False)
     assert found["classifier"]["test/accuracy"] == alone["test/accuracy"]
+    assert found["classifier"]["test/pgd_accuracy"] == alone["test/pgd_accuracy"]
     assert found["classifier"]["test/loss"] == pytest.approx(alone["test/loss"], rel=1e-5)
 
 
