@@ -24,8 +24,8 @@ Batch = tuple[Tensor, Tensor, Tensor]
 class WriteFeatures(Callback):
     """During ``catwalk predict`` with a product classifier, writes ``features.safetensors`` and ``predictions.csv``.
 
-    Where the network was loaded from no checkpoint, but with weights that others trained, ``classifier.ckpt`` comes with
-    them: the network as an attack needs it.
+    Where the network came with weights that others trained and not from a checkpoint, ``classifier.ckpt`` is written as
+    well: what an attack needs of it.
 
     Args:
         output: Folder to write to.
@@ -66,7 +66,7 @@ class WriteFeatures(Callback):
         own = [(part.features, part.categories, part.probabilities) for part in self._parts]
         self._parts = []
         shares = self._gather(own, trainer.world_size)
-        if trainer.ckpt_path is None and pl_module.has_initial_weights:
+        if pl_module.is_as_others_trained_it:
             trainer.save_checkpoint(self.output / CLASSIFIER_FILE, weights_only=True)
         if not trainer.is_global_zero:
             return

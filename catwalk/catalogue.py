@@ -1,5 +1,6 @@
 """The catalogue of a shop: its items, their images and their categories."""
 
+import difflib
 import hashlib
 import json
 from collections import Counter
@@ -117,8 +118,12 @@ class Catalogue:
 def number_of(name: str, names: Sequence[str], argument: str) -> int:
     """Return the place of a category's name among ``names``, or raise a CatwalkError that lists them."""
     if name not in names:
-        listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-        raise CatwalkError(f"{argument}: there is no category {name!r}; the categories are {listed}")
+        if len(names) <= 20:
+            raise CatwalkError(f"{argument}: there is no category {name!r}; the categories are {', '.join(names)}")
+        folded = {other.casefold(): other for other in reversed(names)}
+        similar = [folded[other] for other in difflib.get_close_matches(name.casefold(), folded, cutoff=0.5)]
+        listed = ", ".join([*similar, *(other for other in names[:20] if other not in similar)])
+        raise CatwalkError(f"{argument}: there is no category {name!r}; the {len(names)} categories are {listed}, …")
     return list(names).index(name)
 
 

@@ -16,9 +16,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 # Imported so that their classes can be named without a path.
 import callbacks  # noqa: F401
 import catwalk.attacks  # noqa: F401
-import lightning_modules  # noqa: F401
+import lightning_modules
 from catwalk import known_notices
-from catwalk.backbones import read_checkpoint, without_initial_weights
+from catwalk.backbones import read_checkpoint
 from catwalk.errors import CatwalkError
 from catwalk.one_line import one_line
 from catwalk.parsers import KEEP_NONE, ReadableHelp
@@ -78,6 +78,7 @@ class CatwalkCLI(LightningCLI):
     """``catwalk fit|validate|test|predict``."""
 
     def __init__(self) -> None:
+        self._is_from_checkpoint = False
         known_notices.hide()
         settings = {
             name: {
@@ -132,6 +133,10 @@ class CatwalkCLI(LightningCLI):
             if Path(path).is_dir():
                 return  # a distributed checkpoint
             read_checkpoint(path)
+            self._is_from_checkpoint = True
+            settings = getattr(self._get(self.config, "model"), "init_args", None) or {}
+            if settings.get("weights") is not None and not Path(settings["weights"]).is_file():
+                settings["weights"] = None  # what the network began with, and is not needed any more
 
     def instantiate_classes(self) -> None:
         """Make the objects, and say in one line what they refuse."""
@@ -142,6 +147,8 @@ class CatwalkCLI(LightningCLI):
                 raise
             # jsonargparse wraps whatever a class raises when it is made.
             raise CatwalkError(one_line(str(error))) from error
+        if isinstance(self.model, lightning_modules.ProductClassifier):
+            self.model.awaits_checkpoint = self._is_from_checkpoint
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, and say in one line what it refuses."""
@@ -154,12 +161,20 @@ class CatwalkCLI(LightningCLI):
                 del logger._wandb_init["anonymous"]  # W&B warns of this setting, even where Lightning leaves it unset
         return trainer
 
+    def before_fit(self) -> None:
+        """Refuse what the network cannot learn, before images are decoded."""
+        self._check_command()
+        if isinstance(self.model, lightning_modules.ProductClassifier) and not self._get(self.config_init, "ckpt_path"):
+            self.model.require_initial_weights()
+
     def before_validate(self) -> None:
         """Refuse to measure a network that nobody has trained."""
+        self._check_command()
         self._require_weights()
 
     def before_test(self) -> None:
         """Refuse to measure a network that nobody has trained."""
+        self._check_command()
         self._require_weights()
 
     def before_predict(self) -> None:
@@ -188,12 +203,18 @@ class CatwalkCLI(LightningCLI):
         """Raise a CatwalkError where the weights would be random."""
         if self._get(self.config_init, "ckpt_path") is not None:
             return
-        backbone_args = self.model.hparams.get("backbone_args")
-        if without_initial_weights(backbone_args) == (backbone_args or {}):
+        is_classifier = isinstance(self.model, lightning_modules.ProductClassifier)
+        if not (is_classifier and self.model.has_initial_weights):
+            others = ", or, for a network that others trained, model.weights" if is_classifier else ""
             raise CatwalkError(
                 f"{self.subcommand}: ckpt_path is missing, and without it the weights would be random; "
-                "give the checkpoint that `catwalk fit` wrote"
+                f"give the checkpoint that `catwalk fit` wrote{others}"
             )
+
+    def _check_command(self) -> None:
+        """Raise a CatwalkError if the command makes no sense with the classifier's categories."""
+        if isinstance(self.model, lightning_modules.ProductClassifier):
+            self.model.check_command(str(self.subcommand))
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Return the arguments of the Trainer's method."""

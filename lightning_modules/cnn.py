@@ -1,23 +1,34 @@
 """Traditional training (T) of the CNN that classifies product images, and the base of every defended one."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from catwalk.backbones import IMAGENET_MEAN, IMAGENET_STD, Network, build_network, without_initial_weights
+from catwalk.backbones import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Network,
+    build_network,
+    check_initial_weights,
+    loads_weights,
+    without_initial_weights,
+)
 from catwalk.counter_random import derived_seed
 from catwalk.errors import CatwalkError
 from catwalk.features import Predictions, predict
+from catwalk.imagenet import imagenet_categories
 from lightning_modules.checkpoints import check_checkpoint
 
 SIZES = ("category_names", "image_size")
@@ -37,6 +48,13 @@ class ProductClassifier(LightningModule):
         backbone: Import path of a function or class that returns a classifier, such as ``torchvision.models.resnet50``,
             ``timm.create_model`` or ``catwalk.backbones.compact_cnn``.
         backbone_args: Its keyword arguments, such as ``{weights: IMAGENET1K_V2}``.
+        weights: File with weights to begin with, of PyTorch or safetensors: the backbone's own ``state_dict``, or a
+            checkpoint that holds it, such as those of the ``robustness`` library, of Free adversarial training and of
+            ``catwalk fit``. The classification layer is kept if it is known to tell the same categories.
+        freeze_up_to: Name of the last module, in the backbone's own naming, that stays as loaded, such as ``layer3``:
+            it and all that is registered before it are not trained, and their BatchNorm statistics do not move.
+        categories: ``dataset`` learns the dataset's categories; with ``imagenet`` an item's category is the one of
+            ImageNet's 1000 classes that the pretrained network sees (the paper's protocol), and nothing is trained.
         mean: Mean per colour channel of the images that the backbone expects; ImageNet's by default.
         std: Standard deviation per colour channel.
         label_smoothing: Share in [0, 1) of the target probability that is spread over all categories.
@@ -48,10 +66,16 @@ class ProductClassifier(LightningModule):
 
     network: Network
 
+    awaits_checkpoint: bool
+    """Whether a checkpoint is about to be loaded, so that it would be wasted to read or download initial weights."""
+
     def __init__(
         self,
         backbone: str = "torchvision.models.resnet18",
         backbone_args: dict[str, Any] | None = None,
+        weights: str | None = None,
+        freeze_up_to: str | None = None,
+        categories: Literal["dataset", "imagenet"] = "dataset",
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         label_smoothing: float = 0.0,
@@ -59,11 +83,18 @@ class ProductClassifier(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
+        check_initial_weights(weights, backbone_args)
+        if categories not in ("dataset", "imagenet"):
+            raise CatwalkError(f"categories: must be dataset or imagenet, got {categories!r}")
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        self.hparams.update({"mean": list(mean), "std": list(std)})  # plain lists, which every checkpoint may hold
+        # Plain values, which every checkpoint may hold.
+        plain = {"mean": list(mean), "std": list(std), "weights": None if weights is None else str(weights)}
+        self.hparams.update(plain)
         self.make_optimizer: Callable[[Iterable], Optimizer] = optimizer or _default_optimizer
         self.make_lr_scheduler = lr_scheduler
         self._is_built = False
+        self._is_loaded = False
+        self.awaits_checkpoint = False
         self._random_seed: int | None = None
 
     @property
@@ -71,32 +102,88 @@ class ProductClassifier(LightningModule):
         """Names of the C categories, in the order of the logits."""
         return tuple(self.hparams["category_names"])
 
+    @property
+    def has_initial_weights(self) -> bool:
+        """Whether the network begins with weights that somebody trained."""
+        return self.hparams["weights"] is not None or loads_weights(self.hparams["backbone_args"])
+
+    @property
+    def is_as_others_trained_it(self) -> bool:
+        """Whether the network is in no checkpoint yet, but came with weights that somebody trained."""
+        return self.has_initial_weights and not self._is_loaded
+
+    def setup(self, stage: str) -> None:
+        """Refuse what makes no sense with these categories."""
+        self.check_command(getattr(stage, "value", stage))  # Lightning gives an enumeration
+
     def configure_model(self) -> None:
         """Build the network for the data module's categories, once."""
-        if self._trainer is None:
-            return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self._trainer is not None:
+            self.build_for(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def build_for(self, data: Any) -> None:
+        """Build the network for a data module's categories and images, unless it is there, and check that it fits.
+
+        Args:
+            data: Data module with ``category_names`` and ``image_size``, such as ``ProductImages``.
+
+        Raises:
+            CatwalkError: If the weights do not fit, or the network is there and was trained on something else.
+        """
         size = data.image_size
-        sizes = {"category_names": list(data.category_names), "image_size": list(size) if size is not None else None}
+        names = imagenet_categories() if self.hparams["categories"] == "imagenet" else data.category_names
+        sizes = {"category_names": list(names), "image_size": list(size) if size is not None else None}
         if self._is_built:
             _check_sizes(self.hparams, sizes)
         else:
-            self._build(sizes, pretrained=True)
+            self._build(sizes, pretrained=not self.awaits_checkpoint)
 
     def _build(self, sizes: dict[str, Any], pretrained: bool) -> None:
         self.hparams.update(sizes)
         settings = self.hparams
         backbone_args = settings["backbone_args"]
+        pretrained = pretrained and self.has_initial_weights
         self.network = build_network(
             settings["backbone"],
             backbone_args if pretrained else without_initial_weights(backbone_args),
             len(settings["category_names"]),
             settings["mean"],
             settings["std"],
+            weights=settings["weights"] if pretrained else None,
+            category_names=settings["category_names"],
+            keep_head=pretrained and settings["categories"] == "imagenet",
         )
+        if settings["freeze_up_to"] is not None:
+            self.network.freeze_up_to(settings["freeze_up_to"])
+            # Lightning's warning that something is in eval mode when training begins: it is meant to be.
+            warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")
         accuracy = MulticlassAccuracy(len(settings["category_names"]), average="micro")
         self.val_accuracy, self.test_accuracy = accuracy.clone(), accuracy.clone()
         self._is_built = True
+
+    def check_command(self, command: str) -> None:
+        """Raise a CatwalkError if ImageNet's classes were to be learnt or measured by the dataset's labels.
+
+        Args:
+            command: ``fit``, ``validate``, ``test`` or ``predict``.
+        """
+        if self.hparams["categories"] == "imagenet" and command != "predict":
+            raise CatwalkError(
+                f"categories: imagenet is for `predict` and for attacks, not for `{command}`: the dataset's labels are "
+                "none of ImageNet's classes; to fine-tune the network on them, set categories: dataset"
+            )
+
+    def require_initial_weights(self) -> None:
+        """Raise a CatwalkError if the settings make sense with trained weights alone, and there are none."""
+        if self.has_initial_weights or self._is_loaded:
+            return
+        for argument, harmless in (("categories", "dataset"), ("freeze_up_to", None)):
+            if self.hparams[argument] != harmless:
+                raise CatwalkError(
+                    f"{argument}: {self.hparams[argument]} needs a trained network, and this one would be random; give "
+                    "a file as weights, or let the backbone load its own, such as backbone_args: "
+                    "{weights: IMAGENET1K_V2}"
+                )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network that the checkpoint describes where there is no data module, and check that it fits."""
@@ -108,6 +195,8 @@ class ProductClassifier(LightningModule):
         else:
             _check_sizes(saved, self.hparams)
         check_checkpoint(self, checkpoint)
+        self._is_loaded = True
+        self.network.is_head_new = False
         if self._trainer is not None and self.trainer.training:
             self._random_seed = checkpoint.get(RANDOM_SEED)
 
@@ -147,8 +236,10 @@ class ProductClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and a schedule that is stepped after every batch."""
-        optimizer = self.make_optimizer(self.parameters())
+        optimizer = self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
         if self.make_lr_scheduler is None:
+            if self.total_steps() == 0:  # nothing is to be trained, and a cycle cannot have no steps
+                return {"optimizer": optimizer}
             scheduler: Any = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer,
                 max_lr=[group["lr"] for group in optimizer.param_groups],
@@ -178,11 +269,38 @@ class ProductClassifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the random numbers of the training depend on."""
         checkpoint[RANDOM_SEED] = self._random_seed
+        # The file of the initial weights is no longer needed, and may be gone when the checkpoint is read.
+        checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], "weights": None}
+
+    def on_predict_start(self) -> None:
+        """Refuse to see ImageNet's classes with a random network; whether a checkpoint comes is known only now."""
+        self.require_initial_weights()
+        if self.network.is_head_new:
+            rank_zero_warn(
+                "the features are those of the pretrained network, but the categories are random: its classification "
+                "layer is new and untrained; fine-tune it first, or set categories: imagenet"
+            )
 
     def on_fit_start(self) -> None:
         """Take the seed of the run's random numbers from the checkpoint that it goes on from, or from the user."""
+        self.require_initial_weights()
+        self.network.is_head_new = False
         if self._random_seed is None:
             self._random_seed = torch.initial_seed()
+
+    def on_train_start(self) -> None:
+        """Refuse to go on beyond the end of the schedule that a checkpoint has brought.
+
+        Raises:
+            CatwalkError: If the training is now longer or shorter than it was.
+        """
+        scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
+        if self.make_lr_scheduler is None and scheduler.total_steps != self.total_steps():
+            raise CatwalkError(
+                f"the checkpoint's learning rate schedule ends after {scheduler.total_steps} steps and the training "
+                f"now has {self.total_steps()}: give the same trainer.max_epochs, batch size and number of processes "
+                "as then"
+            )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let a step's random numbers (dropout, random starts) depend on the seed, the step and the process alone.
@@ -216,6 +334,13 @@ def _check_sizes(trained: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Raise a CatwalkError unless a network was trained for these categories and this size of images."""
     theirs, ours = list(trained["category_names"]), list(data["category_names"])
     if theirs != ours:
+        if imagenet_categories() in (tuple(theirs), tuple(ours)):
+            is_theirs = tuple(theirs) == imagenet_categories()
+            told, stated = ("ImageNet's classes", "dataset") if is_theirs else ("those of a dataset", "imagenet")
+            raise CatwalkError(
+                f"categories: the classifier of the checkpoint tells {told}, and {stated} is stated; set categories: "
+                f"{'imagenet' if is_theirs else 'dataset'}"
+            )
         raise CatwalkError(
             f"the classifier was trained on {len(theirs)} categories ({', '.join(theirs[:5])}, …) and the dataset has "
             f"{len(ours)} ({', '.join(ours[:5])}, …): train one for this dataset"

@@ -1,6 +1,8 @@
 """Networks of any library, divided into body and head."""
 
 import copy
+import urllib.error
+import warnings
 
 import numpy as np
 import pytest
@@ -205,3 +207,150 @@ def test_arguments_that_load_weights_are_left_out():
     arguments = {"model_name": "x", "pretrained": True, "weights": "y", "checkpoint_path": "z", "width": 3}
     assert without_initial_weights(arguments) == {"model_name": "x", "width": 3}
     assert without_initial_weights(None) == {}
+
+
+class TestFreezing:
+    """What is frozen, by the backbone's own names and order of registration."""
+
+    @staticmethod
+    def trainable(network: Network) -> set[str]:
+        return {name.split(".")[0] for name, parameter in network.body.named_parameters() if parameter.requires_grad}
+
+    def test_a_stage_and_all_before_it(self):
+        network = build_network("torchvision.models.resnet18", None, 3)
+        network.freeze_up_to("layer2")
+        assert self.trainable(network) == {"layer3", "layer4"}
+        assert all(parameter.requires_grad for parameter in network.head.parameters())
+        frozen = {"conv1", "bn1", "relu", "maxpool", "layer1", "layer2"}
+        for mode in (True, False, True):
+            network.train(mode)
+            for name, module in network.body.named_modules():
+                assert module.training == (mode and name.split(".")[0] not in frozen), name
+            assert network.head.training == network.training == mode
+
+    def test_a_part_of_a_stage_leaves_the_stage_its_mode(self):
+        network = build_network("torchvision.models.resnet18", None, 3)
+        network.freeze_up_to("layer2.0.conv2")
+        body = network.train().body
+        assert body.layer2.training
+        assert body.layer2[0].training
+        assert not body.layer2[0].conv2.training
+        assert not body.layer2[0].bn1.training
+        assert body.layer2[0].bn2.training
+        names = [name for name, parameter in body.named_parameters() if not parameter.requires_grad]
+        assert names[-1] == "layer2.0.conv2.weight"
+        assert all(parameter.requires_grad for parameter in list(body.parameters())[len(names) :])
+
+    def test_everything_but_the_classification_layer(self):
+        for backbone, arguments, name in (
+            ("torchvision.models.resnet18", {}, "avgpool"),
+            ("torchvision.models.mobilenet_v3_small", {}, "classifier.2"),
+            ("timm.create_model", {"model_name": "resnet10t"}, "global_pool"),
+        ):
+            network = build_network(backbone, arguments, 3)
+            network.freeze_up_to(name)
+            assert self.trainable(network) == set()
+            frozen = [module for module in network.train().body.modules() if not list(module.children())]
+            head = network.body.get_submodule(network.head_name)
+            assert not any(module.training for module in frozen if module is not head)
+
+    def test_a_transformer_keeps_its_class_token(self):
+        arguments = {"image_size": 32, "patch_size": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
+        network = build_network("torchvision.models.VisionTransformer", arguments, 3)
+        network.freeze_up_to("encoder.layers.encoder_layer_0")
+        trainable = {name for name, parameter in network.body.named_parameters() if parameter.requires_grad}
+        assert {name.rpartition(".")[0].split(".layers.")[-1].split(".")[0] for name in trainable} == {
+            "encoder_layer_1",
+            "encoder",
+        }
+        assert "class_token" not in trainable
+        assert "encoder.pos_embedding" not in trainable
+        assert "encoder.ln.weight" in trainable
+
+    @pytest.mark.parametrize("name", ["layer9", "", "fc.weight"])
+    def test_an_unknown_module(self, name):
+        network = build_network("torchvision.models.resnet18", None, 3)
+        message = rf"freeze_up_to: the backbone has no module '{name}'; it has conv1, bn1, relu, .*layer4, avgpool, fc"
+        with pytest.raises(CatwalkError, match=message):
+            network.freeze_up_to(name)
+
+    @pytest.mark.parametrize(
+        ("backbone", "name"),
+        [
+            ("torchvision.models.resnet18", "fc"),
+            ("torchvision.models.vgg11", "classifier"),
+            ("torchvision.models.vgg11", "classifier.6"),
+        ],
+    )
+    def test_nothing_left_to_train(self, backbone, name):
+        network = build_network(backbone, None, 3)
+        with pytest.raises(CatwalkError, match=rf"freeze_up_to: '{name}' leaves nothing to train"):
+            network.freeze_up_to(name)
+        assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+class TestDownloads:
+    @pytest.fixture(autouse=True)
+    def _no_internet(self, monkeypatch, tmp_path):
+        def refuse(*args, **kwargs):
+            raise urllib.error.URLError("Name or service not known")
+
+        monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+        monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
+
+    @pytest.mark.parametrize("name", ["IMAGENET1K_V1", "DEFAULT", "ResNet18_Weights.IMAGENET1K_V1"])
+    def test_where_to_put_what_could_not_be_downloaded(self, tmp_path, name):
+        with pytest.raises(CatwalkError) as caught:
+            build_network("torchvision.models.resnet18", {"weights": name}, 3)
+        message = str(caught.value)
+        assert "download https://download.pytorch.org/models/resnet18-f37072fd.pth elsewhere" in message
+        assert "give the file as weights" in message
+        assert f"put it into {tmp_path / 'hub' / 'checkpoints'}" in message
+
+    def test_a_backbone_of_ones_own(self, monkeypatch):
+        def mine(pretrained):
+            torch.hub.load_state_dict_from_url("https://example.org/mine.pth")
+
+        monkeypatch.setattr("catwalk.backbones.compact_cnn", mine)
+        with pytest.raises(CatwalkError, match=r"could not be downloaded \(.*not known.*\); download them elsewhere"):
+            build_network("catwalk.backbones.compact_cnn", {"pretrained": True}, 3)
+
+    def test_timm(self, monkeypatch):
+        import huggingface_hub.errors
+
+        def refuse(*args, **kwargs):
+            raise huggingface_hub.errors.LocalEntryNotFoundError("cannot find the requested files\nin the cache")
+
+        monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)
+        with pytest.raises(CatwalkError, match=r"download https://huggingface\.co/timm/resnet10t\S+ elsewhere"):
+            build_network("timm.create_model", {"model_name": "resnet10t", "pretrained": True}, 3)
+
+    def test_the_cache_is_used(self, tmp_path):
+        torch.manual_seed(0)
+        cached = torchvision.models.resnet18()
+        (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+        torch.save(cached.state_dict(), tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
+        arguments = {"weights": "IMAGENET1K_V1"}
+        # torchvision compares the hash of what it downloads, and not of what is in the cache.
+        network = build_network("torchvision.models.resnet18", arguments, 1000, keep_head=True)
+        assert torch.equal(network.head.weight, cached.fc.weight)
+
+
+LITE = {"model_name": "tf_efficientnet_lite0"}
+
+
+class TestTimmsNormalisation:
+    def test_that_of_a_file_may_be_another(self, tmp_path):
+        torch.save(timm.create_model(**LITE).state_dict(), tmp_path / "x.pt")
+        with pytest.warns(UserWarning, match=r"mean: \[0\.5, 0\.5, 0\.5\] and std: \[0\.5, 0\.5, 0\.5\]"):
+            build_network("timm.create_model", LITE, 3, weights=tmp_path / "x.pt")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            half = (0.5, 0.5, 0.5)
+            build_network("timm.create_model", LITE, 3, half, half, weights=tmp_path / "x.pt")
+            build_network("timm.create_model", LITE, 3)  # random weights were not trained with any
+
+    def test_that_of_its_own_weights_must_be_the_same(self, monkeypatch):
+        monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *args, **kwargs: None)
+        with pytest.raises(CatwalkError, match=r"mean and std: timm's weights .* set mean: \[0\.5, 0\.5, 0\.5\]"):
+            build_network("timm.create_model", LITE | {"pretrained": True}, 3)

@@ -10,16 +10,26 @@ from rich.console import Console
 from rich.markup import escape
 
 from catwalk import __version__
-from catwalk.catalogue import Catalogue
+from catwalk.catalogue import Catalogue, number_of
 from catwalk.errors import CatwalkError
 from catwalk.protocol import Protocol
 from catwalk.study.cache import StageCache
 from catwalk.study.grid import NO_ATTACK, Grid, Settings, Training
 from catwalk.study.progress import StudyProgress
-from catwalk.study.stages import AttackStage, ClassifierStage, FeaturesStage, RecommenderStage, Shop, Stage
-from catwalk.study.tables import Cell, table_1, table_2, write_cells
+from catwalk.study.stages import (
+    AccuracyStage,
+    AttackStage,
+    ClassifierStage,
+    FeaturesStage,
+    RecommenderStage,
+    Shop,
+    Stage,
+)
+from catwalk.study.tables import Cell, Table, networks_table, table_1, table_2, write_cells
 
 __all__ = ["Grid", "Settings", "Training", "run_study"]
+
+ACCURACY_ATTACK: Settings = {"class_path": "catwalk.attacks.PGD", "init_args": {"epsilon": 8.0, "targeted": False}}
 
 
 def run_study(
@@ -33,6 +43,7 @@ def run_study(
     seeds: list[int] = [0],  # noqa: B006 - a default that is shown in the help and never changed
     top_k: int = 20,
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+    accuracy_attack: Settings | None = None,
     output: Path = Path("runs"),
 ) -> Path:
     """Run a study and print its tables.
@@ -52,10 +63,12 @@ def run_study(
         seeds: Every recommender is trained once with each of them.
         top_k: K of all figures.
         protocol: What is attacked and counted.
+        accuracy_attack: ``class_path`` and ``init_args`` of the untargeted attack under which the networks' accuracy on
+            the test images is measured; by default PGD with ε = 8 grey levels, ten steps of ε/6 and a random start.
         output: Folder for the study and the cache.
 
     Returns:
-        The study's folder, with ``cells.csv``, ``table1.*``, ``table2.*`` and ``manifest.json``.
+        The study's folder, with ``cells.csv``, ``table1.*``, ``table2.*``, ``networks.*`` and ``manifest.json``.
 
     Raises:
         CatwalkError: If the grid does not fit the dataset; nothing has been written then.
@@ -66,11 +79,9 @@ def run_study(
         raise CatwalkError(f"name: {name!r} is not a name for a study's folder")
     grid = Grid(dataset, source, target, extractors, attacks, recommenders, seeds, top_k, protocol)
     shop = Shop(Catalogue.read(dataset))
-    shop.catalogue.category(source, "source")
-    shop.catalogue.category(target, "target")
     if not 1 <= top_k <= len(shop.catalogue):
         raise CatwalkError(f"top_k: must lie in 1..{len(shop.catalogue)}, the size of the catalogue, got {top_k}")
-    runs = _plan(grid, shop, cache)
+    runs = _plan(grid, shop, cache, accuracy_attack or ACCURACY_ATTACK)
     cache.remove_leftovers()
     stages = _in_order(runs)
     waiting = [stage for stage in stages if not stage.is_done]
@@ -86,8 +97,9 @@ def run_study(
     cells = [_cell(shop, grid, *run) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     write_cells(cells, top_k, folder / "cells.csv")
-    for number, table in enumerate((table_1(cells, top_k), table_2(cells)), start=1):
-        table.write(folder / f"table{number}")
+    tables = {"table1": table_1(cells, top_k), "table2": table_2(cells), "networks": _networks(shop, runs)}
+    for stem, table in tables.items():
+        table.write(folder / stem)
         console.print()
         table.show(console)
     _write_manifest(folder / "manifest.json", shop, grid, runs)
@@ -95,15 +107,19 @@ def run_study(
     return folder
 
 
-Run = tuple[ClassifierStage, FeaturesStage, AttackStage | None, RecommenderStage]
+Run = tuple[ClassifierStage, AccuracyStage | None, FeaturesStage, AttackStage | None, RecommenderStage]
 """The stages of a cell."""
 
 
-def _plan(grid: Grid, shop: Shop, cache: StageCache) -> list[Run]:
+def _plan(grid: Grid, shop: Shop, cache: StageCache, accuracy_attack: Settings) -> list[Run]:
     """Return the cells in the order of the tables; cells share the stages that they have in common."""
     runs: list[Run] = []
     for extractor, training in grid.extractors.items():
         classifier = ClassifierStage(cache, shop, extractor, training)
+        _check_categories(grid, shop, classifier)
+        accuracy = None
+        if classifier.is_trained_here:
+            accuracy = AccuracyStage(cache, shop, accuracy_attack, classifier)
         features = FeaturesStage(cache, shop, classifier)
         attacks = [
             None,
@@ -116,8 +132,17 @@ def _plan(grid: Grid, shop: Shop, cache: StageCache) -> list[Run]:
             for attack in attacks:
                 for seed in grid.seeds:
                     stage = RecommenderStage(cache, shop, recommender, grid, its_training, seed, features, attack)
-                    runs.append((classifier, features, attack, stage))
+                    runs.append((classifier, accuracy, features, attack, stage))
     return runs
+
+
+def _check_categories(grid: Grid, shop: Shop, classifier: ClassifierStage) -> None:
+    """Raise a CatwalkError unless source and target are categories of whoever names them."""
+    whose = "" if classifier.is_trained_here else f" (of ImageNet, which extractor {classifier.name} sees)"
+    for argument, name in (("source", grid.source), ("target", grid.target)):
+        number_of(name, classifier.category_names, f"{argument}{whose}")
+    if "dataset" in (grid.protocol.source_items, grid.protocol.chr_categories):
+        shop.catalogue.category(grid.source, "source (of the dataset, which the protocol asks)")
 
 
 def _in_order(runs: list[Run]) -> list[Stage]:
@@ -130,6 +155,7 @@ def _cell(
     shop: Shop,
     grid: Grid,
     classifier: ClassifierStage,
+    accuracy: AccuracyStage | None,
     features: FeaturesStage,
     attack: AttackStage | None,
     stage: RecommenderStage,
@@ -161,6 +187,17 @@ def _cell(
     }
 
 
+def _networks(shop: Shop, runs: list[Run]) -> Table:
+    """Return the accuracy of every network, clean and under attack."""
+    stages = {run[0].name: run[:2] for run in runs}.values()
+    under = next((f"under {accuracy.attack_name}" for _, accuracy in stages if accuracy is not None), None)
+    accuracies = {
+        classifier.name: [classifier.record["accuracy"]] + [accuracy and accuracy.record["accuracy"]] * bool(under)
+        for classifier, accuracy in stages
+    }
+    return networks_table(shop.catalogue.name, ["clean", *([under] if under else [])], accuracies)
+
+
 def _write_manifest(path: Path, shop: Shop, grid: Grid, runs: list[Run]) -> None:
     """Write what is needed to repeat the study, and where its results are in the cache."""
     manifest = {
@@ -184,6 +221,12 @@ def _write_manifest(path: Path, shop: Shop, grid: Grid, runs: list[Run]) -> None
         "protocol": vars(grid.protocol),
         "seeds": grid.seeds,
         "stages": {stage.description: f"{stage.kind}/{stage.key}" for stage in _in_order(runs)},
-        "classifiers": {run[0].name: {"accuracy": run[0].record["accuracy"]} for run in runs},
+        "classifiers": {
+            classifier.name: {
+                "accuracy": classifier.record["accuracy"],
+                "accuracy under attack": accuracy.record["accuracy"] if accuracy is not None else None,
+            }
+            for classifier, accuracy, *_ in runs
+        },
     }
     path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

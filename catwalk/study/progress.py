@@ -84,11 +84,12 @@ class ShowBatches(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the bar, and show the epoch and the last loss."""
-        if trainer.global_step % self.every == 0:
+        done = trainer.fit_loop.total_batch_idx + 1  # not the steps: replays of a batch are several
+        if done % self.every == 0:
             loss = trainer.callback_metrics.get("train/loss")
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             self.progress.update(
-                trainer.global_step,
+                done,
                 int(trainer.estimated_stepping_batches),
                 epoch if loss is None else f"{epoch} · loss {float(loss):.4f}",
             )

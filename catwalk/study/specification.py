@@ -64,9 +64,9 @@ class Specification:
             raise CatwalkError(one_line(str(error), self.argument)) from error
 
 
-def attack_of(settings: Mapping[str, Any]) -> Specification:
+def attack_of(settings: Mapping[str, Any], argument: str = "attacks") -> Specification:
     """Return an attack."""
-    return Specification.of(settings, Attack, "attacks")
+    return Specification.of(settings, Attack, argument)
 
 
 def classifier_of(settings: Mapping[str, Any], name: str) -> Specification:

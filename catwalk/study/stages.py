@@ -11,12 +11,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from callbacks.adversarial_accuracy import AdversarialAccuracy
 from callbacks.category_hit_ratio import CategoryHitRatio
 from callbacks.write_features import WriteFeatures
 from catwalk.attacks.attack import Attack
 from catwalk.backbones import import_object, load_classifier
 from catwalk.catalogue import Catalogue
+from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
+from catwalk.imagenet import imagenet_categories
 from catwalk.interactions import read_split
 from catwalk.labelled_images import LabelledImages
 from catwalk.poisoning import AttackSummary, poison, read_summary
@@ -118,7 +121,7 @@ class Stage(abc.ABC):
 
 
 class ClassifierStage(Stage):
-    """A CNN trained on the labelled images, and its accuracy on the test images."""
+    """A CNN trained on the labelled images, and its accuracy on the test images; ImageNet's classifiers as they are."""
 
     kind = "classifier"
 
@@ -130,23 +133,34 @@ class ClassifierStage(Stage):
         self.model = classifier_of(training.model, name)
         data = f"extractors.{name}.data"
         self.data = data_of(training.data, IMAGES, data, dataset=str(shop.catalogue.folder), seed=training.seed)
-        self.model.instantiate(), self.data.instantiate()
+        model = self.model.instantiate()
+        model.require_initial_weights()
+        self.is_trained_here = model.hparams["categories"] == "dataset"
+        self.category_names = shop.catalogue.category_names if self.is_trained_here else imagenet_categories()
+        self.data.instantiate()
         make_trainer(training.trainer, self.trainer_argument)
         backbone = import_object(self.model.settings["init_args"]["backbone"], f"extractors.{name}.model.backbone")
         self.modules = (self.model.module, "datamodules.product_images", backbone.__module__)
         self.settings = {
-            "model": self.model.settings,
+            "model": _with_files_by_content(self.model),
             "data": _without_paths(self.data),
             "trainer": training.trainer or {},
             "seed": training.seed,
-            "labelled images": shop.labelled_images,
         }
+        if self.is_trained_here:
+            self.settings["labelled images"] = shop.labelled_images
 
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Train and test."""
         pl.seed_everything(self.training.seed, verbose=False)
         model, data = self.model.instantiate(), self.data.instantiate()
         trainer = make_trainer(self.training.trainer, self.trainer_argument, folder, progress)
+        if not self.is_trained_here:
+            data.prepare_data()
+            model.build_for(data)
+            trainer.strategy.connect(model)
+            trainer.save_checkpoint(folder / CLASSIFIER_FILE)
+            return {"accuracy": None, "loss": None}
         trainer.fit(model, data)
         trainer.save_checkpoint(folder / CLASSIFIER_FILE)
         (figures,) = trainer.test(model, data, verbose=False) or ({},)
@@ -156,6 +170,47 @@ class ClassifierStage(Stage):
     def trainer_argument(self) -> str:
         """What the user calls the Trainer's arguments."""
         return f"extractors.{self.name}.trainer"
+
+    @property
+    def outcome(self) -> str:
+        """Accuracy."""
+        if not self.is_trained_here:
+            return "not trained here"
+        accuracy = self.record["accuracy"]
+        return "no test images" if accuracy is None else f"accuracy {accuracy:.4f} on test images"
+
+
+class AccuracyStage(Stage):
+    """What is left of a CNN's accuracy on the test images when each of them is attacked."""
+
+    kind = "accuracy"
+
+    def __init__(self, cache: StageCache, shop: Shop, attack: Mapping[str, Any], classifier: ClassifierStage) -> None:
+        super().__init__(cache)
+        self.classifier = classifier
+        self.attack = attack_of(attack, "accuracy_attack")
+        example: Attack = self.attack.instantiate()
+        if example.targeted:
+            raise CatwalkError("accuracy_attack: must lead away from an image's category, so set targeted: false")
+        self.attack_name = example.name
+        self.description = f"Accuracy of CNN {classifier.name} under {self.attack_name}"
+        self.modules = ("callbacks.adversarial_accuracy", self.attack.module)
+        self.settings = {
+            "classifier": classifier.key,
+            "attack": self.attack.settings,
+            "labelled images": shop.labelled_images,
+        }
+
+    def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
+        """Attack every test image."""
+        classifier = self.classifier
+        model = classifier.model.instantiate()
+        model.awaits_checkpoint = True
+        measure = AdversarialAccuracy(self.attack.instantiate())
+        trainer = make_trainer(classifier.training.trainer, classifier.trainer_argument, folder, progress, measure)
+        data, checkpoint = classifier.data.instantiate(), classifier.folder / CLASSIFIER_FILE
+        figures = trainer.test(model, data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        return {"accuracy": (figures or [{}])[0].get(f"test/{measure.figure}")}
 
     @property
     def outcome(self) -> str:
@@ -180,6 +235,7 @@ class FeaturesStage(Stage):
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Run the CNN over the catalogue."""
         model = self.classifier.model.instantiate()
+        model.awaits_checkpoint = True
         classifier = self.classifier
         trainer = make_trainer(
             classifier.training.trainer, classifier.trainer_argument, folder, progress, WriteFeatures(folder)
@@ -331,6 +387,27 @@ class RecommenderStage(Stage):
         """CHR of the source category and HR."""
         k, record = self.grid.top_k, self.record
         return f"CHR@{k} {record['chr'][self.grid.source]:.4f}, HR@{k} {record['hr']:.4f}"
+
+
+def _with_files_by_content(model: Specification) -> dict[str, Any]:
+    """Return a network's settings with the hash of the files that it reads its weights from, wherever those are."""
+    settings = model.settings["init_args"]
+    arguments = {**settings, "weights": _file_hash(settings.get("weights"))}
+    backbone_args = settings.get("backbone_args") or {}
+    if backbone_args.get("checkpoint_path"):  # timm's
+        arguments["backbone_args"] = {**backbone_args, "checkpoint_path": _file_hash(backbone_args["checkpoint_path"])}
+    return {**model.settings, "init_args": arguments}
+
+
+def _file_hash(path: str | None) -> str | None:
+    """Return the SHA-256 of a file as hexadecimal digits; None where there is none."""
+    if path is None or not Path(path).is_file():
+        return None
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _without_paths(data: Specification) -> dict[str, Any]:

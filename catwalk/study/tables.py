@@ -3,7 +3,7 @@
 import csv
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -270,6 +270,30 @@ def table_2(cells: Sequence[Cell]) -> Table:
         headings=("SR", "FL") * len(extractors),
         rows=tuple(rows),
         best=frozenset(best),
+    )
+
+
+def networks_table(dataset: str, headings: Sequence[str], accuracies: Mapping[str, Sequence[float | None]]) -> Table:
+    """Return the accuracies of every network; bold the highest of each column.
+
+    Args:
+        dataset: Name of the dataset.
+        headings: What each accuracy is.
+        accuracies: By network, in the order of the headings; None for what was not measured.
+    """
+    rows: list[Row] = [
+        ((name,), tuple(None if value is None else Figure((value,), 2, percent=True) for value in values))
+        for name, values in accuracies.items()
+    ]
+    columns = range(len(headings))
+    return Table(
+        title=f"Networks: accuracy on the test images of {dataset}",
+        notes="Under attack: every test image is led away from its category. Bold: the highest.",
+        row_headings=("CNN",),
+        groups=("",) * len(headings),
+        headings=tuple(headings),
+        rows=tuple(rows),
+        best=frozenset((_highest(rows, column), column) for column in columns),
     )
 
 

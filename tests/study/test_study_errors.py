@@ -74,6 +74,11 @@ CASES = {
         ["recommenders.VBPR.trainer", "abacus"],
     ),
     "unknown protocol": ({"protocol": {"source_items": "me"}}, ["source_items", "network, dataset"]),
+    "targeted accuracy attack": (
+        {"accuracy_attack": {"class_path": "catwalk.attacks.PGD"}},
+        ["accuracy_attack", "targeted: false"],
+    ),
+    "unknown accuracy attack": ({"accuracy_attack": {"class_path": "catwalk.attacks.None"}}, ["accuracy_attack"]),
     "name that is the cache's": ({"name": "cache"}, ["name", "'cache'"]),
 }
 

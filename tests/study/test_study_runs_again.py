@@ -49,6 +49,10 @@ def test_other_runs_recompute_what_has_changed_and_nothing_else(finished, settin
     assert run_study(settings, output).made == ("recommender", "recommender")
     settings["seeds"] = [0, 1, 2]
     assert run_study(settings, output).made == ("recommender",) * 4
+    settings["accuracy_attack"] = {"class_path": "catwalk.attacks.FGSM", "init_args": {"targeted": False}}
+    study = run_study(settings, output)
+    assert study.made == ("accuracy",)
+    assert (study.folder / "networks.csv").read_text().splitlines()[0] == "cnn,clean,under FGSM (ε = 8)"
 
 
 def test_a_study_goes_on_after_a_failure_in_any_stage(

@@ -11,7 +11,11 @@ from pytorch_lightning import seed_everything
 
 from callbacks import InjectPoisonedImages
 from catwalk.attacks import PGD
+from catwalk.backbones import load_classifier
 from catwalk.catalogue import Catalogue
+from catwalk.counter_random import content_keys
+from catwalk.images import decode
+from catwalk.labelled_images import LabelledImages
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
@@ -51,7 +55,7 @@ def cells(finished) -> list[dict[str, str]]:
 
 
 def test_all_files_are_there(finished) -> None:
-    tables = {f"table{number}.{kind}" for number in (1, 2) for kind in ("csv", "md", "tex")}
+    tables = {f"{stem}.{kind}" for stem in ("table1", "table2", "networks") for kind in ("csv", "md", "tex")}
     assert {path.name for path in finished.folder.iterdir()} == {"cells.csv", "manifest.json", *tables}
 
 
@@ -108,6 +112,27 @@ def test_table_2_is_what_the_attacks_did(finished, cells) -> None:
         assert rf"{100 * float(cell['sr']):.2f}\%" in (finished.folder / "table2.tex").read_text()
 
 
+def test_the_networks_table_is_their_accuracy_clean_and_under_attack(finished, shop, make_trainer) -> None:
+    checkpoint = next((finished.output / "cache" / "classifier").glob("*/classifier.ckpt"))
+    classifier = load_classifier(checkpoint)
+    labelled = LabelledImages.read(Catalogue.read(shop))
+    rows = labelled.rows("test")
+    images = torch.stack([torch.from_numpy(decode(shop / labelled.images[row])) for row in rows]) / 255
+    categories = torch.from_numpy(labelled.categories[rows])
+    attack = PGD(epsilon=8.0, targeted=False)
+    adversarial = attack(classifier.network, images, categories, keys=content_keys(images)).images
+    with torch.no_grad():
+        accuracies = [
+            float((classifier.network(x).argmax(1) == categories).double().mean()) for x in (images, adversarial)
+        ]
+    (row,) = read(finished.folder / "networks.csv")
+    assert row["cnn"] == "T"
+    assert [float(row["clean"]), float(row["under PGD (ε = 8)"])] == pytest.approx(accuracies, abs=1e-6)
+    assert f"{100 * accuracies[1]:.2f}%" in (finished.folder / "networks.md").read_text()
+    manifest = json.loads((finished.folder / "manifest.json").read_text())
+    assert manifest["classifiers"]["T"]["accuracy under attack"] == pytest.approx(accuracies[1], abs=1e-6)
+
+
 def test_bold_is_the_attack_that_raised_chr_most(finished, cells) -> None:
     for recommender in ("VBPR", "BPR-MF"):
         means = [
@@ -135,13 +160,13 @@ def test_the_manifest_says_what_was_run_and_where_it_is(finished, shop) -> None:
     assert manifest["protocol"]["name"] == "corrected"
     folders = {f"{path.parent.parent.name}/{path.parent.name}" for path in finished.output.rglob("stage.json")}
     assert set(manifest["stages"].values()) == folders
-    assert len(manifest["stages"]) == len(folders) == 12
+    assert len(manifest["stages"]) == len(folders) == 13
 
 
 def test_a_stage_that_cells_share_is_made_once(finished) -> None:
     made = {kind: finished.made.count(kind) for kind in finished.made}
     # VBPR: clean and two attacks, two seeds each; BPR-MF never looks at an image.
-    assert made == {"classifier": 1, "features": 1, "attack": 2, "recommender": 6 + 2}
+    assert made == {"classifier": 1, "accuracy": 1, "features": 1, "attack": 2, "recommender": 6 + 2}
 
 
 def stage(finished, description: str) -> Path:
