@@ -141,15 +141,14 @@ def read_weights(path: str | Path) -> PretrainedWeights:
     mean, std = _normalisation(tensors)
     settings = content.get("hyper_parameters")
     if isinstance(settings, Mapping) and {"category_names", "backbone"} <= set(settings) and "state_dict" in content:
+        arguments = settings["backbone_args"]
         return PretrainedWeights(
             str(path),
             tensors,
             tuple(settings["mean"]),
             tuple(settings["std"]),
             tuple(settings["category_names"]),
-            " with ".join(
-                [settings["backbone"], *([str(arguments)] if (arguments := settings["backbone_args"]) else [])]
-            ),
+            f"{settings['backbone']} with {arguments}" if arguments else settings["backbone"],
         )
     return PretrainedWeights(str(path), tensors, mean, std)
 
