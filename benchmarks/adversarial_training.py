@@ -1,6 +1,6 @@
 """What Lightning and our modules add to a training step of T, AT, Fast AT and Free AT, beyond a bare PyTorch loop.
 
-    python benchmarks/adversarial_training.py --threads 2
+    python benchmarks/adversarial_training.py
 
 Each LightningModule is trained by ``Trainer.fit``, and beside it the same algorithm in a loop written by hand, on the
 same network, batches, optimizer and schedule. The contract and the results are in ``benchmarks/README.md``.

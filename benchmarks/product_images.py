@@ -1,6 +1,6 @@
 """What a training batch of ``ProductImages`` costs beyond indexing an array that is in memory, and augmenting it.
 
-    python benchmarks/product_images.py --threads 2
+    python benchmarks/product_images.py
 
 The contract and the results are in ``benchmarks/README.md``.
 """

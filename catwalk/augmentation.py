@@ -27,7 +27,5 @@ def random_shift(images: Tensor, pixels: int, random: torch.Generator) -> Tensor
     shifts = torch.randint(-pixels, pixels + 1, (2, count, 1), generator=random).to(images.device)
     rows = (torch.arange(height, device=images.device) + shifts[0]).clamp_(0, height - 1)
     columns = (torch.arange(width, device=images.device) + shifts[1]).clamp_(0, width - 1)
-    batch = torch.arange(count, device=images.device)
-    # One gather of whole rows of the memory layout (N, H, W, C): (N, H, 1) and (N, 1, W) broadcast to (N, H, W).
-    moved = images.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2).contiguous()
+    moved = images.gather(2, rows[:, None, :, None].expand(images.shape))
+    return moved.gather(3, columns[:, None, None, :].expand(images.shape))
