@@ -32,9 +32,7 @@ class AdversarialAccuracy(Callback):
     def __init__(self, attack: Attack | None = None, max_validation_images: int | None = None) -> None:
         self.attack = PGD(epsilon=8.0, iterations=10, targeted=False) if attack is None else attack
         if self.attack.targeted:
-            raise CatwalkError(
-                "AdversarialAccuracy.attack: must not be targeted; set targeted: false"
-            )
+            raise CatwalkError("AdversarialAccuracy.attack: must not be targeted; set targeted: false")
         if max_validation_images is not None and max_validation_images < 1:
             raise CatwalkError(
                 f"AdversarialAccuracy.max_validation_images: must be at least 1, or null for all, got "

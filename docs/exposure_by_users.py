@@ -1,9 +1,9 @@
 """Who sees the attacked items: CHR@20 by what a user has bought, from the results that a study left in its cache.
 
-Run it after `make demo`: `.venv/bin/python docs/exposure_by_users.py runs/demo data/demo`. It prints, for every CNN, no attack
-and every attack, the mean over the study's seeds of the attacked items' places in the top-20 lists of three groups of
-users (those who bought an item of the source category in training, of the others those who bought one of the target
-category, and the rest), and the mean rank of the attacked items among what a user has not bought.
+Run it after `make demo`: `.venv/bin/python docs/exposure_by_users.py runs/demo data/demo`. It prints, for every CNN, no
+attack and every attack, the mean over the study's seeds of the attacked items' places in the top-20 lists of three
+groups of users (those who bought an item of the source category in training, of the others those who bought one of the
+target category, and the rest), and the mean rank of the attacked items among what a user has not bought.
 """
 
 import csv
@@ -36,7 +36,8 @@ def main(study: Path, dataset: Path, k: int = 20) -> None:
         data.setup("test")
         model = VBPR.load_from_checkpoint(cache / place / "recommender.ckpt", map_location="cpu")
         figures[extractor, attack].append(exposure(model, data, cell["source"], cell["target"], k))
-    shown = Table("CNN", "Attack", "source buyers", "target buyers", "others", "all", "mean rank", title=f"CHR@{k} by users")
+    headings = ("CNN", "Attack", "source buyers", "target buyers", "others", "all", "mean rank")
+    shown = Table(*headings, title=f"CHR@{k} by users")
     for names, rows in figures.items():
         means = torch.tensor(rows).mean(dim=0).tolist()
         shown.add_row(*names, *(f"{mean:.3f}" for mean in means[:4]), f"{means[4]:.1f}")

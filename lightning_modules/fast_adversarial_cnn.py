@@ -54,26 +54,31 @@ class FastAdversarialClassifier(DefendedClassifier):
             raise CatwalkError(f"max_drop: must be an accuracy above 0 and at most 1, got {max_drop}")
         self.attack = PGD(epsilon, 1.25 * epsilon if step is None else step, iterations=1, targeted=False)
         self.check = PGD(epsilon, epsilon / 4, check_iterations, targeted=False)
+        self._batch: tuple[Tensor, Tensor]
+        self._accuracy: float | None = None
         self._best_accuracy = 0.0
         self._passed: dict[str, Tensor] | None = None
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of adversarial images."""
+        self._batch = batch
         return self.loss_under(self.attack, *batch)
 
-    def on_train_batch_end(self, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Look for catastrophic overfitting."""
+    def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
+        """Take a step and check the weights now and then, before anyone saves them."""
+        super().optimizer_step(*arguments, **settings)
         every = self.hparams["check_every_n_steps"]
-        if not every or self.global_step % every:
-            return
-        images, categories = batch
+        if every and (self.global_step + 1) % every == 0:  # this step is counted later
+            self._check_weights(every)
+
+    def _check_weights(self, every: int) -> None:
+        images, categories = self._batch
         with eval_mode(self.network), self.trainer.precision_plugin.forward_context():
             adversarial, _ = self.check.perturb(self.network, images, categories, None)
             with torch.no_grad():
                 hits = (self.network(adversarial).argmax(dim=1) == categories).float().mean()
         # The mean over all processes, so that they decide alike.
-        accuracy = float(self.trainer.strategy.reduce(hits, reduce_op="mean"))
-        self.log("train/pgd_accuracy", accuracy, prog_bar=True)
+        accuracy = self._accuracy = float(self.trainer.strategy.reduce(hits, reduce_op="mean"))
         if accuracy >= self._best_accuracy - self.hparams["max_drop"]:
             self._best_accuracy = max(self._best_accuracy, accuracy)
             self._passed = {name: value.clone() for name, value in self.network.state_dict().items()}
@@ -81,11 +86,18 @@ class FastAdversarialClassifier(DefendedClassifier):
         assert self._passed is not None  # the first check cannot fail
         self.network.load_state_dict(self._passed)
         self.trainer.should_stop = True
+        step = self.global_step + 1
         rank_zero_warn(
-            f"catastrophic overfitting: after step {self.global_step} the accuracy under PGD has fallen from "
+            f"catastrophic overfitting: after step {step} the accuracy under PGD has fallen from "
             f"{self._best_accuracy:.1%} to {accuracy:.1%}; the training ends here, with the weights of step "
-            f"{self.global_step - every}. A lower epsilon, learning rate or step may help; so does AT"
+            f"{step - every}. A lower epsilon, learning rate or step may help; so does AT"
         )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the last check."""
+        if self._accuracy is not None:
+            self.log("train/pgd_accuracy", self._accuracy, prog_bar=True)
+            self._accuracy = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the guard remembers."""

@@ -216,7 +216,7 @@ class AccuracyStage(Stage):
     def outcome(self) -> str:
         """Accuracy."""
         accuracy = self.record["accuracy"]
-        return "no test images" if accuracy is None else f"accuracy {accuracy:.4f} on test images"
+        return "no test images" if accuracy is None else f"{accuracy:.4f} on test images"
 
 
 class FeaturesStage(Stage):

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 TRAININGS = {
     "ProductClassifier": {},
     "AdversarialClassifier": {"iterations": 2},
-    "FastAdversarialClassifier": {"check_every_n_steps": 7},
+    "FastAdversarialClassifier": {"check_every_n_steps": 5},  # when a checkpoint is saved
     "FreeAdversarialClassifier": {"replays": 2},
 }
 
@@ -44,6 +44,9 @@ def test_killed_in_mid_epoch(shop, tmp_path, name):
     resumed = train_and_die.train(name, settings, shop, tmp_path / "killed")
     for (key, value), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(value, other), key
+    if name == "FastAdversarialClassifier":
+        assert whole._best_accuracy == resumed._best_accuracy > 0
+        assert all(torch.equal(value, resumed._passed[key]) for key, value in whole._passed.items())
     if name == "FreeAdversarialClassifier":
         assert torch.equal(whole._perturbation, resumed._perturbation)
 
