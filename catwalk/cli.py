@@ -166,7 +166,8 @@ def _config_file(path: str) -> str:
     if not Path(path).exists() and parts[:1] == ("configs",) and shipped.joinpath(*parts[1:]).is_file():
         path = str(shipped.joinpath(*parts[1:]))
     if not Path(path).is_file():
-        known = sorted(file.relative_to(shipped.parent).as_posix() for file in shipped.glob("*/*.yaml"))
+        group = parts[1] if len(parts) > 2 and shipped.joinpath(parts[1]).is_dir() else "*"
+        known = sorted(file.relative_to(shipped.parent).as_posix() for file in shipped.glob(f"{group}/*.yaml"))
         hint = f"; these come with Catwalk: {', '.join(known)}" if parts[:1] == ("configs",) else ""
         raise CatwalkError(f"configuration {path} does not exist{hint}")
     try:

@@ -10,9 +10,6 @@ from catwalk.attacks.attack import Attack, eval_mode
 from catwalk.errors import CatwalkError
 from lightning_modules.cnn import SIZES, ProductClassifier
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-"""What the Trainer may compute with: images and perturbations stay float32 in all of them."""
-
 
 class DefendedClassifier(ProductClassifier, abc.ABC):
     """Base of the CNNs that are trained to withstand perturbations of up to ε grey levels in the L-infinity norm.
@@ -28,15 +25,6 @@ class DefendedClassifier(ProductClassifier, abc.ABC):
         super().__init__(**settings)
         if not 0 < epsilon <= 255:
             raise CatwalkError(f"epsilon: must be a number of grey levels above 0 and at most 255, got {epsilon!r}")
-
-    def setup(self, stage: str) -> None:
-        """Refuse what would round images to fewer than 8 bits, or train in another type than they are in."""
-        super().setup(stage)
-        if stage == "fit" and self.trainer.precision not in PRECISIONS:
-            raise CatwalkError(
-                f"trainer.precision: adversarial training keeps images and perturbations in float32 and works with "
-                f"{', '.join(PRECISIONS)}, got {self.trainer.precision}"
-            )
 
     @abc.abstractmethod
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:

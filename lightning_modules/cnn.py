@@ -34,8 +34,11 @@ from lightning_modules.checkpoints import check_checkpoint
 SIZES = ("category_names", "image_size")
 """What a checkpoint must know besides its settings: it comes from the data module."""
 
-RANDOM_SEED = "random_seed"
-"""Entry of a checkpoint: the seed of the training's random numbers."""
+TRAINING = "training"
+"""Entry of a checkpoint: what a training that goes on must have in common with the one that was broken off."""
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""What the Trainer may compute with: images, perturbations and weights stay float32 in all of them."""
 
 
 class ProductClassifier(LightningModule):
@@ -96,6 +99,8 @@ class ProductClassifier(LightningModule):
         self._is_loaded = False
         self.awaits_checkpoint = False
         self._random_seed: int | None = None
+        self._began_as: dict[str, Any] | None = None
+        self._shape_of_training: dict[str, Any] = {}
 
     @property
     def category_names(self) -> tuple[str, ...]:
@@ -113,8 +118,13 @@ class ProductClassifier(LightningModule):
         return self.has_initial_weights and not self._is_loaded
 
     def setup(self, stage: str) -> None:
-        """Refuse what makes no sense with these categories."""
+        """Refuse what makes no sense with these categories, and types with less than 8 bits for a grey level."""
         self.check_command(getattr(stage, "value", stage))  # Lightning gives an enumeration
+        if stage == "fit" and self.trainer.precision not in PRECISIONS:
+            raise CatwalkError(
+                f"trainer.precision: must be one of {', '.join(PRECISIONS)}, for images and weights stay float32; got "
+                f"{self.trainer.precision}"
+            )
 
     def configure_model(self) -> None:
         """Build the network for the data module's categories, once."""
@@ -198,7 +208,7 @@ class ProductClassifier(LightningModule):
         self._is_loaded = True
         self.network.is_head_new = False
         if self._trainer is not None and self.trainer.training:
-            self._random_seed = checkpoint.get(RANDOM_SEED)
+            self._began_as = checkpoint.get(TRAINING)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(N, C)`` of images ``(N, 3, H, W)`` in [0, 1]."""
@@ -267,8 +277,9 @@ class ProductClassifier(LightningModule):
         return int(steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the random numbers of the training depend on."""
-        checkpoint[RANDOM_SEED] = self._random_seed
+        """Add what the training depends on besides its settings."""
+        if self._random_seed is not None:
+            checkpoint[TRAINING] = {"random_seed": self._random_seed, **self._shape_of_training}
         # The file of the initial weights is no longer needed, and may be gone when the checkpoint is read.
         checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], "weights": None}
 
@@ -285,31 +296,34 @@ class ProductClassifier(LightningModule):
         """Take the seed of the run's random numbers from the checkpoint that it goes on from, or from the user."""
         self.require_initial_weights()
         self.network.is_head_new = False
-        if self._random_seed is None:
-            self._random_seed = torch.initial_seed()
+        self._random_seed = torch.initial_seed() if self._began_as is None else self._began_as["random_seed"]
 
     def on_train_start(self) -> None:
-        """Refuse to go on beyond the end of the schedule that a checkpoint has brought.
+        """Refuse to go on from a checkpoint of another training.
 
         Raises:
-            CatwalkError: If the training is now longer or shorter than it was.
+            CatwalkError: If its class, the number of its batches or its length differ.
         """
-        scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
-        if self.make_lr_scheduler is None and scheduler.total_steps != self.total_steps():
-            raise CatwalkError(
-                f"the checkpoint's learning rate schedule ends after {scheduler.total_steps} steps and the training "
-                f"now has {self.total_steps()}: give the same trainer.max_epochs, batch size and number of processes "
-                "as then"
-            )
+        shape = {"class": type(self).__name__, "batches in an epoch": self.trainer.num_training_batches}
+        if self.make_lr_scheduler is None:  # whose cycle is in the checkpoint
+            shape["steps in all"] = self.total_steps()
+        for what, now in shape.items():
+            then = now if self._began_as is None else self._began_as.get(what, now)
+            if then != now:
+                raise CatwalkError(
+                    f"ckpt_path: its training had {then} as {what} and this one has {now}, so it cannot go on there; "
+                    "give the same, or begin a new training with its weights (model.weights instead of ckpt_path)"
+                )
+        self._shape_of_training, self._began_as = shape, None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Let a step's random numbers (dropout, random starts) depend on the seed, the step and the process alone.
+        """Let a batch's random numbers (dropout, random starts) depend on seed, epoch, batch and process alone.
 
         So a run that was killed goes on as if it had not been, and what runs in between, such as a validation, takes
         no part in it.
         """
         assert self._random_seed is not None
-        torch.manual_seed(derived_seed(self._random_seed, self.global_step, self.global_rank))
+        torch.manual_seed(derived_seed(self._random_seed, self.current_epoch, batch_idx, self.global_rank))
 
     def on_validation_start(self) -> None:
         """Let all processes measure one and the same network."""
@@ -322,8 +336,7 @@ class ProductClassifier(LightningModule):
     def _share_running_statistics(self) -> None:
         """Give every process the first one's BatchNorm statistics, which are in the checkpoint.
 
-        During the training each process has its own, from its own images, until the next step begins with the first
-        one's.
+        During the training each process gathers its own, from its own images.
         """
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for buffer in self.network.buffers():

@@ -56,6 +56,7 @@ class FastAdversarialClassifier(DefendedClassifier):
         self.check = PGD(epsilon, epsilon / 4, check_iterations, targeted=False)
         self._batch: tuple[Tensor, Tensor]
         self._accuracy: float | None = None
+        self._has_stopped = False
         self._best_accuracy = 0.0
         self._passed: dict[str, Tensor] | None = None
 
@@ -85,7 +86,7 @@ class FastAdversarialClassifier(DefendedClassifier):
             return
         assert self._passed is not None  # the first check cannot fail
         self.network.load_state_dict(self._passed)
-        self.trainer.should_stop = True
+        self.trainer.should_stop = self._has_stopped = True
         step = self.global_step + 1
         rank_zero_warn(
             f"catastrophic overfitting: after step {step} the accuracy under PGD has fallen from "
@@ -102,7 +103,11 @@ class FastAdversarialClassifier(DefendedClassifier):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the guard remembers."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint[GUARD] = {"best_accuracy": self._best_accuracy, "passed": self._passed}
+        checkpoint[GUARD] = {
+            "best_accuracy": self._best_accuracy,
+            "passed": self._passed,
+            "has_stopped": self._has_stopped,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what the guard remembers."""
@@ -110,3 +115,6 @@ class FastAdversarialClassifier(DefendedClassifier):
         guard = checkpoint.get(GUARD)
         if guard is not None:
             self._best_accuracy, self._passed = guard["best_accuracy"], guard["passed"]
+            self._has_stopped = guard["has_stopped"]
+            if self._has_stopped and self._trainer is not None and self.trainer.training:
+                self.trainer.should_stop = True

@@ -23,8 +23,8 @@ class FreeAdversarialClassifier(DefendedClassifier):
     for ever where a white or black pixel has been pushed out of range.
 
     A replay costs what a traditional step does. So that the training does as well, ``trainer.max_epochs`` counts
-    *traditional* epochs, and ``⌈max_epochs / m⌉`` are run. ``max_steps``, ``global_step`` and the learning rate
-    schedule count replays.
+    *traditional* epochs, and ``⌈max_epochs / m⌉`` are run; whatever else counts epochs, such as ``min_epochs``, counts
+    those. ``max_steps``, ``global_step`` and the learning rate schedule count replays.
 
     Args:
         epsilon: Radius ε of the perturbations and length of their steps, in grey levels, above 0 and at most 255.
@@ -115,7 +115,7 @@ class FreeAdversarialClassifier(DefendedClassifier):
         super().on_save_checkpoint(checkpoint)
         if self._perturbation is None:
             return
-        mine = self._perturbation
+        mine = self._perturbation.to(self.device)
         rows = int(self.trainer.strategy.reduce(torch.tensor(len(mine), device=mine.device), reduce_op="max"))
         # A row that was never used is 0.
         padded = torch.cat([mine, mine.new_zeros((rows - len(mine), *mine.shape[1:]))])

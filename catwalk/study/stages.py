@@ -1,15 +1,18 @@
 """The stages of a study, each of which reads the files of the stage before it and writes its own."""
 
 import abc
+import contextlib
 import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks.adversarial_accuracy import AdversarialAccuracy
 from callbacks.category_hit_ratio import CategoryHitRatio
@@ -103,7 +106,10 @@ class Stage(abc.ABC):
 
         def timed(folder: Path) -> Mapping[str, Any]:
             start = time.perf_counter()
-            figures = self.make(folder, progress)
+            try:
+                figures = self.make(folder, progress)
+            except MisconfigurationException as error:  # settings of the Trainer that do not go together
+                raise CatwalkError(f"{self.description}: {error}") from error
             return {**figures, "seconds": round(time.perf_counter() - start, 3), "settings": self.settings}
 
         with progress.stage(self.description), quiet_lightning():
@@ -149,6 +155,9 @@ class ClassifierStage(Stage):
         }
         if self.is_trained_here:
             self.settings["labelled images"] = shop.labelled_images
+        library = backbone.__module__.partition(".")[0]
+        with contextlib.suppress(PackageNotFoundError):  # whose networks, and weights called DEFAULT, change in time
+            self.settings["library"] = f"{library} {version(library)}"
 
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Train and test."""

@@ -36,7 +36,7 @@ ON_THE_LINE = {
     "unknown class": (["fit", *VBPR, "--model=Nonsense"], ["model: ", "Nonsense", "lightning_modules.VBPR"]),
     "unknown class path": (
         ["fit", *VBPR, "--model=lightning_modules.VPBR"],
-        ["VPBR", "BPRMF, ProductClassifier, VBPR"],
+        ["VPBR", "FreeAdversarialClassifier, ProductClassifier, VBPR"],
     ),
     "unknown module": (["fit", *VBPR, "--model=nowhere.VBPR"], ["model: ", "nowhere"]),
     "wrong type": (["fit", *VBPR, "--model.factors=abc"], ["model.factors: expected int, got abc"]),

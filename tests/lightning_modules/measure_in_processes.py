@@ -38,9 +38,11 @@ def main(dataset: str, features: str, recommender: str, classifier: str, devices
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[AdversarialAccuracy()] if name == "classifier" else [],
+            callbacks=[AdversarialAccuracy(max_validation_images=21)] if name == "classifier" else [],
         )
         figures[name] = trainer.test(model, data, ckpt_path=checkpoint, verbose=False)[0]
+        if name == "classifier":
+            figures[name] |= trainer.validate(model, data, ckpt_path=checkpoint, verbose=False)[0]
     Path(output).write_text(json.dumps(figures))
 
 

@@ -312,10 +312,11 @@ def test_free_at_in_bf16_replays_with_the_weights_of_the_last_replay(make_traine
     assert_equal_networks(model.network, start[0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("cls", [ProductClassifier, AdversarialClassifier, FreeAdversarialClassifier])
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
-def test_other_precisions_are_refused(make_trainer, precision):
-    with pytest.raises(CatwalkError, match=r"trainer.precision: .*32-true, bf16-mixed, 16-mixed, got"):
-        train(make_trainer, make(AdversarialClassifier), make_batches(1), precision=precision)
+def test_other_precisions_are_refused(make_trainer, cls, precision):
+    with pytest.raises(CatwalkError, match=r"trainer.precision: .*32-true, bf16-mixed, 16-mixed, .* got " + precision):
+        train(make_trainer, make(cls), make_batches(1), precision=precision)
 
 
 def test_an_overflow_in_float16_holds_weights_and_perturbation(make_trainer):
@@ -381,6 +382,32 @@ def test_the_guard_stops_and_goes_back_to_the_last_good_weights(shop, make_train
     assert all(torch.equal(value, kept[40][name]) for name, value in model.network.state_dict().items())
 
 
+def test_a_training_that_the_guard_has_ended_stays_ended(shop, make_trainer, tmp_path):
+    """The run is killed after the step in which the guard put the weights back, and before it has ended."""
+
+    class Save(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 40:
+                trainer.save_checkpoint(tmp_path / "x.ckpt")
+
+    def fit(callbacks, checkpoint=None):
+        seed_everything(0, verbose=False)
+        model = FastAdversarialClassifier(
+            epsilon=2, check_every_n_steps=8, backbone="catwalk.backbones.compact_cnn", backbone_args={"width": 8}
+        )
+        trainer = make_trainer(max_epochs=6, callbacks=callbacks)
+        trainer.fit(model, ProductImages(shop, batch_size=32), ckpt_path=checkpoint, weights_only=True)
+        return model, trainer
+
+    with pytest.warns(UserWarning, match="catastrophic overfitting"):
+        whole, _ = fit([Forget(39), Save()])
+    resumed, trainer = fit([], tmp_path / "x.ckpt")
+    assert trainer.global_step == 40
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
+
+
 def test_the_guard_measures_pgd_accuracy(shop, make_trainer):
     figures = []
 
@@ -425,19 +452,42 @@ def test_checkpoints_load_everywhere(shop, make_trainer, tmp_path, cls):
     assert loaded.hparams["epsilon"] == 4
 
 
-@pytest.mark.parametrize("cls", [ProductClassifier, FreeAdversarialClassifier])
-def test_a_training_that_goes_on_needs_the_schedule_that_it_began_with(make_trainer, tmp_path, cls):
-    trainer = make_trainer(max_epochs=1)
-    trainer.fit(cls(backbone="plain_networks.with_dropout"), Tensors(make_batches(3)))
-    trainer.save_checkpoint(tmp_path / "x.ckpt")
-    longer = make_trainer(max_epochs=8)
-    with pytest.raises(CatwalkError, match=r"ends after (3|12) steps .* now has 24: give the same"):
-        longer.fit(
-            cls(backbone="plain_networks.with_dropout"),
-            Tensors(make_batches(3)),
-            ckpt_path=tmp_path / "x.ckpt",
-            weights_only=True,
-        )
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_epochs": 12}, "had 24 as steps in all and this one has 36"),
+        ({"max_epochs": 12, "count": 4}, "had 3 as batches in an epoch and this one has 4"),
+        (
+            {"cls": AdversarialClassifier},
+            "had FreeAdversarialClassifier as class and this one has AdversarialClassifier",
+        ),
+    ],
+)
+def test_a_training_goes_on_as_the_one_that_it_was(make_trainer, tmp_path, change, message):
+    def fit(cls=FreeAdversarialClassifier, max_epochs=8, count=3, checkpoint=None):
+        trainer = make_trainer(max_epochs=max_epochs)
+        model = cls(backbone="plain_networks.with_dropout")
+        trainer.fit(model, Tensors(make_batches(count)), ckpt_path=checkpoint, weights_only=True)
+        return trainer
+
+    fit().save_checkpoint(tmp_path / "x.ckpt")
+    fit(checkpoint=tmp_path / "x.ckpt")
+    with pytest.raises(CatwalkError, match=message):
+        fit(checkpoint=tmp_path / "x.ckpt", **change)
+
+
+def test_every_batch_has_random_numbers_of_its_own(make_trainer):
+    """Also where several batches make a step."""
+    seeds = []
+
+    class See(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seeds.append(torch.initial_seed())
+
+    seed_everything(0, verbose=False)
+    trainer = make_trainer(max_epochs=2, accumulate_grad_batches=3, callbacks=[See()])
+    trainer.fit(make(AdversarialClassifier), Tensors(make_batches(4)))
+    assert len(set(seeds)) == len(seeds) == 8
 
 
 @pytest.mark.parametrize("cls", DEFENCES)

@@ -244,7 +244,9 @@ def test_two_processes_measure_what_one_does(shop, features, fitted, trained, ma
     from datamodules import ProductImages
 
     model = ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8})
-    trainer = make_trainer(callbacks=[AdversarialAccuracy()])
+    trainer = make_trainer(callbacks=[AdversarialAccuracy(max_validation_images=21)])
+    (validated,) = trainer.validate(model, ProductImages(shop), ckpt_path=str(trained.checkpoint), verbose=False)
+    assert found["classifier"]["val/pgd_accuracy"] == validated["val/pgd_accuracy"]
     (alone,) = trainer.test(model, ProductImages(shop), ckpt_path=str(trained.checkpoint), verbose=False)
     assert found["classifier"]["test/accuracy"] == alone["test/accuracy"]
     assert found["classifier"]["test/pgd_accuracy"] == alone["test/pgd_accuracy"]

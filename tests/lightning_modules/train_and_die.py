@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 import lightning_modules
+from callbacks import ResumableCheckpoint
 from datamodules import ProductImages
 
 
@@ -44,9 +44,7 @@ def train(name: str, settings: dict[str, Any], dataset: Path, folder: Path, last
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[
-            ModelCheckpoint(
-                folder, save_last=True, save_top_k=0, every_n_train_steps=5 * replays, enable_version_counter=False
-            ),
+            ResumableCheckpoint(str(folder), "whole", every_n_batches=5),
             Die(last_batch),
         ],
     )

@@ -53,3 +53,19 @@ def test_settings_of_another_training_are_refused(defended, run_study, tmp_path,
     with pytest.raises(SystemExit):
         run_study(defended, tmp_path / "runs")
     assert "extractors.FAT.model" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("trainer", "words"),
+    [({"gradient_clip_val": 1.0}, "clipping"), ({"accumulate_grad_batches": 2}, "accumul")],
+)
+def test_what_free_at_cannot_do_is_told_in_one_line(defended, run_study, tmp_path, capfd, trainer, words):
+    defended["extractors"] = {"FAT": defended["extractors"]["FAT"]}
+    defended["extractors"]["FAT"]["trainer"] |= trainer
+    with pytest.raises(SystemExit) as info:
+        run_study(defended, tmp_path / "runs")
+    assert info.value.code == 2
+    error = capfd.readouterr().err
+    assert error.startswith("catwalk: error: CNN FAT: ")
+    assert words in error
+    assert len(error.splitlines()) == 1

@@ -43,5 +43,5 @@ def test_the_synthetic_study_runs_as_a_new_user_runs_it(tmp_path: Path, monkeypa
     main(["study", "--config", "configs/study/synthetic.yaml"])
     written = {path.name for path in Path("runs/synthetic").iterdir()}
     assert written == {"cells.csv", "manifest.json"} | {
-        f"table{n}.{kind}" for n in (1, 2) for kind in ("csv", "md", "tex")
+        f"{stem}.{kind}" for stem in ("table1", "table2", "networks") for kind in ("csv", "md", "tex")
     }

@@ -1,0 +1,55 @@
+"""Checkpoints of what has been trained, and of where the training stands."""
+
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from catwalk.errors import CatwalkError
+
+
+class ResumableCheckpoint(ModelCheckpoint):
+    """Writes ``dirpath/filename.ckpt`` after every epoch, and ``dirpath/last.ckpt`` every now and then in between.
+
+    A run that was killed goes on from the latter with ``catwalk fit … --ckpt_path last``. It is written aside and then
+    renamed, so that it is whole whenever the run was killed.
+
+    Args:
+        dirpath: Folder for the two.
+        filename: Name of the checkpoint of the whole epochs, without ``.ckpt``.
+        every_n_batches: Batches from one ``last.ckpt`` to the next; 0 for none.
+        monitor: Figure by which to keep the best epoch, such as ``val/pgd_accuracy``; the last one by default.
+        mode: Whether the figure is best when it is highest, ``max``, or lowest, ``min``.
+    """
+
+    def __init__(
+        self,
+        dirpath: str,
+        filename: str,
+        every_n_batches: int = 100,
+        monitor: str | None = None,
+        mode: str = "max",
+    ) -> None:
+        if every_n_batches < 0:
+            raise CatwalkError(f"every_n_batches: must be at least 0 (no last.ckpt), got {every_n_batches}")
+        super().__init__(dirpath, filename, monitor=monitor, mode=mode, enable_version_counter=False)
+        self.every_n_batches = every_n_batches
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where the training stands."""
+        done = trainer.fit_loop.total_batch_idx + 1
+        if self.every_n_batches and done % self.every_n_batches == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        folder = str(self.dirpath)
+        if "://" in folder:  # no disk of this machine: what stands there knows no renaming
+            trainer.save_checkpoint(f"{folder}/last.ckpt")
+            return
+        partial = Path(folder, "partial.ckpt")  # no "last" in its name, by which Lightning would find it
+        trainer.save_checkpoint(partial)  # in all processes: each has something to add
+        if trainer.is_global_zero:
+            partial.replace(Path(folder, "last.ckpt"))
