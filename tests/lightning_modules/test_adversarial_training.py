@@ -393,7 +393,11 @@ def test_a_training_that_the_guard_has_ended_stays_ended(shop, make_trainer, tmp
     def fit(callbacks, checkpoint=None):
         seed_everything(0, verbose=False)
         model = FastAdversarialClassifier(
-            epsilon=2, check_every_n_steps=8, backbone="catwalk.backbones.compact_cnn", backbone_args={"width": 8}
+            epsilon=2,
+            check_every_n_steps=8,
+            max_drop=0.5,
+            backbone="catwalk.backbones.compact_cnn",
+            backbone_args={"width": 8},
         )
         trainer = make_trainer(max_epochs=6, callbacks=callbacks)
         trainer.fit(model, ProductImages(shop, batch_size=32), ckpt_path=checkpoint, weights_only=True)
