@@ -23,8 +23,8 @@ class FastAdversarialClassifier(DefendedClassifier):
 
     Training on single steps can fail within a few hundred of them: the network learns to mask its gradient, withstands
     the single step and nothing else (*catastrophic overfitting*). So a guard attacks the current batch by PGD every
-    now and then. When the accuracy on it has fallen below its best by more than ``max_drop``, the training ends with
-    the weights of the last check that was passed.
+    now and then. When the accuracy on it is more than ``max_drop`` below its best twice in a row (once may be a bad
+    batch), the training ends with the weights of the last check that was passed.
 
     Args:
         epsilon: Radius ε of the perturbations in grey levels, above 0 and at most 255.
@@ -56,7 +56,7 @@ class FastAdversarialClassifier(DefendedClassifier):
         self.check = PGD(epsilon, epsilon / 4, check_iterations, targeted=False)
         self._batch: tuple[Tensor, Tensor]
         self._accuracy: float | None = None
-        self._has_stopped = False
+        self._has_failed = self._has_stopped = False
         self._best_accuracy = 0.0
         self._passed: dict[str, Tensor] | None = None
 
@@ -83,6 +83,10 @@ class FastAdversarialClassifier(DefendedClassifier):
         if accuracy >= self._best_accuracy - self.hparams["max_drop"]:
             self._best_accuracy = max(self._best_accuracy, accuracy)
             self._passed = {name: value.clone() for name, value in self.network.state_dict().items()}
+            self._has_failed = False
+            return
+        if not self._has_failed:
+            self._has_failed = True
             return
         assert self._passed is not None  # the first check cannot fail
         self.network.load_state_dict(self._passed)
@@ -91,7 +95,7 @@ class FastAdversarialClassifier(DefendedClassifier):
         rank_zero_warn(
             f"catastrophic overfitting: after step {step} the accuracy under PGD has fallen from "
             f"{self._best_accuracy:.1%} to {accuracy:.1%}; the training ends here, with the weights of step "
-            f"{step - every}. A lower epsilon, learning rate or step may help; so does AT"
+            f"{step - 2 * every}. A lower epsilon, learning rate or step may help; so does AT"
         )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -106,6 +110,7 @@ class FastAdversarialClassifier(DefendedClassifier):
         checkpoint[GUARD] = {
             "best_accuracy": self._best_accuracy,
             "passed": self._passed,
+            "has_failed": self._has_failed,
             "has_stopped": self._has_stopped,
         }
 
@@ -115,6 +120,6 @@ class FastAdversarialClassifier(DefendedClassifier):
         guard = checkpoint.get(GUARD)
         if guard is not None:
             self._best_accuracy, self._passed = guard["best_accuracy"], guard["passed"]
-            self._has_stopped = guard["has_stopped"]
+            self._has_failed, self._has_stopped = guard["has_failed"], guard["has_stopped"]
             if self._has_stopped and self._trainer is not None and self.trainer.training:
                 self.trainer.should_stop = True

@@ -351,65 +351,82 @@ def test_an_overflow_in_float16_holds_weights_and_perturbation(make_trainer):
 # The guard of fast AT -----------------------------------------------------------------------------------------------
 
 
-class Forget(Callback):
-    """Turns the network against every category after a step: its accuracy falls to that of a blind guess."""
+class Misled(Callback):
+    """Turns the classification layer against every category, at the beginning of each of some steps."""
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, first, last):
+        self.steps, self.head = range(first, last + 1), None
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
+        if trainer.global_step in self.steps:
+            head = pl_module.network.head
+            self.head = self.head or [-parameter.detach().clone() for parameter in head.parameters()]
             with torch.no_grad():
-                pl_module.network.head.weight.neg_()
-                pl_module.network.head.bias.neg_()
+                for parameter, turned in zip(head.parameters(), self.head, strict=True):
+                    parameter.copy_(turned)
 
 
-def test_the_guard_stops_and_goes_back_to_the_last_good_weights(shop, make_trainer):
-    seed_everything(0, verbose=False)
-    model = FastAdversarialClassifier(
-        epsilon=2, check_every_n_steps=4, backbone="catwalk.backbones.compact_cnn", backbone_args={"width": 8}
-    )
-    kept = {}
-
-    class Keep(Callback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            kept[trainer.global_step] = {n: value.clone() for n, value in pl_module.network.state_dict().items()}
-
-    trainer = make_trainer(max_epochs=6, callbacks=[Keep(), Forget(43)])
-    with pytest.warns(UserWarning, match="catastrophic overfitting: after step 44 .* weights of step 40"):
-        trainer.fit(model, ProductImages(shop, batch_size=32, shift=0))
-    assert trainer.global_step == 44
-    assert all(torch.equal(value, kept[40][name]) for name, value in model.network.state_dict().items())
+def guarded():
+    settings = {"backbone": "catwalk.backbones.compact_cnn", "backbone_args": {"width": 8}}
+    return FastAdversarialClassifier(epsilon=2, check_every_n_steps=4, max_drop=0.3, **settings)
 
 
-def test_a_training_that_the_guard_has_ended_stays_ended(shop, make_trainer, tmp_path):
-    """The run is killed after the step in which the guard put the weights back, and before it has ended."""
+class Keep(Callback):
+    """Keeps the weights after every step, and saves a checkpoint after one of them."""
 
-    class Save(Callback):
-        def on_train_batch_end(self, trainer, *_):
-            if trainer.global_step == 40:
-                trainer.save_checkpoint(tmp_path / "x.ckpt")
+    def __init__(self, path, step):
+        self.path, self.step, self.weights = path, step, {}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        step = trainer.global_step
+        self.weights[step] = {name: value.clone() for name, value in pl_module.network.state_dict().items()}
+        if step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("saved", [44, 46, 48])
+def test_the_guard_stops_and_goes_back_to_the_last_good_weights(shop, make_trainer, tmp_path, saved):
+    """Also if the run is killed between the two bad checks, or after the second and before it has ended."""
+    path = tmp_path / "x.ckpt"
 
     def fit(callbacks, checkpoint=None):
         seed_everything(0, verbose=False)
-        model = FastAdversarialClassifier(
-            epsilon=2,
-            check_every_n_steps=8,
-            max_drop=0.5,
-            backbone="catwalk.backbones.compact_cnn",
-            backbone_args={"width": 8},
-        )
-        trainer = make_trainer(max_epochs=6, callbacks=callbacks)
-        trainer.fit(model, ProductImages(shop, batch_size=32), ckpt_path=checkpoint, weights_only=True)
-        return model, trainer
+        model, trainer = guarded(), make_trainer(max_epochs=6, callbacks=callbacks)
+        trainer.fit(model, ProductImages(shop, batch_size=32, shift=0), ckpt_path=checkpoint, weights_only=True)
+        return model.network.state_dict(), trainer.global_step
 
-    with pytest.warns(UserWarning, match="catastrophic overfitting"):
-        whole, _ = fit([Forget(39), Save()])
-    resumed, trainer = fit([], tmp_path / "x.ckpt")
-    assert trainer.global_step == 40
-    assert all(
-        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
-    )
+    keep, misled = Keep(path, saved), Misled(43, 47)
+    with pytest.warns(UserWarning, match="catastrophic overfitting: after step 48 .* weights of step 40"):
+        weights, step = fit([misled, keep])
+    resumed, resumed_step = fit([misled], path)
+    assert step == resumed_step == 48
+    for name, value in weights.items():
+        assert torch.equal(value, keep.weights[40][name])
+        assert torch.equal(value, resumed[name])
+
+
+def test_the_guard_forgives_a_single_bad_batch(shop, make_trainer, monkeypatch):
+    seed_everything(0, verbose=False)
+    model, accuracies = guarded(), []
+    perturb = model.check.perturb
+
+    def spoil(network, images, *arguments):
+        result = perturb(network, images, *arguments)
+        return (torch.zeros_like(images), result[1]) if model.global_step + 1 == 44 else result
+
+    class Record(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 44:
+                accuracies.append((model._accuracy, model._best_accuracy, model._has_failed))
+
+    monkeypatch.setattr(model.check, "perturb", spoil)
+    trainer = make_trainer(max_epochs=6, callbacks=[Record()])
+    trainer.fit(model, ProductImages(shop, batch_size=32, shift=0))
+    ((accuracy, best, has_failed),) = accuracies
+    assert accuracy < best - 0.3
+    assert has_failed
+    assert not model._has_failed
+    assert trainer.global_step == 66
 
 
 def test_the_guard_measures_pgd_accuracy(shop, make_trainer):
