@@ -1,8 +1,21 @@
 """Attacks on image classifiers, each in its own file, and the threat model that bounds them."""
 
+from catwalk.attacks.apgd import APGD
 from catwalk.attacks.attack import Attack, AttackResult
+from catwalk.attacks.carlini_wagner import CarliniWagner
 from catwalk.attacks.fgsm import FGSM
+from catwalk.attacks.mi_fgsm import MIFGSM
 from catwalk.attacks.pgd import PGD
 from catwalk.attacks.threat_model import ThreatModel, ThreatModelError
 
-__all__ = ["FGSM", "PGD", "Attack", "AttackResult", "ThreatModel", "ThreatModelError"]
+__all__ = [
+    "APGD",
+    "FGSM",
+    "MIFGSM",
+    "PGD",
+    "Attack",
+    "AttackResult",
+    "CarliniWagner",
+    "ThreatModel",
+    "ThreatModelError",
+]

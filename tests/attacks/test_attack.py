@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from catwalk.attacks import FGSM, PGD, Attack, ThreatModel, ThreatModelError
+from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, Attack, ThreatModel, ThreatModelError
 from catwalk.attacks.attack import cross_entropy_gradient
 from catwalk.errors import CatwalkError
 
@@ -29,6 +29,10 @@ ATTACKS = {
     "fgsm": lambda **kwargs: FGSM(**kwargs),
     "pgd": lambda **kwargs: PGD(iterations=3, **kwargs),
     "pgd without random start": lambda **kwargs: PGD(iterations=3, random_start=False, **kwargs),
+    "pgd in l2": lambda **kwargs: PGD(iterations=3, norm="l2", **kwargs),
+    "mi-fgsm": lambda **kwargs: MIFGSM(iterations=3, **kwargs),
+    "apgd": lambda **kwargs: APGD(iterations=3, **kwargs),
+    "apgd in l2": lambda **kwargs: APGD(iterations=3, norm="l2", **kwargs),
 }
 every_attack = pytest.mark.parametrize("make_attack", ATTACKS.values(), ids=ATTACKS.keys())
 
