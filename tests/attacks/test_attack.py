@@ -15,16 +15,6 @@ from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, Attack, ThreatModel, Threat
 from catwalk.attacks.attack import cross_entropy_gradient
 from catwalk.errors import CatwalkError
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """So small networks lose more by waiting for threads than they win."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 ATTACKS = {
     "fgsm": lambda **kwargs: FGSM(**kwargs),
     "pgd": lambda **kwargs: PGD(iterations=3, **kwargs),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from edge_images import make_images
 from torch import nn
 
 from catwalk.attacks import FGSM, MIFGSM, PGD
@@ -13,23 +14,6 @@ from catwalk.attacks.threat_model import linf_levels
 from catwalk.errors import CatwalkError
 from catwalk.poisoning import poison, read_summary
 from catwalk.study.specification import attack_of
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """So small networks lose more by waiting for threads than they win."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def make_images(number):
-    images = torch.rand(number, 3, 6, 6)
-    images[:, :, 0] = 0
-    images[:, :, 5] = 1
-    images[:, :, 1] = 2 / 255  # closer to the border than ε
-    return images
 
 
 def smooth_network():
