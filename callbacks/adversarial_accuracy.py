@@ -31,8 +31,11 @@ class AdversarialAccuracy(Callback):
 
     def __init__(self, attack: Attack | None = None, max_validation_images: int | None = None) -> None:
         self.attack = PGD(epsilon=8.0, iterations=10, targeted=False) if attack is None else attack
-        if self.attack.targeted:
-            raise CatwalkError("AdversarialAccuracy.attack: must not be targeted; set targeted: false")
+        if self.attack.targeted or self.attack.knowledge != "network":
+            raise CatwalkError(
+                f"AdversarialAccuracy.attack: must lead away from an image's category, which {self.attack.name} does "
+                "not; set targeted: false, or take another attack"
+            )
         if max_validation_images is not None and max_validation_images < 1:
             raise CatwalkError(
                 f"AdversarialAccuracy.max_validation_images: must be at least 1, or null for all, got "

@@ -2,8 +2,9 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.seed import isolate_rng
@@ -15,6 +16,7 @@ from catwalk.backbones import load_classifier
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
 from catwalk.poisoning import AttackSummary, poison, read_summary
+from catwalk.protocol import Protocol
 
 
 class InjectPoisonedImages(Callback):
@@ -31,8 +33,7 @@ class InjectPoisonedImages(Callback):
         source: Category whose images are attacked.
         target: Category that the classifier shall see in them; None for an untargeted attack.
         output: Folder for the adversarial images, ``attacked_items.csv``, ``attack.json`` and the poisoned features.
-        chosen_by: ``network`` attacks the items in which the classifier sees the source category (the paper's
-            protocol), ``dataset`` those that the dataset labels so.
+        protocol: Who says which items are of the source category, and how the attack's budget is meant.
     """
 
     def __init__(
@@ -42,14 +43,14 @@ class InjectPoisonedImages(Callback):
         source: str,
         output: Path,
         target: str | None = None,
-        chosen_by: Literal["network", "dataset"] = "network",
+        protocol: Protocol = Protocol(),  # noqa: B008 - frozen
     ) -> None:
         self.classifier = Path(classifier)
         self.attack = attack
         self.source = source
         self.target = target
         self.output = Path(output)
-        self.chosen_by = chosen_by
+        self.protocol = protocol
         self.summary: AttackSummary | None = None
         self._clean: FeatureTable | None = None
         self._poisoned: FeatureTable | None = None
@@ -93,7 +94,8 @@ class InjectPoisonedImages(Callback):
                 self.output,
                 source=self.source,
                 target=self.target,
-                chosen_by=self.chosen_by,
+                protocol=self.protocol,
+                purchases=np.bincount(data.split.items, minlength=len(data.catalogue)),
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
 
@@ -110,7 +112,7 @@ class InjectPoisonedImages(Callback):
         figures = {
             f"attack/{name}": float(value)
             for name, value in asdict(self.summary).items()
-            if isinstance(value, int | float)
+            if isinstance(value, int | float) and not isinstance(value, bool)
         }
         for logger in trainer.loggers:
             logger.log_metrics(figures)

@@ -1,25 +1,27 @@
 """Poisoning a catalogue: attack a category's images, save them as a shop receives them, and read them back."""
 
+import copy
 import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from catwalk.attacks import Attack
-from catwalk.attacks.threat_model import linf_levels
+from catwalk.attacks import Attack, Scene
+from catwalk.attacks.threat_model import l2_levels, linf_levels
 from catwalk.backbones import Classifier, network_fingerprint
+from catwalk.batching import map_batches
 from catwalk.catalogue import Catalogue, number_of
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, predict
 from catwalk.images import Progress, decode, save_png, to_float
 from catwalk.metrics import AttackSuccessRate
 from catwalk.metrics.feature_loss import feature_loss
+from catwalk.protocol import ChosenBy, Protocol
 
 ITEMS_FILE = "attacked_items.csv"
 SUMMARY_FILE = "attack.json"
@@ -35,11 +37,13 @@ class AttackedItem:
         category_before: What the network saw in the clean image.
         category_after: What it sees in the adversarial file.
         probability_after: The probability of that.
-        success_float: Whether the attack had succeeded before the image was rounded to 8 bits and saved.
-        success: Whether it succeeds with the file that was read back.
+        success_float: Whether the network saw what it shall see before the image was rounded to 8 bits and saved.
+        success: Whether it sees it in the file that was read back.
         iterations: Gradient steps.
         feature_loss: Mean squared error between the features of the clean image and of the adversarial file.
         linf_levels: Largest change of a pixel, in grey levels (0..255).
+        l2_levels: Euclidean distance from the clean image, over all values, in grey levels; 255 is a distance of 1
+            between images in [0, 1].
     """
 
     item_id: str
@@ -52,6 +56,7 @@ class AttackedItem:
     iterations: int
     feature_loss: float
     linf_levels: int
+    l2_levels: float
 
 
 @dataclass(frozen=True)
@@ -60,21 +65,32 @@ class AttackSummary:
 
     Attributes:
         attack: The attack's name.
+        norm: Distance that the budget bounds, ``linf`` or ``l2``; what the attack minimises where it has none.
         epsilon: Budget in grey levels; None where the attack has none.
+        space: Where the distance is measured, see :class:`~catwalk.attacks.ThreatModel`.
+        clip: Whether the attack kept to [0, 1] at every step.
+        quantisation: How the images became 8-bit.
+        purpose: What the attack is for.
         source: Category whose items were attacked.
-        target: Category that the network shall see in them; None for an untargeted attack, whose success is that the
-            network sees another category than the source.
+        target: Category that the network shall see in them; None for an attack that has none, whose success here is
+            that the network sees another category than the source.
         n_attacked: Number of attacked items.
-        sr_float: Share of them that succeeded before rounding to 8 bits.
+        sr_float: Share of them where the attack wants them, before rounding to 8 bits.
         sr: Share of them where the attack wants them, judged by the files read back.
         sr_clean: Share that were there before any attack.
         sr_net: Share moved there, of those that were not there before; None if all were.
         feature_loss: Mean squared error of the features over all attacked items (the paper's FL).
         linf_levels: Largest change of any pixel, in grey levels.
+        l2_levels: Mean Euclidean distance from the clean images, in grey levels.
     """
 
     attack: str
+    norm: str
     epsilon: float | None
+    space: str
+    clip: bool
+    quantisation: str
+    purpose: str
     source: str
     target: str | None
     n_attacked: int
@@ -84,10 +100,11 @@ class AttackSummary:
     sr_net: float | None
     feature_loss: float
     linf_levels: int
+    l2_levels: float
 
 
 def items_to_attack(
-    table: FeatureTable, catalogue: Catalogue, source: str, chosen_by: Literal["network", "dataset"] = "network"
+    table: FeatureTable, catalogue: Catalogue, source: str, chosen_by: ChosenBy = "network"
 ) -> NDArray[np.int64]:
     """Return the items of the source category, int64, in order.
 
@@ -138,7 +155,8 @@ def poison(
     *,
     source: str,
     target: str | None,
-    chosen_by: Literal["network", "dataset"] = "network",
+    protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+    purchases: NDArray[np.int64] | None = None,
     progress: Progress | None = None,
 ) -> FeatureTable:
     """Attack the source category's images and return the features of the poisoned catalogue.
@@ -156,7 +174,10 @@ def poison(
         folder: Where to write.
         source: Category to attack.
         target: Category that the network shall see in its images; None for an untargeted attack.
-        chosen_by: See :func:`items_to_attack`.
+        protocol: Who says which items are of the source category, and how the attack's budget is meant: it replaces
+            all of the attack's threat model but norm and ε.
+        purchases: int64 ``(N,)``, how often each item was bought in the recommenders' training data, for attacks that
+            must know it.
         progress: Called as images are attacked.
 
     Raises:
@@ -170,7 +191,7 @@ def poison(
             "the features were made by another network than the classifier to attack: extract them with its checkpoint"
         )
     goal = goal_of(attack, table, source, target)
-    items = items_to_attack(table, catalogue, source, chosen_by)
+    items = items_to_attack(table, catalogue, source, protocol.source_items)
     paths = [png_name(catalogue.images[item]) for item in items]
     if len(set(paths)) < len(paths):
         shared = next(path for path in paths if paths.count(path) > 1)
@@ -178,27 +199,37 @@ def poison(
             f"several of the items to attack share the image {shared}, and each gets an adversarial image of its own: "
             "give each item a file of its own"
         )
+    attack = copy.copy(attack)
+    attack.threat_model = protocol.threat_model(attack.threat_model)
+    threat_model = attack.threat_model.of(network)
+    device = network.mean.device
+    scene = Scene(
+        items=torch.from_numpy(items).to(device),
+        item_ids=catalogue.item_ids,
+        category=goal,
+        category_names=table.category_names,
+        features=table.features.to(device),
+        categories=torch.from_numpy(table.categories).to(device),
+        purchases=None if purchases is None else torch.from_numpy(purchases).to(device),
+    )
+    targets = attack.targets_of(scene)
     clean = torch.from_numpy(
         np.stack([decode(catalogue.folder / catalogue.images[item], classifier.image_size) for item in items])
     )
-    device = network.mean.device
     images = to_float(clean.to(device))
-    result = attack(
-        network,
-        images,
-        torch.full((len(items),), goal, device=device),
-        keys=torch.from_numpy(catalogue.keys[items]).to(device),
-        progress=progress,
-    )
+    keys = torch.from_numpy(catalogue.keys[items]).to(device)
+    result = attack(network, images, targets, keys=keys, progress=progress)
     _remove_earlier_images(folder)
-    for path, levels in zip(paths, attack.threat_model.quantise(result.images, images).cpu(), strict=True):
+    for path, levels in zip(paths, threat_model.quantise(result.images, images).cpu(), strict=True):
         save_png(levels, folder / path)
     read_back = torch.from_numpy(np.stack([decode(folder / path) for path in paths]))
-    attack.threat_model.verify_levels(read_back, clean)
+    threat_model.verify_levels(read_back, clean)
 
+    with torch.inference_mode():
+        seen_in_floats = map_batches(lambda batch: network(batch).argmax(dim=1), result.images, batch_size=256).cpu()
     after = predict(network, read_back)
     losses = feature_loss(table.features[torch.from_numpy(items)], after.features)
-    distances = linf_levels(read_back, clean)
+    distances, lengths = linf_levels(read_back, clean), l2_levels(read_back, clean)
     before = torch.from_numpy(table.categories[items])
     # One process attacks for all: it must not wait for what the others count.
     rates = AttackSuccessRate(targeted=attack.targeted, sync_on_compute=False)
@@ -211,26 +242,33 @@ def poison(
             category_before=table.category_names[table.categories[item]],
             category_after=table.category_names[int(after.categories[row])],
             probability_after=float(after.probabilities[row]),
-            success_float=bool(result.success[row]),
+            success_float=bool((seen_in_floats[row] == goal) == attack.targeted),
             success=bool((after.categories[row] == goal) == attack.targeted),
             iterations=int(result.iterations[row]),
             feature_loss=float(losses[row]),
             linf_levels=int(distances[row]),
+            l2_levels=float(lengths[row]),
         )
         for row, item in enumerate(items)
     ]
     summary = AttackSummary(
         attack=attack.name,
-        epsilon=attack.threat_model.epsilon,
+        norm=threat_model.norm,
+        epsilon=threat_model.epsilon,
+        space=threat_model.space,
+        clip=threat_model.clip,
+        quantisation=threat_model.quantisation,
+        purpose=attack.purpose(source, target),
         source=source,
         target=target,
         n_attacked=len(items),
-        sr_float=float(result.success.double().mean()),
+        sr_float=float(((seen_in_floats == goal) == attack.targeted).double().mean()),
         sr=float(figures["sr"]),
         sr_clean=float(figures["sr_clean"]),
         sr_net=None if figures["sr_net"].isnan() else float(figures["sr_net"]),
         feature_loss=float(losses.mean()),
         linf_levels=int(distances.max()),
+        l2_levels=float(lengths.mean()),
     )
     _write_rows(folder / ITEMS_FILE, rows)
     (folder / SUMMARY_FILE).write_text(json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -1,7 +1,9 @@
 """The switches on which studies of poisoned recommenders differ, in one place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from catwalk.attacks.threat_model import Quantisation, Space, ThreatModel
 
 ChosenBy = Literal["network", "dataset"]
 
@@ -16,8 +18,20 @@ class Protocol:
             images (as in the paper), or the ``dataset``.
         chr_categories: Who says of which category a recommended item is, for CHR@K: the same two. An item keeps the
             category that it had before any attack.
+        epsilon_space: Where distances between images are measured, ``pixels``, or ``normalised`` as in the paper's
+            code, where ε = 4 comes to less than one grey level.
+        clip: Whether attacks keep to [0, 1] at every step (the paper's code does not).
+        quantise: How adversarial images become 8-bit: ``inside`` the ball, by ``round``, or ``truncate`` as in the
+            paper's code. See :class:`~catwalk.attacks.ThreatModel`.
     """
 
     name: str = "corrected"
     source_items: ChosenBy = "network"
     chr_categories: ChosenBy = "network"
+    epsilon_space: Space = "pixels"
+    clip: bool = True
+    quantise: Quantisation = "inside"
+
+    def threat_model(self, ball: ThreatModel) -> ThreatModel:
+        """Return a threat model with the norm and the budget of another, and the rest as this protocol has it."""
+        return replace(ball, space=self.epsilon_space, clip=self.clip, quantisation=self.quantise, std=None)

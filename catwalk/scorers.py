@@ -1,8 +1,63 @@
 """The score formulae of the recommenders and their training losses."""
 
+from dataclasses import dataclass, replace
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from catwalk.backbones import read_checkpoint
+from catwalk.errors import CatwalkError
+
+
+@dataclass(frozen=True, eq=False)
+class VisualScorer:
+    """The parameters of a recommender whose scores are linear in the features, ``s_ui = p_u · q_i + ρ_u · E f_i``.
+
+    Attributes:
+        users: ``p``, float32 ``(U, K)``.
+        items: ``q``, float32 ``(N, K)``.
+        visual_users: ``ρ``, float32 ``(U, K')``.
+        projection: ``E``, float32 ``(D, K')``, for features as networks give them: the recommender's own, divided by
+            what it divides features by.
+    """
+
+    users: Tensor
+    items: Tensor
+    visual_users: Tensor
+    projection: Tensor
+
+    @classmethod
+    def read(cls, path: str | Path) -> "VisualScorer":
+        """Read the checkpoint of a recommender that looks at images.
+
+        Raises:
+            CatwalkError: If the file is missing, damaged or none of such a recommender.
+        """
+        checkpoint = read_checkpoint(path)
+        weights = checkpoint.get("state_dict", {})
+        names = ("users.weight", "items.weight", "visual_users.weight", "projection")
+        scale = checkpoint.get("hyper_parameters", {}).get("feature_scale")
+        if scale is None or any(name not in weights for name in names):
+            raise CatwalkError(f"{path} is not a checkpoint of a recommender that looks at images, such as VBPR")
+        users, items, visual_users, projection = (weights[name] for name in names)
+        return cls(users, items, visual_users, projection / scale)
+
+    def to(self, device: torch.device) -> "VisualScorer":
+        """Return the same on a device."""
+        if self.users.device == device:
+            return self
+        return replace(self, **{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+    def scores(self, features: Tensor, items: Tensor) -> Tensor:
+        """Return the scores of items with given features for all users, ``(n, U)``.
+
+        Args:
+            features: float32 ``(n, D)``, as a network gives them.
+            items: int64 ``(n,)`` in 0..N-1.
+        """
+        return self.items[items] @ self.users.T + (features @ self.projection) @ self.visual_users.T
 
 
 def dot(left: Tensor, right: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from catwalk.attacks import PGD
-from catwalk.attacks.attack import Attack, eval_mode
+from catwalk.attacks.attack import Attack
 from catwalk.errors import CatwalkError
+from catwalk.frozen_network import eval_mode
 from lightning_modules.cnn import SIZES, ProductClassifier
 
 

@@ -7,8 +7,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from catwalk.attacks import PGD
-from catwalk.attacks.attack import eval_mode
 from catwalk.errors import CatwalkError
+from catwalk.frozen_network import eval_mode
 from lightning_modules.adversarial_cnn import DefendedClassifier
 
 GUARD = "guard"

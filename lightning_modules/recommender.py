@@ -102,6 +102,7 @@ class Recommender(LightningModule, abc.ABC):
                 f"{type(self).__name__} needs features: give data.features the folder that `catwalk predict` wrote"
             )
         features = data.feature_table.features / data.feature_table.scale
+        self.hparams["feature_scale"] = data.feature_table.scale
         # Not persistent: a checkpoint holds what was learnt, and is tested on clean and on poisoned features alike.
         self.register_buffer("features", features.to(self.device), persistent=False)
 

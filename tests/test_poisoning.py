@@ -17,6 +17,7 @@ from catwalk.backbones import build_network
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
 from catwalk.poisoning import goal_of, items_to_attack, png_name, poison, read_summary
+from catwalk.protocol import Protocol
 
 SOURCE, TARGET = "Sandal", "Sneaker"
 
@@ -73,6 +74,7 @@ def test_the_files_on_disk_are_what_was_measured(trained, attacked):
     features_after, logits_after = outputs(trained, adversarial)
     categories = logits_after.argmax(axis=1)
     distances = [int(abs(a - b).max()) for a, b in zip(adversarial, clean, strict=True)]
+    lengths = [float(np.sqrt(((a - b) ** 2).sum())) for a, b in zip(adversarial, clean, strict=True)]
     losses = ((features_after.astype(np.float64) - features_before) ** 2).mean(axis=1)
     probabilities = np.exp(logits_after) / np.exp(logits_after).sum(axis=1, keepdims=True)
     for number, row in enumerate(rows):
@@ -81,6 +83,7 @@ def test_the_files_on_disk_are_what_was_measured(trained, attacked):
         assert row["success"] == str(names[categories[number]] == TARGET)
         assert float(row["probability_after"]) == pytest.approx(probabilities[number].max(), rel=1e-4)
         assert int(row["linf_levels"]) == distances[number] <= 8
+        assert float(row["l2_levels"]) == pytest.approx(lengths[number])
         assert float(row["feature_loss"]) == pytest.approx(losses[number], rel=1e-3)
         assert row["iterations"] == "5"
 
@@ -88,7 +91,12 @@ def test_the_files_on_disk_are_what_was_measured(trained, attacked):
     assert success.mean() > 0.3
     assert summary == {
         "attack": "PGD (ε = 8)",
+        "norm": "linf",
         "epsilon": 8,
+        "space": "pixels",
+        "clip": True,
+        "quantisation": "inside",
+        "purpose": f"make the CNN see {TARGET}",
         "source": SOURCE,
         "target": TARGET,
         "n_attacked": len(rows),
@@ -98,6 +106,7 @@ def test_the_files_on_disk_are_what_was_measured(trained, attacked):
         "sr_net": pytest.approx(success.mean(), abs=1e-12),
         "feature_loss": pytest.approx(losses.mean(), rel=1e-3),
         "linf_levels": max(distances),
+        "l2_levels": pytest.approx(np.mean(lengths)),
     }
     assert dataclasses.asdict(read_summary(folder)) == summary
     np.testing.assert_allclose(poisoned.features[items].numpy(), features_after, rtol=1e-4, atol=1e-5)
@@ -161,7 +170,7 @@ def test_the_dataset_may_choose_the_items(trained, tmp_path):
     by_network = np.flatnonzero(trained.table.categories == number)
     assert by_dataset.tolist() != by_network.tolist()
     assert items_to_attack(trained.table, trained.catalogue, SOURCE, "dataset").tolist() == by_dataset.tolist()
-    run(trained, tmp_path, FGSM(epsilon=4), chosen_by="dataset")
+    run(trained, tmp_path, FGSM(epsilon=4), protocol=Protocol(source_items="dataset"))
     assert read_summary(tmp_path).n_attacked == len(by_dataset)
     target = trained.catalogue.category_names.index(TARGET)
     clean = (trained.table.categories[by_dataset] == target).mean()

@@ -1,11 +1,13 @@
-"""Attacks on image classifiers, each in its own file, and the threat model that bounds them."""
+"""Attacks on networks and on what recommends by them, each in its own file, and the threat model that bounds them."""
 
 from catwalk.attacks.apgd import APGD
-from catwalk.attacks.attack import Attack, AttackResult
+from catwalk.attacks.attack import Attack, AttackResult, Scene
 from catwalk.attacks.carlini_wagner import CarliniWagner
+from catwalk.attacks.feature_matching import FeatureMatching
 from catwalk.attacks.fgsm import FGSM
 from catwalk.attacks.mi_fgsm import MIFGSM
 from catwalk.attacks.pgd import PGD
+from catwalk.attacks.rank_attack import RankAttack
 from catwalk.attacks.threat_model import ThreatModel, ThreatModelError
 
 __all__ = [
@@ -16,6 +18,9 @@ __all__ = [
     "Attack",
     "AttackResult",
     "CarliniWagner",
+    "FeatureMatching",
+    "RankAttack",
+    "Scene",
     "ThreatModel",
     "ThreatModelError",
 ]

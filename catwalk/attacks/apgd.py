@@ -6,10 +6,11 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from catwalk.attacks.attack import Attack
+from catwalk.attacks.attack import Attack, AttackSettings, check_steps
 from catwalk.attacks.pgd import random_point, steepest
-from catwalk.attacks.threat_model import Norm, ThreatModel
+from catwalk.attacks.threat_model import Norm
 from catwalk.errors import CatwalkError
 
 Loss = Literal["ce", "dlr"]
@@ -64,7 +65,7 @@ class APGD(Attack):
         random_start: Whether to start from a uniformly random point of the ball.
         targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
         seed: Seed of the random starts.
-        batch_size: Images per forward pass, at least 1.
+        **settings: As in :class:`Attack`.
 
     Raises:
         CatwalkError: If an argument is out of its range; when called, if the network has too few categories for
@@ -80,23 +81,21 @@ class APGD(Attack):
         random_start: bool = True,
         targeted: bool = True,
         seed: int = 0,
-        batch_size: int = 64,
+        **settings: Unpack[AttackSettings],
     ) -> None:
-        super().__init__(ThreatModel(norm, epsilon), targeted=targeted, seed=seed, batch_size=batch_size)
+        super().__init__(norm, epsilon, targeted=targeted, random_start=random_start, seed=seed, **settings)
         if loss not in get_args(Loss):
             raise CatwalkError(f"loss: must be one of {', '.join(get_args(Loss))}, got {loss!r}")
-        if iterations < 1:
-            raise CatwalkError(f"iterations: must be at least 1, got {iterations!r}")
+        check_steps(iterations, None, "")
         self.epsilon = epsilon
         self.norm = norm
         self.loss = loss
         self.iterations = iterations
-        self.random_start = random_start
 
     @property
-    def name(self) -> str:
-        """Name for tables, with the budget in grey levels: ``"APGD-CE (ε = 8)"``, ``"APGD-DLR-L2 (ε = 255)"``."""
-        return f"APGD-{self.loss.upper()}{'' if self.norm == 'linf' else '-L2'} (ε = {self.epsilon:g})"
+    def title(self) -> str:
+        """``"APGD-CE"`` or ``"APGD-DLR"``."""
+        return f"APGD-{self.loss.upper()}"
 
     def perturb(
         self, network: nn.Module, images: Tensor, targets: Tensor, keys: Tensor | None
@@ -114,7 +113,7 @@ class APGD(Attack):
 
         current = images
         if self.random_start:
-            current = random_point(images, self.norm, self.epsilon, self.seed, keys)
+            current = self.threat_model.clamp(random_point(images, self.norm, self.epsilon, self.seed, keys))
         previous = current
         logits, value, gradient = _evaluate(network, current, objective)
         best, best_value, best_gradient = current, value, gradient

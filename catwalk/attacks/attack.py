@@ -1,17 +1,23 @@
 """What every attack on a network has in common: its contract, and the loop over batches that keeps it."""
 
 import abc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypedDict, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from catwalk.attacks.threat_model import ThreatModel
-from catwalk.batching import padded_batches
+from catwalk.attacks.threat_model import Norm, ThreatModel
+from catwalk.batching import map_batches, padded_batches
 from catwalk.errors import CatwalkError
+from catwalk.frozen_network import Precision, eval_mode, frozen
+
+Knowledge = Literal["network", "network and purchases", "network and recommender"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +26,9 @@ class AttackResult:
 
     Attributes:
         images: float32 ``(N, 3, H, W)`` in [0, 1], verified against the attack's threat model.
-        success: bool ``(N,)``: the network takes these float images for the target category (targeted), or no longer
-            for the category given (untargeted).
-        iterations: int64 ``(N,)``, gradient steps taken for each image.
+        success: bool ``(N,)``: what the attack wants of an image has come true for these float images, by the network
+            in float32.
+        iterations: int64 ``(N,)``, what each image cost: gradient steps, or queries of an attack that has no gradients.
     """
 
     images: Tensor
@@ -30,36 +36,112 @@ class AttackResult:
     iterations: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A catalogue, as an attack on some of its items may know it.
+
+    Attributes:
+        items: int64 ``(n,)``, the items to attack.
+        item_ids: The shop's id of each of the N items.
+        category: The category to reach, or to leave by an attack that is not targeted.
+        category_names: Names of the C categories.
+        features: float32 ``(N, D)``, of the clean images.
+        categories: int64 ``(N,)``, what the network sees in the clean images.
+        purchases: int64 ``(N,)``, how often each item was bought in the recommenders' training data; None if that is
+            not known.
+    """
+
+    items: Tensor
+    item_ids: Sequence[str]
+    category: int
+    category_names: Sequence[str]
+    features: Tensor
+    categories: Tensor
+    purchases: Tensor | None
+
+
+class AttackSettings(TypedDict, total=False):
+    """The arguments that every attack hands on to :class:`Attack`: how it computes, not what."""
+
+    batch_size: int
+    precision: Precision
+    compiled: bool
+
+
 class Attack(abc.ABC):
     """Crafts adversarial images against a network that takes images in [0, 1] and returns logits.
 
     A subclass implements :meth:`perturb`. Calling the attack wraps it in what the contract promises: the network's
     train and eval flags, running statistics and ``.grad`` are afterwards as before, the images of an item do not
-    depend on the batch, and no image leaves the threat model.
+    depend on the batch, and no image leaves the threat model. Meanwhile the network runs in its quickest form, see
+    :func:`~catwalk.frozen_network.frozen`; whether an attack has succeeded is asked of the network as it is.
+
+    Args:
+        norm: Distance between images.
+        epsilon: Budget in grey levels; None for an attack that has none.
+        targeted: Whether ``targets`` are the categories to reach (True) or the ones to leave (False).
+        random_start: Whether images start from a random point, so that a call needs ``keys``.
+        seed: Seed of the random starts.
+        batch_size: Images per forward pass, at least 1; changes speed and memory, never the result.
+        precision: ``"bf16"`` lets the network compute in bfloat16 inside; images and perturbations stay float32.
+        compiled: Whether to compile the network (with CUDA graphs on a GPU), which takes up to a minute at first.
 
     Attributes:
-        threat_model: What the attack may do to an image.
-        targeted: Whether ``targets`` are the categories to reach (True) or the ones to leave (False).
-        seed: Seed of the random starts.
-        batch_size: Images per forward pass; changes speed and memory, never the result.
-        random_start: Whether images start from a random point, so that a call needs ``keys``.
+        threat_model: What the attack may do to an image. May be replaced, by
+            ``dataclasses.replace(attack.threat_model, space="normalised", clip=False)`` for one.
     """
 
-    random_start: bool = False
+    knowledge: Knowledge = "network"
+    """What the attacker must know."""
 
-    def __init__(self, threat_model: ThreatModel, *, targeted: bool = True, seed: int = 0, batch_size: int = 64):
+    def __init__(
+        self,
+        norm: Norm,
+        epsilon: float | None,
+        *,
+        targeted: bool = True,
+        random_start: bool = False,
+        seed: int = 0,
+        batch_size: int = 64,
+        precision: Precision = "32",
+        compiled: bool = False,
+    ) -> None:
         if batch_size < 1:
             raise CatwalkError(f"batch_size: must be at least 1, got {batch_size!r}")
-        self.threat_model = threat_model
+        if precision not in get_args(Precision):
+            raise CatwalkError(f"precision: must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+        self.threat_model = ThreatModel(norm, epsilon)
         self.targeted = targeted
+        self.random_start = random_start
         self.seed = seed
         self.batch_size = batch_size
+        self.precision: Precision = precision
+        self.compiled = compiled
+
+    @property
+    def title(self) -> str:
+        """Name of the method, for tables: the class's name where a subclass does not say otherwise."""
+        return type(self).__name__
 
     @property
     def name(self) -> str:
-        """Name for tables, with the budget in grey levels: ``"FGSM (ε = 4)"``."""
+        """Name for tables, with the budget in grey levels: ``"FGSM (ε = 4)"``, ``"PGD-L2 (ε = 255)"``."""
         epsilon = self.threat_model.epsilon
-        return type(self).__name__ if epsilon is None else f"{type(self).__name__} (ε = {epsilon:g})"
+        if epsilon is None:
+            return self.title
+        return f"{self.title}{'' if self.threat_model.norm == 'linf' else '-L2'} (ε = {epsilon:g})"
+
+    def purpose(self, source: str, target: str | None) -> str:
+        """Return what the attack is for, as half a sentence: ``"make the CNN see Sneaker"``."""
+        return f"make the CNN see {target}" if self.targeted else f"make the CNN see anything but {source}"
+
+    def targets_of(self, scene: Scene) -> Tensor:
+        """Return the ``targets`` to call the attack with for the items of a scene, one for each.
+
+        Raises:
+            CatwalkError: If the scene has not what the attack needs.
+        """
+        return torch.full_like(scene.items, scene.category)
 
     @abc.abstractmethod
     def perturb(
@@ -70,14 +152,15 @@ class Attack(abc.ABC):
         Needs gradients to be enabled. Leaves the network's flags as they are and its parameters' ``.grad`` alone.
 
         Args:
-            network: Takes images in [0, 1], returns logits ``(N, C)``.
-            images: float32 ``(N, 3, H, W)`` in [0, 1]; not changed.
-            targets: int64 ``(N,)``, the categories to reach (targeted) or to leave (untargeted), in 0..C-1.
+            network: Takes coordinates of images (:class:`ThreatModel`; by default images in [0, 1]), returns logits
+                ``(N, C)``.
+            images: float32 ``(N, 3, H, W)``, coordinates of the clean images; not changed.
+            targets: What to aim at, one row for each image, such as int64 ``(N,)`` categories in 0..C-1.
             keys: int64 ``(N,)``, each item's key, from which its random start is drawn; None draws it from torch's
                 global generator.
 
         Returns:
-            ``(images, iterations)`` as in :class:`AttackResult`, the images not yet verified.
+            ``(images, iterations)`` as in :class:`AttackResult`, the images as coordinates and not yet verified.
         """
 
     def __call__(
@@ -97,7 +180,8 @@ class Attack(abc.ABC):
         Args:
             network: Takes float32 images in [0, 1], returns logits ``(N, C)``; on the device of the images.
             images: float32 ``(N, 3, H, W)`` in [0, 1], the clean images; not changed.
-            targets: int64 ``(N,)``, the categories to reach (targeted) or to leave (untargeted), in 0..C-1.
+            targets: int64 ``(N,)``, the categories to reach (targeted) or to leave (untargeted), in 0..C-1, unless the
+                attack says otherwise.
             keys: int64 ``(N,)``, each item's key. The random start depends on (``seed``, key) alone. Required by
                 attacks with a random start, ignored by others.
             progress: Called after each batch with the number of images done and the number of all.
@@ -112,33 +196,66 @@ class Attack(abc.ABC):
         """
         images = images.detach()
         self._check_arguments(network, images, targets, keys)
-        total, done = len(images), 0
-        results: list[tuple[Tensor, Tensor, Tensor]] = []
         # Gradients must flow under an outer no_grad, and indexing makes copies that can, of inference tensors too.
-        with torch.inference_mode(False), torch.enable_grad(), eval_mode(network):
-            if total:
-                self._check_classes(network, images, targets)
-            for rows, count in padded_batches(total, self.batch_size):
+        with torch.inference_mode(False), torch.enable_grad():
+            if not len(images):
+                none = torch.zeros(0, dtype=torch.int64, device=images.device)
+                return AttackResult(images.clone(), none.bool(), none)
+            with eval_mode(network):
+                self.check_targets(network, images[:1].clone(), targets)
+            adversarial, iterations = self._craft(network, images, targets, keys, progress)
+            with eval_mode(network), torch.no_grad():
+                rows = adversarial, images, targets
+                success = map_batches(partial(self.succeeds, network), *rows, batch_size=self.batch_size)
+            adversarial = self.settle(adversarial, images, success)
+        self.threat_model.of(network).verify(adversarial, images)
+        return AttackResult(adversarial, success, iterations)
+
+    def _craft(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        targets: Tensor,
+        keys: Tensor | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return adversarial images and iterations, crafted batch by batch on the network's quickest form."""
+        inside = copy.copy(self)
+        inside.threat_model = self.threat_model.of(network)
+        scale = inside.threat_model.scale(images)
+        done, parts = 0, []
+        example = images[:1].clone()
+        with frozen(network, example, precision=self.precision, scale=scale, compiled=self.compiled) as view:
+            for rows, count in padded_batches(len(images), self.batch_size):
                 rows = rows.to(images.device)
-                batch_targets = targets[rows]
-                adversarial, iterations = self.perturb(
-                    network, images[rows], batch_targets, None if keys is None else keys[rows]
+                clean = images[rows] if scale is None else images[rows] / scale
+                adversarial, iterations = inside.perturb(
+                    view, clean, targets[rows], None if keys is None else keys[rows]
                 )
-                adversarial = adversarial.detach()
-                self.threat_model.verify(adversarial[:count], images[done : done + count], first=done)
-                success = self._success(network, adversarial, batch_targets)
-                results.append((adversarial[:count], success[:count], iterations[:count]))
+                parts.append((adversarial[:count].detach(), iterations[:count]))
                 done += count
                 if progress is not None:
-                    progress(done, total)
-            if not results:
-                return AttackResult(images.clone(), targets.to(torch.bool), targets.clone())
-            return AttackResult(*(torch.cat(parts) for parts in zip(*results, strict=True)))
+                    progress(done, len(images))
+        adversarial, iterations = (torch.cat(part) for part in zip(*parts, strict=True))
+        if scale is not None or not self.threat_model.clip:
+            adversarial = (adversarial if scale is None else adversarial * scale).clamp(0, 1)
+        return adversarial, iterations
 
-    @torch.no_grad()
-    def _success(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    def succeeds(self, network: nn.Module, images: Tensor, clean: Tensor, targets: Tensor) -> Tensor:
+        """Return whether what the attack wants of each image has come true, bool ``(N,)``.
+
+        Args:
+            network: As it is, in eval mode.
+            images: float32 ``(N, 3, H, W)`` in [0, 1], the adversarial images.
+            clean: Like ``images``, those before the attack.
+            targets: As the attack was given.
+        """
         hits = network(images).argmax(dim=1) == targets
         return hits if self.targeted else ~hits
+
+    def settle(self, images: Tensor, clean: Tensor, success: Tensor) -> Tensor:
+        """Return what to hand out, of adversarial images, the clean ones and whether they succeed: the adversarial."""
+        return images
 
     def _check_arguments(self, network: nn.Module, images: Tensor, targets: Tensor, keys: Tensor | None) -> None:
         if images.dtype != torch.float32 or images.ndim != 4 or images.shape[1] != 3:
@@ -154,37 +271,78 @@ class Attack(abc.ABC):
                 f"keys: {type(self).__name__} starts from a random point, which it draws from (seed, key); "
                 "give each image's item key, or set random_start to False"
             )
+        self._check_layout_of_targets(images, targets)
+        if keys is not None:
+            check_one_per_image("keys", keys, images)
         for argument, tensor in (("targets", targets), ("keys", keys)):
-            if tensor is None:
-                continue
-            if tensor.dtype != torch.int64 or tensor.shape != images.shape[:1]:
-                raise ValueError(
-                    f"{argument}: must be int64 of shape ({len(images)},), one per image, "
-                    f"got {tensor.dtype} of shape {tuple(tensor.shape)}"
-                )
-            if tensor.device != images.device:
+            if tensor is not None and tensor.device != images.device:
                 raise ValueError(f"{argument}: must be on the images' device, {images.device}, got {tensor.device}")
         parameter = next(network.parameters(), None)
         if parameter is not None and parameter.device != images.device:
             raise ValueError(f"network: must be on the images' device, {images.device}, got {parameter.device}")
 
+    def _check_layout_of_targets(self, images: Tensor, targets: Tensor) -> None:
+        """Raise a ValueError unless targets have the dtype and the shape that the attack takes."""
+        check_one_per_image("targets", targets, images)
+
     @torch.no_grad()
-    def _check_classes(self, network: nn.Module, images: Tensor, targets: Tensor) -> None:
-        """Check targets against the classes before a loss does: a GPU's own check cannot be recovered from."""
-        logits = network(images[:1].clone())
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"network: must return logits of shape (N, C), got {found} for one image")
-        if not bool(logits.isfinite().all()):
-            raise CatwalkError("network: its logits are not finite on the first image; check its weights")
-        num_classes = logits.shape[1]
-        offenders = ((targets < 0) | (targets >= num_classes)).nonzero()
-        if len(offenders):
-            position = int(offenders[0])
-            raise CatwalkError(
-                f"targets: must be in 0..{num_classes - 1}, for the network has {num_classes} classes; "
-                f"got {int(targets[position])} for image {position}"
-            )
+    def check_targets(self, network: nn.Module, image: Tensor, targets: Tensor) -> None:
+        """Check targets before a loss does: a GPU's own check cannot be recovered from.
+
+        Args:
+            network: In eval mode.
+            image: float32 ``(1, 3, H, W)``, some image.
+            targets: As the attack was given.
+
+        Raises:
+            CatwalkError: If a target does not exist, or the network's logits are not finite.
+            ValueError: If the network returns something else than logits.
+        """
+        check_numbers("targets", targets, logits_of(network, image).shape[1], "for the network has {} classes")
+
+
+def check_one_per_image(argument: str, tensor: Tensor, images: Tensor) -> None:
+    """Raise a ValueError unless a tensor is int64 ``(N,)`` for N images."""
+    if tensor.dtype != torch.int64 or tensor.shape != images.shape[:1]:
+        raise ValueError(
+            f"{argument}: must be int64 of shape ({len(images)},), one per image, "
+            f"got {tensor.dtype} of shape {tuple(tensor.shape)}"
+        )
+
+
+def check_numbers(argument: str, numbers: Tensor, count: int, reason: str) -> None:
+    """Raise a CatwalkError unless numbers, int64 ``(N,)``, are in ``0..count-1``; ``{}`` in the reason is the count."""
+    offenders = ((numbers < 0) | (numbers >= count)).nonzero()
+    if len(offenders):
+        position = int(offenders[0])
+        raise CatwalkError(
+            f"{argument}: must be in 0..{count - 1}, {reason.format(count)}; got {int(numbers[position])} for image "
+            f"{position}"
+        )
+
+
+def logits_of(network: nn.Module, image: Tensor) -> Tensor:
+    """Return a network's logits ``(1, C)`` for an image ``(1, 3, H, W)``.
+
+    Raises:
+        CatwalkError: If they are not finite.
+        ValueError: If they are no logits.
+    """
+    logits = network(image)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"network: must return logits of shape (N, C), got {found} for one image")
+    if not bool(logits.isfinite().all()):
+        raise CatwalkError("network: its logits are not finite on the first image; check its weights")
+    return logits
+
+
+def check_steps(iterations: int, step: float | None, default: str) -> None:
+    """Raise a CatwalkError unless there is a step, and of a length above 0 where it is given."""
+    if iterations < 1:
+        raise CatwalkError(f"iterations: must be at least 1, got {iterations!r}")
+    if step is not None and not 0 < step < math.inf:
+        raise CatwalkError(f"step: must be a number of grey levels above 0, or null for {default}, got {step!r}")
 
 
 def cross_entropy_gradient(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -202,19 +360,3 @@ def cross_entropy_gradient(network: nn.Module, images: Tensor, targets: Tensor) 
     # Summed: a mean divides gradients by N, which underflow where a network computes in float16.
     loss = F.cross_entropy(network(images).float(), targets, reduction="sum")
     return torch.autograd.grad(loss, images)[0]
-
-
-@contextmanager
-def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode and give each its own flag back afterwards.
-
-    Sets the flags themselves: ``train()`` and ``eval()`` reach all submodules alike, and may be overridden.
-    """
-    flags = [(module, module.training) for module in network.modules()]
-    try:
-        for module, _ in flags:
-            module.training = False
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training

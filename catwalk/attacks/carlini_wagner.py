@@ -5,8 +5,9 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from catwalk.attacks.attack import Attack
+from catwalk.attacks.attack import Attack, AttackSettings
 from catwalk.attacks.threat_model import ThreatModel
 from catwalk.batching import ROW_MULTIPLE
 from catwalk.errors import CatwalkError
@@ -56,6 +57,48 @@ class _Search:
         self.tried += 1
         self.all_steps += self.steps
         self.steps = -1
+
+
+@dataclass(frozen=True)
+class _Box:
+    """How images follow from the variable w that is searched: by tanh, which cannot leave [0, 1], or as w itself.
+
+    Attributes:
+        is_closed: Whether images must not leave it.
+        highest: Coordinates of the value 1, ``(1, 3, 1, 1)``; None where they are 1.
+    """
+
+    is_closed: bool
+    highest: Tensor | None
+
+    @classmethod
+    def of(cls, threat_model: ThreatModel, images: Tensor) -> "_Box":
+        """Return the box of a threat model, for images in coordinates."""
+        scale = threat_model.scale(images)
+        return cls(threat_model.clip, None if scale is None else 1 / scale)
+
+    def places(self, images: Tensor) -> Tensor:
+        """Return the w of images."""
+        if not self.is_closed:
+            return images
+        shares = images.double() if self.highest is None else images.double() / self.highest
+        # In float64, for atanh has other last bits at the end of an array than within, which rounding takes away.
+        return torch.atanh(_INSIDE * (2 * shares - 1)).to(images.dtype)
+
+    def images(self, w: Tensor) -> Tensor:
+        """Return the images at w."""
+        if not self.is_closed:
+            return w.clone()
+        images = torch.tanh(w).add_(1).mul_(0.5)
+        return images if self.highest is None else images.mul_(self.highest)
+
+    def gradient(self, gradient: Tensor, images: Tensor) -> Tensor:
+        """Return the gradient with respect to w, of one with respect to the images there, which it overwrites."""
+        if not self.is_closed:
+            return gradient
+        if self.highest is None:
+            return gradient.mul_(images).mul_(1 - images).mul_(2)
+        return gradient.mul_(images).mul_(1 - images / self.highest).mul_(2)
 
 
 @dataclass
@@ -117,15 +160,13 @@ class _Rows:
         """Return a copy of some rows."""
         return _Rows(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
-    def start(self, begins: Tensor, c: Tensor) -> None:
+    def start(self, begins: Tensor, c: Tensor, box: _Box) -> None:
         """Let the rows of a mask ``(N,)`` begin anew with their c ``(N,)``.
 
         Their next step, which must have no gradient, leaves them there.
         """
         pixels = _per_image(begins)
-        # In float64, for atanh has other last bits at the end of an array than within, which rounding takes away.
-        places = torch.atanh(_INSIDE * (2 * self.clean.double() - 1)).to(self.w.dtype)
-        self.w = torch.where(pixels, places, self.w)
+        self.w = torch.where(pixels, box.places(self.clean), self.w)
         self.first.masked_fill_(pixels, 0)
         self.second.masked_fill_(pixels, 0)
         self.c = torch.where(begins, c, self.c)
@@ -146,6 +187,9 @@ class CarliniWagner(Attack):
     nearest to the clean image is kept (Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", IEEE
     S&P 2017, sections V and VI.A; the defaults are the reproduced paper's).
 
+    Where the threat model does not clip, w is the image itself, as in the reproduced paper's code, and the outcome is
+    clipped.
+
     There is no budget: where no success is met, the clean image is returned, and counts as no success. Rounding to
     8 bits can undo a success without confidence, which lies next to the boundary between the categories.
 
@@ -164,7 +208,7 @@ class CarliniWagner(Attack):
             one image the loss swings at the boundary between the categories, and above its first value when Adam
             starts, and an image that stopped there would be given a c larger than it needs.
         targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
-        batch_size: Images per forward pass, at least 1.
+        **settings: As in :class:`Attack`.
 
     Raises:
         CatwalkError: If an argument is out of its range.
@@ -179,9 +223,9 @@ class CarliniWagner(Attack):
         learning_rate: float = 5e-3,
         check_every: int | None = None,
         targeted: bool = True,
-        batch_size: int = 64,
+        **settings: Unpack[AttackSettings],
     ) -> None:
-        super().__init__(ThreatModel("l2", None), targeted=targeted, batch_size=batch_size)
+        super().__init__("l2", None, targeted=targeted, **settings)
         if not 0 <= confidence < math.inf:
             raise CatwalkError(f"confidence: must be a finite number, at least 0, got {confidence!r}")
         if not 0 < initial_c <= _LARGEST_C:
@@ -203,8 +247,8 @@ class CarliniWagner(Attack):
         self.check_every = max(1, iterations // 10) if check_every is None else check_every
 
     @property
-    def name(self) -> str:
-        """Name for tables: ``"C&W"``."""
+    def title(self) -> str:
+        """``"C&W"``."""
         return "C&W"
 
     def perturb(
@@ -213,7 +257,8 @@ class CarliniWagner(Attack):
         """Craft adversarial images for one batch; see :meth:`Attack.perturb`. They may be float64 as well."""
         searches = [_Search(row, self.initial_c) for row in range(len(images))]
         rows = _Rows.of(images, targets)
-        rows.start(torch.ones_like(rows.found), torch.full_like(rows.c, self.initial_c))
+        box = _Box.of(self.threat_model, images)
+        rows.start(torch.ones_like(rows.found), torch.full_like(rows.c, self.initial_c), box)
         gradient = torch.zeros_like(images)
         factors = self._adam_factors(images)
         nearest, iterations = images.clone(), torch.zeros_like(targets)
@@ -221,7 +266,7 @@ class CarliniWagner(Attack):
             steps = min(self._until_check(search) for search in searches)
             for _ in range(steps):
                 _adam_step(rows, gradient, factors)
-                gradient = self._evaluate(network, rows)
+                gradient = self._evaluate(network, rows, box)
             for search in searches:
                 search.steps += steps
             ended = self._check(searches, rows)
@@ -237,10 +282,10 @@ class CarliniWagner(Attack):
             iterations[which] = targets.new_tensor([searches[place].all_steps for place in done])
             order = [place for place, search in enumerate(searches) if search.tried < self.searches]
             if not order:
-                return self._unless_lost(network, nearest, images, targets), iterations
+                return nearest, iterations
             begins = torch.zeros_like(rows.found)
             begins[targets.new_tensor(ended)] = True
-            rows.start(begins, rows.c.new_tensor([search.c for search in searches]))
+            rows.start(begins, rows.c.new_tensor([search.c for search in searches]), box)
             gradient = gradient.masked_fill(_per_image(begins), 0)
             needed = -(-len(order) // ROW_MULTIPLE) * ROW_MULTIPLE
             if needed < len(searches):
@@ -271,9 +316,9 @@ class CarliniWagner(Attack):
             if due[place] and (search.steps == self.iterations or not falls[place])
         ]
 
-    def _evaluate(self, network: nn.Module, rows: _Rows) -> Tensor:
+    def _evaluate(self, network: nn.Module, rows: _Rows, box: _Box) -> Tensor:
         """Return the gradient of the loss with respect to w, and keep the images that are the best successes so far."""
-        images = torch.tanh(rows.w).add_(1).mul_(0.5).requires_grad_()
+        images = box.images(rows.w).requires_grad_()
         logits = network(images)
         margin, direction = self._margin(logits.detach(), rows.targets)
         excess = (margin + self.confidence).clamp(min=0)
@@ -289,7 +334,7 @@ class CarliniWagner(Attack):
         rows.nearest = torch.where(_per_image(closer), images, rows.nearest)
         loss = (distance + rows.c * excess).masked_fill(rows.steps == 0, math.inf)
         rows.least = torch.minimum(rows.least, loss)
-        return (gradient * _per_image(rows.c)).add_(difference.mul_(2)).mul_(images).mul_(1 - images).mul_(2)
+        return box.gradient((gradient * _per_image(rows.c)).add_(difference.mul_(2)), images)
 
     def _margin(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return by how much the unwanted logit leads the wanted one ``(N,)``, and the gradient of that ``(N, C)``."""
@@ -300,12 +345,12 @@ class CarliniWagner(Attack):
         direction = torch.zeros_like(logits).scatter(1, its_index, 1.0).scatter(1, index, -1.0)
         return (margin, direction) if self.targeted else (-margin, -direction)
 
-    def _unless_lost(self, network: nn.Module, nearest: Tensor, clean: Tensor, targets: Tensor) -> Tensor:
+    def settle(self, images: Tensor, clean: Tensor, success: Tensor) -> Tensor:
         """Return the clean image for each that the network does not take as wanted.
 
-        Most have never been. On a GPU, where the number of rows shows in a logit's last bits, some may no longer be.
+        Most of those are clean already. Of some, found at the very border, the logits have other last bits now.
         """
-        return torch.where(_per_image(self._success(network, nearest, targets)), nearest, clean)
+        return torch.where(_per_image(success), images, clean)
 
     def _adam_factors(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factor and the ε of each step from 0 to ``iterations``, for the sums that :class:`_Rows` keeps.

@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from catwalk.attacks.attack import Attack, cross_entropy_gradient
-from catwalk.attacks.threat_model import ThreatModel
+from catwalk.attacks.attack import Attack, AttackSettings, cross_entropy_gradient
 
 
 class FGSM(Attack):
@@ -17,14 +17,14 @@ class FGSM(Attack):
     Args:
         epsilon: Radius of the L-infinity ball in grey levels, above 0.
         targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
-        batch_size: Images per forward pass, at least 1.
+        **settings: As in :class:`Attack`.
 
     Raises:
         CatwalkError: If an argument is out of its range.
     """
 
-    def __init__(self, epsilon: float = 8.0, targeted: bool = True, batch_size: int = 64) -> None:
-        super().__init__(ThreatModel("linf", epsilon), targeted=targeted, batch_size=batch_size)
+    def __init__(self, epsilon: float = 8.0, targeted: bool = True, **settings: Unpack[AttackSettings]) -> None:
+        super().__init__("linf", epsilon, targeted=targeted, **settings)
         self.epsilon = epsilon
 
     def perturb(
@@ -32,5 +32,5 @@ class FGSM(Attack):
     ) -> tuple[Tensor, Tensor]:
         """Craft adversarial images for one batch; see :meth:`Attack.perturb`. ``keys`` are not used."""
         length = -self.epsilon / 255 if self.targeted else self.epsilon / 255
-        adversarial = (images + length * cross_entropy_gradient(network, images, targets).sign()).clamp(0, 1)
-        return adversarial, torch.ones_like(targets)
+        gradient = cross_entropy_gradient(network, images, targets)
+        return self.threat_model.clamp(images + length * gradient.sign()), torch.ones_like(targets)

@@ -4,9 +4,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from catwalk.attacks.attack import Attack, cross_entropy_gradient
-from catwalk.attacks.threat_model import ThreatModel
+from catwalk.attacks.attack import Attack, AttackSettings, check_steps, cross_entropy_gradient
 from catwalk.errors import CatwalkError
 
 
@@ -25,7 +25,7 @@ class MIFGSM(Attack):
         iterations: Number of steps, at least 1.
         momentum: Decay factor μ of the sum, 0 or above; 0 leaves PGD without a random start.
         targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
-        batch_size: Images per forward pass, at least 1.
+        **settings: As in :class:`Attack`.
 
     Raises:
         CatwalkError: If an argument is out of its range.
@@ -38,15 +38,10 @@ class MIFGSM(Attack):
         iterations: int = 10,
         momentum: float = 1.0,
         targeted: bool = True,
-        batch_size: int = 64,
+        **settings: Unpack[AttackSettings],
     ) -> None:
-        super().__init__(ThreatModel("linf", epsilon), targeted=targeted, batch_size=batch_size)
-        if iterations < 1:
-            raise CatwalkError(f"iterations: must be at least 1, got {iterations!r}")
-        if step is not None and not 0 < step < math.inf:
-            raise CatwalkError(
-                f"step: must be a number of grey levels above 0, or null for epsilon / iterations, got {step!r}"
-            )
+        super().__init__("linf", epsilon, targeted=targeted, **settings)
+        check_steps(iterations, step, "epsilon / iterations")
         if not 0 <= momentum < math.inf:
             raise CatwalkError(f"momentum: must be a number of 0 or above, got {momentum!r}")
         self.epsilon = epsilon
@@ -55,9 +50,9 @@ class MIFGSM(Attack):
         self.momentum = momentum
 
     @property
-    def name(self) -> str:
-        """Name for tables, with the budget in grey levels: ``"MI-FGSM (ε = 8)"``."""
-        return f"MI-FGSM (ε = {self.epsilon:g})"
+    def title(self) -> str:
+        """``"MI-FGSM"``."""
+        return "MI-FGSM"
 
     def perturb(
         self, network: nn.Module, images: Tensor, targets: Tensor, keys: Tensor | None

@@ -1,14 +1,15 @@
 """Projected gradient descent."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from catwalk.attacks.attack import Attack, cross_entropy_gradient
+from catwalk.attacks.attack import Attack, AttackSettings, check_steps, cross_entropy_gradient
 from catwalk.attacks.threat_model import Norm, ThreatModel
 from catwalk.counter_random import uniform
-from catwalk.errors import CatwalkError
 
 
 class PGD(Attack):
@@ -32,9 +33,9 @@ class PGD(Attack):
         random_start: Whether to start from a uniformly random point of the ball.
         targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
         seed: Seed of the random starts.
-        batch_size: Images per forward pass, at least 1.
         norm: Distance that ``epsilon`` bounds: ``"linf"``, the largest change of a value, or ``"l2"``, the Euclidean
             one.
+        **settings: As in :class:`Attack`.
 
     Raises:
         CatwalkError: If an argument is out of its range.
@@ -48,24 +49,15 @@ class PGD(Attack):
         random_start: bool = True,
         targeted: bool = True,
         seed: int = 0,
-        batch_size: int = 64,
         norm: Norm = "linf",
+        **settings: Unpack[AttackSettings],
     ) -> None:
-        super().__init__(ThreatModel(norm, epsilon), targeted=targeted, seed=seed, batch_size=batch_size)
-        if step is not None and not 0 < step < math.inf:
-            raise CatwalkError(f"step: must be a number of grey levels above 0, or null for epsilon / 6, got {step!r}")
-        if iterations < 1:
-            raise CatwalkError(f"iterations: must be at least 1, got {iterations!r}")
+        super().__init__(norm, epsilon, targeted=targeted, random_start=random_start, seed=seed, **settings)
+        check_steps(iterations, step, "epsilon / 6")
         self.epsilon = epsilon
         self.step = epsilon / 6 if step is None else step
         self.iterations = iterations
-        self.random_start = random_start
         self.norm = norm
-
-    @property
-    def name(self) -> str:
-        """Name for tables, with the budget in grey levels: ``"PGD (ε = 8)"``, ``"PGD-L2 (ε = 255)"``."""
-        return f"PGD{'' if self.norm == 'linf' else '-L2'} (ε = {self.epsilon:g})"
 
     def perturb(
         self, network: nn.Module, images: Tensor, targets: Tensor, keys: Tensor | None
@@ -74,7 +66,7 @@ class PGD(Attack):
         length = -self.step / 255 if self.targeted else self.step / 255
         adversarial = images
         if self.random_start:
-            adversarial = random_point(images, self.norm, self.epsilon, self.seed, keys)
+            adversarial = self.threat_model.clamp(random_point(images, self.norm, self.epsilon, self.seed, keys))
         for _ in range(self.iterations):
             gradient = cross_entropy_gradient(network, adversarial, targets)
             adversarial = self.threat_model.project(adversarial + length * steepest(gradient, self.norm), images)
@@ -82,7 +74,7 @@ class PGD(Attack):
 
 
 def random_point(images: Tensor, norm: Norm, epsilon: float, seed: int, keys: Tensor | None) -> Tensor:
-    """Return a uniformly random point of the ball around each image, clipped to [0, 1].
+    """Return a uniformly random point of the ball around each image.
 
     In L2 the direction is that of a vector of normal numbers and the length is ``ε·U^(1/D)``, for an image of D
     values (Muller, "A note on a method for generating points uniformly on n-dimensional spheres", CACM 1959). With as
@@ -97,12 +89,12 @@ def random_point(images: Tensor, norm: Norm, epsilon: float, seed: int, keys: Te
             points from torch's global generator.
 
     Returns:
-        float32 ``(N, 3, H, W)`` in [0, 1].
+        float32 ``(N, 3, H, W)``, which may be outside [0, 1].
     """
     shape = tuple(images.shape[1:])
     if norm == "linf":
         draws = torch.rand_like(images) if keys is None else uniform(seed, keys, shape)
-        return (images + epsilon / 255 * (2 * draws - 1)).clamp(0, 1)
+        return images + epsilon / 255 * (2 * draws - 1)
     size = math.prod(shape)
     if keys is None:
         draws = torch.rand(len(images), size + 1, device=images.device)
@@ -113,7 +105,44 @@ def random_point(images: Tensor, norm: Norm, epsilon: float, seed: int, keys: Te
     direction = torch.erfinv(2 * draws[:, :-1] - (1 - 2.0**-24))
     lengths = epsilon / 255 * draws[:, -1:] ** (1 / size)
     perturbation = direction * (lengths / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
-    return (images + perturbation.reshape(images.shape)).clamp(0, 1)
+    return images + perturbation.reshape(images.shape)
+
+
+def descend(
+    loss: Callable[[Tensor], Tensor],
+    start: Tensor,
+    clean: Tensor,
+    threat_model: ThreatModel,
+    length: float,
+    iterations: int,
+) -> Tensor:
+    """Step down along the gradient of a loss, project after every step, and return the least point met.
+
+    Args:
+        loss: Maps images ``(N, 3, H, W)`` to one value each, ``(N,)``, which depends on that image alone.
+        start: float32 ``(N, 3, H, W)``, inside the ball.
+        clean: float32 ``(N, 3, H, W)``, its centre.
+        threat_model: The ball.
+        length: Length of a step in the ball's norm, where 1 is the range of a pixel.
+        iterations: Number of steps.
+
+    Returns:
+        float32 ``(N, 3, H, W)``; of points with equal losses the first.
+    """
+    current = best = start
+    least = start.new_full((len(start),), math.inf)
+    for number in range(iterations + 1):
+        points = current.detach()
+        with torch.set_grad_enabled(number < iterations):
+            values = loss(points.requires_grad_(number < iterations))
+        is_less = values.detach() < least
+        least = torch.where(is_less, values.detach(), least)
+        best = torch.where(is_less.view(-1, 1, 1, 1), points.detach(), best)
+        if number < iterations:
+            (gradient,) = torch.autograd.grad(values.sum(), points)
+            moved = points.detach() - length * steepest(gradient, threat_model.norm)
+            current = threat_model.project(moved, clean)
+    return best
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:

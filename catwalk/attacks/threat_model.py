@@ -1,15 +1,16 @@
 """What an attack may do to an image, and the check that it did no more."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from catwalk.errors import CatwalkError
 
 Norm = Literal["linf", "l2"]
+Space = Literal["pixels", "normalised"]
 Quantisation = Literal["inside", "round", "truncate"]
 
 _SLACK = {"inside": 0.0, "round": 0.5, "truncate": 1.0}
@@ -29,6 +30,11 @@ class ThreatModel:
 
     Every adversarial image also lies in [0, 1], or 0..255 in grey levels.
 
+    In the space of the pixels a distance is one between images. In the normalised space it is one between what a
+    network makes of them first, ``(x - mean) / std``: a change of a pixel by one grey level counts as ``1 / std``
+    levels. Images that attacks are given and give are of pixels in either case; inside, an attack computes with
+    ``x / std`` in the normalised space, which are its *coordinates*.
+
     Attributes:
         norm: Distance between images, ``"linf"`` (largest change of a value) or ``"l2"`` (Euclidean, over all
             channels and pixels of an image).
@@ -37,6 +43,10 @@ class ThreatModel:
         quantisation: How images become 8-bit. ``"inside"`` rounds to the nearest level and then moves back what
             left the ball. ``"round"`` only rounds and may leave the ball by half a level per value. ``"truncate"``
             cuts off the fraction, as ``(x * 255).astype(uint8)`` does, and may leave it by a level per value.
+        space: Where distances are measured, ``"pixels"`` or ``"normalised"`` (as in the reproduced paper's code, where
+            ε = 4 comes to less than one grey level).
+        clip: Whether an attack keeps to [0, 1] at every step, or only its outcome is clipped.
+        std: What the network divides each colour channel by, above 0. An attack in the normalised space fills it in.
 
     Raises:
         CatwalkError: If a field has a value that is not allowed.
@@ -45,11 +55,15 @@ class ThreatModel:
     norm: Norm
     epsilon: float | None
     quantisation: Quantisation = "inside"
+    space: Space = "pixels"
+    clip: bool = True
+    std: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         for argument, allowed, value in (
             ("norm", get_args(Norm), self.norm),
             ("quantisation", get_args(Quantisation), self.quantisation),
+            ("space", get_args(Space), self.space),
         ):
             if value not in allowed:
                 raise CatwalkError(f"{argument}: must be one of {', '.join(allowed)}, got {value!r}")
@@ -59,19 +73,55 @@ class ThreatModel:
                 f"got {self.epsilon!r}"
             )
 
+    def of(self, network: nn.Module) -> "ThreatModel":
+        """Return the threat model with the standard deviations that a network divides by, where they count.
+
+        Raises:
+            CatwalkError: If the space is the normalised one and the network has no ``std`` of three channels, as
+                :class:`~catwalk.backbones.Network` has.
+        """
+        if self.space == "pixels":
+            return self
+        std = getattr(network, "std", None)
+        if not isinstance(std, Tensor) or std.numel() != 3:
+            raise CatwalkError(
+                "space: normalised needs a network with its standard deviations, `std`, as catwalk.backbones.Network "
+                "has; or measure in pixels"
+            )
+        return replace(self, std=tuple(std.flatten().tolist()))
+
+    def scale(self, images: Tensor) -> Tensor | None:
+        """Return what coordinates are multiplied by to give pixels, ``(1, 3, 1, 1)``; None where they are pixels.
+
+        Raises:
+            ValueError: If the space is the normalised one and ``std`` is missing; :meth:`of` fills it in.
+        """
+        if self.space == "pixels":
+            return None
+        if self.std is None:
+            raise ValueError("std: the normalised space is a network's own; use ThreatModel.of(network)")
+        return images.new_tensor(self.std).view(1, 3, 1, 1)
+
+    def clamp(self, images: Tensor) -> Tensor:
+        """Return coordinates ``(N, 3, H, W)`` clipped to those of [0, 1], where attacks are to keep to it."""
+        if not self.clip:
+            return images
+        scale = self.scale(images)
+        return images.clamp(0, 1) if scale is None else images.clamp(torch.zeros_like(scale), 1 / scale)
+
     def project(self, images: Tensor, clean: Tensor) -> Tensor:
-        """Return the images moved onto the ball around the clean images, then clipped to [0, 1].
+        """Return the images moved onto the ball around the clean images, then clipped (see :meth:`clamp`).
 
         Args:
-            images: float32 ``(N, 3, H, W)``, any values.
-            clean: float32 ``(N, 3, H, W)`` in [0, 1].
+            images: float32 ``(N, 3, H, W)``, coordinates of any value.
+            clean: float32 ``(N, 3, H, W)``, coordinates of images in [0, 1].
 
         Returns:
-            float32 ``(N, 3, H, W)`` in [0, 1]. For ``"linf"`` the nearest point that is allowed. For ``"l2"`` the
+            float32 ``(N, 3, H, W)``. For ``"linf"`` the nearest point that is allowed. For ``"l2"`` the
             perturbation is scaled to length ε first; clipping only brings it nearer to the clean image.
         """
         if self.epsilon is None:
-            return images.clamp(0, 1)
+            return self.clamp(images)
         radius = self.epsilon / 255
         perturbation = images - clean
         if self.norm == "linf":
@@ -79,12 +129,13 @@ class ThreatModel:
         else:
             lengths = torch.linalg.vector_norm(perturbation, dim=(1, 2, 3), keepdim=True)
             perturbation = perturbation * (radius / lengths).clamp(max=1)  # radius / 0 is inf: factor 1
-        return (clean + perturbation).clamp(0, 1)
+        return self.clamp(clean + perturbation)
 
     def quantise(self, images: Tensor, clean: Tensor) -> Tensor:
         """Return the 8-bit grey levels in which the images are to be saved.
 
-        With ``"inside"`` and ``"linf"``, the rounded levels are clipped to at most ⌊ε⌋ levels from the clean ones.
+        With ``"inside"`` and ``"linf"``, the rounded levels are clipped to at most ⌊ε⌋ levels (⌊ε·std⌋ of a channel in
+        the normalised space) from the clean ones.
         With ``"inside"`` and ``"l2"``, values that differ from the clean image are moved one level towards it until
         the image is inside the ball, those first that rounding had carried furthest away from it.
 
@@ -108,19 +159,31 @@ class ThreatModel:
         levels = (images * 255).round()
         if self.quantisation == "round" or self.epsilon is None:
             return levels.to(torch.uint8)
+        scale = self.scale(images)
         if self.norm == "linf":
-            reach = math.floor(self.epsilon)
+            reach = images.new_tensor(self.epsilon) if scale is None else (self.epsilon * scale.double())
+            reach = reach.floor().to(images)
             levels = torch.minimum(torch.maximum(levels, clean_levels - reach), clean_levels + reach)
             return levels.to(torch.uint8)
-        perturbation = (self.project(images, clean) - clean) * 255
-        steps = _shorten(perturbation.flatten(1), math.floor(self.epsilon**2)).reshape(images.shape)
+        perturbation = (self._nearest(images, clean) - clean) * 255
+        if scale is None:
+            steps = _shorten(perturbation, torch.ones_like(clean[:1]).double(), math.floor(self.epsilon**2))
+        else:
+            steps = _shorten(perturbation, (scale.double() ** -2).expand_as(clean[:1]), self.epsilon**2)
         return (clean_levels + steps).to(torch.uint8)
+
+    def _nearest(self, images: Tensor, clean: Tensor) -> Tensor:
+        """Return pixels moved onto the ball, which float32 may have left by its last bits."""
+        scale = self.scale(images)
+        if scale is None:
+            return self.project(images, clean)
+        return (self.project(images / scale, clean / scale) * scale).clamp(0, 1)
 
     def verify(self, images: Tensor, clean: Tensor, *, first: int = 0) -> None:
         """Check that the images are allowed, before anyone uses them.
 
         Args:
-            images: float32 ``(N, 3, H, W)`` in [0, 1].
+            images: float32 ``(N, 3, H, W)`` in [0, 1], pixels in either space.
             clean: float32 ``(N, 3, H, W)`` in [0, 1].
             first: Position that messages give to the first image, where the images are part of a larger batch.
 
@@ -130,7 +193,7 @@ class ThreatModel:
         _check_images(images, clean, first)
         if self.epsilon is None:
             return
-        self._check_distances(images, clean, self.epsilon, self._tolerance(images), first)
+        self._check_distances(images, clean, 0.0, self._tolerance(images), first)
 
     def verify_levels(self, levels: Tensor, clean_levels: Tensor, *, first: int = 0) -> None:
         """Check the 8-bit images that were read back from their files, in exact arithmetic.
@@ -147,27 +210,41 @@ class ThreatModel:
         _check_layout(levels, clean_levels, torch.uint8)
         if self.epsilon is None:
             return
-        slack = _SLACK[self.quantisation] * self._length_of_ones(levels)
-        # Without slack the comparison is exact. With it, float32 may have misplaced what was then rounded.
-        tolerance = self._tolerance(levels) if slack else 0.0
-        self._check_distances(levels, clean_levels, self.epsilon + slack, tolerance, first)
-
-    def _length_of_ones(self, images: Tensor) -> float:
-        """Return the norm of a change of 1 in every value of an image."""
-        return 1.0 if self.norm == "linf" else math.sqrt(images.shape[1:].numel())
+        slack = _SLACK[self.quantisation]
+        exact = 0.0 if self.space == "pixels" else 1e-9 * self.epsilon  # but for float64's quotients
+        # With slack, float32 may have misplaced what was then rounded.
+        self._check_distances(levels, clean_levels, slack, self._tolerance(levels) if slack else exact, first)
 
     def _tolerance(self, images: Tensor) -> float:
         """Return the grey levels by which rounding in float32 may carry an image beyond the ball."""
-        return _FLOAT32_ROUNDING * self._length_of_ones(images) + 1e-5 * (self.epsilon or 0)
+        values = 1.0 if self.norm == "linf" else math.sqrt(images.shape[1:].numel())
+        scale = 1.0 if self.std is None else 1 / min(self.std)
+        return _FLOAT32_ROUNDING * values * scale + 1e-5 * (self.epsilon or 0)
 
-    def _check_distances(self, images: Tensor, clean: Tensor, budget: float, tolerance: float, first: int) -> None:
-        distances = (linf_levels if self.norm == "linf" else l2_levels)(images, clean)
-        offenders = (distances > budget + tolerance).nonzero()
+    def _distances(self, images: Tensor, clean: Tensor, slack: float) -> Tensor:
+        """Return how far images are from the clean ones in grey levels ``(N,)``, each value up to ``slack`` nearer."""
+        scale = self.scale(images.new_zeros((), dtype=torch.float64))
+        if slack == 0 and scale is None:
+            return (linf_levels if self.norm == "linf" else l2_levels)(images, clean)
+        differences = _differences(images, clean).double().abs()
+        if images.is_floating_point():
+            differences = differences * 255
+        nearer = (differences - slack).clamp(min=0).reshape(images.shape)
+        if scale is not None:
+            nearer = nearer / scale
+        return torch.linalg.vector_norm(nearer.flatten(1), math.inf if self.norm == "linf" else 2, dim=1)
+
+    def _check_distances(self, images: Tensor, clean: Tensor, slack: float, tolerance: float, first: int) -> None:
+        assert self.epsilon is not None
+        distances = self._distances(images, clean, slack)
+        offenders = (distances > self.epsilon + tolerance).nonzero()
         if len(offenders):
             position = int(offenders[0])
+            where = self.norm if self.space == "pixels" else f"{self.norm} of the normalised space"
+            rounded = f" (of which {slack:g} of each value is due to {self.quantisation})" if slack else ""
             raise ThreatModelError(
                 f"adversarial image {first + position} is {float(distances[position]):.6g} grey levels from the clean "
-                f"image in {self.norm}, beyond its budget of {budget:.6g} grey levels"
+                f"image in {where}, beyond its budget of {self.epsilon:.6g} grey levels{rounded}"
             )
 
 
@@ -221,28 +298,30 @@ def _differences(images: Tensor, clean: Tensor) -> Tensor:
     return (images - clean).flatten(1)
 
 
-def _shorten(perturbation: Tensor, budget: int) -> Tensor:
-    """Round each row to integers whose squares sum to at most ``budget``.
+def _shorten(perturbation: Tensor, weights: Tensor, budget: float) -> Tensor:
+    """Round each perturbation to integers whose weighted squares sum to at most ``budget``.
 
-    Moving a value from ±k to ±(k - 1) takes 2k - 1 off the sum. Values are moved in the order of how far rounding had
-    carried them away from 0, as few as suffice. One level per value always suffices for a row that was inside itself:
-    rounding carries by half a level at most.
+    Moving a value from ±k to ±(k - 1) takes 2k - 1 times its weight off the sum. Values are moved in the order of how
+    far rounding had carried them away from 0, as few as suffice. One level per value always suffices for a perturbation
+    that was inside itself: rounding carries by half a level at most.
 
     Args:
-        perturbation: float32 ``(N, D)`` in grey levels, each row no longer than ε.
-        budget: ⌊ε²⌋.
+        perturbation: float32 ``(N, 3, H, W)`` in grey levels, each no longer than the root of ``budget``.
+        weights: float64 ``(1, 3, H, W)``, above 0. With whole ones the sums are exact.
+        budget: What the sum may come to.
 
     Returns:
-        float32 ``(N, D)`` of whole numbers.
+        float32 ``(N, 3, H, W)`` of whole numbers.
     """
-    steps = perturbation.round()
-    sizes = steps.abs().to(torch.int64)
-    carried = torch.where(sizes > 0, sizes - perturbation.abs(), -torch.inf)
+    flat, of_values = perturbation.flatten(1), weights.flatten(1).expand(len(perturbation), -1)
+    steps = flat.round()
+    sizes = steps.abs().double()
+    carried = torch.where(sizes > 0, sizes - flat.abs(), -torch.inf)
     order = carried.argsort(dim=1, descending=True, stable=True)
-    gains = (2 * sizes - 1).clamp(min=0).gather(1, order)
-    sum_before = (sizes**2).sum(dim=1, keepdim=True) - (gains.cumsum(dim=1) - gains)
+    gains = ((2 * sizes - 1).clamp(min=0) * of_values).gather(1, order)
+    sum_before = (sizes**2 * of_values).sum(dim=1, keepdim=True) - (gains.cumsum(dim=1) - gains)
     moved = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, sum_before > budget)
-    return steps - steps.sign() * moved
+    return (steps - steps.sign() * moved).reshape(perturbation.shape)
 
 
 def _check_layout(images: Tensor, clean: Tensor, dtype: torch.dtype) -> None:

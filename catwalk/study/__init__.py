@@ -2,6 +2,7 @@
 
 import json
 import platform
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -97,7 +98,12 @@ def run_study(
     cells = [_cell(shop, grid, *run) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     write_cells(cells, top_k, folder / "cells.csv")
-    tables = {"table1": table_1(cells, top_k), "table2": table_2(cells), "networks": _networks(shop, runs)}
+    purposes = _purposes(runs)
+    tables = {
+        "table1": table_1(cells, top_k, purposes),
+        "table2": table_2(cells, purposes),
+        "networks": _networks(shop, runs),
+    }
     for stem, table in tables.items():
         table.write(folder / stem)
         console.print()
@@ -122,17 +128,18 @@ def _plan(grid: Grid, shop: Shop, cache: StageCache, accuracy_attack: Settings) 
             accuracy = AccuracyStage(cache, shop, accuracy_attack, classifier)
         features = FeaturesStage(cache, shop, classifier)
         attacks = [
-            None,
-            *(
-                AttackStage(cache, grid, *attack, features)
-                for attack in zip(grid.attack_names, grid.attacks, strict=True)
-            ),
+            AttackStage(cache, grid, *attack, features) for attack in zip(grid.attack_names, grid.attacks, strict=True)
         ]
         for recommender, its_training in grid.recommenders.items():
+            trained = partial(RecommenderStage, cache, shop, recommender, grid, its_training)
+            clean = {seed: trained(seed, features, None) for seed in grid.seeds}
+            runs += [(classifier, accuracy, features, None, clean[seed]) for seed in grid.seeds]
             for attack in attacks:
+                if attack.must_know_recommender and not clean[grid.seeds[0]].looks_at_images:
+                    continue  # it has no features that an image could change
                 for seed in grid.seeds:
-                    stage = RecommenderStage(cache, shop, recommender, grid, its_training, seed, features, attack)
-                    runs.append((classifier, accuracy, features, attack, stage))
+                    aimed = attack.knowing(clean[seed]) if attack.must_know_recommender else attack
+                    runs.append((classifier, accuracy, features, aimed, trained(seed, features, aimed)))
     return runs
 
 
@@ -146,9 +153,27 @@ def _check_categories(grid: Grid, shop: Shop, classifier: ClassifierStage) -> No
 
 
 def _in_order(runs: list[Run]) -> list[Stage]:
-    """Return each stage once, those of all networks before attacks, and attacks before recommenders."""
-    stages = [stage for column in zip(*runs, strict=True) for stage in column if stage is not None]
-    return list({(stage.kind, stage.key): stage for stage in reversed(stages)}.values())[::-1]
+    """Return each stage once, those of all networks before attacks, attacks before recommenders, and inputs first."""
+    ordered: dict[tuple[str, str], Stage] = {}
+
+    def add(stage: Stage) -> None:
+        for needed in stage.inputs:
+            add(needed)
+        ordered.setdefault((stage.kind, stage.key), stage)
+
+    for column in zip(*runs, strict=True):
+        for stage in column:
+            if stage is not None:
+                add(stage)
+    return list(ordered.values())
+
+
+def _purposes(runs: list[Run]) -> str:
+    """Return what the attacks of a study are for, as a sentence."""
+    purposes = [
+        attack.attack.purpose(attack.grid.source, attack.target) for *_, attack, _ in runs if attack is not None
+    ]
+    return f"Attacks {', or '.join(dict.fromkeys(purposes))}." if purposes else "Nothing was attacked."
 
 
 def _cell(
@@ -178,11 +203,13 @@ def _cell(
         f"hr@{k}": record["hr"],
         f"ndcg@{k}": record["ndcg"],
         "auc": record["auc"],
+        "sr_float": summary.sr_float if summary else None,
         "sr": summary.sr if summary else None,
         "sr_clean": summary.sr_clean if summary else None,
         "sr_net": summary.sr_net if summary else None,
         "feature_loss": summary.feature_loss if summary else None,
         "linf_levels": summary.linf_levels if summary else None,
+        "l2_levels": summary.l2_levels if summary else None,
         "seconds": record["seconds"],
     }
 

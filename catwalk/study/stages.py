@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -69,12 +70,14 @@ class Stage(abc.ABC):
         description: What the user is shown.
         settings: What the result depends on, as plain values; with the code of ``modules`` they make its key.
         modules: Names of the modules that make it.
+        inputs: The stages whose results it reads.
     """
 
     kind: str
     description: str
     settings: dict[str, Any]
     modules: tuple[str, ...]
+    inputs: "tuple[Stage, ...]" = ()
 
     def __init__(self, cache: StageCache) -> None:
         self.cache = cache
@@ -197,10 +200,13 @@ class AccuracyStage(Stage):
     def __init__(self, cache: StageCache, shop: Shop, attack: Mapping[str, Any], classifier: ClassifierStage) -> None:
         super().__init__(cache)
         self.classifier = classifier
+        self.inputs = (classifier,)
         self.attack = attack_of(attack, "accuracy_attack")
         example: Attack = self.attack.instantiate()
-        if example.targeted:
-            raise CatwalkError("accuracy_attack: must lead away from an image's category, so set targeted: false")
+        try:
+            AdversarialAccuracy(example)
+        except CatwalkError as error:
+            raise CatwalkError(str(error).replace("AdversarialAccuracy.attack", "accuracy_attack")) from error
         self.attack_name = example.name
         self.description = f"Accuracy of CNN {classifier.name} under {self.attack_name}"
         self.modules = ("callbacks.adversarial_accuracy", self.attack.module)
@@ -238,6 +244,7 @@ class FeaturesStage(Stage):
         self.description = f"Features of {len(shop.catalogue):,} items by {classifier.name}"
         self.shop = shop
         self.classifier = classifier
+        self.inputs = (classifier,)
         self.modules = ("callbacks.write_features", classifier.model.module)
         self.settings = {"classifier": classifier.key, "catalogue": shop.catalogue.fingerprint}
 
@@ -273,36 +280,82 @@ class AttackStage(Stage):
     kind = "attack"
 
     def __init__(
-        self, cache: StageCache, grid: Grid, name: str, attack: Mapping[str, Any], features: FeaturesStage
+        self,
+        cache: StageCache,
+        grid: Grid,
+        name: str,
+        attack: Mapping[str, Any],
+        features: FeaturesStage,
+        known: "RecommenderStage | None" = None,
     ) -> None:
+        """Plan it.
+
+        Args:
+            cache: Where results live.
+            grid: The study's.
+            name: What tables call the attack.
+            attack: Its ``class_path`` and ``init_args``.
+            features: Those of the network under attack.
+            known: The recommender that the attacker knows, trained on the clean catalogue, where it must know one.
+        """
         super().__init__(cache)
         self.name = name
         self.grid = grid
         self.features = features
+        self.known = known
+        self.inputs = (features,) if known is None else (features, known)
+        self._stated = attack
         self.specification = attack_of(attack)
         self.attack: Attack = self.specification.instantiate()
-        goal = f"{grid.source} → {grid.target}" if self.attack.targeted else f"away from {grid.source}"
+        self.target = grid.target if self.attack.targeted else None
+        if known is not None:
+            goal = f"{grid.source} in {known.name}, seed {known.seed}"
+        else:
+            goal = f"{grid.source} → {grid.target}" if self.attack.targeted else f"away from {grid.source}"
         self.description = f"{name}, {goal}, CNN {features.classifier.name}"
         self.modules = ("catwalk.poisoning", self.specification.module)
         self.settings = {
             "attack": self.specification.settings,
             "features": features.key,
             "source": grid.source,
-            "target": grid.target if self.attack.targeted else None,
-            "chosen by": grid.protocol.source_items,
+            "target": self.target,
+            "protocol": {**vars(grid.protocol), "name": None, "chr_categories": None},
         }
+        if known is not None:
+            self.settings["known recommender"] = known.key
+        if getattr(self.attack, "recommender", None) is not None:
+            raise CatwalkError(
+                f"attacks: {name} knows the study's own recommenders, trained on the clean catalogue, so leave "
+                "recommender out"
+            )
+        if self.attack.knowledge == "network and purchases":
+            self.settings["interactions"] = features.shop.interactions
+
+    @property
+    def must_know_recommender(self) -> bool:
+        """Whether there is one such attack for each recommender and seed."""
+        return self.attack.knowledge == "network and recommender"
+
+    def knowing(self, recommender: "RecommenderStage") -> "AttackStage":
+        """Return the attack by somebody who knows a recommender that was trained on the clean catalogue."""
+        return AttackStage(self.cache, self.grid, self.name, self._stated, self.features, recommender)
 
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Attack, write, read back and measure."""
+        attack = self.specification.instantiate()
+        catalogue = self.features.shop.catalogue
+        if self.known is not None:
+            attack.recommender = self.known.folder / RECOMMENDER_FILE
         poison(
             load_classifier(self.features.classifier.folder / CLASSIFIER_FILE),
-            self.attack,
-            self.features.shop.catalogue,
+            attack,
+            catalogue,
             self.features.table,
             folder,
             source=self.grid.source,
-            target=self.settings["target"],
-            chosen_by=self.grid.protocol.source_items,
+            target=self.target,
+            protocol=self.grid.protocol,
+            purchases=np.bincount(read_split(catalogue).items, minlength=len(catalogue)),
             progress=progress.callback,
         )
         return {}
@@ -342,8 +395,10 @@ class RecommenderStage(Stage):
         self.shop = shop
         self.model = recommender_of(training.model, name, grid.top_k)
         # Without a look at images the attacks make no difference, and the cells share one training.
-        is_poisoned = attack is not None and self.model.instantiate().uses_features
+        self.looks_at_images = self.model.instantiate().uses_features
+        is_poisoned = attack is not None and self.looks_at_images
         self.source: FeaturesStage | AttackStage = attack if attack is not None and is_poisoned else features
+        self.inputs = (self.source,)
         against = attack.name if attack is not None and is_poisoned else NO_ATTACK
         self.description = f"{name} on {features.classifier.name}, {against}, seed {seed}"
         make_trainer(training.trainer, self.trainer_argument)

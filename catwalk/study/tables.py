@@ -41,8 +41,8 @@ def cell_columns(top_k: int) -> tuple[str, ...]:
     """Return the columns of ``cells.csv``."""
     return (
         *("dataset", "protocol", "extractor", "attack", "epsilon", "recommender", "seed", "source", "target"),
-        *("n_attacked", f"chr@{top_k}", f"hr@{top_k}", f"ndcg@{top_k}", "auc", "sr", "sr_clean", "sr_net"),
-        *("feature_loss", "linf_levels", "seconds"),
+        *("n_attacked", f"chr@{top_k}", f"hr@{top_k}", f"ndcg@{top_k}", "auc", "sr_float", "sr", "sr_clean"),
+        *("sr_net", "feature_loss", "linf_levels", "l2_levels", "seconds"),
     )
 
 
@@ -206,10 +206,15 @@ class Table:
         return texts
 
 
-def table_1(cells: Sequence[Cell], top_k: int) -> Table:
+def table_1(cells: Sequence[Cell], top_k: int, purposes: str) -> Table:
     """Return CHR@K of the source category by recommender and attack, mean and standard deviation over seeds.
 
     In bold the attack that raised it most over no attack, where one did.
+
+    Args:
+        cells: All cells of a study, those without attack first.
+        top_k: K.
+        purposes: What the attacks are for, as a sentence.
     """
     first = cells[0]
     extractors = _distinct(cells, "extractor")
@@ -219,8 +224,9 @@ def table_1(cells: Sequence[Cell], top_k: int) -> Table:
         start = len(rows)
         for attack in _distinct(cells, "attack"):
             chosen = [_where(cells, recommender=recommender, attack=attack, extractor=name) for name in extractors]
-            figures = tuple(Figure(tuple(cell[f"chr@{top_k}"] for cell in its_cells)) for its_cells in chosen)
-            rows.append(((recommender, attack), figures))
+            if any(chosen):  # some attacks are not for every recommender
+                values = [tuple(cell[f"chr@{top_k}"] for cell in its_cells) for its_cells in chosen]
+                rows.append(((recommender, attack), tuple(map(Figure, values))))
         for column in range(len(extractors)):
             highest = _highest(rows[start:], column)
             if highest:  # the first row is without attack
@@ -230,7 +236,7 @@ def table_1(cells: Sequence[Cell], top_k: int) -> Table:
     return Table(
         title=f"Table 1: CHR@{top_k} of {first['source']} on {first['dataset']}{spread}",
         notes=(
-            f"Average number of {first['source']} items in a user's top {top_k}. {_goals(cells)} Bold: the attack that "
+            f"Average number of {first['source']} items in a user's top {top_k}. {purposes} Bold: the attack that "
             "raised it most, where one did."
         ),
         row_headings=("Model", "Attack"),
@@ -241,8 +247,15 @@ def table_1(cells: Sequence[Cell], top_k: int) -> Table:
     )
 
 
-def table_2(cells: Sequence[Cell]) -> Table:
-    """Return success rate and feature loss by attack and network; bold the highest of each."""
+def table_2(cells: Sequence[Cell], purposes: str) -> Table:
+    """Return success rate and feature loss by attack and network; bold the highest of each.
+
+    Of an attack that knows the recommender there is one for each, and these are means and standard deviations.
+
+    Args:
+        cells: All cells of a study.
+        purposes: What the attacks are for, as a sentence.
+    """
     first = cells[0]
     extractors = _distinct(cells, "extractor")
     attacks = [attack for attack in _distinct(cells, "attack") if _where(cells, attack=attack)[0]["sr"] is not None]
@@ -250,8 +263,10 @@ def table_2(cells: Sequence[Cell]) -> Table:
     for attack in attacks:
         figures: list[Figure | None] = []
         for extractor in extractors:
-            cell = _where(cells, attack=attack, extractor=extractor)[0]
-            figures += [Figure((cell["sr"],), 2, percent=True), Figure((cell["feature_loss"],), 7)]
+            its_cells = _where(cells, attack=attack, extractor=extractor)
+            outcomes = dict.fromkeys((cell["sr"], cell["feature_loss"]) for cell in its_cells)
+            rates, losses = zip(*outcomes, strict=True)
+            figures += [Figure(rates, 2, percent=True), Figure(losses, 7)]
         rows.append(((attack,), tuple(figures)))
     best = {(_highest(rows, column), column) for column in range(2 * len(extractors)) if rows}
     attacked = [cell for cell in cells if cell["sr_clean"] is not None]
@@ -259,12 +274,13 @@ def table_2(cells: Sequence[Cell]) -> Table:
     before = dict.fromkeys((cell["sr_clean"], cell["extractor"]) for cell in attacked)
     shown = ", ".join(f"{share:.2%} ({extractor})" for share, extractor in before)
     legend = (
-        f" SR: share of the images with which that succeeds, judged by the 8-bit files read back; before any attack it "
-        f"was {shown}. FL: mean squared error of the features. Bold: the highest."
+        " SR: share of the images that the CNN takes for the target, or, where an attack has none, no longer for the "
+        f"source, judged by the 8-bit files read back; before any attack it was {shown}. FL: mean squared error of the "
+        "features. Bold: the highest."
     )
     return Table(
         title=f"Table 2: what the attacks did to the {first['source']} images of {first['dataset']}",
-        notes=_goals(cells) + (legend if rows else ""),
+        notes=purposes + (legend if rows else ""),
         row_headings=("Attack",),
         groups=tuple(extractor for extractor in extractors for _ in range(2)),
         headings=("SR", "FL") * len(extractors),
@@ -295,15 +311,6 @@ def networks_table(dataset: str, headings: Sequence[str], accuracies: Mapping[st
         rows=tuple(rows),
         best=frozenset((_highest(rows, column), column) for column in columns),
     )
-
-
-def _goals(cells: Sequence[Cell]) -> str:
-    """Return what the attacks of a study want."""
-    attacked = [cell for cell in cells if cell["n_attacked"] is not None]
-    goals = [f"make the CNN see {target}" for target in _distinct(attacked, "target") if target is not None]
-    if any(cell["target"] is None for cell in attacked):
-        goals.append(f"(untargeted) make it see anything but {attacked[0]['source']}")
-    return f"Attacks {' or '.join(goals)}." if goals else "Nothing was attacked."
 
 
 def _highest(rows: Sequence[Row], column: int) -> int:

@@ -133,7 +133,7 @@ def reference_apgd(network, clean, category, start, epsilon, norm, loss, iterati
 def test_equals_a_reference_step_by_step(norm, epsilon, loss, targeted, random_start):
     network, images, iterations = smooth_network(), make_images(6), 30
     targets, keys = make_targets(network, images, targeted), torch.randperm(1000)[:6]
-    start = random_point(images, norm, epsilon, 11, keys) if random_start else images
+    start = random_point(images, norm, epsilon, 11, keys).clamp(0, 1) if random_start else images
     attack = APGD(epsilon, norm, loss, iterations, random_start, targeted, seed=11)
     recording = Recording(network)
     results, count = attack.perturb(recording, images, targets, keys)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, Attack, ThreatModel, ThreatModelError
+from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, Attack, ThreatModelError
 from catwalk.attacks.attack import cross_entropy_gradient
 from catwalk.errors import CatwalkError
 
@@ -64,7 +64,7 @@ class GradientStep(Attack):
     """Keeps the size of the gradient, so that its last bit shows where a sign would hide it."""
 
     def __init__(self, batch_size=64):
-        super().__init__(ThreatModel("linf", 8.0), batch_size=batch_size)
+        super().__init__("linf", 8.0, batch_size=batch_size)
 
     def perturb(self, network, images, targets, keys):
         gradient = cross_entropy_gradient(network, images, targets)
@@ -174,7 +174,7 @@ class FailsInCall(nn.Module):
 
     def forward(self, x):
         self.number -= 1
-        if self.number == 0:
+        if self.number <= 0:
             raise RuntimeError("out of order")
         return x
 
@@ -373,7 +373,7 @@ def test_an_attack_without_budget_has_no_epsilon_in_its_name():
         def perturb(self, network, images, targets, keys):
             return images, targets
 
-    assert Unbounded(ThreatModel("l2", None)).name == "Unbounded"
+    assert Unbounded("l2", None).name == "Unbounded"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

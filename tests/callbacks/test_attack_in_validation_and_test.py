@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning import seed_everything
 
 from callbacks import AdversarialAccuracy
-from catwalk.attacks import FGSM, PGD
+from catwalk.attacks import FGSM, PGD, RankAttack
 from catwalk.counter_random import content_keys
 from catwalk.errors import CatwalkError
 from datamodules import ProductImages
@@ -85,7 +85,8 @@ def test_it_changes_nothing_of_the_training(shop, make_trainer):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"attack": PGD()}, "AdversarialAccuracy.attack: must not be targeted; set targeted: false"),
+        ({"attack": PGD()}, "AdversarialAccuracy.attack: must lead away from an image's category, which PGD (ε = 8)"),
+        ({"attack": RankAttack()}, "must lead away from an image's category, which Rank attack (ε = 8) does not"),
         ({"max_validation_images": 0}, "must be at least 1, or null for all, got 0"),
     ],
 )

@@ -34,11 +34,13 @@ COLUMNS = [
     "hr@20",
     "ndcg@20",
     "auc",
+    "sr_float",
     "sr",
     "sr_clean",
     "sr_net",
     "feature_loss",
     "linf_levels",
+    "l2_levels",
     "seconds",
 ]
 ATTACKS = ["No attack", "FGSM (ε = 32)", "PGD (ε = 32)"]

@@ -1,8 +1,8 @@
-"""What attacks cost and reach, beside the same attacks of other libraries on the same network, images and targets.
+"""What the attack of Carlini and Wagner in L2 costs and reaches, beside those of other libraries on the same task.
 
-    python benchmarks/attacks.py --classifier runs/traditional/classifier.ckpt --dataset data/demo
+    python benchmarks/carlini_wagner.py --classifier runs/traditional/classifier.ckpt --dataset data/demo
 
-So far: the attack of Carlini and Wagner in L2. The contract is in ``benchmarks/README.md``; the other libraries come
+All have the same network, images and targets. The contract is in ``benchmarks/README.md``; the other libraries come
 with ``pip install -e .[bench]``, and those that are not installed are left out.
 """
 

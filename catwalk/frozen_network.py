@@ -1,0 +1,277 @@
+"""A network in the form in which it is quickest to attack, for as long as an attack runs."""
+
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Precision = Literal["32", "bf16"]
+
+_FOLDING_TOLERANCE = 1e-4
+"""By how much folding may move a logit, as a share of the largest: float32 moves it by a hundredth of that."""
+
+_FEW_POSITIONS, _MANY_CHANNELS = 16, 128
+"""On CPUs in float32, a convolution over neighbouring pixels with so many channels or more and a feature map of so few
+positions or fewer is quicker in the contiguous layout: by a third, for the deep layers of ResNet-18 on images of 64
+pixels. All others are quicker in channels_last."""
+
+_OF_TIMM = ("drop", "act")
+"""What timm's ``BatchNormAct2d`` does after it has normalised."""
+
+_folded_pairs: "WeakKeyDictionary[nn.Module, list[tuple[str, str]]]" = WeakKeyDictionary()
+"""What :func:`_batch_norms_after_convolutions` found in each network: following the computation takes a while."""
+
+
+class FrozenNetwork(nn.Module):
+    """The view of a network that :func:`frozen` gives.
+
+    Args:
+        network: Takes images in [0, 1], returns logits ``(N, C)``.
+        precision: ``"32"``, or ``"bf16"`` to let it compute in bfloat16 inside.
+        scale: What to multiply images by first, ``(1, 3, 1, 1)``; None leaves them.
+        compiled: Whether to compile the network.
+    """
+
+    def __init__(self, network: nn.Module, precision: Precision, scale: Tensor | None, compiled: bool) -> None:
+        super().__init__()
+        self._network = network
+        self._precision = precision
+        self._scale = scale
+        self._is_compiled = compiled
+        self._functions: dict[str, Callable[[Tensor], Tensor]] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``(N, C)``, float32 unless the images are float64, of float32 images ``(N, 3, H, W)``."""
+        return self._call("logits", self._network, images)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return float32 features ``(N, D)`` of float32 images ``(N, 3, H, W)``, of a network that has them."""
+        return self._call("features", self._network.features, images)  # type: ignore[arg-type]
+
+    def _call(self, name: str, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        if self._scale is not None:
+            images = images * self._scale
+        if self._is_compiled:
+            if name not in self._functions:
+                self._functions[name] = _compiled(function)
+            function = self._functions[name]
+            # CUDA graphs write into the same memory every time; what is kept of them, gradients too, must be elsewhere.
+            images = images * 1.0
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._precision == "bf16", cache_enabled=False):
+            outcome = function(images)
+        return outcome.to(torch.promote_types(outcome.dtype, torch.float32), copy=self._is_compiled)
+
+
+@contextmanager
+def frozen(
+    network: nn.Module,
+    images: Tensor,
+    *,
+    precision: Precision = "32",
+    scale: Tensor | None = None,
+    compiled: bool = False,
+) -> Iterator[FrozenNetwork]:
+    """Put a network into eval mode and its quickest form, and everything back afterwards.
+
+    While the context lasts, every BatchNorm that directly follows a convolution is part of it (``W·γ/√(σ² + ε)``), the
+    convolutions' weights are laid out for speed, channels_last but for deep layers with small feature maps on CPUs, and
+    no parameter of a convolution asks for a gradient. A network that cannot be followed, or whose logits would change
+    by more than rounding, keeps its BatchNorms. Nothing is copied but the weights of convolutions and linear layers, so
+    that hooks and wrappers stay in force. Not for several threads on one network.
+
+    Args:
+        network: Takes images in [0, 1], returns logits.
+        images: float32 ``(N, 3, H, W)``, some images of the size to come, one at least.
+        precision: ``"bf16"`` lets the network compute in bfloat16 inside (autocast); images and logits stay float32.
+        scale: What images are multiplied by first, ``(1, 3, 1, 1)``; None leaves them as they are.
+        compiled: Whether to compile it (:func:`torch.compile`), with CUDA graphs on a GPU. Takes up to a minute.
+
+    Yields:
+        The network in its new form.
+    """
+    with ExitStack() as undo:
+        undo.enter_context(eval_mode(network))
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            example = images[:1] if scale is None else images[:1] * scale
+            convolutions: dict[nn.Conv2d, tuple[int, int]] = {}
+            with _watch(network, convolutions):
+                before = network(example)
+            with ExitStack() as unfold:
+                if _fold(network, unfold) and _agree(before, network(example)):
+                    undo.enter_context(unfold.pop_all())
+            for convolution, size in convolutions.items():
+                _lay_out(convolution, size, precision, undo)
+            if precision == "bf16":
+                for module in network.modules():
+                    if isinstance(module, nn.Linear):
+                        _cast(module, undo)
+        yield FrozenNetwork(network, precision, scale, compiled)
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode and give each its own flag back afterwards.
+
+    Sets the flags themselves: ``train()`` and ``eval()`` reach all submodules alike, and may be overridden.
+    """
+    flags = [(module, module.training) for module in network.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def _watch(network: nn.Module, sizes: dict[nn.Conv2d, tuple[int, int]]) -> ExitStack:
+    """Return a context in which the size of every convolution's feature map is noted as it is computed."""
+    stack = ExitStack()
+
+    def note(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        sizes[module] = (output.shape[-2], output.shape[-1])  # type: ignore[index]
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            stack.callback(module.register_forward_hook(note).remove)
+    return stack
+
+
+def _lay_out(convolution: nn.Conv2d, size: tuple[int, int], precision: Precision, undo: ExitStack) -> None:
+    """Bring a convolution's weight into the layout and the precision in which it is quickest."""
+    if "weight" not in convolution._parameters:  # it is computed from others
+        return
+    if precision == "bf16":
+        _cast(convolution, undo)
+    weight = convolution.weight.detach()
+    is_contiguous = (
+        precision == "32"
+        and weight.device.type == "cpu"
+        and convolution.groups == 1
+        and max(convolution.kernel_size) > 1
+        and min(weight.shape[:2]) >= _MANY_CHANNELS
+        and size[0] * size[1] <= _FEW_POSITIONS
+    )
+    layout = torch.contiguous_format if is_contiguous else torch.channels_last
+    _swap(convolution._parameters, "weight", weight.contiguous(memory_format=layout), undo)
+    if is_contiguous:
+        undo.callback(convolution.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),)).remove)
+
+
+def _cast(module: nn.Conv2d | nn.Linear, undo: ExitStack) -> None:
+    """Let a layer hold its weights in bfloat16, into which they would otherwise be cast at every call."""
+    for name in ("weight", "bias"):
+        tensor = module._parameters.get(name)
+        if tensor is not None:
+            _swap(module._parameters, name, tensor.detach().to(torch.bfloat16), undo)
+
+
+def _fold(network: nn.Module, undo: ExitStack) -> bool:
+    """Make BatchNorms part of the convolutions before them; return whether there were any."""
+    pairs = _folded_pairs.get(network)
+    if pairs is None:
+        pairs = _folded_pairs[network] = _batch_norms_after_convolutions(network)
+    modules = dict(network.named_modules())
+    has_folded = False
+    for convolution_name, norm_name in pairs:
+        convolution, norm = modules.get(convolution_name), modules.get(norm_name)
+        # What was found may have been replaced since.
+        if not isinstance(convolution, nn.Conv2d) or not _is_foldable(convolution, norm):
+            continue
+        assert isinstance(norm, _BatchNorm)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        factor = (norm.running_var.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            factor = factor * norm.weight.double()
+        offset = -norm.running_mean.double() * factor
+        if norm.bias is not None:
+            offset = offset + norm.bias.double()
+        if convolution.bias is not None:
+            offset = offset + convolution.bias.double() * factor
+        weight = convolution.weight.detach()
+        _swap(convolution._parameters, "weight", (weight * factor[:, None, None, None]).to(weight.dtype), undo)
+        _swap(convolution._parameters, "bias", offset.to(weight.dtype), undo)
+        parent, _, name = norm_name.rpartition(".")
+        rest: nn.Module = nn.Identity() if _is_plain(norm) else nn.Sequential(*map(norm.get_submodule, _OF_TIMM))
+        _swap(modules[parent]._modules, name, rest.eval(), undo)
+        has_folded = True
+    return has_folded
+
+
+def _is_plain(norm: nn.Module) -> bool:
+    return type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+def _is_foldable(convolution: nn.Conv2d, norm: nn.Module | None) -> bool:
+    """Return whether a normalisation is by fixed statistics, and nobody watches it or the convolution before it."""
+    is_known = norm is not None and (
+        _is_plain(norm) or all(isinstance(getattr(norm, part, None), nn.Module) for part in _OF_TIMM)
+    )
+    return (
+        is_known
+        and isinstance(norm, _BatchNorm)
+        and norm.running_mean is not None
+        and norm.running_var is not None
+        and "weight" in convolution._parameters
+        and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (convolution, norm))
+    )
+
+
+class _Tracer(fx.Tracer):
+    """Follows a computation down to convolutions and BatchNorms of any class."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv2d | _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _batch_norms_after_convolutions(network: nn.Module, prefix: str = "") -> list[tuple[str, str]]:
+    """Return the names of convolutions whose result goes into a BatchNorm and nowhere else, and of those BatchNorms.
+
+    Where a computation cannot be followed, for it depends on values, its parts are tried one by one.
+    """
+    try:
+        graph = _Tracer().trace(network)
+    except Exception:  # whatever the code of a network makes of symbols instead of tensors
+        return [
+            pair
+            for name, child in network.named_children()
+            for pair in _batch_norms_after_convolutions(child, f"{prefix}{name}.")
+        ]
+    modules = dict(network.named_modules(remove_duplicate=False))
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    times: dict[nn.Module, int] = {}
+    for node in calls:
+        times[modules[str(node.target)]] = times.get(modules[str(node.target)], 0) + 1
+    pairs = []
+    for node in calls:
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+            continue
+        convolution, norm = modules[str(before.target)], modules[str(node.target)]
+        if (
+            isinstance(convolution, nn.Conv2d)
+            and isinstance(norm, _BatchNorm)
+            and times[convolution] == times[norm] == 1
+        ):
+            pairs.append((f"{prefix}{before.target}", f"{prefix}{node.target}"))
+    return pairs
+
+
+def _agree(before: Tensor, after: Tensor) -> bool:
+    """Return whether two results are the same but for rounding."""
+    return bool((before - after).abs().max() <= _FOLDING_TOLERANCE * before.abs().max())
+
+
+def _swap(mapping: MutableMapping[str, Any], name: str, value: Any, undo: ExitStack) -> None:
+    """Put a value into a mapping until the stack unwinds."""
+    undo.callback(mapping.__setitem__, name, mapping[name])
+    mapping[name] = value
+
+
+def _compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return torch.compile(function, mode="reduce-overhead" if torch.cuda.is_available() else "default")
