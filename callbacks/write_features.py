@@ -12,13 +12,14 @@ from torch import Tensor
 from catwalk.backbones import network_fingerprint
 from catwalk.errors import CatwalkError
 from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable, Predictions
+from catwalk.images import ItemImages
 from datamodules.product_images import ProductImages
 from lightning_modules.cnn import ProductClassifier
 
 CLASSIFIER_FILE = "classifier.ckpt"
 
-Batch = tuple[Tensor, Tensor, Tensor]
-"""Features, categories and probabilities of some items."""
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Some items, with their features, categories and probabilities."""
 
 
 class WriteFeatures(Callback):
@@ -33,7 +34,7 @@ class WriteFeatures(Callback):
 
     def __init__(self, output: Path) -> None:
         self.output = Path(output)
-        self._parts: list[Predictions] = []
+        self._parts: list[Batch] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that there is a classifier, before it runs over the catalogue."""
@@ -52,28 +53,28 @@ class WriteFeatures(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: Predictions,
+        batch: ItemImages,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Collect a batch."""
-        self._parts.append(outputs)
+        self._parts.append((batch.items.cpu(), *outputs))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the shares of all processes, in the order of the catalogue, and write them."""
         assert isinstance(pl_module, ProductClassifier)
-        own = [(part.features, part.categories, part.probabilities) for part in self._parts]
+        shares = self._gather(self._parts, trainer.world_size)
         self._parts = []
-        shares = self._gather(own, trainer.world_size)
         if pl_module.is_as_others_trained_it:
             trainer.save_checkpoint(self.output / CLASSIFIER_FILE, weights_only=True)
         if not trainer.is_global_zero:
             return
-        columns: list[Tensor] = [torch.cat(column) for column in zip(*shares, strict=True)]
+        items, *columns = (torch.cat(column) for column in zip(*shares, strict=True))
+        order = items.argsort()
         catalogue = trainer.datamodule.catalogue  # type: ignore[attr-defined]
         table = FeatureTable.from_predictions(
-            Predictions(*columns),
+            Predictions(*(column[order] for column in columns)),
             pl_module.category_names,
             catalogue=catalogue.fingerprint,
             network=network_fingerprint(pl_module.network),
@@ -83,7 +84,7 @@ class WriteFeatures(Callback):
 
     @staticmethod
     def _gather(own: list[Batch], world_size: int) -> list[Batch]:
-        """Return the batches of all processes, by rank: every process has a contiguous share of the catalogue."""
+        """Return the batches of all processes."""
         if world_size == 1:
             return own
         everyone: list[Any] = [None] * world_size

@@ -2,9 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +22,12 @@ from catwalk.errors import CatwalkError
 UInt8Array = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 """Called with how many are done and how many there are."""
+
+SIZE_TYPE = np.dtype("<i4")
+"""How heights and widths stand in the files of the cache."""
+
+AHEAD = 4
+"""Images per thread that may be decoded before they are written."""
 
 
 def decode(path: Path, size: tuple[int, int] | None = None) -> UInt8Array:
@@ -71,6 +81,66 @@ def to_float(levels: Tensor) -> Tensor:
     return levels.to(torch.float32).div_(255)
 
 
+@dataclass(frozen=True, eq=False)
+class StoredImages:
+    """Images in a fixed order, each of its own size, mapped from one file.
+
+    Attributes:
+        pixels: Read-only uint8 ``(total,)``: the images' ``(3, H, W)`` one after the other.
+        sizes: ``(height, width)`` of every image, int64 ``(N, 2)``.
+    """
+
+    pixels: UInt8Array
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def map(cls, path: Path, count: int) -> "StoredImages":
+        """Map a file that holds the pixels of ``count`` images and behind them their sizes."""
+        file = np.memmap(path, np.uint8, mode="r")
+        end = len(file) - count * 2 * SIZE_TYPE.itemsize
+        sizes = np.frombuffer(file[end:].tobytes(), SIZE_TYPE).reshape(count, 2)
+        return cls(file[:end], sizes.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, row: int) -> UInt8Array:
+        """Return an image, uint8 ``(3, H, W)``, without a copy."""
+        height, width = self.sizes[row].tolist()
+        start = self._starts[row]
+        return self.pixels[start : start + 3 * height * width].reshape(3, height, width)
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        lengths = 3 * self.sizes.prod(axis=1)
+        return lengths.cumsum() - lengths
+
+    @cached_property
+    def array(self) -> UInt8Array | None:
+        """All images as ``(N, 3, H, W)``, without a copy; None if their sizes differ."""
+        if (self.sizes != self.sizes[0]).any():
+            return None
+        return self.pixels.reshape(len(self), 3, *self.sizes[0].tolist())
+
+    def stack(self, rows: NDArray[np.int64]) -> UInt8Array:
+        """Return a copy of images of one size, uint8 ``(n, 3, H, W)``."""
+        return np.stack([self[row] for row in rows]) if self.array is None else self.array[rows]
+
+
+class ItemImages(NamedTuple):
+    """A batch of the catalogue's images, all of one size.
+
+    Attributes:
+        levels: uint8 ``(n, 3, H, W)``.
+        items: Their items, int64 ``(n,)``, ascending.
+        alone: Whether they are to run one at a time, see :func:`catwalk.batching.size_buckets`.
+    """
+
+    levels: Tensor
+    items: Tensor
+    alone: bool
+
+
 def load_images(
     folder: Path,
     images: Sequence[str],
@@ -81,18 +151,7 @@ def load_images(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> UInt8Array:
-    """Return all images as one array, decoded once and from then on mapped from a cache on disk.
-
-    The cache is keyed by the files' contents and the size, so a changed image is decoded anew.
-
-    Args:
-        folder: The dataset folder.
-        images: Paths relative to ``folder``.
-        size: ``(height, width)``; None keeps the images' own size, which must then be the same for all.
-        names: What each image belongs to, for messages; the path by default.
-        cache: Folder of the cache; ``folder/.cache`` by default.
-        workers: Decoding threads; one per core by default. Their number does not change the result.
-        progress: Called as images are decoded.
+    """Return all images as one array: :func:`store_images`, with its arguments, for images of one size.
 
     Returns:
         Read-only uint8 ``(N, 3, H, W)``, memory-mapped.
@@ -100,44 +159,111 @@ def load_images(
     Raises:
         CatwalkError: If an image cannot be decoded, or the sizes differ while ``size`` is None.
     """
+    stored = store_images(
+        folder, images, size, one_size=True, names=names, cache=cache, workers=workers, progress=progress
+    )
+    assert stored.array is not None
+    return stored.array
+
+
+def store_images(
+    folder: Path,
+    images: Sequence[str],
+    size: tuple[int, int] | None,
+    *,
+    one_size: bool = False,
+    names: Sequence[str] | None = None,
+    cache: Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> StoredImages:
+    """Return all images, decoded once and from then on mapped from a cache on disk.
+
+    The cache is keyed by the files' contents and the size, so a changed image is decoded anew.
+
+    Args:
+        folder: The dataset folder.
+        images: Paths relative to ``folder``.
+        size: ``(height, width)``; None keeps the images' own sizes.
+        one_size: Whether these must be the same for all.
+        names: What each image belongs to, for messages; the path by default.
+        cache: Folder of the cache; ``folder/.cache`` by default.
+        workers: Decoding threads; one per core by default. Their number does not change the result.
+        progress: Called as images are decoded.
+
+    Raises:
+        CatwalkError: If an image cannot be decoded, or the sizes differ where they must not.
+    """
     if not images:
         raise CatwalkError(f"{folder}: there are no images to load")
     cache = folder / ".cache" if cache is None else cache
-    key = hashlib.sha256(f"1 {size} {fingerprint_files(folder, images)}".encode()).hexdigest()[:24]
-    path = cache / f"images-{key}.npy"
-    if path.is_file():
-        return np.load(path, mmap_mode="r")
+    key = hashlib.sha256(f"2 {size} {fingerprint_files(folder, images)}".encode()).hexdigest()[:24]
+    path = cache / f"images-{key}.bin"
+    files = _ImageFiles(folder, images, size, names, one_size)
+    if not path.is_file():
+        files.write(path, workers or os.cpu_count() or 1, progress)
+    stored = StoredImages.map(path, len(images))
+    if stored.array is None:  # written for somebody who takes any
+        for number, own in enumerate(stored.sizes):
+            files.check_size(number, own, stored.sizes[0])
+    return stored
 
-    def owner(number: int) -> str:
-        return f" of {names[number]}" if names is not None else ""
 
-    def decode_one(number: int) -> UInt8Array:
+@dataclass(frozen=True)
+class _ImageFiles:
+    """The files behind :func:`store_images`, with its arguments."""
+
+    folder: Path
+    images: Sequence[str]
+    size: tuple[int, int] | None
+    names: Sequence[str] | None
+    one_size: bool
+
+    def write(self, path: Path, workers: int, progress: Progress | None) -> None:
+        """Decode all images into the file that :meth:`StoredImages.map` takes, which is there whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        sizes = np.empty((len(self.images), 2), SIZE_TYPE)
         try:
-            return decode(folder / images[number], size)
+            with partial.open("wb") as file:
+                for number, levels in enumerate(self._decode_all(workers)):
+                    sizes[number] = levels.shape[1:]
+                    self.check_size(number, sizes[number], sizes[0])
+                    file.write(levels.data)
+                    if progress is not None:
+                        progress(number + 1, len(sizes))
+                file.write(sizes.data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _decode_all(self, workers: int) -> Iterator[UInt8Array]:
+        """Yield the images in order; threads decode ahead, but not so far that memory fills up."""
+        with ThreadPoolExecutor(workers) as pool:
+            ahead: deque[Future[UInt8Array]] = deque()
+            for number in range(len(self.images)):
+                ahead.append(pool.submit(self._decode, number))
+                if len(ahead) > AHEAD * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _decode(self, number: int) -> UInt8Array:
+        try:
+            return decode(self.folder / self.images[number], self.size)
         except CatwalkError as error:
-            raise CatwalkError(str(error).replace(" cannot be read", f"{owner(number)} cannot be read", 1)) from error
+            owned = f"{self._owner(number)} cannot be read"
+            raise CatwalkError(str(error).replace(" cannot be read", owned, 1)) from error
 
-    first = decode_one(0)
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = cache / f".{path.name}.{os.getpid()}"
-    try:
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(images), *first.shape))
+    def check_size(self, number: int, own: NDArray, first: NDArray) -> None:
+        """Raise a CatwalkError if an image has another size than the first and must not."""
+        if self.one_size and (own != first).any():
+            raise CatwalkError(
+                f"image {self.folder / self.images[number]}{self._owner(number)} is {own[1]}×{own[0]} and the first is "
+                f"{first[1]}×{first[0]}: give an image_size to bring all to one size"
+            )
 
-        def fill(number: int) -> None:
-            levels = decode_one(number)
-            if levels.shape != first.shape:
-                raise CatwalkError(
-                    f"image {folder / images[number]}{owner(number)} is {levels.shape[2]}×{levels.shape[1]} and "
-                    f"the first is {first.shape[2]}×{first.shape[1]}: give an image_size to bring all to one size"
-                )
-            array[number] = levels
-
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            for done, _ in enumerate(pool.map(fill, range(len(images))), start=1):
-                if progress is not None:
-                    progress(done, len(images))
-        array.flush()
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return np.load(path, mmap_mode="r")
+    def _owner(self, number: int) -> str:
+        return "" if self.names is None else f" of {self.names[number]}"

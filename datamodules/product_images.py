@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from catwalk.augmentation import random_flip, random_shift
+from catwalk.batching import size_buckets
 from catwalk.catalogue import Catalogue, item_names
 from catwalk.errors import CatwalkError
-from catwalk.images import load_images, to_float
+from catwalk.images import ItemImages, StoredImages, load_images, store_images, to_float
 from catwalk.labelled_images import LabelledImages
 from datamodules.batches import Batches, check_shares, first_batch
 
@@ -23,11 +24,12 @@ class ProductImages(LightningDataModule):
     """Images of a dataset folder, decoded once, kept as 8-bit arrays on disk, and augmented on the device.
 
     ``fit``, ``validate`` and ``test`` read ``labelled_images.csv`` where the folder has one and otherwise the
-    catalogue's own images and categories; ``predict`` runs over the catalogue, item by item.
+    catalogue's own images and categories; ``predict`` runs over the catalogue.
 
     Args:
         dataset: A dataset folder; ``catwalk data`` writes one.
-        image_size: Height and width to bring every image to; their own size by default, which must then be one.
+        image_size: Height and width to bring every image to; their own sizes by default, which must then be the same
+            for all labelled images. Those of the catalogue may differ.
         batch_size: Images per batch and process.
         validation_share: Share in [0, 1) of every category's training images that is held out for validation, where
             the folder does not say which; 0 trains on all of them.
@@ -71,7 +73,7 @@ class ProductImages(LightningDataModule):
         self.catalogue: Catalogue
         self.labelled: LabelledImages
         self._labelled_levels: NDArray[np.uint8] | None = None
-        self._item_levels: NDArray[np.uint8] | None = None
+        self._item_images: StoredImages | None = None
 
     def prepare_data(self) -> None:
         """Decode what is not decoded yet, in one process per machine."""
@@ -81,17 +83,15 @@ class ProductImages(LightningDataModule):
         """Read the folder; arrays are mapped, not loaded."""
         self._read()
         if stage == "predict":
-            self._item_levels = self._load(self.catalogue.images, item_names(self.catalogue))
+            images, names = self.catalogue.images, item_names(self.catalogue)
+            self._item_images = store_images(self.dataset, images, self.image_size, names=names, cache=self.cache)
         else:
-            self._labelled_levels = self._load(self.labelled.images, None)
+            self._labelled_levels = load_images(self.dataset, self.labelled.images, self.image_size, cache=self.cache)
 
     def _read(self) -> None:
         if not hasattr(self, "catalogue"):
             self.catalogue = Catalogue.read(self.dataset)
             self.labelled = LabelledImages.read(self.catalogue, self.validation_share, self.test_share, self.seed)
-
-    def _load(self, images: tuple[str, ...], names: list[str] | None) -> NDArray[np.uint8]:
-        return load_images(self.dataset, images, self.image_size, names=names, cache=self.cache)
 
     @property
     def category_names(self) -> tuple[str, ...]:
@@ -140,15 +140,29 @@ class ProductImages(LightningDataModule):
         ).loader(self._pin_memory)
 
     def predict_dataloader(self) -> DataLoader:
-        """Return the catalogue's images in order, as uint8; each process gets a contiguous share."""
+        """Return the catalogue's images as :class:`ItemImages`; each process gets a contiguous share.
+
+        They come in the order of the catalogue if they all have one size, and else size by size.
+        """
         check_shares(len(self.catalogue), self._world_size, "items")
-        rows = np.array_split(np.arange(len(self.catalogue)), self._world_size)[self._rank]
-        levels = self._item_levels
-        assert levels is not None
-        starts = range(0, len(rows), self.batch_size)
+        images = self._item_images
+        assert images is not None
+        batches = list(self._item_batches(images))
         return Batches(
-            lambda: (torch.from_numpy(levels[rows[start : start + self.batch_size]]) for start in starts), len(starts)
+            lambda: (
+                ItemImages(torch.from_numpy(images.stack(items)), torch.from_numpy(items), alone)
+                for items, alone in batches
+            ),
+            len(batches),
         ).loader(self._pin_memory)
+
+    def _item_batches(self, images: StoredImages) -> Iterator[tuple[NDArray[np.int64], bool]]:
+        """Yield the items of this process's batches, and whether they run alone, which the whole catalogue decides."""
+        share = np.array_split(np.arange(len(images)), self._world_size)[self._rank]
+        for rows, alone in size_buckets(images.sizes.tolist()):
+            items = rows[(share[0] <= rows) & (rows <= share[-1])]
+            for start in range(0, len(items), self.batch_size):
+                yield items[start : start + self.batch_size], alone
 
     def _labelled(self, rows: NDArray[np.int64]) -> dict[str, Any]:
         assert self._labelled_levels is not None
@@ -159,7 +173,7 @@ class ProductImages(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Turn 8-bit batches into ``(images, categories)`` on the device, augmented while training."""
-        if isinstance(batch, Tensor):
+        if isinstance(batch, ItemImages):
             return batch
         levels: Tensor = batch["levels"]
         if "augmentation" in batch:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
@@ -25,10 +26,12 @@ from catwalk.backbones import (
     loads_weights,
     without_initial_weights,
 )
+from catwalk.batching import Bucket
 from catwalk.counter_random import derived_seed
 from catwalk.errors import CatwalkError
 from catwalk.features import Predictions, predict
 from catwalk.imagenet import imagenet_categories
+from catwalk.images import ItemImages
 from lightning_modules.checkpoints import check_checkpoint
 
 SIZES = ("category_names", "image_size")
@@ -240,9 +243,10 @@ class ProductClassifier(LightningModule):
         self.log(f"{stage}/loss", F.cross_entropy(logits, categories), sync_dist=True, batch_size=count)
         self.log(f"{stage}/accuracy", accuracy, prog_bar=True, batch_size=count)
 
-    def predict_step(self, batch: Tensor, batch_idx: int) -> Predictions:
-        """Return features and categories of uint8 images ``(N, 3, H, W)``; a row does not depend on its batch."""
-        return predict(self.network, batch, batch_size=len(batch))
+    def predict_step(self, batch: ItemImages, batch_idx: int) -> Predictions:
+        """Return features and categories of the images of a batch; a row does not depend on its batch."""
+        levels, items, alone = batch
+        return predict(self.network, levels, len(items), [Bucket(np.arange(len(items)), alone)])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and a schedule that is stepped after every batch."""

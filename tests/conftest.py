@@ -1,6 +1,7 @@
 """What many tests share: a tiny shop, a CNN trained on it, its features, and a Trainer that writes nothing."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 # The folders tests/datamodules and tests/lightning_modules must not be taken for the packages: a package found anywhere
 # on the path goes before a folder without __init__.py.
@@ -75,6 +77,23 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop") / "shop"
     synthetic(folder, items=90, users=200, image_size=16, train_images=60, test_images=20)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shop_of_many_sizes(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return :func:`shop` with catalogue images of 12 sizes, among them 40, 16, 15 and single ones. Do not write."""
+    folder = tmp_path_factory.mktemp("many sizes") / "shop"
+    shutil.copytree(shop, folder, ignore=shutil.ignore_patterns(".cache"))
+    sizes = [(16, 16)] * 40 + [(20, 14)] * 16 + [(14, 20)] * 15 + [(17, 13)] * 11 + [(9 + i, 23) for i in range(8)]
+    for place, image in enumerate(Catalogue.read(folder).images):
+        resize(folder / image, sizes[place * 7 % 90])
+    return folder
+
+
+def resize(path: Path, size: tuple[int, int]) -> None:
+    """Bring an image file to a width and height."""
+    with Image.open(path) as image:
+        image.resize(size).save(path)
 
 
 @pytest.fixture(scope="session")

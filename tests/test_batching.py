@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from catwalk.batching import ROW_MULTIPLE, map_batches, padded_batches
+from catwalk.batching import ROW_MULTIPLE, map_batches, padded_batches, size_buckets
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 15, 16, 17, 63, 64, 65, 100])
@@ -20,6 +21,40 @@ def test_every_row_comes_once_and_in_order(num_rows, batch_size):
 
 def test_no_rows_give_no_batches():
     assert list(padded_batches(0, 8)) == []
+
+
+def test_rows_that_run_alone_are_not_padded():
+    for batch_size in (1, 64):
+        batches = list(padded_batches(5, batch_size, alone=True))
+        assert [(rows.tolist(), count) for rows, count in batches] == [([row], 1) for row in range(5)]
+
+
+class TestSizeBuckets:
+    def test_every_row_is_in_the_bucket_of_its_size(self):
+        random = np.random.default_rng(0)
+        sizes = [*random.integers(1, 4, size=(200, 2)).tolist(), [9, 9]]
+        buckets = size_buckets(sizes)
+        assert len(buckets) == len({tuple(size) for size in sizes}) == 10
+        assert sorted(row for rows, _ in buckets for row in rows.tolist()) == list(range(201))
+        for rows, _ in buckets:
+            assert rows.dtype == np.int64
+            assert (np.diff(rows) > 0).all()
+            assert len({tuple(sizes[row]) for row in rows}) == 1
+        assert [rows[0] for rows, _ in buckets] == sorted(rows[0] for rows, _ in buckets)
+
+    def test_few_of_a_size_run_alone(self):
+        sizes = [(2, 3)] * 15 + [(3, 2)] * 16 + [(4, 4)] + [(5, 5)] * 17
+        assert [(len(rows), alone) for rows, alone in size_buckets(sizes)] == [
+            (15, True),
+            (16, False),
+            (1, True),
+            (17, False),
+        ]
+
+    @pytest.mark.parametrize("count", [1, 15, 16])
+    def test_images_of_one_size_do_not(self, count):
+        ((rows, alone),) = size_buckets([(4, 5)] * count)
+        assert (rows.tolist(), alone) == (list(range(count)), False)
 
 
 def test_map_batches_gives_the_same_bits_for_every_batch_size():

@@ -61,8 +61,77 @@ class TestPredict:
             network.head.bias.copy_(torch.tensor([0.0, 1e-8, 2e-8]))
         assert predict(network, levels).categories.tolist() == [2] * 37
 
+    def test_no_images(self, network):
+        for none in (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), []):
+            with pytest.raises(ValueError, match="at least one image"):
+                predict(network, none)
+
     def test_gradients_are_not_kept(self, network, levels):
         assert not predict(network, levels).features.requires_grad
+
+
+@pytest.fixture(scope="module")
+def images_of_several_sizes():
+    """20 of one size, 16 and 15 of others, and single ones, mixed."""
+    random = np.random.default_rng(0)
+    sizes = [(16, 16)] * 20 + [(11, 17)] * 16 + [(17, 11)] * 15 + [(8, 30), (40, 9), (33, 34)]
+    order = random.permutation(len(sizes))
+    return [random.integers(256, size=(3, *sizes[place]), dtype=np.uint8) for place in order]
+
+
+def equal(first, second):
+    return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+class TestImagesOfSeveralSizes:
+    def test_each_row_is_that_of_its_image_alone(self, network, images_of_several_sizes):
+        predictions = predict(network, images_of_several_sizes)
+        for row, image in enumerate(images_of_several_sizes):
+            with torch.no_grad():
+                alone = torch.from_numpy(image[None].astype(np.float32) / np.float32(255))
+                features, shares = network.features(alone), network(alone).softmax(dim=1)
+            torch.testing.assert_close(predictions.features[row], features[0], rtol=1e-5, atol=1e-5)
+            assert predictions.probabilities[row].item() == pytest.approx(shares.max().item(), rel=1e-5)
+            assert predictions.categories[row] == shares.argmax()
+
+    @pytest.mark.parametrize("batch_size", [1, 5, 16, 33])
+    def test_the_batch_size_does_not_show(self, network, images_of_several_sizes, batch_size):
+        whole = predict(network, images_of_several_sizes)
+        assert equal(whole, predict(network, images_of_several_sizes, batch_size))
+
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    def test_the_order_does_not_show(self, network, images_of_several_sizes, seed):
+        whole = predict(network, images_of_several_sizes)
+        order = np.random.default_rng(seed).permutation(len(images_of_several_sizes))
+        shuffled = predict(network, [images_of_several_sizes[place] for place in order], batch_size=16)
+        assert equal([column[torch.from_numpy(order)] for column in whole], shuffled)
+
+    def test_many_of_a_size_share_passes_and_few_run_alone(self, network, images_of_several_sizes, monkeypatch):
+        shapes, forward = [], network.features
+        monkeypatch.setattr(network, "features", lambda images: shapes.append(tuple(images.shape)) or forward(images))
+        predict(network, images_of_several_sizes)
+        alone = [(1, 3, 17, 11)] * 15 + [(1, 3, 8, 30), (1, 3, 40, 9), (1, 3, 33, 34)]
+        assert sorted(shapes) == sorted([(32, 3, 16, 16), (16, 3, 11, 17), *alone])
+
+    def test_of_one_size_they_are_those_of_a_tensor(self, network, levels):
+        for count in (37, 3):
+            assert equal(predict(network, levels[:count]), predict(network, list(levels[:count].numpy())))
+
+    @pytest.mark.parametrize(
+        ("backbone", "arguments"),
+        [
+            ("torchvision.models.vgg11", {}),
+            (
+                "torchvision.models.VisionTransformer",
+                {"image_size": 32, "patch_size": 16, "num_layers": 1, "num_heads": 1, "hidden_dim": 4, "mlp_dim": 4},
+            ),
+        ],
+    )
+    def test_a_size_that_the_network_does_not_take(self, backbone, arguments):
+        network = build_network(backbone, arguments, 3).eval()
+        images = [np.zeros((3, *size), np.uint8) for size in [(32, 32), (20, 8)]]
+        with pytest.raises(CatwalkError, match=r"^the network fails on images of 8×20: \S.*, give an image_size$"):
+            predict(network, images)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from catwalk import images as module
 from catwalk.errors import CatwalkError
-from catwalk.images import decode, load_images, save_png, to_float
+from catwalk.images import decode, load_images, save_png, store_images, to_float
 
 
 @pytest.fixture
@@ -280,9 +280,9 @@ class TestLoadImages:
         """
         finished = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=120)
         assert finished.returncode == -signal.SIGKILL
-        assert not list((place / ".cache").glob("*.npy"))
+        assert not list((place / ".cache").glob("*.bin"))
         assert np.array_equal(load_images(place, names, None), expected)
-        assert len(list((place / ".cache").glob("*.npy"))) == 1
+        assert len(list((place / ".cache").glob("*.bin"))) == 1
 
     def test_an_exception_leaves_nothing(self, folder):
         place, _, names = folder
@@ -293,3 +293,69 @@ class TestLoadImages:
         with pytest.raises(KeyboardInterrupt):
             load_images(place, names, None, progress=interrupt)
         assert os.listdir(place / ".cache") == []
+
+
+@pytest.fixture
+def sizes_folder(tmp_path, random):
+    """A folder with 50 images of several sizes, the images, and their names."""
+    shapes = [(5, 4), (4, 5), (1, 1), (7, 13)]
+    images = [
+        random.integers(256, size=(3, *shapes[number**2 % 4 + number % 3 // 2]), dtype=np.uint8) for number in range(50)
+    ]
+    for number, image in enumerate(images):
+        save_png(image, tmp_path / f"{number}.png")
+    return tmp_path, images, [f"{number}.png" for number in range(50)]
+
+
+class TestImagesOfSeveralSizes:
+    @pytest.mark.parametrize("workers", [1, 9])
+    def test_each_image_keeps_its_own(self, sizes_folder, workers):
+        place, expected, names = sizes_folder
+        calls = []
+        stored = store_images(place, names, None, workers=workers, progress=lambda *call: calls.append(call))
+        assert len(stored) == 50
+        assert stored.array is None
+        assert len({image.shape for image in expected}) > 2
+        for number, image in enumerate(expected):
+            assert np.array_equal(stored[number], image)
+            assert stored.sizes[number].tolist() == list(image.shape[1:])
+        assert calls == [(done, 50) for done in range(1, 51)]
+        assert np.array_equal(stored[-1], expected[-1])
+        with pytest.raises(IndexError):
+            stored[50]
+
+    def test_they_are_mapped_and_decoded_once(self, sizes_folder, monkeypatch):
+        place, expected, names = sizes_folder
+        store_images(place, names, None)
+        monkeypatch.setattr(module, "decode", lambda *_: pytest.fail("decoded again"))
+        stored = store_images(place, names, None)
+        assert isinstance(stored.pixels, np.memmap)
+        assert not stored[3].flags.writeable
+        assert np.shares_memory(stored[3], stored.pixels)
+        assert all(np.array_equal(stored[number], image) for number, image in enumerate(expected))
+
+    def test_those_of_one_size_are_stacked(self, sizes_folder):
+        place, expected, names = sizes_folder
+        stored = store_images(place, names, None)
+        rows = np.array([number for number, image in enumerate(expected) if image.shape == expected[1].shape])[::-1]
+        assert len(rows) > 2
+        assert np.array_equal(stored.stack(rows), np.stack([expected[row] for row in rows]))
+        assert stored.stack(rows).flags.writeable
+
+    @pytest.mark.parametrize("is_stored", [False, True])
+    def test_they_are_no_array(self, sizes_folder, is_stored):
+        place, expected, names = sizes_folder
+        if is_stored:
+            store_images(place, names, None)
+        other = next(number for number, image in enumerate(expected) if image.shape != expected[0].shape)
+        with pytest.raises(CatwalkError, match=rf"image .*/{other}\.png of item {other} is .* give an image_size"):
+            load_images(place, names, None, names=[f"item {number}" for number in range(50)])
+        assert len(cache_files(place)) == is_stored
+
+    def test_of_one_size_they_are(self, folder):
+        place, expected, names = folder
+        stored = store_images(place, names, None)
+        assert np.array_equal(stored.array, expected)
+        assert np.shares_memory(stored.array, stored.pixels)
+        assert np.array_equal(stored[7], expected[7])
+        assert np.array_equal(stored.stack(np.array([9, 2])), expected[[9, 2]])

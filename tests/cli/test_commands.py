@@ -3,9 +3,12 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from catwalk.backbones import load_classifier
 from catwalk.poisoning import read_summary
 
 CNN = ["--config", "configs/cnn/traditional.yaml", "--config", "configs/data/synthetic.yaml", "--trainer.logger=false"]
@@ -35,6 +38,31 @@ def test_predict_writes_the_features_of_every_item(work) -> None:
     assert Path("runs/traditional/features/features.safetensors").is_file()
     with open("runs/traditional/features/predictions.csv") as file:
         assert [row["item_id"] for row in csv.DictReader(file)] == [f"item-{number:02d}" for number in range(90)]
+
+
+def test_predict_takes_images_of_many_sizes_and_fit_does_not(work, run) -> None:
+    files = [Path(f"data/synthetic/images/items/{number:02d}.png") for number in range(90)]
+    images = [Image.open(path).resize((16 + number % 3, 16 + number % 17)) for number, path in enumerate(files)]
+    for path, image in zip(files, images, strict=True):
+        image.save(path)
+    outcome = run("predict", *CNN, *SMALL, "--config", "configs/cnn/features.yaml", *CLASSIFIER)
+    assert outcome.code == 0, outcome.err
+    with open("runs/traditional/features/predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["item_id"] for row in rows] == [f"item-{number:02d}" for number in range(90)]
+    classifier = load_classifier("runs/traditional/classifier.ckpt")
+    for row, image in zip(rows, images, strict=True):
+        levels = torch.from_numpy(np.asarray(image).astype(np.float32).transpose(2, 0, 1) / np.float32(255))
+        with torch.no_grad():
+            shares = classifier.network(levels[None])[0].softmax(dim=0)
+        assert row["category"] == classifier.category_names[int(shares.argmax())]
+        assert float(row["probability"]) == pytest.approx(shares.max().item(), rel=1e-5)
+
+    Path("data/synthetic/labelled_images.csv").unlink()
+    outcome = run("fit", *CNN, *SMALL)
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert "01.png is 17×17 and the first is 16×16: give an image_size" in outcome.err
 
 
 @pytest.mark.parametrize("name", ["vbpr", "bpr_mf"])

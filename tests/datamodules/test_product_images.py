@@ -1,5 +1,7 @@
 """Batches of product images: what comes when, and what augmentation does to it."""
 
+import shutil
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -178,15 +180,53 @@ class TestEvaluation:
 @pytest.mark.parametrize("world_size", [1, 4])
 def test_predict_runs_over_the_catalogue_in_order(shop, world_size):
     catalogue = Catalogue.read(shop)
-    found = []
+    found, items = [], []
     for rank in range(world_size):
         data = make_data(shop, "predict", rank=rank, world_size=world_size, batch_size=13)
         loader = data.predict_dataloader()
         batches = transferred(data, loader)
         assert len(batches) == len(loader)
-        assert all(batch.dtype == torch.uint8 for batch in batches)
-        found += [image.numpy() for batch in batches for image in batch]
+        assert all(batch.levels.dtype == torch.uint8 and not batch.alone for batch in batches)
+        found += [image.numpy() for batch in batches for image in batch.levels]
+        items += [item for batch in batches for item in batch.items.tolist()]
+    assert items == list(range(90))
     assert np.array_equal(np.stack(found), [decode(shop / path) for path in catalogue.images])
+
+
+class TestImagesOfManySizes:
+    @pytest.mark.parametrize("world_size", [1, 2, 7])
+    def test_predict_brings_every_item_once_size_by_size(self, shop_of_many_sizes, world_size):
+        images = [decode(shop_of_many_sizes / path) for path in Catalogue.read(shop_of_many_sizes).images]
+        count = Counter(image.shape for image in images)
+        items = []
+        for rank in range(world_size):
+            data = make_data(shop_of_many_sizes, "predict", rank=rank, world_size=world_size, batch_size=13)
+            loader = data.predict_dataloader()
+            batches = transferred(data, loader)
+            assert len(batches) == len(loader)
+            for batch in batches:
+                assert len(batch.levels) == len(batch.items) <= 13
+                assert batch.alone == (count[tuple(batch.levels.shape[1:])] < 16)
+                for levels, item in zip(batch.levels.numpy(), batch.items, strict=True):
+                    assert np.array_equal(levels, images[item])
+            mine = sorted(item for batch in batches for item in batch.items.tolist())
+            assert mine == list(range(mine[0], mine[-1] + 1))
+            items += mine
+            if world_size == 1:
+                assert len(batches) == sum(-(-number // 13) for number in count.values())
+        assert items == list(range(90))
+
+    @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+    def test_they_are_not_learnt_and_not_measured(self, shop_of_many_sizes, tmp_path, stage):
+        folder = tmp_path / "shop"
+        shutil.copytree(shop_of_many_sizes, folder)
+        (folder / "labelled_images.csv").unlink()
+        make_data(folder, "predict")
+        message = r"^image .*\.png is \d+×\d+ and the first is 16×16: give an image_size to bring all to one size$"
+        with pytest.raises(CatwalkError, match=message):
+            make_data(folder, stage)
+        data = make_data(folder, stage, image_size=(16, 16))
+        assert len(data.labelled.images) == 90
 
 
 def test_images_are_brought_to_one_size(shop, tmp_path):
