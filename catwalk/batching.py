@@ -66,7 +66,7 @@ def padded_batches(num_rows: int, batch_size: int, alone: bool = False) -> Itera
         yield torch.arange(start, start + padded).clamp_(max=num_rows - 1), count
 
 
-def map_batches(function: Callable[..., Tensor], *rows: Tensor, batch_size: int) -> Tensor:
+def map_batches(function: Callable[..., Tensor], *rows: Tensor, batch_size: int, alone: bool = False) -> Tensor:
     """Apply ``function`` to batches of rows and join what it returns.
 
     Args:
@@ -74,6 +74,7 @@ def map_batches(function: Callable[..., Tensor], *rows: Tensor, batch_size: int)
             many rows.
         *rows: Tensors that share their first dimension.
         batch_size: Rows per call, rounded up to a multiple of :data:`ROW_MULTIPLE`.
+        alone: See :func:`padded_batches`.
 
     Returns:
         The function's results, one row per input row; the same bits for every ``batch_size``.
@@ -86,6 +87,6 @@ def map_batches(function: Callable[..., Tensor], *rows: Tensor, batch_size: int)
         raise ValueError("map_batches needs at least one row")
     parts = [
         function(*(tensor[index.to(tensor.device)] for tensor in rows))[:count]
-        for index, count in padded_batches(num_rows, batch_size)
+        for index, count in padded_batches(num_rows, batch_size, alone)
     ]
     return torch.cat(parts)

@@ -1,7 +1,10 @@
 """A network in the form in which it is quickest to attack, for as long as an attack runs."""
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
+from itertools import accumulate, chain
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -43,6 +46,7 @@ class FrozenNetwork(nn.Module):
         self._scale = scale
         self._is_compiled = compiled
         self._functions: dict[str, Callable[[Tensor], Tensor]] = {}
+        self.training = False  # as the network is: an attack of others may ask, and set it to that again
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(N, C)``, float32 unless the images are float64, of float32 images ``(N, 3, H, W)``."""
@@ -95,20 +99,24 @@ def frozen(
     """
     with ExitStack() as undo:
         undo.enter_context(eval_mode(network))
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        # No inference mode: weights that are made in it could not take part in gradients inside of it either.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             example = images[:1] if scale is None else images[:1] * scale
-            convolutions: dict[nn.Conv2d, tuple[int, int]] = {}
-            with _watch(network, convolutions):
-                before = network(example)
-            with ExitStack() as unfold:
-                if _fold(network, unfold) and _agree(before, network(example)):
-                    undo.enter_context(unfold.pop_all())
-            for convolution, size in convolutions.items():
-                _lay_out(convolution, size, precision, undo)
+            with _exact_convolutions():
+                with _watch(network) as outputs:
+                    before = network(example)
+                with ExitStack() as unfold:
+                    if _fold(network, unfold) and _agree(before, network(example)):
+                        undo.enter_context(unfold.pop_all())
             if precision == "bf16":
-                for module in network.modules():
-                    if isinstance(module, nn.Linear):
-                        _cast(module, undo)
+                with _watch(network) as outputs, torch.autocast(images.device.type, torch.bfloat16):
+                    network(example)
+            for layer, results in outputs.items():
+                # Not what the network keeps out of autocast.
+                if precision == "bf16" and all(dtype == torch.bfloat16 for _, dtype in results):
+                    _cast(layer, undo)
+                if isinstance(layer, nn.Conv2d):
+                    _lay_out(layer, math.prod(results[-1][0][-2:]), precision, undo)
         yield FrozenNetwork(network, precision, scale, compiled)
 
 
@@ -128,45 +136,64 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _watch(network: nn.Module, sizes: dict[nn.Conv2d, tuple[int, int]]) -> ExitStack:
-    """Return a context in which the size of every convolution's feature map is noted as it is computed."""
-    stack = ExitStack()
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """Keep GPUs from computing convolutions in TF32, as they do by default: it moves logits by more than rounding."""
+    # Since torch 2.9 they have a switch of their own, and the older one refuses to answer where it was used.
+    switch = getattr(torch.backends.cudnn, "conv", torch.backends.cudnn)
+    name, exact = ("allow_tf32", False) if switch is torch.backends.cudnn else ("fp32_precision", "ieee")
+    before = getattr(switch, name)
+    setattr(switch, name, exact)
+    try:
+        yield
+    finally:
+        setattr(switch, name, before)
 
-    def note(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-        sizes[module] = (output.shape[-2], output.shape[-1])  # type: ignore[index]
 
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            stack.callback(module.register_forward_hook(note).remove)
-    return stack
+@contextmanager
+def _watch(network: nn.Module) -> Iterator[dict[nn.Conv2d | nn.Linear, list[tuple[torch.Size, torch.dtype]]]]:
+    """Note of which shape and dtype is what convolutions and linear layers give, every time that they are called."""
+    outputs: dict[nn.Conv2d | nn.Linear, list[tuple[torch.Size, torch.dtype]]] = {}
+
+    def note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor):
+            outputs.setdefault(module, []).append((output.shape, output.dtype))  # type: ignore[arg-type]
+
+    with ExitStack() as stack:
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                stack.callback(module.register_forward_hook(note).remove)
+        yield outputs
 
 
-def _lay_out(convolution: nn.Conv2d, size: tuple[int, int], precision: Precision, undo: ExitStack) -> None:
-    """Bring a convolution's weight into the layout and the precision in which it is quickest."""
-    if "weight" not in convolution._parameters:  # it is computed from others
+def _lay_out(convolution: nn.Conv2d, positions: int, precision: Precision, undo: ExitStack) -> None:
+    """Bring a convolution's weight into the layout in which it is quickest."""
+    weight = convolution._parameters.get("weight")
+    if weight is None or weight.ndim != 4:  # it is computed from others
         return
-    if precision == "bf16":
-        _cast(convolution, undo)
-    weight = convolution.weight.detach()
     is_contiguous = (
         precision == "32"
         and weight.device.type == "cpu"
         and convolution.groups == 1
         and max(convolution.kernel_size) > 1
         and min(weight.shape[:2]) >= _MANY_CHANNELS
-        and size[0] * size[1] <= _FEW_POSITIONS
+        and positions <= _FEW_POSITIONS
     )
     layout = torch.contiguous_format if is_contiguous else torch.channels_last
-    _swap(convolution._parameters, "weight", weight.contiguous(memory_format=layout), undo)
+    _swap(convolution._parameters, "weight", weight.detach().contiguous(memory_format=layout), undo)
     if is_contiguous:
-        undo.callback(convolution.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),)).remove)
+        undo.callback(convolution.register_forward_pre_hook(_make_contiguous).remove)
+
+
+def _make_contiguous(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in arguments)
 
 
 def _cast(module: nn.Conv2d | nn.Linear, undo: ExitStack) -> None:
     """Let a layer hold its weights in bfloat16, into which they would otherwise be cast at every call."""
     for name in ("weight", "bias"):
         tensor = module._parameters.get(name)
-        if tensor is not None:
+        if tensor is not None and tensor.is_floating_point():
             _swap(module._parameters, name, tensor.detach().to(torch.bfloat16), undo)
 
 
@@ -174,13 +201,27 @@ def _fold(network: nn.Module, undo: ExitStack) -> bool:
     """Make BatchNorms part of the convolutions before them; return whether there were any."""
     pairs = _folded_pairs.get(network)
     if pairs is None:
-        pairs = _folded_pairs[network] = _batch_norms_after_convolutions(network)
+        # A network that keeps what it computes would keep symbols.
+        states = [(module, module.__dict__.copy()) for module in network.modules()]
+        try:
+            pairs = _folded_pairs[network] = _batch_norms_after_convolutions(network)
+        finally:
+            for module, state in states:
+                module.__dict__.clear()
+                module.__dict__.update(state)
     modules = dict(network.named_modules())
+    places = Counter(chain.from_iterable(module._modules.values() for module in modules.values()))
     has_folded = False
     for convolution_name, norm_name in pairs:
         convolution, norm = modules.get(convolution_name), modules.get(norm_name)
-        # What was found may have been replaced since.
-        if not isinstance(convolution, nn.Conv2d) or not _is_foldable(convolution, norm):
+        # What was found may have been replaced since. What is in two places may be called from both.
+        if (
+            not isinstance(convolution, nn.Conv2d)
+            or not _is_foldable(convolution, norm)
+            or places[convolution] > 1
+            or places[norm] > 1
+            or any(_is_watched(modules[name]) for name in _between(convolution_name, norm_name))
+        ):
             continue
         assert isinstance(norm, _BatchNorm)
         assert norm.running_mean is not None
@@ -208,7 +249,8 @@ def _is_plain(norm: nn.Module) -> bool:
 
 
 def _is_foldable(convolution: nn.Conv2d, norm: nn.Module | None) -> bool:
-    """Return whether a normalisation is by fixed statistics, and nobody watches it or the convolution before it."""
+    """Return whether a normalisation is by fixed statistics, and the convolution before it has what it can go into."""
+    weight = convolution._parameters.get("weight")
     is_known = norm is not None and (
         _is_plain(norm) or all(isinstance(getattr(norm, part, None), nn.Module) for part in _OF_TIMM)
     )
@@ -217,8 +259,22 @@ def _is_foldable(convolution: nn.Conv2d, norm: nn.Module | None) -> bool:
         and isinstance(norm, _BatchNorm)
         and norm.running_mean is not None
         and norm.running_var is not None
-        and "weight" in convolution._parameters
-        and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (convolution, norm))
+        and weight is not None
+        and weight.ndim == 4
+        and len(weight) == len(norm.running_mean)  # not where a subclass makes something else of what it has convolved
+        and "bias" in convolution._parameters
+    )
+
+
+def _between(convolution: str, norm: str) -> set[str]:
+    """Return the names of the modules, these two too, that see what goes from a convolution to a BatchNorm."""
+    above = [set(accumulate(name.split("."), "{}.{}".format)) for name in (convolution, norm)]
+    return above[0] ^ above[1]
+
+
+def _is_watched(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
 
 
@@ -227,6 +283,10 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, nn.Conv2d | _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Leave hooks out, which are not for symbols."""
+        return super().call_module(m, m.forward, args, kwargs)
 
 
 def _batch_norms_after_convolutions(network: nn.Module, prefix: str = "") -> list[tuple[str, str]]:

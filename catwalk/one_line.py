@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 from dataclasses import dataclass, field
+from typing import get_args
 
 BASE_CLASSES = ("LightningModule", "LightningDataModule", "Callback")
 """Classes that jsonargparse falls back on where no class was given."""
@@ -199,9 +200,16 @@ def _classes(module: str) -> list[str]:
 
 
 def _options(class_path: str | None) -> list[str]:
-    """Return the arguments of a class."""
+    """Return the arguments of a class, those among its ``**settings: Unpack[…]`` too."""
     try:
         module, _, name = (class_path or "").rpartition(".")
-        return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
     except (ImportError, AttributeError, ValueError, TypeError):
         return []
+    options: list[str] = []
+    for option, parameter in parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            options += [key for kind in get_args(parameter.annotation) for key in kind.__annotations__]
+        else:
+            options.append(option)
+    return options

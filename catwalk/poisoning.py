@@ -6,19 +6,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from catwalk.attacks import Attack, Scene
 from catwalk.attacks.threat_model import l2_levels, linf_levels
-from catwalk.backbones import Classifier, network_fingerprint
-from catwalk.batching import map_batches
+from catwalk.backbones import Classifier, Network, network_fingerprint
+from catwalk.batching import map_batches, size_buckets
 from catwalk.catalogue import Catalogue, number_of
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, predict
-from catwalk.images import Progress, decode, save_png, to_float
+from catwalk.images import Progress, UInt8Array, decode, save_png, to_float
 from catwalk.metrics import AttackSuccessRate
 from catwalk.metrics.feature_loss import feature_loss
 from catwalk.protocol import ChosenBy, Protocol
@@ -212,24 +214,23 @@ def poison(
         categories=torch.from_numpy(table.categories).to(device),
         purchases=None if purchases is None else torch.from_numpy(purchases).to(device),
     )
-    targets = attack.targets_of(scene)
-    clean = torch.from_numpy(
-        np.stack([decode(catalogue.folder / catalogue.images[item], classifier.image_size) for item in items])
-    )
-    images = to_float(clean.to(device))
+    clean = [decode(catalogue.folder / catalogue.images[item], classifier.image_size) for item in items]
     keys = torch.from_numpy(catalogue.keys[items]).to(device)
-    result = attack(network, images, targets, keys=keys, progress=progress)
+    crafted = _craft(attack, network, clean, attack.targets_of(scene), keys, progress)
     _remove_earlier_images(folder)
-    for path, levels in zip(paths, threat_model.quantise(result.images, images).cpu(), strict=True):
+    for path, levels in zip(paths, crafted.levels, strict=True):
         save_png(levels, folder / path)
-    read_back = torch.from_numpy(np.stack([decode(folder / path) for path in paths]))
-    threat_model.verify_levels(read_back, clean)
+    read_back = [decode(folder / path) for path in paths]
+    pairs = [
+        (torch.from_numpy(now)[None], torch.from_numpy(then)[None]) for now, then in zip(read_back, clean, strict=True)
+    ]
+    for row, (now, then) in enumerate(pairs):
+        threat_model.verify_levels(now, then, first=row)
 
-    with torch.inference_mode():
-        seen_in_floats = map_batches(lambda batch: network(batch).argmax(dim=1), result.images, batch_size=256).cpu()
     after = predict(network, read_back)
     losses = feature_loss(table.features[torch.from_numpy(items)], after.features)
-    distances, lengths = linf_levels(read_back, clean), l2_levels(read_back, clean)
+    distances, lengths = (torch.cat([measure(*pair) for pair in pairs]) for measure in (linf_levels, l2_levels))
+    success_float = (crafted.categories == goal) == attack.targeted
     before = torch.from_numpy(table.categories[items])
     # One process attacks for all: it must not wait for what the others count.
     rates = AttackSuccessRate(targeted=attack.targeted, sync_on_compute=False)
@@ -242,9 +243,9 @@ def poison(
             category_before=table.category_names[table.categories[item]],
             category_after=table.category_names[int(after.categories[row])],
             probability_after=float(after.probabilities[row]),
-            success_float=bool((seen_in_floats[row] == goal) == attack.targeted),
+            success_float=bool(success_float[row]),
             success=bool((after.categories[row] == goal) == attack.targeted),
-            iterations=int(result.iterations[row]),
+            iterations=int(crafted.iterations[row]),
             feature_loss=float(losses[row]),
             linf_levels=int(distances[row]),
             l2_levels=float(lengths[row]),
@@ -262,7 +263,7 @@ def poison(
         source=source,
         target=target,
         n_attacked=len(items),
-        sr_float=float(((seen_in_floats == goal) == attack.targeted).double().mean()),
+        sr_float=float(success_float.double().mean()),
         sr=float(figures["sr"]),
         sr_clean=float(figures["sr_clean"]),
         sr_net=None if figures["sr_net"].isnan() else float(figures["sr_net"]),
@@ -275,6 +276,50 @@ def poison(
     poisoned = table.poisoned(items, after.features)
     poisoned.write(folder, catalogue)
     return poisoned
+
+
+class _Crafted(NamedTuple):
+    """What an attack made of some images.
+
+    Attributes:
+        levels: Each image as it is to be saved, uint8 ``(3, H, W)``.
+        categories: What the network sees in the images before they become 8-bit, int64 ``(n,)``.
+        iterations: int64 ``(n,)``.
+    """
+
+    levels: list[Tensor]
+    categories: Tensor
+    iterations: Tensor
+
+
+def _craft(
+    attack: Attack,
+    network: Network,
+    clean: Sequence[UInt8Array],
+    targets: Tensor,
+    keys: Tensor,
+    progress: Progress | None,
+) -> _Crafted:
+    """Attack images, those of one size together."""
+    levels: list[Tensor] = [torch.empty(0)] * len(clean)
+    categories, iterations = (torch.zeros(len(clean), dtype=torch.int64) for _ in range(2))
+    done = 0
+
+    def report(count: int, _: int) -> None:
+        if progress is not None:
+            progress(done + count, len(clean))
+
+    for rows, alone in size_buckets(image.shape[1:] for image in clean):
+        images = to_float(torch.from_numpy(np.stack([clean[row] for row in rows])).to(keys.device))
+        places = torch.from_numpy(rows).to(keys.device)
+        result = attack(network, images, targets[places], keys=keys[places], alone=alone, progress=report)
+        for row, image in zip(rows, attack.threat_model.of(network).quantise(result.images, images).cpu(), strict=True):
+            levels[row] = image
+        with torch.inference_mode():
+            seen = map_batches(lambda batch: network(batch).argmax(dim=1), result.images, batch_size=256, alone=alone)
+        categories[rows], iterations[rows] = seen.cpu(), result.iterations.cpu()
+        done += len(rows)
+    return _Crafted(levels, categories, iterations)
 
 
 def read_summary(folder: Path) -> AttackSummary:

@@ -33,7 +33,7 @@ class VisualScorer:
         """Read the checkpoint of a recommender that looks at images.
 
         Raises:
-            CatwalkError: If the file is missing, damaged or none of such a recommender.
+            CatwalkError: If the file is missing, damaged or none of such a recommender, or its values are not finite.
         """
         checkpoint = read_checkpoint(path)
         weights = checkpoint.get("state_dict", {})
@@ -41,14 +41,18 @@ class VisualScorer:
         scale = checkpoint.get("hyper_parameters", {}).get("feature_scale")
         if scale is None or any(name not in weights for name in names):
             raise CatwalkError(f"{path} is not a checkpoint of a recommender that looks at images, such as VBPR")
-        users, items, visual_users, projection = (weights[name] for name in names)
+        # In float32, as networks give features, whatever the recommender's own precision.
+        users, items, visual_users, projection = (weights[name].float() for name in names)
+        if not all(bool(tensor.isfinite().all()) for tensor in (users, items, visual_users, projection)):
+            raise CatwalkError(f"{path} holds a recommender whose parameters are not finite: its training has diverged")
         return cls(users, items, visual_users, projection / scale)
 
     def to(self, device: torch.device) -> "VisualScorer":
-        """Return the same on a device."""
-        if self.users.device == device:
+        """Return the same on a device, in tensors that gradients can flow by."""
+        if self.users.device == device and not self.users.is_inference():
             return self
-        return replace(self, **{name: tensor.to(device) for name, tensor in vars(self).items()})
+        with torch.inference_mode(False):
+            return replace(self, **{name: tensor.to(device, copy=True) for name, tensor in vars(self).items()})
 
     def scores(self, features: Tensor, items: Tensor) -> Tensor:
         """Return the scores of items with given features for all users, ``(n, U)``.

@@ -170,6 +170,7 @@ class Attack(abc.ABC):
         targets: Tensor,
         *,
         keys: Tensor | None = None,
+        alone: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> AttackResult:
         """Craft adversarial images.
@@ -184,6 +185,8 @@ class Attack(abc.ABC):
                 attack says otherwise.
             keys: int64 ``(N,)``, each item's key. The random start depends on (``seed``, key) alone. Required by
                 attacks with a random start, ignored by others.
+            alone: Whether every image goes through the network by itself, instead of in batches padded to 16: for a few
+                images of a size of their own (:func:`~catwalk.batching.size_buckets`).
             progress: Called after each batch with the number of images done and the number of all.
 
         Returns:
@@ -197,16 +200,18 @@ class Attack(abc.ABC):
         images = images.detach()
         self._check_arguments(network, images, targets, keys)
         # Gradients must flow under an outer no_grad, and indexing makes copies that can, of inference tensors too.
-        with torch.inference_mode(False), torch.enable_grad():
+        no_autocast = torch.autocast(images.device.type, enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), no_autocast:
             if not len(images):
                 none = torch.zeros(0, dtype=torch.int64, device=images.device)
                 return AttackResult(images.clone(), none.bool(), none)
             with eval_mode(network):
                 self.check_targets(network, images[:1].clone(), targets)
-            adversarial, iterations = self._craft(network, images, targets, keys, progress)
+            adversarial, iterations = self._craft(network, images, targets, keys, alone, progress)
             with eval_mode(network), torch.no_grad():
                 rows = adversarial, images, targets
-                success = map_batches(partial(self.succeeds, network), *rows, batch_size=self.batch_size)
+                succeeds = partial(self.succeeds, network)
+                success = map_batches(succeeds, *rows, batch_size=self.batch_size, alone=alone)
             adversarial = self.settle(adversarial, images, success)
         self.threat_model.of(network).verify(adversarial, images)
         return AttackResult(adversarial, success, iterations)
@@ -217,6 +222,7 @@ class Attack(abc.ABC):
         images: Tensor,
         targets: Tensor,
         keys: Tensor | None,
+        alone: bool,
         progress: Callable[[int, int], None] | None,
     ) -> tuple[Tensor, Tensor]:
         """Return adversarial images and iterations, crafted batch by batch on the network's quickest form."""
@@ -226,7 +232,7 @@ class Attack(abc.ABC):
         done, parts = 0, []
         example = images[:1].clone()
         with frozen(network, example, precision=self.precision, scale=scale, compiled=self.compiled) as view:
-            for rows, count in padded_batches(len(images), self.batch_size):
+            for rows, count in padded_batches(len(images), self.batch_size, alone):
                 rows = rows.to(images.device)
                 clean = images[rows] if scale is None else images[rows] / scale
                 adversarial, iterations = inside.perturb(

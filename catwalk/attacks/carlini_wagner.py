@@ -21,6 +21,9 @@ _LARGEST_C = 1e10
 _NO_PROGRESS = 0.9999
 """An image whose loss does not fall below this share of what it was has come to its end."""
 
+_ROUNDING = 1e-6
+"""By how much an image that nothing has moved may differ from the clean one, for it was divided and multiplied."""
+
 _BETAS, _ADAM_EPSILON = (0.9, 0.999), 1e-8
 """Adam's other settings, which are its authors'."""
 
@@ -66,16 +69,18 @@ class _Box:
     Attributes:
         is_closed: Whether images must not leave it.
         highest: Coordinates of the value 1, ``(1, 3, 1, 1)``; None where they are 1.
+        is_rounded: Whether images become 8-bit by rounding to the nearest level.
     """
 
     is_closed: bool
     highest: Tensor | None
+    is_rounded: bool
 
     @classmethod
     def of(cls, threat_model: ThreatModel, images: Tensor) -> "_Box":
         """Return the box of a threat model, for images in coordinates."""
         scale = threat_model.scale(images)
-        return cls(threat_model.clip, None if scale is None else 1 / scale)
+        return cls(threat_model.clip, None if scale is None else 1 / scale, threat_model.quantisation != "truncate")
 
     def places(self, images: Tensor) -> Tensor:
         """Return the w of images."""
@@ -91,6 +96,14 @@ class _Box:
             return w.clone()
         images = torch.tanh(w).add_(1).mul_(0.5)
         return images if self.highest is None else images.mul_(self.highest)
+
+    def shown(self, images: Tensor) -> Tensor:
+        """Return what is left of images when they are saved and read back."""
+        if not self.is_rounded:
+            return images.clone()
+        pixels = images if self.highest is None else images / self.highest
+        rounded = (pixels.clamp(0, 1) * 255).round_().div_(255)
+        return rounded if self.highest is None else rounded.mul_(self.highest)
 
     def gradient(self, gradient: Tensor, images: Tensor) -> Tensor:
         """Return the gradient with respect to w, of one with respect to the images there, which it overwrites."""
@@ -188,10 +201,14 @@ class CarliniWagner(Attack):
     S&P 2017, sections V and VI.A; the defaults are the reproduced paper's).
 
     Where the threat model does not clip, w is the image itself, as in the reproduced paper's code, and the outcome is
-    clipped.
+    clipped, which may undo a success.
 
-    There is no budget: where no success is met, the clean image is returned, and counts as no success. Rounding to
-    8 bits can undo a success without confidence, which lies next to the boundary between the categories.
+    A success without confidence lies next to the boundary between the categories, and rounding it to 8 bits undoes it
+    as often as not. Unless ``rounded`` is False, the network is therefore shown the image rounded to 8 bits at every
+    step, the gradient there is taken for that at the image itself (a straight-through estimate), and what is kept, the
+    rounded image of least distance, is the one that will be saved.
+
+    There is no budget: where no success is met, the clean image is returned, and counts as no success.
 
     Every image has its own c, Adam and end, and those that are done leave the batch. An image costs up to
     ``searches · iterations`` gradients.
@@ -207,6 +224,8 @@ class CarliniWagner(Attack):
             nothing stops early. The authors' code compares the losses of single steps, and those of a whole batch; of
             one image the loss swings at the boundary between the categories, and above its first value when Adam
             starts, and an image that stopped there would be given a c larger than it needs.
+        rounded: Whether an image has to succeed when it is rounded to 8 bits. False is the attack as published; so is
+            True where the threat model truncates.
         targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
         **settings: As in :class:`Attack`.
 
@@ -222,6 +241,7 @@ class CarliniWagner(Attack):
         iterations: int = 1000,
         learning_rate: float = 5e-3,
         check_every: int | None = None,
+        rounded: bool = True,
         targeted: bool = True,
         **settings: Unpack[AttackSettings],
     ) -> None:
@@ -244,12 +264,13 @@ class CarliniWagner(Attack):
         self.searches = searches
         self.iterations = iterations
         self.learning_rate = learning_rate
+        self.rounded = rounded
         self.check_every = max(1, iterations // 10) if check_every is None else check_every
 
     @property
     def title(self) -> str:
-        """``"C&W"``."""
-        return "C&W"
+        """The name with what is spent on each image: ``"C&W (5 × 1000)"``."""
+        return f"C&W ({self.searches} × {self.iterations})"
 
     def perturb(
         self, network: nn.Module, images: Tensor, targets: Tensor, keys: Tensor | None
@@ -318,20 +339,22 @@ class CarliniWagner(Attack):
 
     def _evaluate(self, network: nn.Module, rows: _Rows, box: _Box) -> Tensor:
         """Return the gradient of the loss with respect to w, and keep the images that are the best successes so far."""
-        images = box.images(rows.w).requires_grad_()
-        logits = network(images)
+        images = box.images(rows.w)
+        shown = (box.shown(images) if self.rounded else images.clone()).requires_grad_()
+        logits = network(shown)
         margin, direction = self._margin(logits.detach(), rows.targets)
         excess = (margin + self.confidence).clamp(min=0)
-        (gradient,) = torch.autograd.grad(logits, images, (direction * (excess > 0)[:, None]).to(logits.dtype))
-        images = images.detach()
+        (gradient,) = torch.autograd.grad(logits, shown, (direction * (excess > 0)[:, None]).to(logits.dtype))
+        shown = shown.detach()
         difference = images - rows.clean
-        distance = difference.square().flatten(1).sum(dim=1)
+        distance = _squared_length(difference)
+        distance_shown = _squared_length(shown - rows.clean) if self.rounded else distance
         # A tie is no success: which of the two categories the network names then is not for us to say.
         success = (margin <= -self.confidence) & (margin < 0)
         rows.found |= success
-        closer = success & (distance < rows.distance)
-        rows.distance = torch.where(closer, distance, rows.distance)
-        rows.nearest = torch.where(_per_image(closer), images, rows.nearest)
+        closer = success & (distance_shown < rows.distance)
+        rows.distance = torch.where(closer, distance_shown, rows.distance)
+        rows.nearest = torch.where(_per_image(closer), shown, rows.nearest)
         loss = (distance + rows.c * excess).masked_fill(rows.steps == 0, math.inf)
         rows.least = torch.minimum(rows.least, loss)
         return box.gradient((gradient * _per_image(rows.c)).add_(difference.mul_(2)), images)
@@ -348,8 +371,12 @@ class CarliniWagner(Attack):
     def settle(self, images: Tensor, clean: Tensor, success: Tensor) -> Tensor:
         """Return the clean image for each that the network does not take as wanted.
 
-        Most of those are clean already. Of some, found at the very border, the logits have other last bits now.
+        Most of those are clean already. Of some, found at the very border, the logits have other last bits now. What
+        was found outside of [0, 1] and clipped is handed out whatever the network makes of it, as in the reproduced
+        paper's code, which judges before it clips.
         """
+        if not self.threat_model.clip:
+            success = success | ((images - clean).abs().flatten(1).amax(dim=1) > _ROUNDING)
         return torch.where(_per_image(success), images, clean)
 
     def _adam_factors(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -372,6 +399,10 @@ def _adam_step(rows: _Rows, gradient: Tensor, factors: tuple[Tensor, Tensor]) ->
     rows.second.mul_(_BETAS[1]).add_(gradient.square())
     denominator = rows.second.sqrt().add_(epsilon)
     rows.w -= torch.div(rows.first, denominator, out=denominator).mul_(factor)
+
+
+def _squared_length(images: Tensor) -> Tensor:
+    return images.square().flatten(1).sum(dim=1)
 
 
 def _per_image(values: Tensor) -> Tensor:

@@ -131,10 +131,13 @@ class FeatureMatching(Attack):
         size = features_of(network, image).shape[1]
         if not callable(getattr(network, "head", None)):
             raise CatwalkError("network: must have a head, which makes logits of features, as Network has")
-        if targets.shape[1] != size or not bool(targets.isfinite().all()):
+        if targets.shape[1] != size:
             raise CatwalkError(
-                f"targets: must be finite features of {size} values each, as the network's are; got {targets.shape[1]}"
+                f"targets: must be features of {size} values each, as the network's are; got {targets.shape[1]}"
             )
+        offenders = (~targets.isfinite()).any(dim=1).nonzero()
+        if len(offenders):
+            raise CatwalkError(f"targets: must be finite, and those of image {int(offenders[0])} are not")
 
     def _check_layout_of_targets(self, images: Tensor, targets: Tensor) -> None:
         if targets.dtype != torch.float32 or targets.ndim != 2 or len(targets) != len(images):
@@ -149,11 +152,14 @@ def features_of(network: nn.Module, image: Tensor) -> Tensor:
     """Return a network's features ``(1, D)`` of an image ``(1, 3, H, W)``.
 
     Raises:
-        CatwalkError: If the network does not give them.
+        CatwalkError: If the network does not give them, or they are not finite.
     """
-    features = getattr(network, "features", None)
-    if not callable(features) or isinstance(features, nn.Module):
+    method = getattr(network, "features", None)
+    features = method(image) if callable(method) and not isinstance(method, nn.Module) else None
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 1:
         raise CatwalkError(
             "network: must have a method features(images) that returns (N, D), as catwalk.backbones.Network has"
         )
-    return features(image)
+    if not bool(features.isfinite().all()):
+        raise CatwalkError("network: its features are not finite on the first image; check its weights")
+    return features

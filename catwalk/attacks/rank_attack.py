@@ -95,7 +95,16 @@ class RankAttack(Attack):
         return f"raise the scores of {source}"
 
     def targets_of(self, scene: Scene) -> Tensor:
-        """Return the numbers of the items."""
+        """Return the numbers of the items.
+
+        Raises:
+            CatwalkError: If there is no recommender, or it was trained on another catalogue.
+        """
+        known = len(self._known(scene.items.device).items)
+        if known != len(scene.item_ids):
+            raise CatwalkError(
+                f"recommender: was trained on another catalogue, of {known} items; this one has {len(scene.item_ids)}"
+            )
         return scene.items
 
     def perturb(

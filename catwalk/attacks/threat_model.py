@@ -161,7 +161,8 @@ class ThreatModel:
             return levels.to(torch.uint8)
         scale = self.scale(images)
         if self.norm == "linf":
-            reach = images.new_tensor(self.epsilon) if scale is None else (self.epsilon * scale.double())
+            # In float64: in float32 an ε next below a whole number would become that.
+            reach = self.epsilon * (images.new_ones((), dtype=torch.float64) if scale is None else scale.double())
             reach = reach.floor().to(images)
             levels = torch.minimum(torch.maximum(levels, clean_levels - reach), clean_levels + reach)
             return levels.to(torch.uint8)

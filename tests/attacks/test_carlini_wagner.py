@@ -96,7 +96,7 @@ def test_equals_the_algorithm_by_the_book(targeted, confidence, initial_c):
     network, images = make_network(), make_images(4)
     categories = other_categories(network, images) if targeted else network(images).argmax(1)
     settings = {**QUICK, "initial_c": initial_c}
-    attack = CarliniWagner(confidence=confidence, targeted=targeted, **settings)
+    attack = CarliniWagner(confidence=confidence, targeted=targeted, rounded=False, **settings)
     result = attack(network, images, categories)
 
     network.double()
@@ -389,7 +389,7 @@ def test_poisons_a_catalogue(trained, sandals, nearest_sandals, tmp_path):
     with (tmp_path / "attacked_items.csv").open() as file:
         rows = list(csv.DictReader(file))
     summary = json.loads((tmp_path / "attack.json").read_text())
-    assert (summary["attack"], summary["epsilon"]) == ("C&W", None)
+    assert (summary["attack"], summary["epsilon"]) == (attack.name, None)
     assert [row["success_float"] == "True" for row in rows] == expected.success.tolist()
     assert [int(row["iterations"]) for row in rows] == expected.iterations.tolist()
     files = [np.asarray(Image.open(tmp_path / row["image"])) for row in rows]
@@ -398,14 +398,28 @@ def test_poisons_a_catalogue(trained, sandals, nearest_sandals, tmp_path):
     assert torch.equal(read_back, (expected.images * 255).round().to(torch.uint8))
     success = network(read_back.float() / 255).argmax(1) == targets
     assert summary["sr"] == pytest.approx(float(success.double().mean()))
-    # Rounding undoes successes at the boundary, and both are on record.
-    assert summary["sr_float"] == pytest.approx(float(expected.success.double().mean()))
-    assert 0 < summary["sr"] <= summary["sr_float"]
+    # It was rounded inside the search already, and saving undoes nothing.
+    assert 0 < summary["sr"] == summary["sr_float"] == pytest.approx(float(expected.success.double().mean()))
+
+
+def test_successes_survive_8_bits_only_if_they_are_rounded_in_the_search(sandals):
+    network, images, targets = sandals
+    survivors = {}
+    for rounded in (True, False):
+        result = CarliniWagner(rounded=rounded, **SEARCH)(network, images, targets)
+        levels = (result.images * 255).round() / 255
+        with torch.no_grad():
+            still = network(levels).argmax(1) == targets
+        survivors[rounded] = float(still[result.success].float().mean())
+        if rounded:
+            assert torch.equal(levels, result.images)
+    assert survivors[True] == 1
+    assert survivors[False] < 1
 
 
 def test_name_budget_and_defaults():
     attack = CarliniWagner()
-    assert attack.name == "C&W"
+    assert attack.name == "C&W (5 × 1000)"
     assert (attack.threat_model.norm, attack.threat_model.epsilon) == ("l2", None)
     assert (attack.initial_c, attack.searches, attack.iterations, attack.learning_rate) == (1e-2, 5, 1000, 5e-3)
     assert (attack.confidence, attack.targeted, attack.random_start) == (0, True, False)

@@ -228,3 +228,16 @@ def test_verify_refuses_other_shapes_and_dtypes():
     threat_model.verify_levels(levels, levels)
     threat_model.verify(clean[:0], clean[:0])
     threat_model.verify_levels(levels[:0], levels[:0])
+
+
+@pytest.mark.parametrize("epsilon", [math.nextafter(8.0, 0), 8.0, math.nextafter(8.0, 9)])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_quantises_inside_to_the_last_digit_of_epsilon(norm, epsilon):
+    clean_levels = torch.full((1, 3, 1, 1), 100, dtype=torch.uint8)
+    clean = to_images(clean_levels)
+    images = clean.clone()
+    images[0, 0] += 8 / 255
+    threat_model = ThreatModel(norm, epsilon)
+    levels = threat_model.quantise(images, clean)
+    assert (levels.flatten() - 100.0).tolist() == [7.0 if epsilon < 8 else 8.0, 0, 0]
+    threat_model.verify_levels(levels, clean_levels)

@@ -1,0 +1,93 @@
+"""Every attack, and a network to try them on."""
+
+import pytest
+import torch
+from torch import nn
+
+from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
+from catwalk.scorers import VisualScorer
+
+ATTACKS = {
+    "fgsm": lambda **kwargs: FGSM(**kwargs),
+    "pgd": lambda **kwargs: PGD(iterations=3, **kwargs),
+    "pgd without random start": lambda **kwargs: PGD(iterations=3, random_start=False, **kwargs),
+    "pgd in l2": lambda **kwargs: PGD(iterations=3, norm="l2", **kwargs),
+    "mi-fgsm": lambda **kwargs: MIFGSM(iterations=3, **kwargs),
+    "apgd": lambda **kwargs: APGD(iterations=3, **kwargs),
+    "apgd in l2": lambda **kwargs: APGD(iterations=3, norm="l2", **kwargs),
+}
+OF_OTHER_AIMS = {
+    "feature matching": lambda **kwargs: FeatureMatching(iterations=3, **kwargs),
+    "feature matching in l2": lambda **kwargs: FeatureMatching(iterations=3, norm="l2", random_start=True, **kwargs),
+    "rank attack": lambda **kwargs: rank_attack(**kwargs),
+    "rank attack on the mean": lambda **kwargs: rank_attack(objective="mean", random_start=True, **kwargs),
+}
+"""Attacks whose targets are no categories."""
+
+CARLINI_WAGNER = {
+    "c&w": lambda **kwargs: CarliniWagner(searches=2, iterations=8, initial_c=1.0, learning_rate=0.02, **kwargs)
+}
+"""An attack without a budget, that may fail."""
+
+ALL = {**ATTACKS, **CARLINI_WAGNER, **OF_OTHER_AIMS}
+attack_towards_a_category = pytest.mark.parametrize("make_attack", ATTACKS.values(), ids=ATTACKS.keys())
+every_attack = pytest.mark.parametrize("make_attack", ALL.values(), ids=ALL.keys())
+
+
+def rank_attack(**settings):
+    attack, random = RankAttack(iterations=3, **settings), torch.Generator().manual_seed(2)
+    attack.scorer = VisualScorer(*(torch.randn(shape, generator=random) for shape in ((7, 3), (5, 3), (7, 2), (32, 2))))
+    return attack
+
+
+def aims(attack, categories):
+    """Return targets of the kind that an attack takes, another for each category: features, items, or categories."""
+    if isinstance(attack, FeatureMatching):
+        return torch.rand(5, 32, generator=torch.Generator().manual_seed(1))[categories]
+    return categories
+
+
+class SmallNetwork(nn.Sequential):
+    """Layers with features before the last of them, as :class:`~catwalk.backbones.Network` has."""
+
+    def features(self, images):
+        for layer in list(self)[:-1]:
+            images = layer(images)
+        return images
+
+    @property
+    def head(self):
+        return self[-1]
+
+
+def make_network(num_classes=5, width=8, seed=0):
+    """A small network with everything that must not notice an attack, its statistics away from their defaults."""
+    torch.manual_seed(seed)
+    network = SmallNetwork(
+        nn.Conv2d(3, width, 3, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, stride=2),
+        nn.Sequential(nn.BatchNorm2d(width), nn.ReLU()),
+        nn.Dropout(0.5),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * width, num_classes),
+    )
+    for _ in range(3):
+        network(torch.rand(16, 3, 9, 9))
+    return network.eval()
+
+
+def make_levels(number, size=9, seed=0):
+    """Grey levels of which a third are exactly 0 or 255."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-64, 320, (number, 3, size, size), generator=generator).clamp(0, 255).to(torch.uint8)
+
+
+def make_batch(number, num_classes=5, seed=0):
+    images = make_levels(number, seed=seed).to(torch.float32) / 255
+    generator = torch.Generator().manual_seed(seed + 1)
+    targets = torch.randint(num_classes, (number,), generator=generator)
+    keys = torch.randperm(10 * number, generator=generator)[:number]
+    return images, targets, keys
