@@ -90,8 +90,9 @@ class Search:
     initial_c: float
 
 
-def ours(task: Task, search: Search) -> Tensor:
+def ours(task: Task, search: Search, rounded: bool = False) -> Tensor:
     attack = CarliniWagner(
+        rounded=rounded,
         initial_c=search.initial_c,
         searches=search.searches,
         iterations=search.iterations,
@@ -141,7 +142,10 @@ def bare_seconds(task: Task, clock: Clock, batches: int = 10) -> float:
 
 def measure(task: Task, search: Search, rounds: int, constants: list[float], clock: Clock) -> list[list[str]]:
     """Return one row of the table for each library."""
-    crafts: dict[str, Callable[[], Tensor]] = {"ours": partial(ours, task, search)}
+    crafts: dict[str, Callable[[], Tensor]] = {
+        "ours": partial(ours, task, search),
+        "ours, rounded in the search": partial(ours, task, search, rounded=True),
+    }
     if importlib.util.find_spec("foolbox"):
         crafts["foolbox L2CarliniWagnerAttack"] = partial(foolbox, task, search)
     if importlib.util.find_spec("torchattacks"):

@@ -99,8 +99,10 @@ def frozen(
     """
     with ExitStack() as undo:
         undo.enter_context(eval_mode(network))
-        # No inference mode: weights that are made in it could not take part in gradients inside of it either.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        # For all that is done inside: gradients would be computed under an autocast around it, as the logits are not.
+        undo.enter_context(torch.autocast(images.device.type, enabled=False))
+        # No inference mode: what is made in it could not take part in gradients later.
+        with torch.inference_mode(False), torch.no_grad():
             example = images[:1] if scale is None else images[:1] * scale
             with _exact_convolutions():
                 with _watch(network) as outputs:
