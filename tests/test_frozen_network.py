@@ -10,90 +10,26 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
+from frozen_networks import (
+    Module,
+    assert_close,
+    basic,
+    check,
+    convolution,
+    evaluate,
+    exact,
+    far_from_defaults,
+    make_images,
+    num_batch_norms,
+    small_network,
+    tail,
+)
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from catwalk.attacks import PGD, CarliniWagner
 from catwalk.backbones import build_network
 from catwalk.frozen_network import frozen
-
-
-def far_from_defaults(network, seed=0):
-    """Give BatchNorms statistics, scales and offsets that no one could leave out, and last layers a size that shows."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(tensor, low, high):
-        tensor.data.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
-
-    for module in network.modules():
-        if isinstance(module, _BatchNorm) and module.running_mean is not None:
-            draw(module.running_mean, -0.7, 0.7)
-            draw(module.running_var, 0.2, 3)
-        if isinstance(module, _BatchNorm) and module.affine:
-            draw(module.weight, -0.5, 2)
-            draw(module.bias, -0.5, 0.5)
-        if isinstance(module, nn.Linear):
-            draw(module.weight, -0.3, 0.3)
-    return network
-
-
-def convolution(inputs=3, outputs=8, **settings):
-    return nn.Conv2d(inputs, outputs, 3, padding=1, **settings)
-
-
-def tail(channels=8):
-    return nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 5))
-
-
-def small_network():
-    torch.manual_seed(0)
-    parts = convolution(), nn.BatchNorm2d(8), nn.ReLU(inplace=True), convolution(8), nn.BatchNorm2d(8), tail()
-    return far_from_defaults(nn.Sequential(*parts)).eval()
-
-
-def make_images(number=2, size=12, seed=0):
-    return torch.rand(number, 3, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-def evaluate(function, images):
-    """Return what a function gives, and the gradient of a weighted sum of that with respect to the images."""
-    images = images.clone().requires_grad_()
-    values = function(images)
-    weights = torch.linspace(-1, 1, values[0].numel(), dtype=values.dtype).view_as(values[:1])
-    return values.detach(), torch.autograd.grad((values * weights).sum(), images)[0]
-
-
-def exact(network, images, method="forward"):
-    reference = copy.deepcopy(network).double().eval()
-    return evaluate(getattr(reference, method), images.double())
-
-
-def assert_close(pair, expected, tolerance=2e-5):
-    """Compare values and gradients, by the largest of each."""
-    for one, other in zip(pair, expected, strict=True):
-        assert one.shape == other.shape
-        assert float(other.abs().max()) > 0
-        assert float((one.double() - other).abs().max() / other.abs().max()) < tolerance
-
-
-def num_batch_norms(function, images):
-    with mock.patch.object(F, "batch_norm", wraps=F.batch_norm) as spy:
-        function(images)
-    return spy.call_count
-
-
-def check(network, images=None, left=None, **settings):
-    """Compare logits and gradients with those in float64, and the number of BatchNorms that are left."""
-    images = make_images() if images is None else images
-    expected = exact(network, images)
-    with frozen(network, images, **settings) as view:
-        assert_close(evaluate(view, images), expected)
-        if left is not None:
-            assert num_batch_norms(view, images) == left
-    assert_close(evaluate(network, images), expected)
-
 
 TRANSFORMER = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 4, "hidden_dim": 32, "mlp_dim": 64}
 BACKBONES = {  # with arguments, size of images, and BatchNorms that are left of all
@@ -116,7 +52,7 @@ def network_of(backbone):
 
 
 class Recorder(TorchDispatchMode):
-    """Notes dtype and layout of what convolutions and matrix products get."""
+    """Notes of which dtype is what convolutions and linear layers get."""
 
     def __init__(self):
         super().__init__()
@@ -165,6 +101,31 @@ def test_in_bfloat16_within_its_rounding(backbone):
         assert F.cosine_similarity(gradient.double().flatten(), slopes.flatten(), dim=0) > 0.8
 
 
+def test_bfloat16_where_the_network_lets_autocast_in():
+    def forward(module, images):
+        values = module.tail[:3](module.norm(module.conv(images)))
+        with torch.autocast("cpu", enabled=False):
+            return module.tail[3](values.to(images.dtype))
+
+    network, images = basic(forward), make_images()
+    expected = exact(network, images)
+    with frozen(network, images, precision="bf16") as view:
+        assert_close([view(images)], expected[:1], 0.02)
+        assert (network.conv.weight.dtype, network.tail[3].weight.dtype) == (torch.bfloat16, torch.float32)
+    double = small_network().double()  # which autocast leaves alone
+    with frozen(double, images.double(), precision="bf16") as view:
+        assert_close(evaluate(view, images.double()), exact(double, images), 1e-10)
+
+
+def test_normalisations_of_timm_between_convolutions():
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = far_from_defaults(timm.create_model("resnetv2_18", num_classes=7)).double().eval()
+    images = make_images(size=64).double()
+    assert num_batch_norms(network, images) == 17
+    check(network, images, left=9)  # those that begin a block come after an addition
+
+
 def test_layers_of_every_kind():
     torch.manual_seed(0)
     parts = (
@@ -177,9 +138,12 @@ def test_layers_of_every_kind():
         (nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 9), nn.BatchNorm1d(9), nn.Linear(9, 5)),
     )
     network = far_from_defaults(nn.Sequential(*(layer for part in parts for layer in (*part, nn.ELU())))).eval()
+    network = network.to(memory_format=torch.channels_last)  # so that what is not folded may stay as it is
     assert all(parameter.requires_grad for parameter in network.parameters())
     check(network, left=2)
-    assert all(parameter.grad is None for parameter in network.parameters())
+    with frozen(network, make_images()) as view:
+        view(make_images()).sum().backward()
+    assert all(module.weight.grad is None for module in network if isinstance(module, nn.Conv2d))
 
 
 def test_scale():
@@ -190,50 +154,29 @@ def test_scale():
         assert_close(evaluate(view, images / scale), (logits, gradient * scale))
 
 
-class Module(nn.Module):
-    """A network of parts, whose forward is given as a function."""
+def convolution_that(forward, inputs=3, outputs=8):
+    """Return a convolution of a class of its own."""
 
-    def __init__(self, function, **parts):
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            setattr(self, name, part)
+    class Own(nn.Conv2d):
+        def forward(self, *arguments):
+            return forward(self, *arguments)
 
-    def forward(self, images):
-        return self.function(self, images)
+    return Own(inputs, outputs, 3, padding=1)
 
 
-def basic(function=lambda m, x: m.tail(m.norm(m.conv(x))), **parts):
-    torch.manual_seed(1)
-    parts = {"conv": convolution(), "norm": nn.BatchNorm2d(8), "tail": tail()} | parts
-    return far_from_defaults(Module(function, **parts)).eval()
+def standardised(module, images):
+    weight = module.weight - module.weight.mean((1, 2, 3), keepdim=True)
+    return module._conv_forward(images, weight / weight.std((1, 2, 3), keepdim=True), module.bias)
 
 
-class Standardised(nn.Conv2d):
-    def forward(self, images):
-        weight = (self.weight - self.weight.mean((1, 2, 3), keepdim=True)) / self.weight.std((1, 2, 3), keepdim=True)
-        return self._conv_forward(images, weight, self.bias)
-
-
-class Gated(nn.Conv2d):
-    def forward(self, images):
-        values, gates = super().forward(images).chunk(2, dim=1)
-        return values * gates.sigmoid()
-
-
-class Positive(nn.Conv2d):
-    def forward(self, images):
-        return super().forward(images).relu()
-
-
-class Doubling(nn.Module):
-    def forward(self, values):
-        return 2 * values
+def gated(module, images):
+    values, gates = nn.Conv2d.forward(module, images).chunk(2, dim=1)
+    return values * gates.sigmoid()
 
 
 def with_parametrised_bias():
     module = convolution()
-    parametrize.register_parametrization(module, "bias", Doubling())
+    parametrize.register_parametrization(module, "bias", nn.Softplus())
     return module
 
 
@@ -250,31 +193,79 @@ def branch(module, images):
     return values if len(images) > 100 or values.sum() > 1e9 else values * 2
 
 
-TWO = {"other": nn.BatchNorm2d(8)}
 STAY = {
     "result used twice": lambda: basic(lambda m, x: m.tail((y := m.conv(x)) + m.norm(y))),
     "changed in between": lambda: basic(lambda m, x: m.tail(m.norm(m.conv(x).relu_()))),
     "result changed in place": lambda: basic(lambda m, x: m.tail(m.norm((y := m.conv(x), y.relu_())[0]))),
     "convolution called twice": lambda: basic(lambda m, x: m.tail(m.norm(m.conv(x)) + m.conv(x.flip(3)))),
     "BatchNorm called twice": lambda: basic(lambda m, x: m.tail(m.norm(m.norm(m.conv(x))))),
-    "weight used elsewhere": lambda: basic(lambda m, x: m.tail(m.norm(m.conv(x)) * m.conv.weight.mean())),
     "weight norm": lambda: basic(conv=parametrizations.weight_norm(convolution())),
     "spectral norm": lambda: basic(conv=parametrizations.spectral_norm(convolution())),
     "parametrised bias": lambda: basic(conv=with_parametrised_bias()),
     "buffer for bias": lambda: basic(conv=with_buffer_for_bias()),
-    "standardised weight": lambda: basic(conv=Standardised(3, 8, 3, padding=1)),
-    "makes half of its channels": lambda: basic(conv=Gated(3, 16, 3, padding=1)),
-    "with activation": lambda: basic(conv=Positive(3, 8, 3, padding=1)),
+    "makes half of its channels": lambda: basic(conv=convolution_that(gated, outputs=16)),
+}
+SHOW = {  # only in the logits, so that nothing is folded
+    "weight used elsewhere": lambda: basic(lambda m, x: m.tail(m.norm(m.conv(x)) * m.conv.weight.mean())),
+    "standardised weight": lambda: basic(conv=convolution_that(standardised)),
+    "with activation": lambda: basic(conv=convolution_that(lambda m, x: nn.Conv2d.forward(m, x).relu())),
 }
 
 
-@pytest.mark.parametrize("make", STAY.values(), ids=STAY)
-def test_what_must_not_be_folded(make):
-    network = make()
+@pytest.mark.parametrize("kind", [*STAY, *SHOW])
+def test_what_must_not_be_folded(kind):
+    network = (STAY | SHOW)[kind]()
     number = num_batch_norms(network, make_images())
     assert number > 0
     check(network, left=number)
-    check(network, left=number)
+    before = far_from_defaults(nn.Sequential(convolution(3, 3), nn.BatchNorm2d(3)), seed=1).eval()
+    check(nn.Sequential(before, network), left=number + (kind in SHOW))
+
+
+def test_ways_to_call_a_deep_convolution():
+    plain = nn.Conv2d.forward
+    for conv, call in (
+        (nn.Conv2d(128, 128, 3, padding=1), lambda m, x: m.conv(input=x)),
+        (convolution_that(lambda m, x, by: plain(m, x) * by, 128, 128), lambda m, x: m.conv(x, 3.0)),
+        (convolution_that(lambda m, x: (plain(m, x), None), 128, 128), lambda m, x: m.conv(x)[0]),
+    ):
+        parts = {"first": nn.Conv2d(3, 128, 1), "conv": conv, "last": nn.Conv2d(128, 8, 1)}
+        network = basic(lambda m, x, call=call: m.tail(m.norm(m.last(call(m, m.first(x))))), **parts)
+        check(network, make_images(size=4), left=0)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_layouts(precision):
+    """In float32 on a CPU, deep convolutions that give few positions are contiguous; all others are not."""
+    network, images = network_of("torchvision.models.resnet18"), make_images(size=64)
+    with frozen(network, images, precision=precision) as view, mock.patch.object(F, "conv2d", wraps=F.conv2d) as spy:
+        view(images)
+    calls = [call.args[:2] for call in spy.call_args_list if call.args[1].shape[-1] > 1]
+    assert len(calls) == 17
+    for inputs, weight in calls:
+        is_deep = precision == "32" and len(weight) >= 256  # 4 positions in the last four, 16 in the four before
+        assert weight.is_contiguous() == is_deep
+        assert weight.is_contiguous(memory_format=torch.channels_last) != is_deep
+        assert inputs.is_contiguous() or not is_deep
+
+
+def test_folds_where_a_gpu_would_compute_in_tf32():
+    network, images = network_of("torchvision.models.resnet18"), make_images(size=32)
+    switch = getattr(torch.backends.cudnn, "conv", None)
+    compute, expected = F.conv2d, exact(network, images)
+
+    def rounded(values):
+        return ((values.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+    def as_on_a_gpu(values, weight, *rest):
+        is_exact = switch.fp32_precision == "ieee" if switch else not torch.backends.cudnn.allow_tf32
+        return compute(values, weight, *rest) if is_exact else compute(rounded(values), rounded(weight), *rest)
+
+    with mock.patch.object(F, "conv2d", as_on_a_gpu), torch.no_grad(), frozen(network, images) as view:
+        assert num_batch_norms(view, images) == 0
+        assert_close([view(images)], expected[:1], 0.01)
+        with pytest.raises(AssertionError):
+            assert_close([view(images)], expected[:1], 1e-4)
 
 
 def test_parts_of_a_network_that_cannot_be_followed():
@@ -324,14 +315,12 @@ def test_hooks_fire_and_see_what_they_saw(place, kind):
     check(network, left=0)
 
 
-def test_nothing_sees_the_symbols_by_which_the_computation_is_followed():
+def test_nothing_keeps_the_symbols_by_which_the_computation_is_followed():
     seen = []
-    network = basic(lambda m, x: m.tail(setattr(m, "kept", m.norm(m.conv(x))) or m.kept))
+    network = basic(lambda m, x: m.tail(setattr(m, "kept", m.conv(x)) or m.kept))  # nothing to fold
     network.tail.register_forward_hook(lambda _, arguments, output: seen.append(output))
-    with frozen(network, make_images()) as view:
-        assert type(network.kept) is torch.Tensor
-        assert num_batch_norms(view, make_images()) == 0
-    assert {type(value) for value in seen} == {torch.Tensor}
+    with frozen(network, make_images()):
+        assert {type(value) for value in (network.kept, *seen)} == {torch.Tensor}
 
 
 def state_of(network):
@@ -340,7 +329,7 @@ def state_of(network):
     return (
         [(name, id(module), module.training) for name, module in network.named_modules(remove_duplicate=False)],
         [(name, id(tensor), tensor.requires_grad, id(tensor.grad), tensor.stride()) for name, tensor in tensors],
-        [tensor.detach().double().numpy().tobytes() for _, tensor in tensors],
+        [tensor.detach().double().numpy().tobytes() for _, tensor in tensors],  # bfloat16 is part of float64
         [
             (name, list(value) if isinstance(value, dict) else id(value))
             for module in network.modules()
@@ -410,20 +399,22 @@ def test_where_gradients_are_off_or_autocast_is_on():
     for mode in (torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)):
         with mode(), frozen(network, images.clone()) as view:
             assert_close([view(images.clone())], expected[:1])
-            with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            with torch.inference_mode(False), torch.enable_grad():
                 assert_close(evaluate(view, images), expected)
 
 
 def test_a_network_that_has_learnt_or_lost_something_since():
     network, images = small_network(), make_images()
     check(network, images, left=0)
-    network[0].weight.data.mul_(0.5)
-    network[4].running_mean.add_(0.3)
-    check(network, images, left=0)
+    optimizer = torch.optim.SGD(network.train().parameters(), lr=0.1)
+    network(images).square().sum().backward()  # moves statistics as well
+    optimizer.step()
+    check(network.eval(), images, left=0)
+    check(nn.SyncBatchNorm.convert_sync_batchnorm(network), images, left=0)
     network[1] = nn.Identity()
     check(network, images, left=0)
-    network[1] = nn.BatchNorm2d(8)
-    check(far_from_defaults(network).eval(), images, left=0)
+    network[1] = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8))
+    check(far_from_defaults(network).eval(), images, left=1)
 
 
 def test_networks_are_not_kept_alive():
@@ -436,33 +427,23 @@ def test_networks_are_not_kept_alive():
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])
-def test_rows_have_the_same_bits_in_every_padded_batch(precision):
-    network = network_of("torchvision.models.resnet18")
-    images = make_images(32, 64)
+@pytest.mark.parametrize("backbone", ["torchvision.models.resnet18", "catwalk.backbones.compact_cnn"])
+def test_rows_have_the_same_bits_in_every_padded_batch(backbone, precision):
+    network, images = network_of(backbone), make_images(48, 64)
     with frozen(network, images, precision=precision) as view:
-        _, whole = evaluate(view, images)
-        for rows in (slice(0, 16), slice(16, 32)):
-            assert torch.equal(evaluate(view, images[rows])[1], whole[rows])
+        whole = evaluate(view, images)
+        for rows in (slice(16), slice(32), slice(16, 48), slice(32, 48)):
+            part = evaluate(view, images[rows])
+            assert all(torch.equal(one, other[rows]) for one, other in zip(part, whole, strict=True))
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled():
-    network, images = small_network(), make_images()
-    with frozen(network, images, compiled=True) as view:
-        assert_close(evaluate(view, images), exact(network, images))
-
-
-def test_success_is_what_the_exact_network_says():
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_compiled(precision):
     torch.manual_seed(0)
-    network = nn.Sequential(convolution(), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 144, 5)).eval()
-    images = make_images(32)
-    with torch.no_grad():
-        targets = network(images).argmax(1)
-    search = {"targeted": False, "initial_c": 10, "searches": 3, "iterations": 100, "learning_rate": 0.05}
-    for attack in (PGD(200, targeted=False, precision="bf16"), CarliniWagner(precision="bf16", **search)):
-        result = attack(network, images, targets, keys=torch.arange(32))
-        with torch.no_grad():
-            assert torch.equal(result.success, network(result.images).argmax(1) != targets)
-        assert result.success.any()
-        if attack.threat_model.epsilon is None:
-            assert torch.equal(result.images[~result.success], images[~result.success])
+    network, images = far_from_defaults(build_network("catwalk.backbones.compact_cnn", {"width": 4}, 5)), make_images()
+    with frozen(network, images, precision=precision) as view:
+        expected = evaluate(view, images), evaluate(view.features, images)
+    with frozen(network, images, precision=precision, compiled=True) as view:
+        for one, other in zip((evaluate(view, images), evaluate(view.features, images)), expected, strict=True):
+            assert_close(one, other, 2e-5 if precision == "32" else 0.05)
