@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from catwalk.attacks.attack import Attack, AttackSettings, Scene, check_steps
-from catwalk.attacks.pgd import descend, random_point
+from catwalk.attacks.attack import AttackSettings, Scene
+from catwalk.attacks.descent import DescentAttack, features_of
 from catwalk.attacks.threat_model import Norm
 from catwalk.errors import CatwalkError
 
 
-class FeatureMatching(Attack):
+class FeatureMatching(DescentAttack):
     """Moves the features of images to given ones, those of one item that is to be imitated.
 
     From the clean image ``x = x₀``, or a random point of the ball, it repeats
@@ -58,13 +58,8 @@ class FeatureMatching(Attack):
         seed: int = 0,
         **settings: Unpack[AttackSettings],
     ) -> None:
-        super().__init__(norm, epsilon, random_start=random_start, seed=seed, **settings)
-        check_steps(iterations, step, "epsilon / 10")
-        self.epsilon = epsilon
-        self.step = epsilon / 10 if step is None else step
-        self.iterations = iterations
+        super().__init__(epsilon, step, iterations, norm, random_start, seed, targeted=True, **settings)
         self.item = item
-        self.norm = norm
 
     @property
     def title(self) -> str:
@@ -73,7 +68,7 @@ class FeatureMatching(Attack):
 
     def purpose(self, source: str, target: str | None) -> str:
         """Return what the attack is for, as half a sentence."""
-        return f"give the features of {f'item {self.item}' if self.item else f'the most popular {target}'}"
+        return f"give {source} the features of {f'item {self.item}' if self.item else f'the most popular {target}'}"
 
     def targets_of(self, scene: Scene) -> Tensor:
         """Return the features of the item to imitate, ``(n, D)``.
@@ -108,19 +103,9 @@ class FeatureMatching(Attack):
             )
         return int(scene.purchases.masked_fill(~candidates, -1).argmax())
 
-    def perturb(
-        self, network: nn.Module, images: Tensor, targets: Tensor, keys: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Craft adversarial images for one batch; see :meth:`Attack.perturb`."""
-        start = images
-        if self.random_start:
-            start = self.threat_model.clamp(random_point(images, self.norm, self.epsilon, self.seed, keys))
-
-        def distance(points: Tensor) -> Tensor:
-            return (network.features(points) - targets).square().sum(dim=1)  # type: ignore[operator]
-
-        adversarial = descend(distance, start, images, self.threat_model, self.step / 255, self.iterations)
-        return adversarial, targets.new_full((len(images),), self.iterations, dtype=torch.int64)
+    def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the squared distances from the features to reach; see :meth:`DescentAttack.loss`."""
+        return (network.features(images) - targets).square().sum(dim=1)  # type: ignore[operator]
 
     def succeeds(self, network: nn.Module, images: Tensor, clean: Tensor, targets: Tensor) -> Tensor:
         """Return whether the network sees the same category in each image as in its target."""
@@ -145,21 +130,3 @@ class FeatureMatching(Attack):
                 f"targets: must be float32 features of shape ({len(images)}, D), one row per image, "
                 f"got {targets.dtype} of shape {tuple(targets.shape)}"
             )
-
-
-@torch.no_grad()
-def features_of(network: nn.Module, image: Tensor) -> Tensor:
-    """Return a network's features ``(1, D)`` of an image ``(1, 3, H, W)``.
-
-    Raises:
-        CatwalkError: If the network does not give them, or they are not finite.
-    """
-    method = getattr(network, "features", None)
-    features = method(image) if callable(method) and not isinstance(method, nn.Module) else None
-    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 1:
-        raise CatwalkError(
-            "network: must have a method features(images) that returns (N, D), as catwalk.backbones.Network has"
-        )
-    if not bool(features.isfinite().all()):
-        raise CatwalkError("network: its features are not finite on the first image; check its weights")
-    return features

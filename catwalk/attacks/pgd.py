@@ -1,14 +1,13 @@
 """Projected gradient descent."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from catwalk.attacks.attack import Attack, AttackSettings, check_steps, cross_entropy_gradient
-from catwalk.attacks.threat_model import Norm, ThreatModel
+from catwalk.attacks.threat_model import Norm
 from catwalk.counter_random import uniform
 
 
@@ -106,43 +105,6 @@ def random_point(images: Tensor, norm: Norm, epsilon: float, seed: int, keys: Te
     lengths = epsilon / 255 * draws[:, -1:] ** (1 / size)
     perturbation = direction * (lengths / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
     return images + perturbation.reshape(images.shape)
-
-
-def descend(
-    loss: Callable[[Tensor], Tensor],
-    start: Tensor,
-    clean: Tensor,
-    threat_model: ThreatModel,
-    length: float,
-    iterations: int,
-) -> Tensor:
-    """Step down along the gradient of a loss, project after every step, and return the least point met.
-
-    Args:
-        loss: Maps images ``(N, 3, H, W)`` to one value each, ``(N,)``, which depends on that image alone.
-        start: float32 ``(N, 3, H, W)``, inside the ball.
-        clean: float32 ``(N, 3, H, W)``, its centre.
-        threat_model: The ball.
-        length: Length of a step in the ball's norm, where 1 is the range of a pixel.
-        iterations: Number of steps.
-
-    Returns:
-        float32 ``(N, 3, H, W)``; of points with equal losses the first.
-    """
-    current = best = start
-    least = start.new_full((len(start),), math.inf)
-    for number in range(iterations + 1):
-        points = current.detach()
-        with torch.set_grad_enabled(number < iterations):
-            values = loss(points.requires_grad_(number < iterations))
-        is_less = values.detach() < least
-        least = torch.where(is_less, values.detach(), least)
-        best = torch.where(is_less.view(-1, 1, 1, 1), points.detach(), best)
-        if number < iterations:
-            (gradient,) = torch.autograd.grad(values.sum(), points)
-            moved = points.detach() - length * steepest(gradient, threat_model.norm)
-            current = threat_model.project(moved, clean)
-    return best
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from catwalk.attacks.attack import Attack, AttackSettings, Scene, check_numbers, check_steps
-from catwalk.attacks.feature_matching import features_of
-from catwalk.attacks.pgd import descend, random_point
+from catwalk.attacks.attack import AttackSettings, Scene, check_numbers
+from catwalk.attacks.descent import DescentAttack, features_of
 from catwalk.attacks.threat_model import Norm
 from catwalk.errors import CatwalkError
 from catwalk.scorers import VisualScorer
@@ -17,7 +16,7 @@ from catwalk.scorers import VisualScorer
 Objective = Literal["exponential", "mean"]
 
 
-class RankAttack(Attack):
+class RankAttack(DescentAttack):
     """Moves an item's image to where a recommender scores the item highest, over all users.
 
     The attacker knows the network and the recommender's parameters: the insider attack (INSA) of Liu and Larson,
@@ -73,16 +72,11 @@ class RankAttack(Attack):
         seed: int = 0,
         **settings: Unpack[AttackSettings],
     ) -> None:
-        super().__init__(norm, epsilon, targeted=False, random_start=random_start, seed=seed, **settings)
-        check_steps(iterations, step, "epsilon / 10")
+        super().__init__(epsilon, step, iterations, norm, random_start, seed, targeted=False, **settings)
         if objective not in get_args(Objective):
             raise CatwalkError(f"objective: must be one of {', '.join(get_args(Objective))}, got {objective!r}")
-        self.epsilon = epsilon
-        self.step = epsilon / 10 if step is None else step
-        self.iterations = iterations
         self.objective = objective
         self.recommender = recommender
-        self.norm = norm
         self.scorer: VisualScorer | None = None
 
     @property
@@ -107,19 +101,9 @@ class RankAttack(Attack):
             )
         return scene.items
 
-    def perturb(
-        self, network: nn.Module, images: Tensor, targets: Tensor, keys: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Craft adversarial images for one batch; see :meth:`Attack.perturb`."""
-        start = images
-        if self.random_start:
-            start = self.threat_model.clamp(random_point(images, self.norm, self.epsilon, self.seed, keys))
-
-        def loss(points: Tensor) -> Tensor:
-            return -self._objective(network, points, targets)
-
-        adversarial = descend(loss, start, images, self.threat_model, self.step / 255, self.iterations)
-        return adversarial, torch.full_like(targets, self.iterations)
+    def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the objective with the sign reversed; see :meth:`DescentAttack.loss`."""
+        return -self._objective(network, images, targets)
 
     def succeeds(self, network: nn.Module, images: Tensor, clean: Tensor, targets: Tensor) -> Tensor:
         """Return whether the objective has risen."""

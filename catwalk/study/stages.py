@@ -328,7 +328,8 @@ class AttackStage(Stage):
                 f"attacks: {name} knows the study's own recommenders, trained on the clean catalogue, so leave "
                 "recommender out"
             )
-        if self.attack.knowledge == "network and purchases":
+        self._must_know_purchases = self.attack.knowledge == "network and purchases"
+        if self._must_know_purchases:
             self.settings["interactions"] = features.shop.interactions
 
     @property
@@ -344,8 +345,11 @@ class AttackStage(Stage):
         """Attack, write, read back and measure."""
         attack = self.specification.instantiate()
         catalogue = self.features.shop.catalogue
+        purchases = None
         if self.known is not None:
             attack.recommender = self.known.folder / RECOMMENDER_FILE
+        if self._must_know_purchases:
+            purchases = np.bincount(read_split(catalogue).items, minlength=len(catalogue))
         poison(
             load_classifier(self.features.classifier.folder / CLASSIFIER_FILE),
             attack,
@@ -355,7 +359,7 @@ class AttackStage(Stage):
             source=self.grid.source,
             target=self.target,
             protocol=self.grid.protocol,
-            purchases=np.bincount(read_split(catalogue).items, minlength=len(catalogue)),
+            purchases=purchases,
             progress=progress.callback,
         )
         return {}

@@ -13,7 +13,8 @@ from plain_descent import plain_descent, smooth_network
 from torch import nn
 
 from catwalk.attacks import FeatureMatching, Scene
-from catwalk.attacks.pgd import descend, random_point
+from catwalk.attacks.descent import descend
+from catwalk.attacks.pgd import random_point
 from catwalk.backbones import build_network
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
@@ -211,8 +212,8 @@ def test_what_it_is_called_and_what_it_must_know():
     attack = FeatureMatching()
     assert (attack.name, attack.targeted) == ("Feature matching (ε = 8)", True)
     assert attack.knowledge == "network and purchases"
-    assert attack.purpose("Sandal", "Sneaker") == "give the features of the most popular Sneaker"
-    assert FeatureMatching(item="shoe 7").purpose("Sandal", "Sneaker") == "give the features of item shoe 7"
+    assert attack.purpose("Sandal", "Sneaker") == "give Sandal the features of the most popular Sneaker"
+    assert FeatureMatching(item="shoe 7").purpose("Sandal", "Sneaker") == "give Sandal the features of item shoe 7"
 
 
 def make_scene(seed, **changes):

@@ -80,7 +80,7 @@ def test_feature_matching_makes_images_like_the_best_seller(work, run, command: 
     folder, items = Path("runs/attacks/feature_matching8"), seen("Sandal")
     summary = read_summary(folder)
     assert (summary.attack, summary.target) == ("Feature matching (ε = 8)", "Sneaker")
-    assert summary.purpose == "give the features of the most popular Sneaker"
+    assert summary.purpose == "give Sandal the features of the most popular Sneaker"
     with open("data/synthetic/interactions.csv") as file:
         purchases = sorted(csv.DictReader(file), key=lambda row: int(row["timestamp"]))
     histories: dict[str, list[str]] = {}
@@ -99,7 +99,7 @@ def test_feature_matching_makes_images_like_the_best_seller(work, run, command: 
     by_id = f"{ATTACK}.attack.init_args.item=item-{best:02d}"
     assert run(command[0], *VBPR, *MATCHING, by_id, *command[1:]).code == 0
     assert [path.read_bytes() for path in sorted(folder.rglob("*.png"))] == images
-    assert read_summary(folder).purpose == f"give the features of item item-{best:02d}"
+    assert read_summary(folder).purpose == f"give Sandal the features of item item-{best:02d}"
 
 
 def test_an_attack_at_test_time_changes_the_lists_and_no_file(work, run) -> None:
