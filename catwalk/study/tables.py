@@ -175,7 +175,7 @@ class Table:
 
     def show(self, console: Console) -> None:
         """Print the table."""
-        table = RichTable(box=box.SIMPLE_HEAD)
+        table = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True)
         for heading in self.row_headings:
             table.add_column(escape(heading))
         for group, heading in zip(self.groups, self.headings, strict=True):
