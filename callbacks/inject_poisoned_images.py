@@ -52,34 +52,34 @@ class InjectPoisonedImages(Callback):
         self.output = Path(output)
         self.protocol = protocol
         self.summary: AttackSummary | None = None
-        self._clean: FeatureTable | None = None
+        self._clean: tuple[Path, FeatureTable] | None = None
         self._poisoned: FeatureTable | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Attack (in one process) and replace the data module's features, before the recommender takes them."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         clean = getattr(data, "feature_table", None)
-        if clean is None:
+        if clean is None or data.features is None:
             raise CatwalkError(
                 "InjectPoisonedImages replaces features, and data.features is not given: give the folder that "
                 "`catwalk predict` wrote"
             )
-        if data.features is not None and Path(data.features).resolve() == self.output.resolve():
+        if Path(data.features).resolve() == self.output.resolve():
             raise CatwalkError(f"InjectPoisonedImages.output is {self.output}, where the clean features are")
-        self._clean = clean
+        self._clean = data.features, clean
         if self._poisoned is None:
             if trainer.is_global_zero:
-                self._poison(trainer, data, clean)
+                self._poison(trainer, data)
             trainer.strategy.barrier("poisoned images are written")
-            self._poisoned = FeatureTable.read(self.output, data.catalogue)
+            self._poisoned = data.read_features(self.output)
             self.summary = read_summary(self.output)
             rank_zero_info(
                 f"{self.summary.attack} on {self.summary.n_attacked} items of {self.source}: success rate "
                 f"{self.summary.sr:.1%} ({self.summary.sr_clean:.1%} before), images in {self.output}"
             )
-        data.feature_table = self._poisoned
+        data.features, data.feature_table = self.output, self._poisoned
 
-    def _poison(self, trainer: Trainer, data: Any, clean: FeatureTable) -> None:
+    def _poison(self, trainer: Trainer, data: Any) -> None:
         """Attack, and leave the global random numbers as they are: the recommender begins as without an attack."""
         console = Console()
         with isolate_rng(), Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -90,7 +90,8 @@ class InjectPoisonedImages(Callback):
                 classifier,
                 self.attack,
                 data.catalogue,
-                clean,
+                # In float32, whatever the recommender's features are rounded to.
+                FeatureTable.read(data.features, data.catalogue),
                 self.output,
                 source=self.source,
                 target=self.target,
@@ -120,5 +121,6 @@ class InjectPoisonedImages(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the data module its clean features back."""
         if self._clean is not None:
-            trainer.datamodule.feature_table = self._clean  # type: ignore[attr-defined]
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            data.features, data.feature_table = self._clean
             self._clean = None

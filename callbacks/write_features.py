@@ -1,14 +1,13 @@
 """Writes the features of the whole catalogue and what the CNN sees in every item."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from callbacks.processes import gather
 from catwalk.backbones import network_fingerprint
 from catwalk.errors import CatwalkError
 from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable, Predictions
@@ -64,7 +63,7 @@ class WriteFeatures(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the shares of all processes, in the order of the catalogue, and write them."""
         assert isinstance(pl_module, ProductClassifier)
-        shares = self._gather(self._parts, trainer.world_size)
+        shares = gather(self._parts, trainer.world_size)
         self._parts = []
         if pl_module.is_as_others_trained_it:
             trainer.save_checkpoint(self.output / CLASSIFIER_FILE, weights_only=True)
@@ -81,12 +80,3 @@ class WriteFeatures(Callback):
         )
         table.write(self.output, catalogue)
         rank_zero_info(f"Wrote {FEATURES_FILE} and {PREDICTIONS_FILE} of {len(catalogue)} items to {self.output}")
-
-    @staticmethod
-    def _gather(own: list[Batch], world_size: int) -> list[Batch]:
-        """Return the batches of all processes."""
-        if world_size == 1:
-            return own
-        everyone: list[Any] = [None] * world_size
-        torch.distributed.all_gather_object(everyone, own)
-        return [batch for share in everyone for batch in share]

@@ -4,10 +4,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 
+from callbacks.processes import gather
 from catwalk.errors import CatwalkError
 from catwalk.ranking import NO_ITEM
 from datamodules.interaction_triplets import InteractionTriplets
@@ -59,14 +59,12 @@ class WriteRecommendations(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the lists of all processes and write them, by user."""
-        everyone: list[Any] = [self._lists] * trainer.world_size
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(everyone, self._lists)
+        shares = gather([self._lists], trainer.world_size)
         self._lists = {}
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        lists = {user: items for share in everyone for user, items in share.items()}
+        lists = {user: items for share in shares for user, items in share.items()}
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with self.output.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")

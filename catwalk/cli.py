@@ -1,4 +1,4 @@
-"""The command line: ``catwalk fit|validate|test|predict`` (LightningCLI), ``catwalk data`` and ``catwalk study``."""
+"""The command line: ``catwalk fit|validate|test|predict`` (LightningCLI), ``catwalk data``, ``study`` and ``tune``."""
 
 import contextlib
 import errno
@@ -24,6 +24,9 @@ make a dataset folder
 
 the whole experiment
   study      run a grid of networks × attacks × recommenders × seeds and print its tables
+
+before it, for fair figures
+  tune       search for a recommender's best hyper-parameters on the validation items
 
 one step of it (LightningCLI; every option can stand in a YAML file, and several --config stack)
   fit        train a CNN on product images, or a recommender on purchases
@@ -89,6 +92,8 @@ def _dispatch(arguments: list[str]) -> None:
         _run_importer(rest)
     elif command == "study":
         _run_study(rest)
+    elif command == "tune":
+        _run_tune(rest)
     else:
         raise CatwalkError(f"there is no command {command!r}; `catwalk --help` lists them")
 
@@ -138,6 +143,27 @@ def _run_study(arguments: list[str]) -> None:
     settings.pop("config")
     known_notices.hide()
     run_study(**vars(instantiate(parser, settings)))
+
+
+def _run_tune(arguments: list[str]) -> None:
+    from catwalk import known_notices
+    from catwalk.parsers import CatwalkParser, instantiate
+    from catwalk.tuning import run_search
+
+    parser = CatwalkParser(
+        prog="catwalk tune",
+        usage="catwalk tune [--config FILE ...] [OPTION ...]",
+        description=(
+            "Search for a recommender's best hyper-parameters on the validation items; run it again to go on. For "
+            "example: catwalk tune --config configs/tune/vbpr.yaml --dataset data/synthetic"
+        ),
+    )
+    parser.add_argument("--config", action="config", help="A search's YAML file; several stack.")
+    parser.add_function_arguments(run_search, as_group=False)
+    settings = parser.parse_args(arguments)
+    settings.pop("config")
+    known_notices.hide()
+    run_search(**vars(instantiate(parser, settings)))
 
 
 def find_shipped_configs(arguments: Sequence[str]) -> list[str]:

@@ -28,14 +28,42 @@ def uniform(seed: int, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
     Raises:
         ValueError: If ``keys`` is not an int64 vector.
     """
-    if keys.dtype != torch.int64 or keys.ndim != 1:
-        raise ValueError(f"keys: must be int64 of shape (N,), got {keys.dtype} of shape {tuple(keys.shape)}")
-    seed_state = _mix(torch.tensor(_signed(seed + _GAMMA), device=keys.device))
-    key_states = _mix(seed_state + keys * _signed(_GAMMA))
     counters = torch.ones(shape, dtype=torch.int64, device=keys.device).flatten().cumsum(0)
-    bits = _mix(key_states[:, None] + counters * _signed(_GAMMA))
+    bits = _mix(_key_states(seed, keys)[:, None] + counters * _signed(_GAMMA))
     # float32 holds 24 bits exactly, so the division rounds nothing up to 1.
     return (_shift_right(bits, 40).to(torch.float32) * 2.0**-24).reshape(len(keys), *shape)
+
+
+def integers(seed: int, keys: Tensor, highs: Tensor) -> Tensor:
+    """Draw a uniform whole number for each key: the key's first 64 bits of :func:`uniform`'s generator, reduced.
+
+    Args:
+        seed: Any integer; taken modulo 2⁶⁴.
+        keys: int64 ``(N,)``, any values; equal keys get equal bits.
+        highs: How many numbers each key draws from, int64 ``(N,)``, each at least 1.
+
+    Returns:
+        int64 ``(N,)`` in ``0..highs - 1``, on the device of ``keys``. No number is more probable than another by more
+        than a factor of ``1 + highs / 2⁶³``.
+
+    Raises:
+        ValueError: If ``keys`` is not an int64 vector.
+    """
+    return _shift_right(_first_bits(seed, keys), 1) % highs
+
+
+def permutation(seed: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return the numbers ``0..count - 1`` in random order: sorted by what the generator of each gives.
+
+    Args:
+        seed: Any integer; taken modulo 2⁶⁴.
+        count: How many.
+        device: Where to work; it does not show in the result.
+
+    Returns:
+        int64 ``(count,)``.
+    """
+    return _first_bits(seed, torch.arange(count, device=device)).argsort(stable=True)
 
 
 def content_keys(images: Tensor) -> Tensor:
@@ -59,6 +87,19 @@ def derived_seed(*numbers: int) -> int:
     Unlike their sum, it gives no two steps of neighbouring seeds the same stream.
     """
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _first_bits(seed: int, keys: Tensor) -> Tensor:
+    """Return 64 random bits for each key, as int64 ``(N,)``."""
+    return _mix(_key_states(seed, keys) + _signed(_GAMMA))
+
+
+def _key_states(seed: int, keys: Tensor) -> Tensor:
+    """Return the state at which each key's generator begins, int64 ``(N,)``."""
+    if keys.dtype != torch.int64 or keys.ndim != 1:
+        raise ValueError(f"keys: must be int64 of shape (N,), got {keys.dtype} of shape {tuple(keys.shape)}")
+    seed_state = _mix(torch.tensor(_signed(seed + _GAMMA), device=keys.device))
+    return _mix(seed_state + keys * _signed(_GAMMA))
 
 
 def _mix(bits: Tensor) -> Tensor:

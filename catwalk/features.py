@@ -3,20 +3,22 @@
 import csv
 import json
 import os
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Self
 
 from catwalk.backbones import Network
-from catwalk.batching import Bucket, padded_batches, size_buckets
+from catwalk.batching import ROW_MULTIPLE, Bucket, padded_batches, size_buckets
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.images import UInt8Array, to_float
@@ -26,6 +28,15 @@ FEATURES_FILE = "features.safetensors"
 PREDICTIONS_FILE = "predictions.csv"
 STAMP = "catwalk"
 """The entry of the file's metadata that says what the features were made of."""
+
+FeatureStorage = Literal["device", "host", "disk"]
+"""Where features lie while a recommender is trained: on the training device, in the machine's memory, or in a file."""
+
+FeatureDtype = Literal["float32", "float16", "bfloat16"]
+"""In which type features lie there; what is computed with them is computed in float32."""
+
+BLOCK_BYTES = 64 * 2**20
+"""Bound on the float32 features that are worked on at once where the whole matrix is gone through."""
 
 
 class Predictions(NamedTuple):
@@ -114,7 +125,7 @@ class FeatureTable:
     """Features of a whole catalogue, made by one network, with the category of every item *before any attack*.
 
     Attributes:
-        features: float32 ``(N, D)``.
+        features: ``(N, D)``, float32 unless it was read as another type.
         categories: Category that the network sees in the clean image, int64 ``(N,)`` in ``0..C-1``.
         probabilities: Its probability, float32 ``(N,)`` in [0, 1].
         category_names: The network's C categories.
@@ -151,7 +162,12 @@ class FeatureTable:
         )
 
     def poisoned(self, items: NDArray[np.int64], features: Tensor) -> "FeatureTable":
-        """Return a copy in which the features of ``items`` are ``features``, and nothing else differs."""
+        """Return a copy in which the features of ``items`` are ``features``, and nothing else differs.
+
+        Args:
+            items: ``(n,)`` in ``0..N-1``.
+            features: ``(n, D)``, of the table's own type.
+        """
         changed = self.features.clone()
         changed[torch.from_numpy(items)] = features
         return replace(self, features=changed)
@@ -183,11 +199,22 @@ class FeatureTable:
             partial.unlink(missing_ok=True)
 
     @classmethod
-    def read(cls, folder: str | Path, catalogue: Catalogue) -> "FeatureTable":
+    def read(
+        cls, folder: str | Path, catalogue: Catalogue, dtype: FeatureDtype = "float32", in_memory: bool = False
+    ) -> "FeatureTable":
         """Read the features that were made of a catalogue.
 
+        Args:
+            folder: Folder that ``catwalk predict`` or an attack wrote.
+            catalogue: The catalogue.
+            dtype: Type of the features.
+            in_memory: Bring the features into memory. Otherwise they are a memory-mapped file, which the processes of a
+                machine share: of another type than float32, one that is written beside the first when it is missing or
+                older (``features.float16.safetensors``).
+
         Raises:
-            CatwalkError: If there are none, they are damaged, or they were made of another catalogue.
+            CatwalkError: If there are none, they are damaged, they were made of another catalogue, a feature is beyond
+                what the type holds, or the file of another type cannot be written.
         """
         path = Path(folder) / FEATURES_FILE
         if not path.is_file():
@@ -198,7 +225,7 @@ class FeatureTable:
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 stamp = json.loads((file.metadata() or {})[STAMP])
-                features = file.get_tensor("features")
+                features = file.get_tensor("features")  # memory-mapped
             names = tuple(stamp["category_names"])
             scale, made_of, made_by = float(stamp["scale"]), stamp["catalogue"], stamp["network"]
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -214,6 +241,12 @@ class FeatureTable:
         predictions = read_table(predictions_path, ["item_id", "category", "probability"])
         if tuple(predictions.column("item_id").to_pylist()) != catalogue.item_ids:
             raise CatwalkError(f"{predictions_path} does not list the items of {catalogue.folder}")
+        if in_memory:
+            stored, features = features, torch.empty(features.shape, dtype=getattr(torch, dtype))
+            for block, values in zip(_blocks(features), _converted(stored, dtype, path), strict=True):
+                block.copy_(values)
+        elif dtype != "float32":
+            features = _mapped_copy(features, dtype, path)
         numbers = {name: number for number, name in enumerate(names)}
         try:
             categories = np.array([numbers[name] for name in predictions.column("category").to_pylist()])
@@ -229,3 +262,169 @@ class FeatureTable:
             catalogue=made_of,
             network=made_by,
         )
+
+
+def _blocks(features: Tensor) -> Iterator[Tensor]:
+    """Cut features ``(N, D)`` into blocks of rows that take at most ``BLOCK_BYTES`` as float32."""
+    rows = BLOCK_BYTES // (4 * max(features.shape[1], 1) * ROW_MULTIPLE) * ROW_MULTIPLE
+    return iter(features.split(max(rows, ROW_MULTIPLE)))
+
+
+def _converted(features: Tensor, dtype: FeatureDtype, path: Path) -> Iterator[Tensor]:
+    """Yield float32 features in a type, block by block."""
+    limit = torch.finfo(getattr(torch, dtype)).max
+    for block in _blocks(features):
+        if dtype != "float32" and (largest := float(block.abs().max())) > limit:
+            raise CatwalkError(
+                f"feature_dtype is {dtype}, which holds numbers up to {limit:g}, and {path} has a feature of "
+                f"{largest:g}: use float32"
+            )
+        yield block.to(getattr(torch, dtype))
+
+
+def _mapped_copy(features: Tensor, dtype: FeatureDtype, path: Path) -> Tensor:
+    """Return features in another type as a memory-mapped file, written beside their own unless it is there."""
+    copy, partial = path.with_suffix(f".{dtype}.safetensors"), path.with_suffix(f".{dtype}.{os.getpid()}")
+    status = path.stat()
+    source = f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+    if not _is_copy_of(copy, source):
+        size = features.numel() * 2
+        entry = {"dtype": {"float16": "F16", "bfloat16": "BF16"}[dtype], "shape": list(features.shape)}
+        header = json.dumps({"__metadata__": {STAMP: source}, "features": entry | {"data_offsets": [0, size]}})
+        # safetensors itself writes only what is in memory as a whole.
+        header += " " * (-len(header) % 8)
+        try:
+            with partial.open("wb") as file:
+                file.write(len(header).to_bytes(8, "little") + header.encode())
+                for block in _converted(features, dtype, path):
+                    file.write(block.view(torch.int16).numpy().data)
+            partial.replace(copy)
+        except OSError as error:
+            raise CatwalkError(
+                f"feature_storage is disk, which keeps features of {dtype} in {copy}, and that cannot be written "
+                f"({error}): make the folder writable, or use float32"
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+    with safetensors.safe_open(copy, framework="pt") as file:
+        return file.get_tensor("features")
+
+
+def _is_copy_of(copy: Path, source: str) -> bool:
+    """Tell whether a file holds a copy of the features that have this stamp."""
+    try:
+        with safetensors.safe_open(copy, framework="pt") as file:
+            return (file.metadata() or {}).get(STAMP) == source
+    except (OSError, safetensors.SafetensorError):
+        return False
+
+
+class FeatureRows(nn.Module):
+    """Features as a recommender uses them: gathered row by row from wherever they lie, computed with in float32.
+
+    They are no buffer: no part of a checkpoint, and nothing that processes send each other at every step.
+
+    Args:
+        features: ``(N, D)``, of any floating type, on the CPU.
+        storage: With ``device`` they go where the module is moved to; otherwise they stay, and rows are brought to the
+            device of what they are used with.
+    """
+
+    def __init__(self, features: Tensor, storage: FeatureStorage = "device") -> None:
+        super().__init__()
+        self.features = features
+        self.storage = storage
+        self._scratch = _Scratch()
+
+    @property
+    def num_items(self) -> int:
+        """Number of items, N."""
+        return self.features.shape[0]
+
+    @property
+    def num_features(self) -> int:
+        """Number of features of an item, D."""
+        return self.features.shape[1]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the features along with the module, by which ``to`` and its like work."""
+        if self.storage == "device":
+            self.features = fn(self.features)
+        return super()._apply(fn, recurse)
+
+    def rows(self, items: Tensor) -> Tensor:
+        """Return the features of items int64 ``(B,)``, float32 ``(B, D)`` on the device of ``items``."""
+        return self.features[items.to(self.features.device)].to(items.device, torch.float32)
+
+    def difference(self, positives: Tensor, negatives: Tensor) -> Tensor:
+        """Return the features of some items minus those of others.
+
+        On a CPU the result lies in memory that was used before, which is faster by far than fresh memory of that size,
+        and that nobody else uses while the result, a view of it, or a graph that needs it is alive.
+
+        Args:
+            positives: int64 ``(B,)``.
+            negatives: int64 ``(B,)``, on the same device.
+
+        Returns:
+            float32 ``(B, D)``, on that device.
+        """
+        if self.features.device.type != "cpu":  # whose allocator gives used memory anyway
+            return self.rows(positives) - self.rows(negatives)
+        device = positives.device
+        # Waits for the device, and with it for the copy of the rows before, whose memory may be used now.
+        positives, negatives = positives.cpu(), negatives.cpu()
+        shape = (len(positives), self.num_features)
+        pinned = device.type == "cuda"
+        rows = self._scratch.take(shape, self.features.dtype, pinned)
+        torch.index_select(self.features, 0, positives, out=rows)
+        result = rows
+        if rows.dtype != torch.float32:
+            result = self._scratch.take(shape, torch.float32, pinned).copy_(rows)
+        others = rows if rows is not result else self._scratch.take(shape, rows.dtype, pinned)
+        torch.index_select(self.features, 0, negatives, out=others)
+        return result.sub_(others).to(device, non_blocking=pinned)
+
+    @torch.no_grad()
+    def project(self, matrix: Tensor) -> Tensor:
+        """Return ``F @ matrix`` of all items' features F, without a gradient; F is never in memory as a whole.
+
+        Args:
+            matrix: ``(D, K)``.
+
+        Returns:
+            ``(N, K)``, of the type and on the device of ``matrix``; the same bits for every storage.
+        """
+        products = matrix.new_empty(self.num_items, matrix.shape[1])
+        start = 0
+        for block in _blocks(self.features):
+            torch.matmul(block.to(matrix.device, matrix.dtype), matrix, out=products[start : start + len(block)])
+            start += len(block)
+        return products
+
+
+class _Scratch:
+    """Memory for matrices on the CPU, used again once nobody holds the matrix that was handed out before."""
+
+    MAX_BUFFERS = 4
+
+    def __init__(self) -> None:
+        self._buffers: list[tuple[Tensor, weakref.ref]] = []
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Copies begin with nothing."""
+        return _Scratch, ()
+
+    def take(self, shape: tuple[int, int], dtype: torch.dtype, pinned: bool) -> Tensor:
+        """Return a matrix of any content that shares memory with no other."""
+        size = shape[0] * shape[1] * dtype.itemsize
+        free = [entry for entry in self._buffers if entry[1]() is None and len(entry[0]) >= size]
+        # A tensor holds on to the array that it was made of for as long as anything shares its memory: the tensor
+        # itself, a view, autograd.
+        with torch.inference_mode(False):  # autograd takes no inference tensor, and the memory outlives this mode
+            buffer = free[0][0] if free else torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+            array = buffer.numpy()[:size]
+            matrix = torch.from_numpy(array).view(dtype).view(shape)
+        kept = [entry for entry in self._buffers if entry[0] is not buffer]
+        self._buffers = [(buffer, weakref.ref(array)), *kept][: self.MAX_BUFFERS]
+        return matrix

@@ -14,6 +14,8 @@ WARNINGS = (
     r"Total length of `list` across ranks is zero",
     # A run's folder may be moved or mounted elsewhere.
     r"The dirpath has changed from",
+    # PyTorch's own use of its sparse tensors.
+    r"Sparse invariant checks are implicitly disabled",
     # Lightning's own use of PyTorch.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r".*torch\.distributed\.nn\.functional\.all_gather.* is deprecated",

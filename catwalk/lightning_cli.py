@@ -162,8 +162,13 @@ class CatwalkCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Refuse what the network cannot learn, before images are decoded."""
+        """Refuse what cannot be learnt, before images are decoded."""
         self._check_command()
+        if isinstance(self.model, lightning_modules.Recommender) and not self.model.learns:
+            raise CatwalkError(
+                f"fit: {type(self.model).__name__} has nothing to learn; `catwalk test` and `catwalk predict` take it "
+                "as it is, without a ckpt_path"
+            )
         if isinstance(self.model, lightning_modules.ProductClassifier) and not self._get(self.config_init, "ckpt_path"):
             self.model.require_initial_weights()
 
@@ -202,6 +207,8 @@ class CatwalkCLI(LightningCLI):
     def _require_weights(self) -> None:
         """Raise a CatwalkError where the weights would be random."""
         if self._get(self.config_init, "ckpt_path") is not None:
+            return
+        if isinstance(self.model, lightning_modules.Recommender) and not self.model.learns:
             return
         is_classifier = isinstance(self.model, lightning_modules.ProductClassifier)
         if not (is_classifier and self.model.has_initial_weights):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -11,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.features import FeatureTable
+from catwalk.features import FeatureDtype, FeatureRows, FeatureStorage, FeatureTable
 from catwalk.interactions import Split, read_split
 from catwalk.ranking import MAX_BLOCK_BYTES, SeenItems, user_blocks
-from catwalk.sampling import sample_epoch
+from catwalk.sampling import Negatives, TripletSampler
 from datamodules.batches import Batches, check_shares, first_batch
 
 MIN_BLOCKS = 64
@@ -24,8 +25,8 @@ MIN_BLOCKS = 64
 class InteractionTriplets(LightningDataModule):
     """Interactions of a dataset folder, split by time, with the features of the items.
 
-    Each epoch has every training pair once, with a negative drawn uniformly from what the user has not bought. The
-    order and the negatives depend on ``(seed, epoch)`` alone.
+    Each epoch has every training pair once, with a negative: an item that its user has not bought in training, and
+    somebody has. The order and the negatives depend on ``(seed, epoch)`` alone.
 
     Args:
         dataset: A dataset folder; ``catwalk data`` writes one.
@@ -34,6 +35,14 @@ class InteractionTriplets(LightningDataModule):
         validation: Hold out a validation item from users with at least three purchases, for tuning and early stopping.
             Without it, all but the test items are trained on.
         seed: Seed of order and negatives.
+        negatives: How probable an item is as a negative: as any other (``uniform``), or in proportion to its number of
+            training purchases (``popularity``).
+        feature_storage: Where the features lie: on the training device (``device``), in the machine's memory
+            (``host``), or in their file (``disk``), of which every process reads what it uses, and the machine keeps in
+            memory what it has room for.
+        feature_dtype: Type of the stored features. ``float16`` and ``bfloat16`` halve what they take, and round them;
+            recommenders compute in float32 all the same. On the ``disk`` such features have a file of their own, which
+            is written beside the others.
     """
 
     def __init__(
@@ -43,30 +52,50 @@ class InteractionTriplets(LightningDataModule):
         batch_size: int = 512,
         validation: bool = False,
         seed: int = 0,
+        negatives: Negatives = "uniform",
+        feature_storage: FeatureStorage = "device",
+        feature_dtype: FeatureDtype = "float32",
     ) -> None:
         super().__init__()
         for argument, value, lowest in (("batch_size", batch_size, 1), ("seed", seed, 0)):
             if value < lowest:
                 raise CatwalkError(f"{argument} must be at least {lowest}, got {value}")
+        for argument, choice, choices in (
+            ("negatives", negatives, get_args(Negatives)),
+            ("feature_storage", feature_storage, get_args(FeatureStorage)),
+            ("feature_dtype", feature_dtype, get_args(FeatureDtype)),
+        ):
+            if choice not in choices:
+                raise CatwalkError(f"{argument} must be one of {', '.join(choices)}, got {choice!r}")
         self.dataset = Path(dataset)
         self.features = features
         self.batch_size = batch_size
         self.validation = validation
         self.seed = seed
+        self.negatives = negatives
+        self.feature_storage = feature_storage
+        self.feature_dtype = feature_dtype
         self.catalogue: Catalogue
         self.split: Split
         self.feature_table: FeatureTable | None = None
 
     def setup(self, stage: str) -> None:
-        """Read the folder and the features, once."""
-        if hasattr(self, "split"):
-            return
+        """Read the folder and the features, once; check, where there will be training, that all users have negatives.
+
+        Raises:
+            CatwalkError: If a file is missing or damaged, or a user has bought whatever could be a negative.
+        """
+        if not hasattr(self, "split"):
+            self._read()
+        if stage == "fit":
+            self._sampler = TripletSampler(self.split, self._seen, self.negatives)
+
+    def _read(self) -> None:
         self.catalogue = Catalogue.read(self.dataset)
         if self.features is not None:
-            self.feature_table = FeatureTable.read(self.features, self.catalogue)
+            self.feature_table = self.read_features(self.features)
         split = read_split(self.catalogue, self.validation)
         users, items = torch.from_numpy(split.users), torch.from_numpy(split.items)
-        self._pairs = users, items
         self._seen = SeenItems.from_pairs(users, items, split.num_users, len(self.catalogue))
         held = torch.from_numpy(split.validation)
         with_validation = torch.nonzero(held >= 0).squeeze(1)
@@ -83,6 +112,18 @@ class InteractionTriplets(LightningDataModule):
             f"train on, {int((split.validation >= 0).sum())} to validate, {int((split.test >= 0).sum())} to test"
             f"{repeats}"
         )
+
+    def read_features(self, folder: Path) -> FeatureTable:
+        """Read features of the catalogue from a folder, to lie where ``feature_storage`` says, as ``feature_dtype``."""
+        # What goes to another device as it is in the file needs no room in memory on its way.
+        as_in_file = self._device.type != "cpu" and self.feature_dtype == "float32"
+        in_memory = self.feature_storage == "host" or (self.feature_storage == "device" and not as_in_file)
+        return FeatureTable.read(folder, self.catalogue, self.feature_dtype, in_memory)
+
+    def feature_rows(self, device: torch.device | str) -> FeatureRows:
+        """Return the features as recommenders use them, on ``device`` if that is where they are to lie."""
+        assert self.feature_table is not None
+        return FeatureRows(self.feature_table.features, self.feature_storage).to(device)
 
     @property
     def num_users(self) -> int:
@@ -105,17 +146,14 @@ class InteractionTriplets(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Return batches of triplets; each process gets every ``world_size``-th of the epoch's triplets."""
         world_size, rank = self._world_size, self._rank
-        count = len(self._pairs[0])
-        # Each process takes as many steps as the others: the epoch is filled up from its own beginning.
-        per_rank = -(-count // world_size)
+        sampler = self._sampler.to(self._device)
+        per_rank = -(-len(self.split.users) // world_size)
 
         def batches() -> Iterator[tuple[Tensor, ...]]:
             epoch = self.trainer.current_epoch if self.trainer is not None else 0
-            triplets = sample_epoch(*self._pairs, self._seen, self.seed, epoch)
-            mine = (torch.arange(per_rank) * world_size + rank) % count
+            triplets = sampler.sample_epoch(self.seed, epoch, rank, world_size)
             first = first_batch(self.trainer)
-            columns = [column[mine].split(self.batch_size)[first:] for column in triplets]
-            yield from zip(*columns, strict=True)
+            yield from zip(*(column.split(self.batch_size)[first:] for column in triplets), strict=True)
 
         return Batches(batches, -(-per_rank // self.batch_size)).loader()
 
@@ -141,6 +179,11 @@ class InteractionTriplets(LightningDataModule):
         check_shares(len(blocks), self._world_size, f"blocks of {len(blocks[0])} users")
         mine = blocks[self._rank :: self._world_size]
         return Batches(lambda: iter(mine), len(mine)).loader()
+
+    @property
+    def _device(self) -> torch.device:
+        """The device of training."""
+        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
 
     @property
     def _rank(self) -> int:

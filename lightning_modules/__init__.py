@@ -1,19 +1,29 @@
 """LightningModules: the CNNs that classify product images, and the recommenders that use their features."""
 
 from lightning_modules.adversarial_cnn import AdversarialClassifier
+from lightning_modules.amr import AMR
+from lightning_modules.apr import APR
 from lightning_modules.bpr_mf import BPRMF
 from lightning_modules.cnn import ProductClassifier
 from lightning_modules.fast_adversarial_cnn import FastAdversarialClassifier
 from lightning_modules.free_adversarial_cnn import FreeAdversarialClassifier
+from lightning_modules.pairwise import PairwiseRecommender
+from lightning_modules.popularity import Popularity
+from lightning_modules.random import Random
 from lightning_modules.recommender import Recommender
 from lightning_modules.vbpr import VBPR
 
 __all__ = [
+    "AMR",
+    "APR",
     "BPRMF",
     "VBPR",
     "AdversarialClassifier",
     "FastAdversarialClassifier",
     "FreeAdversarialClassifier",
+    "PairwiseRecommender",
+    "Popularity",
     "ProductClassifier",
+    "Random",
     "Recommender",
 ]

@@ -1,27 +1,27 @@
-"""What all recommenders share: pairwise training, ranking of the whole catalogue, and its figures."""
+"""What all recommenders share: ranking of the whole catalogue, and its figures."""
 
 import abc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypedDict, cast
 
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
 from catwalk.errors import CatwalkError
-from catwalk.metrics import AUC, HitRate, NormalizedDCG
+from catwalk.metrics import HitRate, NormalizedDCG
+from catwalk.metrics.auc import auc
+from catwalk.metrics.mean import ValueMean
 from catwalk.ranking import check_list_length, rank_users, score_users, top_k
 from lightning_modules.checkpoints import check_checkpoint
 
-Triplets = tuple[Tensor, Tensor, Tensor]
-"""Users, items bought and items not bought, int64 ``(B,)`` each."""
+BUILT_FOR = "built_for"
+"""Key of a checkpoint with the sizes of the data, and by what features are divided."""
 
 
-class Ranking(TypedDict):
-    """What ``validation_step`` and ``test_step`` hand to callbacks.
+class Lists(TypedDict):
+    """What ``predict_step`` hands to callbacks.
 
     Attributes:
         users: int64 ``(B,)``.
@@ -32,35 +32,57 @@ class Ranking(TypedDict):
     recommended: Tensor
 
 
-class Recommender(LightningModule, abc.ABC):
-    """Base of the recommenders that learn from triplets by Bayesian personalised ranking (BPR).
+class Ranking(Lists):
+    """What ``validation_step`` and ``test_step`` hand to callbacks.
 
-    A subclass says how to build its parameters, how to score, and which rows of its parameters a batch used. The
-    numbers of users and items and the features come from the data module.
+    Attributes:
+        targets: Each user's held-out item, int64 ``(B,)``; -1 without one.
+        auc: Share of the user's other candidates that score lower, float64 ``(B,)``; NaN without a held-out item.
+    """
+
+    targets: Tensor
+    auc: Tensor
+
+
+class Recommender(LightningModule, abc.ABC):
+    """Base of the recommenders: ranks the whole catalogue for every user and logs HR@K, nDCG@K and AUC.
+
+    A subclass says how to build its parameters and how it scores. The numbers of users and items and the features come
+    from the data module. Those that learn from triplets subclass :class:`~lightning_modules.PairwiseRecommender`.
 
     Args:
         top_k: List lengths K of HR@K and nDCG@K.
-        optimizer: Optimizer by class path; Adam with learning rate 0.005 by default.
     """
 
     uses_features = False
     """Whether the recommender looks at images."""
 
-    def __init__(self, top_k: Sequence[int], optimizer: OptimizerCallable | None) -> None:
+    learns = False
+    """Whether there is anything to train; what does not learn is tested without a checkpoint."""
+
+    def __init__(self, top_k: Sequence[int] = (20,)) -> None:
         super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "warm_start"])  # of the subclass, too
         if not top_k or min(top_k) < 1:
             raise CatwalkError(f"top_k must name list lengths of at least 1, got {list(top_k)}")
         self.top_k = tuple(top_k)
-        self.make_optimizer: Callable[[Iterable], Optimizer] = optimizer or _default_optimizer
         self.list_length = max(top_k)
-        self._is_built = False
+        self.sizes: dict[str, int] = {}
+        self.feature_scale = 1.0
         collection: dict[str, Any] = {}
         for k in top_k:
             collection |= {f"hr@{k}": HitRate(k), f"ndcg@{k}": NormalizedDCG(k)}
         # `compute_groups` would skip the update of one metric for that of another which only looks alike.
         figures = MetricCollection(collection, compute_groups=False)
         self.ranking_figures = nn.ModuleDict({"val": figures.clone("val/"), "test": figures.clone("test/")})
-        self.auc = nn.ModuleDict({"val": AUC(), "test": AUC()})
+        self.auc = nn.ModuleDict({"val": ValueMean(), "test": ValueMean()})
+
+    def check_at_least(self, least: float, *names: str) -> None:
+        """Raise a CatwalkError if one of these hyper-parameters is given and less than it may be, or NaN."""
+        for name in names:
+            value = self.hparams[name]
+            if value is not None and not value >= least:
+                raise CatwalkError(f"{name} must be at least {least}, got {value}")
 
     @abc.abstractmethod
     def build(self, num_users: int, num_items: int, num_features: int) -> None:
@@ -73,16 +95,12 @@ class Recommender(LightningModule, abc.ABC):
         """
 
     @abc.abstractmethod
-    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """Return the training loss of a batch of triplets, int64 ``(B,)`` each, as a scalar."""
+    def prepare_scores(self, data: Any) -> None:
+        """Compute once what the scores of all blocks of users need; ``data`` is an ``InteractionTriplets``."""
 
     @abc.abstractmethod
-    def user_vectors(self, users: Tensor) -> Tensor:
-        """Return what a user's score is linear in, ``(B, K')``."""
-
-    @abc.abstractmethod
-    def item_vectors(self) -> Tensor:
-        """Return the items' counterpart of :meth:`user_vectors`, ``(N, K')``: their product is the score matrix."""
+    def scores(self, users: Tensor) -> Tensor:
+        """Return the scores of all items for some users, float32 ``(B, N)``, in memory that may be written to."""
 
     def require_list_length(self, length: int) -> None:
         """Make ranked lists at least this long, for a callback that looks further down than ``top_k``."""
@@ -101,44 +119,50 @@ class Recommender(LightningModule, abc.ABC):
             raise CatwalkError(
                 f"{type(self).__name__} needs features: give data.features the folder that `catwalk predict` wrote"
             )
-        features = data.feature_table.features / data.feature_table.scale
-        self.hparams["feature_scale"] = data.feature_table.scale
-        # Not persistent: a checkpoint holds what was learnt, and is tested on clean and on poisoned features alike.
-        self.register_buffer("features", features.to(self.device), persistent=False)
+        # No part of a checkpoint, which holds what was learnt and is tested on clean and on poisoned features alike.
+        self.features = data.feature_rows(self.device)
+        self.feature_scale = data.feature_table.scale
 
     def configure_model(self) -> None:
         """Build the parameters in the sizes of the data module, once."""
         if self._trainer is None:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        num_features = data.feature_table.features.shape[1] if self.uses_features else 0
-        sizes = {"num_users": data.num_users, "num_items": data.num_items, "num_features": num_features}
-        if not self._is_built:
+        sizes = {"num_users": data.num_users, "num_items": data.num_items, "num_features": 0}
+        if self.uses_features:
+            sizes["num_features"] = self.features.num_features
+        if not self.is_built:
             self._build(sizes)
-        built = {name: self.hparams[name] for name in sizes}
-        if sizes != built:
-            raise CatwalkError(f"the recommender was built for another dataset: {built}, not {sizes}")
+        if sizes != self.sizes:
+            raise CatwalkError(f"the recommender was built for another dataset: {self.sizes}, not {sizes}")
 
     def _build(self, sizes: dict[str, int]) -> None:
-        self.hparams.update(sizes)
+        self.sizes = sizes
         self.build(**sizes)
-        self._is_built = True
+
+    @property
+    def is_built(self) -> bool:
+        """Whether there are parameters."""
+        return bool(self.sizes)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the recommender was built for."""
+        checkpoint[BUILT_FOR] = self.built_for
+
+    @property
+    def built_for(self) -> dict[str, Any]:
+        """The sizes of the data, and by what features are divided, where there are any."""
+        return {**self.sizes, "feature_scale": self.feature_scale if self.uses_features else None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build in the checkpoint's sizes where there is no data module, and check that it fits."""
-        saved = checkpoint.get("hyper_parameters", {})
-        sizes = ("num_users", "num_items", "num_features")
-        if any(name not in saved for name in sizes):
+        if BUILT_FOR not in checkpoint:
             raise CatwalkError("the checkpoint is not one of a recommender")
-        if not self._is_built:
-            self._build({name: saved[name] for name in sizes})
+        if not self.is_built:
+            self._build({name: value for name, value in checkpoint[BUILT_FOR].items() if name != "feature_scale"})
+        if list(self.state_dict()) == list(checkpoint["state_dict"]):  # else it is another recommender's
+            check_same("the checkpoint", checkpoint[BUILT_FOR], self.sizes)
         check_checkpoint(self, checkpoint)
-
-    def training_step(self, batch: Triplets, batch_idx: int) -> Tensor:
-        """Return the loss of a batch of triplets."""
-        loss = self.loss(*batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
-        return loss
 
     def on_validation_epoch_start(self) -> None:
         """Compute once what all blocks of users need."""
@@ -153,7 +177,7 @@ class Recommender(LightningModule, abc.ABC):
         self._prepare_ranking(self.trainer.datamodule, "test")  # type: ignore[attr-defined]
 
     def _prepare_ranking(self, data: Any, stage: str) -> None:
-        self._item_vectors = self.item_vectors()
+        self.prepare_scores(data)
         self._seen = data.seen_items(stage).to(self.device)
         self._targets = data.held_out_items(stage).to(self.device)
 
@@ -165,26 +189,26 @@ class Recommender(LightningModule, abc.ABC):
         """Rank the catalogue for a block of users and look for the test items of those who have one."""
         return self._evaluate(users, "test")
 
-    def predict_step(self, users: Tensor, batch_idx: int) -> Ranking:
+    def predict_step(self, users: Tensor, batch_idx: int) -> Lists:
         """Rank the catalogue for a block of users."""
-        scores = score_users(self._scores, users, self._seen)
+        scores = score_users(self.scores, users, self._seen)
         return {"users": users, "recommended": top_k(scores, self.list_length)[0]}
 
-    def _scores(self, users: Tensor) -> Tensor:
-        return self.user_vectors(users) @ self._item_vectors.T
-
     def _evaluate(self, users: Tensor, stage: str) -> Ranking:
-        scores = score_users(self._scores, users, self._seen)
+        scores = score_users(self.scores, users, self._seen)
         recommended, _ = top_k(scores, self.list_length)
-        figures, auc = cast(MetricCollection, self.ranking_figures[stage]), cast(AUC, self.auc[stage])
+        figures, mean_auc = cast(MetricCollection, self.ranking_figures[stage]), cast(ValueMean, self.auc[stage])
         # Everybody gets a list, and counts where lists are counted; these ask for an item that was held out.
         targets = self._targets[users]
         asked = targets >= 0
+        areas = torch.full(targets.shape, torch.nan, dtype=torch.float64, device=targets.device)
+        # Indexing copies the scores, which most blocks need not.
+        areas[asked] = auc(scores if bool(asked.all()) else scores[asked], targets[asked])
         figures.update(recommended[asked], targets[asked])
-        auc.update(scores[asked], targets[asked])
+        mean_auc.update(areas[~areas.isnan()])
         self.log_dict(figures, batch_size=len(users))
-        self.log(f"{stage}/auc", auc, batch_size=len(users))
-        return {"users": users, "recommended": recommended}
+        self.log(f"{stage}/auc", mean_auc, batch_size=len(users))
+        return {"users": users, "recommended": recommended, "targets": targets, "auc": areas}
 
     @torch.inference_mode()
     def recommend(self, users: Tensor, k: int, data: LightningDataModule | None = None) -> tuple[Tensor, Tensor]:
@@ -203,8 +227,8 @@ class Recommender(LightningModule, abc.ABC):
         Raises:
             CatwalkError: If ``k`` is not in ``1..N``, a user number is unknown, or there is no data module.
         """
-        if len(users) and not (int(users.min()) >= 0 and int(users.max()) < self.hparams["num_users"]):
-            raise CatwalkError(f"users must be numbers in 0..{self.hparams['num_users'] - 1}")
+        if len(users) and not (int(users.min()) >= 0 and int(users.max()) < self.sizes["num_users"]):
+            raise CatwalkError(f"users must be numbers in 0..{self.sizes['num_users'] - 1}")
         if data is not None:
             self._take_features(data)
         elif self._trainer is not None:
@@ -212,19 +236,15 @@ class Recommender(LightningModule, abc.ABC):
         else:
             raise CatwalkError("recommend: give data, an InteractionTriplets that has been set up")
         self._prepare_ranking(data, "test")
-        return rank_users(self._scores, users.to(self.device), k, self._seen)
-
-    def configure_optimizers(self) -> Optimizer:
-        """Return the optimizer."""
-        return self.make_optimizer(self.parameters())
+        return rank_users(self.scores, users.to(self.device), k, self._seen)
 
 
-def embedding(num_rows: int, num_factors: int) -> nn.Embedding:
-    """Return an embedding drawn from a normal distribution of standard deviation 0.01, cut off at two of them."""
-    table = nn.Embedding(num_rows, num_factors)
-    nn.init.trunc_normal_(table.weight, std=0.01, a=-0.02, b=0.02)
-    return table
-
-
-def _default_optimizer(parameters: Iterable) -> Optimizer:
-    return torch.optim.Adam(parameters, lr=0.005)
+def check_same(source: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raise a CatwalkError that says what differs unless a recommender was built for the same data as another."""
+    different = [
+        f"{name} is {theirs.get(name)} there and {value} here"
+        for name, value in ours.items()
+        if theirs.get(name) != value
+    ]
+    if different:
+        raise CatwalkError(f"{source} was trained on other data or features: {'; '.join(different)}")

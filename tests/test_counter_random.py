@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
-from catwalk.counter_random import content_keys, derived_seed, uniform
+from catwalk.counter_random import content_keys, derived_seed, integers, permutation, uniform
 
 MASK = (1 << 64) - 1
 
@@ -23,10 +24,14 @@ def finalise(z):
     return splitmix64(z - 0x9E3779B97F4A7C15, 1)[0]
 
 
-def reference(seed, key, number):
+def outputs_of_key(seed, key, number):
     seed_state = splitmix64(seed, 1)[0]
     key_state = finalise((seed_state + key * 0x9E3779B97F4A7C15) & MASK)
-    return np.array([z >> 40 for z in splitmix64(key_state, number)], dtype=np.float64) / 2**24
+    return splitmix64(key_state, number)
+
+
+def reference(seed, key, number):
+    return np.array([z >> 40 for z in outputs_of_key(seed, key, number)], dtype=np.float64) / 2**24
 
 
 def test_the_reference_is_splitmix64():
@@ -100,6 +105,49 @@ def test_refuses_keys_of_another_kind(keys):
 
 def test_takes_no_keys():
     assert uniform(0, torch.arange(0), (3, 2)).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("seed", [0, 42, -1, 2**64 - 1])
+def test_integers_are_the_reference_reduced(seed):
+    keys = [0, 1, 2, 7371, -1, -(2**63), 2**63 - 1]
+    highs = [1, 2, 3, 7371, 10**12, 2**62, 2**63 - 1]
+    drawn = integers(seed, torch.tensor(keys), torch.tensor(highs))
+    assert drawn.dtype == torch.int64
+    expected = [(outputs_of_key(seed, key, 1)[0] >> 1) % high for key, high in zip(keys, highs, strict=True)]
+    assert drawn.tolist() == expected
+    assert integers(seed, torch.tensor(keys[3:4]), torch.tensor(highs[3:4])).tolist() == expected[3:4]
+
+
+@pytest.mark.parametrize("high", [2, 7, 100])
+def test_integers_are_uniform_and_independent_of_their_neighbours(high):
+    drawn = integers(1, torch.arange(60_000), torch.full((60_000,), high)).numpy()
+    assert chisquare(np.bincount(drawn, minlength=high)).pvalue > 1e-3
+    assert chisquare(np.bincount(drawn[1::2] * high + drawn[::2], minlength=high**2)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**64 - 1])
+def test_a_permutation_sorts_numbers_by_their_bits(seed):
+    def bits(number):
+        output = outputs_of_key(seed, number, 1)[0]
+        return output - 2**64 if output >> 63 else output
+
+    assert permutation(seed, 500).tolist() == sorted(range(500), key=bits)
+
+
+def test_permutations_of_few_are_uniform():
+    orders = [tuple(permutation(seed, 4).tolist()) for seed in range(6000)]
+    assert len(set(orders)) == 24
+    assert all(sorted(order) == [0, 1, 2, 3] for order in set(orders))
+    assert chisquare(np.unique(orders, axis=0, return_counts=True)[1]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1000, 64_641])
+def test_a_permutation_has_every_number_once(count):
+    order = permutation(3, count)
+    assert order.sort().values.tolist() == list(range(count))
+    if count > 2:
+        assert abs(correlation(order.numpy(), np.arange(count))) < 5 / np.sqrt(count)
+        assert not torch.equal(order, permutation(4, count))
 
 
 def test_content_keys_are_a_hash_of_the_levels():

@@ -1,7 +1,13 @@
 """Features and predictions: their values, and the files that hold them."""
 
+import copy
 import dataclasses
 import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +18,7 @@ from safetensors.torch import save_file
 from catwalk.backbones import build_network
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.features import FeatureTable, Predictions, predict
+from catwalk.features import FeatureRows, FeatureTable, Predictions, predict
 
 
 @pytest.fixture(scope="module")
@@ -293,3 +299,267 @@ def test_poisoning_touches_only_its_rows(table):
     assert torch.nonzero(changed).flatten().tolist() == [0, 5, 80]
     assert torch.equal(poisoned.features[[5, 80, 0]], new)
     assert_same(dataclasses.replace(poisoned, features=table.features), table)  # its scale, too
+
+
+STORAGES, DTYPES = ("device", "host", "disk"), ("float32", "float16", "bfloat16")
+
+
+@pytest.fixture
+def ordinary(table):
+    """A table of features of ordinary size, which float16 holds, some of them only as subnormal numbers."""
+    features = torch.randn(90, 7, generator=torch.Generator().manual_seed(1)) * 1000
+    features[5] *= 1e-9
+    features[7, 0], features[8, 0] = 65504, -65504
+    return dataclasses.replace(table, features=features)
+
+
+def by_numpy(features, dtype):
+    """What is left of float32 numbers that were stored as a type."""
+    if dtype == "bfloat16":  # the upper half of a float32, rounded to the nearest, to even if there are two
+        bits = features.numpy().view(np.uint32).astype(np.uint64)
+        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+        return bits.astype(np.uint32).view(np.float32)
+    return features.numpy().astype(dtype).astype(np.float32)
+
+
+class TestTypes:
+    @pytest.mark.parametrize("in_memory", [True, False])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_features_are_rounded_and_nothing_else(self, ordinary, catalogue, tmp_path, monkeypatch, dtype, in_memory):
+        monkeypatch.setattr("catwalk.features.BLOCK_BYTES", 32 * 4 * 7)  # blocks of 32 rows
+        ordinary.write(tmp_path, catalogue)
+        read = FeatureTable.read(tmp_path, catalogue, dtype, in_memory)
+        assert read.features.dtype == getattr(torch, dtype)
+        assert np.array_equal(read.features.float().numpy(), by_numpy(ordinary.features, dtype))
+        assert_same(dataclasses.replace(read, features=ordinary.features), ordinary)  # its scale, too
+
+    @pytest.mark.parametrize("in_memory", [True, False])
+    @pytest.mark.parametrize("value", [65505.0, -1e9])
+    def test_what_float16_does_not_hold_is_refused(self, ordinary, catalogue, tmp_path, in_memory, value):
+        ordinary.features[80, 3] = value
+        ordinary.write(tmp_path, catalogue)
+        message = rf"feature_dtype is float16, .* up to 65504, .*features\.safetensors has a feature of {abs(value):g}"
+        with pytest.raises(CatwalkError, match=message.replace("+", r"\+")):
+            FeatureTable.read(tmp_path, catalogue, "float16", in_memory)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["features.safetensors", "predictions.csv"]
+        assert FeatureTable.read(tmp_path, catalogue, "bfloat16", in_memory).features[80, 3] != 0
+
+    def test_the_file_of_another_type_is_written_once(self, ordinary, catalogue, tmp_path):
+        ordinary.write(tmp_path, catalogue)
+        FeatureTable.read(tmp_path, catalogue, "float16")
+        path = tmp_path / "features.float16.safetensors"
+        before = path.stat()
+        FeatureTable.read(tmp_path, catalogue, "float16")
+        assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+        FeatureTable.read(tmp_path, catalogue, "bfloat16")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "features.bfloat16.safetensors",
+            "features.float16.safetensors",
+            "features.safetensors",
+            "predictions.csv",
+        ]
+
+    @pytest.mark.parametrize("keep_time", [True, False])
+    def test_the_file_of_another_type_follows_its_source(self, ordinary, catalogue, tmp_path, keep_time):
+        ordinary.write(tmp_path, catalogue)
+        first = FeatureTable.read(tmp_path, catalogue, "float16")
+        status = (tmp_path / "features.safetensors").stat()
+        changed = ordinary.poisoned(np.array([4]), torch.ones(1, 7))
+        keep = (tmp_path / "features.safetensors").open("rb")  # so that the new file cannot have its number
+        changed.write(tmp_path, catalogue)
+        if keep_time:
+            os.utime(tmp_path / "features.safetensors", ns=(status.st_atime_ns, status.st_mtime_ns))
+        second = FeatureTable.read(tmp_path, catalogue, "float16")
+        keep.close()
+        assert torch.equal(second.features, changed.features.half())
+        assert torch.equal(first.features, ordinary.features.half())  # which was read before
+
+    def test_a_damaged_file_of_another_type_is_written_again(self, ordinary, catalogue, tmp_path):
+        ordinary.write(tmp_path, catalogue)
+        FeatureTable.read(tmp_path, catalogue, "float16")
+        path = tmp_path / "features.float16.safetensors"
+        path.write_bytes(path.read_bytes()[:100])
+        assert torch.equal(FeatureTable.read(tmp_path, catalogue, "float16").features, ordinary.features.half())
+
+    def test_a_file_that_cannot_be_written(self, ordinary, catalogue, tmp_path):
+        ordinary.write(tmp_path, catalogue)
+        (tmp_path / "features.float16.safetensors").mkdir()
+        with pytest.raises(CatwalkError, match=r"that cannot be written .*: make the folder writable, or use float32"):
+            FeatureTable.read(tmp_path, catalogue, "float16")
+        assert len(list(tmp_path.iterdir())) == 3
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+import torch
+from catwalk import features
+from catwalk.catalogue import Catalogue
+
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) / 1024
+
+shop, folder, dtype = sys.argv[1:]
+features.BLOCK_BYTES = 2**20
+catalogue, matrix = Catalogue.read(shop), torch.ones(8192, 2)
+torch.ones(32, 8192) @ matrix
+before, used = anonymous(), []
+rows = features.FeatureRows(features.FeatureTable.read(folder, catalogue, dtype).features, "disk")
+for items in torch.arange(2048).split(32):
+    rows.difference(items, items.flip(0))
+    used.append(anonymous())
+rows.project(matrix)
+print(max(*used, anonymous()) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_features_on_the_disk_take_no_memory_of_the_process(tmp_path, dtype):
+    """Of 64 MiB of float32, every row of which is used."""
+    (tmp_path / "a.png").touch()
+    (tmp_path / "items.csv").write_text("\n".join(["item_id,image,category", *(f"{n},a.png,c" for n in range(2048))]))
+    catalogue = Catalogue.read(tmp_path)
+    predictions = Predictions(torch.rand(2048, 8192), torch.zeros(2048, dtype=torch.int64), torch.ones(2048))
+    FeatureTable.from_predictions(predictions, ("c",), catalogue.fingerprint, "").write(tmp_path, catalogue)
+    command = [sys.executable, "-c", MEMORY, str(tmp_path), str(tmp_path), dtype]
+    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 16
+
+
+@pytest.fixture(params=[(storage, dtype) for storage in STORAGES for dtype in DTYPES], ids="-".join)
+def stored(request, ordinary, catalogue, tmp_path):
+    """Features as a data module stores them, and their float32 values."""
+    storage, dtype = request.param
+    ordinary.write(tmp_path, catalogue)
+    features = FeatureTable.read(tmp_path, catalogue, dtype, in_memory=storage != "disk").features
+    return FeatureRows(features, storage), torch.from_numpy(by_numpy(ordinary.features, dtype))
+
+
+def some_items(count, seed):
+    return torch.randint(90, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+class TestRows:
+    def test_sizes(self, stored):
+        rows, _ = stored
+        assert (rows.num_items, rows.num_features) == (90, 7)
+
+    def test_rows_and_differences_are_those_of_plain_indexing(self, stored):
+        rows, values = stored
+        # Batches of several sizes, so that memory is used again, fits, and does not.
+        for seed, count in enumerate([5, 200, 3, 1, 200, 64, 300]):
+            i, j = some_items(count, 2 * seed), some_items(count, 2 * seed + 1)
+            for found, expected in ((rows.rows(i), values[i]), (rows.difference(i, j), values[i] - values[j])):
+                assert found.dtype == torch.float32
+                assert torch.equal(found, expected)
+
+    @pytest.mark.parametrize("rows_per_block", [16, 48, 1000])
+    def test_projections_are_those_of_the_whole_matrix(self, stored, monkeypatch, rows_per_block):
+        monkeypatch.setattr("catwalk.features.BLOCK_BYTES", rows_per_block * 4 * 7)
+        rows, values = stored
+        matrix = torch.randn(7, 3, requires_grad=True)
+        found = rows.project(matrix)
+        assert found.shape == (90, 3)
+        assert not found.requires_grad
+        expected = values.numpy().astype(np.float64) @ matrix.detach().numpy().astype(np.float64)
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-2)
+
+    def test_two_losses_before_one_backward(self, stored):
+        rows, values = stored
+        matrix = torch.randn(7, 3, requires_grad=True)
+        reference = matrix.detach().clone().requires_grad_()
+        for step in range(3):
+            pairs = [(some_items(20, 10 * step + k), some_items(20, 10 * step + k + 5)) for k in range(5)]
+            losses = [(rows.difference(i, j) @ matrix).square().sum() for i, j in pairs]
+            torch.stack(losses).sum().backward()
+            expected = [((values[i] - values[j]) @ reference).square().sum() for i, j in pairs]
+            torch.stack(expected).sum().backward()
+        torch.testing.assert_close(matrix.grad, reference.grad, rtol=1e-5, atol=0)
+
+    @pytest.mark.parametrize(
+        "hold",
+        [
+            lambda difference, _: difference,
+            lambda difference, _: difference[3:].T,
+            lambda difference, _: difference.numpy(),
+            lambda difference, _: difference.detach(),
+            lambda difference, matrix: difference @ matrix,
+        ],
+        ids=["itself", "a view", "an array", "a tensor of the same storage", "a graph"],
+    )
+    def test_what_is_still_held_is_not_written_over(self, stored, hold):
+        rows, values = stored
+        matrix = torch.randn(7, 3, requires_grad=True)
+        i, j = some_items(30, 0), some_items(30, 1)
+        held = hold(rows.difference(i, j), matrix)
+        expected = torch.as_tensor(held).detach().clone()
+        for seed in range(6):
+            rows.difference(some_items(30, seed + 2), some_items(30, seed + 3))
+        assert torch.equal(torch.as_tensor(held), expected)
+        if torch.as_tensor(held).requires_grad:
+            held.sum().backward()
+            want = (values[i] - values[j]).sum(dim=0)[:, None].expand(7, 3)
+            torch.testing.assert_close(matrix.grad, want, rtol=1e-5, atol=1e-3)
+
+    def test_memory_is_used_again(self, stored):
+        rows, _ = stored
+        places = {rows.difference(some_items(50, seed), some_items(50, seed + 1)).data_ptr() for seed in range(20)}
+        assert len(places) <= 2
+
+    def test_results_made_in_inference_can_be_learnt_from(self, stored):
+        rows, values = stored
+        i, j = some_items(9, 0), some_items(9, 1)
+        with torch.inference_mode():
+            first = rows.difference(i, j)
+            rows.project(torch.ones(7, 2))
+        matrix = torch.ones(7, 2, requires_grad=True)
+        for difference in (first, rows.difference(i, j), rows.difference(j, i)):
+            assert not difference.is_inference()
+            (difference @ matrix).sum().backward()
+        want = (values[i] - values[j]).sum(dim=0)[:, None].expand(7, 2)
+        torch.testing.assert_close(matrix.grad, want, rtol=1e-4, atol=0.1)
+
+    def test_storage_does_not_show_in_the_bits(self, ordinary, catalogue, tmp_path):
+        ordinary.write(tmp_path, catalogue)
+        matrix = torch.randn(7, 3)
+        for dtype in DTYPES:
+            tables = [FeatureTable.read(tmp_path, catalogue, dtype, in_memory).features for in_memory in (True, False)]
+            products = [FeatureRows(table, "host").project(matrix) for table in tables]
+            assert torch.equal(*products)
+
+    def test_features_follow_the_module_only_if_they_lie_on_the_device(self, stored):
+        rows, _ = stored
+        parent = torch.nn.Module()
+        parent.child = rows
+        parent.to("meta")
+        assert rows.features.device.type == ("meta" if rows.storage == "device" else "cpu")
+
+    def test_they_are_no_part_of_a_checkpoint_or_of_what_processes_exchange(self, stored):
+        rows, _ = stored
+        assert not rows.state_dict()
+        assert not list(rows.buffers())
+        assert not list(rows.parameters())
+
+    def test_copies_work(self, stored):
+        rows, values = stored
+        i, j = some_items(9, 0), some_items(9, 1)
+        held = rows.difference(i, j)
+        for other in (copy.deepcopy(rows), pickle.loads(pickle.dumps(rows))):
+            assert torch.equal(other.difference(j, i), values[j] - values[i])
+        assert torch.equal(held, values[i] - values[j])
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+    def test_a_gpu_gets_the_same(self, stored):
+        rows, values = stored
+        rows.to("cuda")
+        for seed in range(20):
+            i, j = some_items(300, seed), some_items(300, seed + 1)
+            found = rows.difference(i.cuda(), j.cuda())
+            assert found.is_cuda
+            assert torch.equal(found.cpu(), values[i] - values[j])
+            assert torch.equal(rows.rows(i.cuda()).cpu(), values[i])
+        assert rows.project(torch.ones(7, 2, device="cuda")).is_cuda

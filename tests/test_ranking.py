@@ -61,6 +61,39 @@ def test_a_tie_over_the_end_of_the_list_takes_the_smallest_indices(device: str) 
     assert items.tolist() == [[0, 1, 2, 3], [9_999, 0, 1, 2]]
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("levels", [1, 3, 40, 10_000])
+@pytest.mark.parametrize("k", [1, 2, 5, 20])
+@pytest.mark.parametrize("num_items", [8 * 16, 337, 1_000, 1_601])
+def test_top_k_of_rows_long_enough_for_groups(device: str, num_items: int, k: int, levels: int) -> None:
+    generator = torch.Generator().manual_seed(num_items + levels)
+    scores = torch.randint(-levels, levels + 1, (12, num_items), generator=generator).float()
+    scores[torch.rand(scores.shape, generator=generator) < 0.3] = -INF
+    scores[torch.rand(scores.shape, generator=generator) < 0.1] = -0.0
+    scores[0] = -INF
+    scores[1, : num_items - 3] = -INF  # fewer candidates than places, the last columns among them
+    scores[2] = torch.arange(num_items)  # the highest are the columns that fill no group
+    scores[3] = -torch.arange(num_items)
+    scores[4, ::2] = INF
+    scores[5] = -INF
+    scores[5, num_items % 7 :: max(num_items // 8, 1)] = 7.0  # members of one group tie
+    assert_lists(scores.to(device), k)
+    for rows in (1, 5):  # blocks of another size, and rows that are not side by side in memory
+        parts = [top_k(part, k) for part in scores.to(device).repeat(1, 2)[:, :num_items].split(rows)]
+        items, values = top_k(scores.to(device), k)
+        assert torch.equal(torch.cat([part for part, _ in parts]), items)
+        assert torch.equal(torch.cat([part for _, part in parts]), values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), num_items=st.integers(40, 300), k=st.integers(1, 4))
+def test_top_k_of_any_long_rows(data: st.DataObject, num_items: int, k: int) -> None:
+    levels = data.draw(st.lists(st.sampled_from([-INF, -2.5, -0.0, 0.0, 1e-45, 1.0, INF]), min_size=1, max_size=4))
+    seed = data.draw(st.integers(0, 2**16))
+    drawn = torch.randint(len(levels), (3, num_items), generator=torch.Generator().manual_seed(seed))
+    assert_lists(torch.tensor(levels)[drawn], k)
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), num_items=st.integers(1, 12), num_rows=st.integers(0, 4))
 def test_top_k_of_any_scores(data: st.DataObject, num_items: int, num_rows: int) -> None:
@@ -91,9 +124,9 @@ def test_top_k_needs_a_large_enough_catalogue() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("column", [0, 70, 99])
-def test_top_k_refuses_nan(device: str, column: int) -> None:
-    scores = torch.randn(5, 100, device=device)
+@pytest.mark.parametrize(("num_items", "column"), [(100, 0), (100, 70), (100, 99), (1_003, 0), (1_003, 1_002)])
+def test_top_k_refuses_nan(device: str, num_items: int, column: int) -> None:
+    scores = torch.randn(5, num_items, device=device)
     scores[0, 3] = INF
     scores[3] = -INF
     scores[3, column] = torch.nan
@@ -193,12 +226,12 @@ def test_blocks_cover_each_user_once_and_are_the_same_for_every_number_of_proces
     )
 
 
-@pytest.mark.parametrize(("num_items", "rows"), [(1_000, 16_768), (7_371, 2_272), (2_000_000, 16)])
-def test_blocks_stay_below_64_mib_but_have_16_rows(num_items: int, rows: int) -> None:
+@pytest.mark.parametrize(("num_items", "rows"), [(1_000, 4_192), (7_371, 560), (2_000_000, 16)])
+def test_blocks_stay_below_16_mib_but_have_16_rows(num_items: int, rows: int) -> None:
     block = next(user_blocks(torch.arange(20_000), num_items))
     assert len(block) == rows
     assert rows % 16 == 0
-    assert rows == 16 or rows * num_items * 4 <= 64 * 2**20 < (rows + 16) * num_items * 4
+    assert rows == 16 or rows * num_items * 4 <= 16 * 2**20 < (rows + 16) * num_items * 4
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [(2, 2), (-1, 2), (0, 0)])
@@ -253,12 +286,29 @@ def test_users_with_few_candidates_get_short_lists_without_seen_items() -> None:
     assert scores.tolist() == [[0.0, 0.0, -INF, -INF], [0.0] * 4]
 
 
-def test_masking_does_not_reach_a_model_that_returns_its_own_table() -> None:
-    table = torch.zeros(16, 3)
-    seen = SeenItems.from_pairs(torch.arange(16), torch.ones(16, dtype=torch.int64), num_users=16, num_items=3)
-    scores = score_users(lambda users: table, torch.arange(16), seen)
-    assert (scores[:, 1] == -INF).all()
-    assert (table == 0).all()
+def test_masking_is_done_in_the_memory_of_the_scores() -> None:
+    table = torch.zeros(32, 3)
+    seen = SeenItems.from_pairs(torch.arange(20), torch.ones(20, dtype=torch.int64), num_users=20, num_items=3)
+    scores = score_users(lambda users: table[: len(users)], torch.arange(20), seen)
+    assert scores.data_ptr() == table.data_ptr()
+    assert scores.tolist() == [[0.0, -INF, 0.0]] * 20
+    assert (table[20:] == 0).all()  # padding
+
+
+@pytest.mark.parametrize("num_users", [1, 15, 16, 17, 100])
+def test_scoring_pads_to_a_multiple_of_16_users(num_users: int) -> None:
+    asked: list[list[int]] = []
+
+    def score(users: Tensor) -> Tensor:
+        asked.append(users.tolist())
+        return users[:, None].float().repeat(1, 3)
+
+    seen = SeenItems.from_pairs(torch.tensor([0]), torch.tensor([0]), num_users=200, num_items=3)
+    users = torch.arange(num_users) + 50
+    assert score_users(score, users, seen)[:, 2].tolist() == users.tolist()
+    assert len(asked) == 1
+    assert len(asked[0]) % 16 == 0
+    assert asked[0] == users.tolist() + [users[-1].item()] * (len(asked[0]) - num_users)
 
 
 def test_ranking_refuses_a_list_longer_than_the_catalogue_before_it_scores() -> None:

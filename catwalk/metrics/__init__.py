@@ -7,8 +7,25 @@ replaced, never changed in place: one that was reset in inference mode could not
 from catwalk.metrics.attack_success_rate import AttackSuccessRate
 from catwalk.metrics.auc import AUC
 from catwalk.metrics.category_hit_ratio import CategoryHitRatio
+from catwalk.metrics.exposure import Exposure
 from catwalk.metrics.feature_loss import FeatureLoss
 from catwalk.metrics.hit_rate import HitRate
+from catwalk.metrics.mean_reciprocal_rank import MeanReciprocalRank
+from catwalk.metrics.normalized_category_dcg import NormalizedCategoryDCG
 from catwalk.metrics.normalized_dcg import NormalizedDCG
+from catwalk.metrics.precision import Precision
+from catwalk.metrics.recall import Recall
 
-__all__ = ["AUC", "AttackSuccessRate", "CategoryHitRatio", "FeatureLoss", "HitRate", "NormalizedDCG"]
+__all__ = [
+    "AUC",
+    "AttackSuccessRate",
+    "CategoryHitRatio",
+    "Exposure",
+    "FeatureLoss",
+    "HitRate",
+    "MeanReciprocalRank",
+    "NormalizedCategoryDCG",
+    "NormalizedDCG",
+    "Precision",
+    "Recall",
+]

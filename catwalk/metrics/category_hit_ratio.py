@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchmetrics import Metric
 
-from catwalk.metrics.held_out import check_recommended, check_top_k
+from catwalk.metrics.held_out import check_recommended, list_lengths
 
 
 def category_hits(recommended: Tensor, categories: Tensor, num_categories: int, top_k: int | Sequence[int]) -> Tensor:
@@ -34,29 +35,73 @@ def category_hits(recommended: Tensor, categories: Tensor, num_categories: int, 
         tensor([[0, 1],
                 [2, 2]])
     """
-    lengths = _lengths(top_k)
+    return _hits(recommended, categories, num_categories, top_k, rows=None).squeeze(1)
+
+
+def category_hits_per_user(
+    recommended: Tensor, categories: Tensor, num_categories: int, top_k: int | Sequence[int]
+) -> Tensor:
+    """Count the recommendations of each category's items in every user's list.
+
+    Args:
+        recommended: int64 ``(B, >= the largest K)``, as for :func:`category_hits`.
+        categories: int64 ``(N,)``, the category ``0..num_categories - 1`` of each item, or -1 if it has none.
+        num_categories: Number of categories ``C``.
+        top_k: One K or several, in any order.
+
+    Returns:
+        int64 ``(number of K, B, C)``. The sum over users is :func:`category_hits`.
+
+    Raises:
+        ValueError: If a K is less than 1, a list is shorter than the largest K, or an item is not in ``categories``.
+
+    Example:
+        >>> import torch
+        >>> from catwalk.metrics.category_hit_ratio import category_hits_per_user
+        >>> categories = torch.tensor([0, 1, 1, -1])
+        >>> category_hits_per_user(torch.tensor([[2, 1, 0], [3, 0, -1]]), categories, num_categories=2, top_k=[3])
+        tensor([[[1, 2],
+                 [1, 0]]])
+    """
+    rows = torch.arange(len(recommended), device=recommended.device)
+    return _hits(recommended, categories, num_categories, top_k, rows)
+
+
+def place_categories(recommended: Tensor, categories: Tensor) -> Tensor:
+    """Return the category of the item in every place of the lists, int64 of the shape of ``recommended``.
+
+    Args:
+        recommended: int64, item indices; ``-1`` fills short lists and is of no category.
+        categories: int64 ``(N,)``, the category of each item, or -1 if it has none.
+
+    Raises:
+        ValueError: If an item is not in ``categories``.
+    """
+    if recommended.numel() and int(recommended.max()) >= len(categories):
+        raise ValueError(f"recommended has item {int(recommended.max())}, but categories has {len(categories)} items")
+    # `index_select` stays in one thread: waking others up takes longer than a block of lists.
+    with_filler = functional.pad(categories, (1, 0), value=-1)
+    return with_filler.index_select(0, recommended.flatten() + 1).view_as(recommended)
+
+
+def _hits(
+    recommended: Tensor, categories: Tensor, num_categories: int, top_k: int | Sequence[int], rows: Tensor | None
+) -> Tensor:
+    """Count by K, row and category; without ``rows`` all lists are one row."""
+    lengths = list_lengths(top_k)
     cutoffs = sorted(set(lengths))
     check_recommended(recommended, cutoffs[-1])
-    recommended = recommended[:, : cutoffs[-1]]
-    if (recommended >= len(categories)).any():
-        raise ValueError(f"recommended has item {int(recommended.max())}, but categories has {len(categories)} items")
-    bins = num_categories + 1  # the first one takes what has no category
-    found = torch.where(recommended < 0, -1, categories[recommended.clamp(min=0)]) + 1
+    found = place_categories(recommended[:, : cutoffs[-1]], categories) + 1
+    num_rows, bins = 1 if rows is None else len(rows), num_categories + 1  # the first bin takes what has no category
+    if rows is not None:
+        found = found + rows[:, None] * bins
     # Each place belongs to the shortest list that reaches it; the sum over shorter lists gives the longer ones.
     ends = torch.tensor(cutoffs, device=recommended.device)
     shortest = torch.bucketize(torch.arange(cutoffs[-1], device=recommended.device), ends, right=True)
-    counts = torch.bincount((shortest * bins + found).flatten(), minlength=len(cutoffs) * bins)
-    hits = counts.view(len(cutoffs), bins).cumsum(dim=0)[:, 1:]
+    size = num_rows * bins
+    counts = torch.bincount((shortest * size + found).flatten(), minlength=len(cutoffs) * size)
+    hits = counts.view(len(cutoffs), num_rows, bins).cumsum(dim=0)[:, :, 1:]
     return hits[[cutoffs.index(length) for length in lengths]]
-
-
-def _lengths(top_k: int | Sequence[int]) -> list[int]:
-    lengths = [top_k] if isinstance(top_k, int) else list(top_k)
-    if not lengths:
-        raise ValueError("top_k must name at least one list length")
-    for length in lengths:
-        check_top_k(length)
-    return lengths
 
 
 class CategoryHitRatio(Metric):
@@ -100,7 +145,7 @@ class CategoryHitRatio(Metric):
 
     def __init__(self, top_k: int | Sequence[int], categories: Tensor, num_categories: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.top_k = _lengths(top_k)
+        self.top_k = list_lengths(top_k)
         self.num_categories = num_categories
         if categories.ndim != 1 or (categories < -1).any() or (categories >= num_categories).any():
             raise ValueError(f"categories must be (N,), each in -1..{num_categories - 1}, got {categories}")

@@ -1,6 +1,7 @@
 """Where each user's held-out item stands in the list recommended to that user."""
 
 import abc
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,6 +42,16 @@ def check_top_k(top_k: int) -> None:
     """Raise a ``ValueError`` unless ``top_k`` is at least 1."""
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
+
+
+def list_lengths(top_k: int | Sequence[int]) -> list[int]:
+    """Return one K or several as a list, or raise a ``ValueError`` if there is none or one is less than 1."""
+    lengths = [top_k] if isinstance(top_k, int) else list(top_k)
+    if not lengths:
+        raise ValueError("top_k must name at least one list length")
+    for length in lengths:
+        check_top_k(length)
+    return lengths
 
 
 def check_recommended(recommended: Tensor, top_k: int) -> None:

@@ -43,3 +43,15 @@ class Float64Mean(Metric):
         super()._apply(fn, [*exclude_state, "total"])
         self.total = self.total.to(self.device)
         return self
+
+
+class ValueMean(Float64Mean):
+    """The mean of values that are there already, one per user or item.
+
+    Args:
+        **kwargs: Passed to :class:`torchmetrics.Metric`.
+    """
+
+    def update(self, values: Tensor) -> None:
+        """Add values of any shape, each of which counts once."""
+        self.add(values)

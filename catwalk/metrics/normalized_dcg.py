@@ -26,10 +26,11 @@ def normalized_dcg(recommended: Tensor, targets: Tensor, top_k: int) -> Tensor:
         >>> normalized_dcg(torch.tensor([[4, 2, 0], [1, 3, -1], [2, 1, 0]]), torch.tensor([0, 0, 2]), top_k=3)
         tensor([0.5000, 0.0000, 1.0000], dtype=torch.float64)
     """
-    return _gains(top_k).to(recommended.device)[target_ranks(recommended, targets, top_k)]
+    return discounts(top_k).to(recommended.device)[target_ranks(recommended, targets, top_k)]
 
 
-def _gains(top_k: int) -> Tensor:
+def discounts(top_k: int) -> Tensor:
+    """Return what a hit at each rank ``0..top_k`` is worth, float64 ``(top_k + 1,)``; 0 stands for not in the list."""
     gains = torch.zeros(top_k + 1, dtype=torch.float64)
     gains[1:] = 1 / torch.arange(2, top_k + 2, dtype=torch.float64).log2()
     return gains
@@ -60,4 +61,4 @@ class NormalizedDCG(HeldOutRankMetric):
 
     def gains(self) -> Tensor:
         """Return the discount of each rank."""
-        return _gains(self.top_k)
+        return discounts(self.top_k)

@@ -130,8 +130,8 @@ def _plan(grid: Grid, shop: Shop, cache: StageCache, accuracy_attack: Settings) 
         attacks = [
             AttackStage(cache, grid, *attack, features) for attack in zip(grid.attack_names, grid.attacks, strict=True)
         ]
-        for recommender, its_training in grid.recommenders.items():
-            trained = partial(RecommenderStage, cache, shop, recommender, grid, its_training)
+        for recommender in grid.recommenders:
+            trained = partial(RecommenderStage, cache, shop, recommender, grid)
             clean = {seed: trained(seed, features, None) for seed in grid.seeds}
             runs += [(classifier, accuracy, features, None, clean[seed]) for seed in grid.seeds]
             for attack in attacks:
@@ -200,6 +200,7 @@ def _cell(
         "target": summary.target if summary else grid.target,
         "n_attacked": summary.n_attacked if summary else None,
         f"chr@{k}": record["chr"][grid.source],
+        f"ncdcg@{k}": record["ncdcg"][grid.source],
         f"hr@{k}": record["hr"],
         f"ndcg@{k}": record["ndcg"],
         "auc": record["auc"],

@@ -25,12 +25,15 @@ class Training:
         data: Arguments of its data module, without the dataset and the seed.
         trainer: Arguments of Lightning's Trainer, such as ``max_epochs``.
         seed: Seed of weights and batches of a network; recommenders take the study's seeds instead.
+        warm_start: Another recommender of the study, with whose parameters this one begins: the one with the same seed
+            on the same images.
     """
 
     model: Settings
     data: Settings | None = None
     trainer: Settings | None = None
     seed: int = 0
+    warm_start: str | None = None
 
 
 @dataclass
@@ -66,6 +69,7 @@ class Grid:
                 raise CatwalkError(f"{argument}: a study needs at least one")
         if len(set(self.seeds)) < len(self.seeds):
             raise CatwalkError(f"seeds: each may occur once, got {self.seeds}")
+        self._check_warm_starts()
         specifications = [attack_of(attack) for attack in self.attacks]
         attacks = [specification.instantiate() for specification in specifications]
         self.attack_names = _distinct_names(
@@ -74,6 +78,20 @@ class Grid:
         )
         if self.source == self.target and any(attack.targeted for attack in attacks):
             raise CatwalkError(f"source and target are both {self.source!r}: they must differ")
+
+    def _check_warm_starts(self) -> None:
+        """Raise a CatwalkError unless every recommender begins with one that stands before it, if with any."""
+        for name, training in self.extractors.items():
+            if training.warm_start is not None:
+                raise CatwalkError(f"extractors.{name}.warm_start: is for recommenders; a network has model.weights")
+        before: list[str] = []
+        for name, training in self.recommenders.items():
+            if training.warm_start is not None and training.warm_start not in before:
+                raise CatwalkError(
+                    f"recommenders.{name}.warm_start: must name a recommender that stands before it "
+                    f"({', '.join(before) or 'there is none'}), got {training.warm_start!r}"
+                )
+            before.append(name)
 
 
 def _distinct_names(names: list[str], settings: list[dict[str, Any]]) -> list[str]:

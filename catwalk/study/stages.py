@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from callbacks.adversarial_accuracy import AdversarialAccuracy
 from callbacks.category_hit_ratio import CategoryHitRatio
 from callbacks.write_features import WriteFeatures
+from callbacks.write_user_figures import WriteUserFigures
 from catwalk.attacks.attack import Attack
 from catwalk.backbones import import_object, load_classifier
 from catwalk.catalogue import Catalogue
@@ -32,9 +33,12 @@ from catwalk.study.grid import NO_ATTACK, Grid, Training
 from catwalk.study.progress import StudyProgress
 from catwalk.study.specification import Specification, attack_of, classifier_of, data_of, recommender_of
 from catwalk.study.trainer import make_trainer, quiet_lightning
+from lightning_modules.pairwise import PairwiseRecommender
+from lightning_modules.recommender import Recommender
 
 CLASSIFIER_FILE = "classifier.ckpt"
 RECOMMENDER_FILE = "recommender.ckpt"
+USERS_FILE = "users.parquet"
 IMAGES = "datamodules.ProductImages"
 TRIPLETS = "datamodules.InteractionTriplets"
 
@@ -386,27 +390,38 @@ class RecommenderStage(Stage):
         shop: Shop,
         name: str,
         grid: Grid,
-        training: Training,
         seed: int,
         features: FeaturesStage,
         attack: AttackStage | None,
     ) -> None:
         super().__init__(cache)
         self.name = name
+        training = grid.recommenders[name]
         self.training = training
         self.grid = grid
         self.seed = seed
         self.shop = shop
         self.model = recommender_of(training.model, name, grid.top_k)
+        example: Recommender = self.model.instantiate()
+        self.learns = example.learns
         # Without a look at images the attacks make no difference, and the cells share one training.
-        self.looks_at_images = self.model.instantiate().uses_features
+        self.looks_at_images = example.uses_features
         is_poisoned = attack is not None and self.looks_at_images
         self.source: FeaturesStage | AttackStage = attack if attack is not None and is_poisoned else features
-        self.inputs = (self.source,)
+        self.start: RecommenderStage | None = None
+        if training.warm_start is not None:
+            self._check_warm_start(example, training.warm_start)
+            self.start = RecommenderStage(cache, shop, training.warm_start, grid, seed, features, attack)
+        self.inputs = (self.source,) if self.start is None else (self.source, self.start)
         against = attack.name if attack is not None and is_poisoned else NO_ATTACK
         self.description = f"{name} on {features.classifier.name}, {against}, seed {seed}"
         make_trainer(training.trainer, self.trainer_argument)
-        self.modules = (self.model.module, "datamodules.interaction_triplets", "callbacks.category_hit_ratio")
+        self.modules = (
+            self.model.module,
+            "datamodules.interaction_triplets",
+            "callbacks.category_hit_ratio",
+            "callbacks.write_user_figures",
+        )
         self.data = data_of(
             training.data,
             TRIPLETS,
@@ -423,26 +438,47 @@ class RecommenderStage(Stage):
             "seed": seed,
             "top_k": grid.top_k,
             "chr categories": grid.protocol.chr_categories,
+            "source": grid.source,  # of which every user's hits are kept
             "features": self.source.key,
             "catalogue": shop.catalogue.fingerprint,
             "interactions": shop.interactions,
         }
+        if self.start is not None:
+            self.settings["warm start"] = self.start.key
+
+    def _check_warm_start(self, example: Recommender, start: str) -> None:
+        """Raise a CatwalkError unless the recommender, and the one that it begins with, have parameters."""
+        argument = f"recommenders.{self.name}.warm_start"
+        if not isinstance(example, PairwiseRecommender):
+            raise CatwalkError(f"{argument}: {type(example).__name__} has nothing to begin with")
+        if example.warm_start is not None:
+            raise CatwalkError(f"{argument}: is {start!r}, so leave model.warm_start out")
+        if not recommender_of(self.grid.recommenders[start].model, start, self.grid.top_k).instantiate().learns:
+            raise CatwalkError(f"{argument}: {start} has no parameters to begin with")
 
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Train and test."""
         pl.seed_everything(self.seed, verbose=False)
         model, data = self.model.instantiate(), self.data.instantiate()
+        if self.start is not None:
+            model.warm_start = self.start.folder / RECOMMENDER_FILE
         k = self.grid.top_k
-        category_hit_ratio = CategoryHitRatio([k], categories_by=self.grid.protocol.chr_categories)
-        trainer = make_trainer(self.training.trainer, self.trainer_argument, folder, progress, category_hit_ratio)
-        trainer.fit(model, data)
-        trainer.save_checkpoint(folder / RECOMMENDER_FILE)
+        categories_by = self.grid.protocol.chr_categories
+        category_hit_ratio = CategoryHitRatio([k], categories_by=categories_by)
+        user_figures = WriteUserFigures(folder / USERS_FILE, [k], [self.grid.source], categories_by)
+        trainer = make_trainer(
+            self.training.trainer, self.trainer_argument, folder, progress, category_hit_ratio, user_figures
+        )
+        if self.learns:
+            trainer.fit(model, data)
+            trainer.save_checkpoint(folder / RECOMMENDER_FILE)
         (figures,) = trainer.test(model, data, verbose=False)
         return {
             "hr": figures[f"test/hr@{k}"],
             "ndcg": figures[f"test/ndcg@{k}"],
             "auc": figures["test/auc"],
             "chr": {name: figures[f"test/chr@{k}/{name}"] for name in category_hit_ratio.names},
+            "ncdcg": {name: figures[f"test/ncdcg@{k}/{name}"] for name in category_hit_ratio.names},
         }
 
     @property

@@ -16,7 +16,7 @@ from catwalk.attacks import RankAttack, Scene
 from catwalk.attacks.pgd import random_point
 from catwalk.backbones import build_network
 from catwalk.errors import CatwalkError
-from catwalk.features import FeatureTable
+from catwalk.features import FeatureRows, FeatureTable
 from catwalk.poisoning import poison, read_summary
 from catwalk.scorers import VisualScorer
 from datamodules import InteractionTriplets
@@ -207,7 +207,14 @@ def fit(model, shop, features, make_trainer, path):
 @pytest.fixture(scope="module")
 def vbpr(shop, features, make_trainer, tmp_path_factory):
     """A VBPR that was trained on the clean features, and its checkpoint."""
-    model = VBPR(4, 4, regularization=0.0, projection_regularization=0.0, top_k=[5])
+    model = VBPR(
+        factors=4,
+        visual_factors=4,
+        regularization=0.0,
+        projection_regularization=0.0,
+        top_k=[5],
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.005),
+    )
     return model, fit(model, shop, features, make_trainer, tmp_path_factory.mktemp("vbpr") / "vbpr.ckpt")
 
 
@@ -216,8 +223,8 @@ def scores_of(model, features=None):
     """Scores by the module itself, ``(N, U)``, with its own features or with others."""
     own = model.features
     if features is not None:
-        model.features = features
-    scores = model.item_vectors() @ model.user_vectors(torch.arange(model.hparams["num_users"])).T
+        model.features = FeatureRows(features)
+    scores = model.item_vectors() @ model.user_vectors(torch.arange(model.sizes["num_users"])).T
     model.features = own
     return scores
 
@@ -237,7 +244,7 @@ def test_a_recommender_that_was_trained_on_poisoned_features(trained, shop, make
     features[:10] *= 7  # beyond the clean ones' scale, by which they are divided all the same
     poisoned = trained.table.poisoned(np.arange(10), features[:10])
     poisoned.write(tmp_path, trained.catalogue)
-    model = VBPR(4, 4, top_k=[5])
+    model = VBPR(factors=4, visual_factors=4, top_k=[5])
     path = fit(model, shop, tmp_path, make_trainer, tmp_path / "vbpr.ckpt")
     scores = VisualScorer.read(path).scores(FeatureTable.read(tmp_path, trained.catalogue).features, torch.arange(90))
     torch.testing.assert_close(scores, scores_of(model), rtol=1e-4, atol=1e-5)
@@ -263,7 +270,7 @@ def test_the_recommender_gives_the_attacked_items_higher_scores(trained, vbpr, t
     arguments = trained.classifier, attack, trained.catalogue, trained.table, tmp_path
     poisoned = poison(*arguments, source="Sandal", target=None)
     is_attacked = trained.table.categories == trained.table.category_names.index("Sandal")
-    before, after = scores_of(model), scores_of(model, poisoned.features / trained.table.scale)
+    before, after = scores_of(model), scores_of(model, poisoned.features)
     assert np.array_equal((before != after).any(1).numpy(), is_attacked)
     (items,) = np.nonzero(is_attacked)
     rises = (after - before)[items]
@@ -281,7 +288,7 @@ def test_the_recommender_gives_the_attacked_items_higher_scores(trained, vbpr, t
         features = trained.classifier.network.features((clean + epsilon / 255 * noise).clamp(0, 1))
     with_noise = poisoned.features.clone()
     with_noise[items] = features
-    by_noise = (scores_of(model, with_noise / trained.table.scale) - before)[items]
+    by_noise = (scores_of(model, with_noise) - before)[items]
     assert rises.mean() > 5 * by_noise.mean().abs(), "what is no attack does as much"
 
     summary = read_summary(tmp_path)
@@ -320,7 +327,7 @@ def test_needs_a_recommender():
 
 
 def test_refuses_other_files(trained, shop, features, vbpr, make_trainer, tmp_path):
-    bpr_mf = fit(BPRMF(4, top_k=[5]), shop, features, make_trainer, tmp_path / "bpr_mf.ckpt")
+    bpr_mf = fit(BPRMF(factors=4, top_k=[5]), shop, features, make_trainer, tmp_path / "bpr_mf.ckpt")
     (tmp_path / "damaged.ckpt").write_bytes(vbpr[1].read_bytes()[:900])
     torch.save([1, 2], tmp_path / "list.ckpt")
     checkpoint = torch.load(vbpr[1], weights_only=True)

@@ -30,11 +30,11 @@ def recommender(shop: Path, features: Path, make_trainer, tmp_path_factory: pyte
     path = tmp_path_factory.mktemp("recommender") / "recommender.ckpt"
     seed_everything(0, verbose=False)
     trainer = make_trainer(max_epochs=3)
-    trainer.fit(VBPR(4, 4, top_k=[TOP_K]), InteractionTriplets(shop, features, batch_size=64))
+    trainer.fit(VBPR(factors=4, visual_factors=4, top_k=[TOP_K]), InteractionTriplets(shop, features, batch_size=64))
     trainer.save_checkpoint(path)
     return path
 
 
 @pytest.fixture
 def model() -> VBPR:
-    return VBPR(4, 4, top_k=[TOP_K])
+    return VBPR(factors=4, visual_factors=4, top_k=[TOP_K])

@@ -43,10 +43,14 @@ def main(dataset: str, features: str, classifier: str, recommender: str, devices
         return InteractionTriplets(Path(dataset), Path(features))
 
     lists = WriteRecommendations(folder / "recommendations.csv", top_k=3)
-    trainer(lists).predict(VBPR(4, 4, top_k=[5]), triplets(), ckpt_path=recommender, return_predictions=False)
+    trainer(lists).predict(
+        VBPR(factors=4, visual_factors=4, top_k=[5]), triplets(), ckpt_path=recommender, return_predictions=False
+    )
     attack = InjectPoisonedImages(Path(classifier), PGD(epsilon=32.0), "Sandal", folder / "attack", "Sneaker")
     counting = trainer(attack, CategoryHitRatio([3, 8]))
-    (figures,) = counting.test(VBPR(4, 4, top_k=[5]), triplets(), ckpt_path=recommender, verbose=False)
+    (figures,) = counting.test(
+        VBPR(factors=4, visual_factors=4, top_k=[5]), triplets(), ckpt_path=recommender, verbose=False
+    )
     (folder / "figures.json").write_text(json.dumps(figures))
 
 

@@ -100,4 +100,4 @@ def test_it_is_not_for_recommenders(recommender, triplets, make_trainer):
 
     trainer = make_trainer(callbacks=[AdversarialAccuracy()])
     with pytest.raises(CatwalkError, match="measures product classifiers, not a VBPR"):
-        trainer.test(VBPR(4, 4), triplets, ckpt_path=recommender, weights_only=True)
+        trainer.test(VBPR(factors=4, visual_factors=4), triplets, ckpt_path=recommender, weights_only=True)

@@ -29,7 +29,7 @@ def poison(trained, tmp_path: Path):
 
 def fit(make_trainer, data, *callbacks) -> VBPR:
     seed_everything(0, verbose=False)
-    model = VBPR(4, 4, top_k=[5])
+    model = VBPR(factors=4, visual_factors=4, top_k=[5])
     make_trainer(max_epochs=2, callbacks=list(callbacks)).fit(model, data)
     return model
 
@@ -37,12 +37,13 @@ def fit(make_trainer, data, *callbacks) -> VBPR:
 def test_fit_trains_on_the_poisoned_features(trained, triplets, make_trainer, poison, tmp_path: Path) -> None:
     model = fit(make_trainer, triplets, poison())
     poisoned = load_file(tmp_path / "attack" / "features.safetensors")["features"]
-    clean, scale = trained.table.features, trained.table.features.abs().max()
+    clean = trained.table.features
     attacked = torch.tensor([trained.table.category_names[c] == "Sandal" for c in trained.table.categories])
     assert 0 < attacked.sum() < 90
     assert torch.equal(poisoned[~attacked], clean[~attacked])
     assert bool((poisoned[attacked] != clean[attacked]).any(dim=1).all())
-    assert torch.equal(model.features, poisoned / scale)  # the scale of the clean ones
+    assert torch.equal(model.features.features, poisoned)
+    assert model.feature_scale == clean.abs().max()
     assert not torch.equal(model.projection, fit(make_trainer, triplets).projection)
 
 
@@ -51,8 +52,9 @@ def test_the_data_module_has_its_clean_features_back(trained, triplets, make_tra
     first = fit(make_trainer, triplets, callback)
     assert torch.equal(triplets.feature_table.features, trained.table.features)
     with_clean = fit(make_trainer, triplets)
-    assert torch.equal(with_clean.features, trained.table.features / trained.table.scale)
-    assert torch.equal(fit(make_trainer, triplets, callback).features, first.features)  # and it can be used again
+    assert torch.equal(with_clean.features.features, trained.table.features)
+    again = fit(make_trainer, triplets, callback)  # and it can be used again
+    assert torch.equal(again.features.features, first.features.features)
 
 
 def test_test_alone_is_evasion(triplets, recommender, model, make_trainer, poison, tmp_path: Path) -> None:
@@ -60,14 +62,15 @@ def test_test_alone_is_evasion(triplets, recommender, model, make_trainer, poiso
         model, triplets, ckpt_path=str(recommender), verbose=False
     )
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
-    evaded = VBPR(4, 4, top_k=[5])
+    evaded = VBPR(factors=4, visual_factors=4, top_k=[5])
     (attacked,) = make_trainer(callbacks=[poison(), CategoryHitRatio([5])]).test(
         evaded, triplets, ckpt_path=str(recommender), verbose=False
     )
     assert attacked != clean
     assert all(torch.equal(weight, evaded.state_dict()[name]) for name, weight in weights.items())
     poisoned = load_file(tmp_path / "attack" / "features.safetensors")["features"]
-    assert torch.equal(evaded.features, poisoned / triplets.feature_table.features.abs().max())
+    assert torch.equal(evaded.features.features, poisoned)
+    assert evaded.feature_scale == triplets.feature_table.features.abs().max()
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -75,9 +78,12 @@ def test_an_item_keeps_the_category_that_it_had(triplets, recommender, model, ma
     """CHR of all categories counts by the clean images, whichever callback comes first."""
     counting = CategoryHitRatio([5])
     callbacks = [poison(PGD(epsilon=64.0)), counting][::order]
-    make_trainer(callbacks=callbacks).test(model, triplets, ckpt_path=str(recommender), verbose=False)
+    (figures,) = make_trainer(callbacks=callbacks).test(model, triplets, ckpt_path=str(recommender), verbose=False)
     assert read_summary(callbacks[0 if order == 1 else 1].output).sr > 0  # the network's opinion has changed
-    assert counting.metric.categories.tolist() == triplets.feature_table.categories.tolist()
+    lists, _ = model.recommend(torch.arange(triplets.num_users), 5)
+    categories = triplets.feature_table.categories[lists.numpy()]
+    for number, name in enumerate(triplets.feature_table.category_names):
+        assert figures[f"test/chr@5/{name}"] == pytest.approx((categories == number).sum() / triplets.num_users)
 
 
 def test_no_file_of_the_network_or_the_shop_is_touched(shop, features, trained, triplets, make_trainer, poison) -> None:
@@ -91,7 +97,7 @@ def test_a_recommender_without_images_does_not_care(triplets, make_trainer, pois
     weights = []
     for callbacks in ([], [poison()]):
         seed_everything(0, verbose=False)
-        model = BPRMF(4, top_k=[5])
+        model = BPRMF(factors=4, top_k=[5])
         make_trainer(max_epochs=1, callbacks=callbacks).fit(model, triplets)
         weights.append(model.items.weight)
     assert torch.equal(*weights)
@@ -99,7 +105,9 @@ def test_a_recommender_without_images_does_not_care(triplets, make_trainer, pois
 
 def test_what_the_attack_did_is_logged(triplets, make_trainer, poison, tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path, "log", "0")
-    make_trainer(max_epochs=1, callbacks=[poison()], logger=logger).fit(VBPR(4, 4, top_k=[5]), triplets)
+    make_trainer(max_epochs=1, callbacks=[poison()], logger=logger).fit(
+        VBPR(factors=4, visual_factors=4, top_k=[5]), triplets
+    )
     summary = read_summary(tmp_path / "attack")
     with (tmp_path / "log" / "0" / "metrics.csv").open() as file:
         (row,) = [row for row in csv.DictReader(file) if row["attack/sr"]]
@@ -112,7 +120,7 @@ def test_features_are_needed(shop, make_trainer, poison) -> None:
     from datamodules import InteractionTriplets
 
     with pytest.raises(CatwalkError, match=r"data\.features is not given"):
-        make_trainer(max_epochs=1, callbacks=[poison()]).fit(BPRMF(4, top_k=[5]), InteractionTriplets(shop))
+        make_trainer(max_epochs=1, callbacks=[poison()]).fit(BPRMF(factors=4, top_k=[5]), InteractionTriplets(shop))
 
 
 def test_the_clean_features_are_not_written_over(triplets, features, make_trainer, poison) -> None:

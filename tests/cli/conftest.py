@@ -1,6 +1,7 @@
 """A folder as a new user has it after the first commands, and a way to run commands in it."""
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,3 +66,17 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
         return Outcome(code, captured.out, captured.err)
 
     return run_command
+
+
+@pytest.fixture
+def read_when_written() -> Callable[[Path, bytes], bytes]:
+    """Return a function that reads a file of W&B, whose service writes on for a moment after a run has ended."""
+
+    def read(path: Path, awaited: bytes) -> bytes:
+        for _ in range(300):
+            if awaited in path.read_bytes():
+                break
+            time.sleep(0.1)
+        return path.read_bytes()
+
+    return read

@@ -36,7 +36,7 @@ ON_THE_LINE = {
     "unknown class": (["fit", *VBPR, "--model=Nonsense"], ["model: ", "Nonsense", "lightning_modules.VBPR"]),
     "unknown class path": (
         ["fit", *VBPR, "--model=lightning_modules.VPBR"],
-        ["VPBR", "FreeAdversarialClassifier, ProductClassifier, VBPR"],
+        ["VPBR", "FreeAdversarialClassifier, Popularity, ProductClassifier, Random, VBPR"],
     ),
     "unknown module": (["fit", *VBPR, "--model=nowhere.VBPR"], ["model: ", "nowhere"]),
     "wrong type": (["fit", *VBPR, "--model.factors=abc"], ["model.factors: expected int, got abc"]),
@@ -76,6 +76,20 @@ ON_THE_LINE = {
         ["test", *VBPR, "--model.factors=8", f"--ckpt_path={RECOMMENDER}"],
         ["factors is 64"],
     ),
+    "nothing to learn": (
+        ["fit", "--config", "configs/recommender/popularity.yaml", *DATA],
+        ["Popularity has nothing to learn", "catwalk test"],
+    ),
+    "missing warm start": (["fit", *VBPR, "--model.warm_start=nowhere.ckpt"], ["nowhere.ckpt does not exist"]),
+    "warm start of another size": (
+        ["fit", *VBPR, "--model.factors=8", f"--model.warm_start={RECOMMENDER}"],
+        ["warm_start", RECOMMENDER, "factors is 64 there and 8 here"],
+    ),
+    "warm start of a classifier": (
+        ["fit", *VBPR, f"--model.warm_start={CLASSIFIER}"],
+        ["warm_start", "trained on other data", "num_users is None"],
+    ),
+    "learning rate of no group": (["fit", *VBPR, "--model.learning_rates={X: 0.1}"], ["no group 'X'", "P, Q, E"]),
     "nothing to validate on": (["validate", *VBPR, f"--ckpt_path={RECOMMENDER}"], ["data.validation to true"]),
     "nothing to write": (["predict", *VBPR, f"--ckpt_path={RECOMMENDER}"], ["recommendations.yaml"]),
     "features of a recommender": (

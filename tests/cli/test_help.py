@@ -10,7 +10,7 @@ import catwalk
 from catwalk.lightning_cli import HELP
 from catwalk.parsers import readable
 
-COMMANDS = [["fit"], ["validate"], ["test"], ["predict"], ["study"], ["data"], ["data", "synthetic"]]
+COMMANDS = [["fit"], ["validate"], ["test"], ["predict"], ["study"], ["tune"], ["data"], ["data", "synthetic"]]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["data", "--help"], ["data", "synthetic", "--help"]])
@@ -30,7 +30,7 @@ assert not {{"torch", "pytorch_lightning", "wandb"}} & set(sys.modules)
 def test_the_overview_names_every_command(run) -> None:
     outcome = run("--help")
     assert (outcome.code, outcome.err) == (0, "")
-    for command in ("data", "study", *HELP):
+    for command in ("data", "study", "tune", *HELP):
         assert re.search(rf"^  {command} +\w", outcome.out, re.MULTILINE), command
     assert run("--version").out == f"catwalk {catwalk.__version__}\n"
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from pytorch_lightning.cli import LightningCLI
 
 from catwalk.lightning_cli import CatwalkCLI
@@ -56,3 +57,42 @@ class _Touch:
 
     def __reduce__(self) -> tuple:
         return Path("touched").touch, ()
+
+
+def test_floors_are_tested_without_a_checkpoint(work, run) -> None:
+    for name in ("popularity", "random"):
+        arguments = ["--config", f"configs/recommender/{name}.yaml", "--config", "configs/data/synthetic.yaml"]
+        outcome = run("test", *arguments, "--trainer.logger=false")
+        assert outcome.code == 0, outcome.err
+        assert "test/hr@20" in outcome.out
+
+
+@pytest.mark.parametrize("name", ["vbpr_as_published", "amr_as_published", "amr", "apr"])
+def test_the_shipped_recommenders_train(work, run, name: str) -> None:
+    arguments = ["--config", f"configs/recommender/{name}.yaml", "--config", "configs/data/synthetic.yaml"]
+    outcome = run("fit", *arguments, "--trainer.logger=false", "--trainer.max_epochs=1")
+    assert outcome.code == 0, outcome.err
+    assert Path(f"runs/{name}/recommender.ckpt").is_file()
+
+
+def test_training_begins_with_the_parameters_of_another(work, run) -> None:
+    arguments = ["--config", "configs/recommender/amr.yaml", "--config", "configs/data/synthetic.yaml"]
+    start = "runs/vbpr/recommender.ckpt"
+    rates = "--model.learning_rates={P: 0.0, Q: 0.0, E: 0.0}"
+    outcome = run(
+        "fit", *arguments, f"--model.warm_start={start}", rates, "--trainer.logger=false", "--trainer.max_epochs=1"
+    )
+    assert outcome.code == 0, outcome.err
+    before, after = (torch.load(path, weights_only=True)["state_dict"] for path in (start, "runs/amr/recommender.ckpt"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_training_stops_when_the_validation_items_no_longer_rise(work, run) -> None:
+    configs = ["recommender/vbpr", "data/synthetic", "trainer/early_stopping"]
+    arguments = [argument for name in configs for argument in ("--config", f"configs/{name}.yaml")]
+    outcome = run("fit", *arguments, "--trainer.logger=false", "--model.optimizer=SGD", "--model.optimizer.lr=0.0")
+    assert outcome.code == 0, outcome.err
+    best = torch.load("runs/best/best.ckpt", weights_only=True)
+    last = torch.load("runs/vbpr/recommender.ckpt", weights_only=True)
+    # Nothing is learnt: the first validation, after two epochs, is the best, and five more go by.
+    assert (best["epoch"], last["epoch"]) == (1, 11)

@@ -1,13 +1,18 @@
 """Batches of triplets and blocks of users."""
 
 import shutil
+from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from callbacks import InjectPoisonedImages
+from catwalk.attacks import FGSM
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
+from catwalk.features import FeatureTable, Predictions
 from catwalk.interactions import read_split
 from datamodules import InteractionTriplets
 
@@ -15,7 +20,11 @@ from datamodules import InteractionTriplets
 def make_data(shop, epoch=0, rank=0, world_size=1, **settings):
     data = InteractionTriplets(shop, **{"batch_size": 50} | settings)
     data.trainer = SimpleNamespace(
-        current_epoch=epoch, fit_loop=SimpleNamespace(batch_idx=-1), global_rank=rank, world_size=world_size
+        current_epoch=epoch,
+        fit_loop=SimpleNamespace(batch_idx=-1),
+        global_rank=rank,
+        world_size=world_size,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     data.setup("fit")
     return data
@@ -131,13 +140,124 @@ def test_settings_out_of_range_are_named(shop, settings, message):
         InteractionTriplets(shop, **settings)
 
 
-def test_a_user_who_has_bought_everything_is_named(tmp_path):
+@pytest.fixture
+def shop_with_a_full_user(tmp_path):
+    """Items x, y and a cold z; one of the users has x and y in training."""
     (tmp_path / "a.png").write_bytes(b"")
-    (tmp_path / "items.csv").write_text("item_id,image,category\nx,a.png,c\ny,a.png,c\n")
-    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,x,1\nu,y,2\nv,x,1\n")
+    (tmp_path / "items.csv").write_text("item_id,image,category\nx,a.png,c\ny,a.png,c\nz,a.png,c\n")
     splits = tmp_path / "splits"
     splits.mkdir()
-    (splits / "train.csv").write_text("user_id,item_id,timestamp\nv,x,1\nu,x,1\nu,y,2\n")
+    (splits / "train.csv").write_text("user_id,item_id,timestamp\nv,x,1\nEve,x,1\nEve,y,2\n")
     (splits / "test.csv").write_text("user_id,item_id,timestamp\nv,y,2\n")
-    with pytest.raises(CatwalkError, match="user number 1 has bought all 2 items"):
-        triplets(make_data(tmp_path).train_dataloader())
+    return tmp_path
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "popularity"])
+def test_a_user_without_negatives_is_named_before_training(shop_with_a_full_user, negatives):
+    with pytest.raises(CatwalkError, match="user 'Eve' has bought all 2 items that anybody has in training"):
+        make_data(shop_with_a_full_user, negatives=negatives)
+    data = InteractionTriplets(shop_with_a_full_user)
+    data.setup("test")  # which needs no negatives
+    assert len(data.test_dataloader()) == 1
+
+
+def test_negatives_are_drawn_as_asked(shop):
+    """More popular ones by popularity: the expected purchases of a negative are a fact of the pairs alone."""
+    popularity = Counter(read_split(Catalogue.read(shop)).items.tolist())
+    means = {}
+    for negatives in ("uniform", "popularity"):
+        rows = triplets(make_data(shop, negatives=negatives).train_dataloader())
+        means[negatives] = np.mean([popularity[negative] for _, _, negative in rows])
+    counts = np.array(list(popularity.values()))
+    assert means["uniform"] == pytest.approx(counts.mean(), rel=0.15)
+    assert means["popularity"] == pytest.approx((counts**2).sum() / counts.sum(), rel=0.15)
+    assert means["popularity"] > means["uniform"] * 1.2
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_epoch_goes_on_in_its_middle(shop, rank):
+    whole = list(make_data(shop, rank=rank, world_size=2).train_dataloader())
+    data = make_data(shop, rank=rank, world_size=2)
+    data.trainer.fit_loop.batch_idx = 2
+    rest = list(data.train_dataloader())
+    assert len(rest) == len(whole) - 3 > 1
+    for batch, expected in zip(rest, whole[3:], strict=True):
+        assert all(torch.equal(column, other) for column, other in zip(batch, expected, strict=True))
+
+
+def test_triplets_are_sampled_on_the_device_of_training(shop):
+    data = make_data(shop)
+    data.trainer.strategy.root_device = torch.device("meta")
+    assert {column.device.type for column in data._sampler.to(data._device).sample_epoch(0, 0)} == {"meta"}
+
+
+STORAGES, DTYPES = ("device", "host", "disk"), ("float32", "float16", "bfloat16")
+
+
+@pytest.fixture(scope="module")
+def features(shop, tmp_path_factory):
+    """A folder of features, and the features."""
+    folder, catalogue = tmp_path_factory.mktemp("features"), Catalogue.read(shop)
+    values = torch.randn(90, 5, generator=torch.Generator().manual_seed(0)) * 10
+    predictions = Predictions(values, torch.from_numpy(catalogue.categories), torch.ones(90))
+    FeatureTable.from_predictions(predictions, catalogue.category_names, catalogue.fingerprint, "none").write(
+        folder, catalogue
+    )
+    return folder, values
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_features_lie_as_asked(shop, features, storage, dtype):
+    folder, values = features
+    data = make_data(shop, features=folder, feature_storage=storage, feature_dtype=dtype)
+    for table in (data.feature_table, data.read_features(folder)):
+        assert table.features.dtype == getattr(torch, dtype)
+        assert torch.equal(table.features, values.to(getattr(torch, dtype)))
+        assert table.scale == float(values.abs().max())  # of float32, whatever they are rounded to
+    rows, items = data.feature_rows("cpu"), torch.tensor([3, 80, 3])
+    assert torch.equal(rows.rows(items), values.to(getattr(torch, dtype)).float()[items])
+    moved = data.feature_rows("meta")
+    assert moved.features.device.type == ("meta" if storage == "device" else "cpu")
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_attack_takes_and_leaves_features_as_they_lie(shop, trained, tmp_path, make_trainer, storage, dtype):
+    """What is attacked, measured and written is float32; what the recommender gets is of the asked type."""
+    trained.table.write(tmp_path / "clean", trained.catalogue)
+    data = InteractionTriplets(shop, tmp_path / "clean", feature_storage=storage, feature_dtype=dtype)
+    callback = InjectPoisonedImages(
+        trained.checkpoint, FGSM(epsilon=16.0), "Sandal", tmp_path / "attack", target="Sneaker"
+    )
+    trainer = make_trainer(callbacks=[callback])
+    trainer.datamodule = data
+    data.trainer = trainer
+    data.setup("test")
+    clean = data.feature_table
+    callback.setup(trainer, None, "test")
+    written = FeatureTable.read(tmp_path / "attack", data.catalogue)
+    assert written.features.dtype == torch.float32
+    attacked = torch.tensor([trained.table.category_names[number] == "Sandal" for number in trained.table.categories])
+    assert torch.equal(written.features[~attacked], trained.table.features[~attacked])
+    assert not (written.features[attacked] == trained.table.features[attacked]).all(dim=1).any()
+    distances = (written.features - trained.table.features)[attacked].double().square().mean(dim=1)
+    assert callback.summary.feature_loss == pytest.approx(float(distances.mean()), rel=1e-5)
+    assert torch.equal(data.feature_table.features, written.features.to(getattr(torch, dtype)))
+    assert data.feature_table.scale == trained.table.scale
+    callback.teardown(trainer, None, "test")
+    assert data.feature_table is clean
+    assert data.features == tmp_path / "clean"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"negatives": "hard"}, "negatives must be one of uniform, popularity, got 'hard'"),
+        ({"feature_storage": "gpu"}, "feature_storage must be one of device, host, disk, got 'gpu'"),
+        ({"feature_dtype": "int8"}, "feature_dtype must be one of float32, float16, bfloat16, got 'int8'"),
+    ],
+)
+def test_choices_that_there_are_not_are_named(shop, settings, message):
+    with pytest.raises(CatwalkError, match=message):
+        InteractionTriplets(shop, **settings)

@@ -22,7 +22,12 @@ def main(dataset: str, features: str, recommender: str, classifier: str, devices
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     figures = {}
     for name, model, data, checkpoint in (
-        ("recommender", VBPR(4, 4, top_k=(5, 20)), InteractionTriplets(Path(dataset), Path(features)), recommender),
+        (
+            "recommender",
+            VBPR(factors=4, visual_factors=4, top_k=(5, 20)),
+            InteractionTriplets(Path(dataset), Path(features)),
+            recommender,
+        ),
         (
             "classifier",
             ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8}),

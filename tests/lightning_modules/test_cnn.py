@@ -163,7 +163,7 @@ class TestCheckpoints:
         from lightning_modules import BPRMF
 
         trainer = make_trainer(max_epochs=1)
-        trainer.fit(BPRMF(2), InteractionTriplets(shop))
+        trainer.fit(BPRMF(factors=2), InteractionTriplets(shop))
         trainer.save_checkpoint(tmp_path / "bpr_mf.ckpt")
         with pytest.raises(CatwalkError, match="the checkpoint is not one of a product classifier"):
             make_trainer().test(make_model(), make_data(shop), ckpt_path=str(tmp_path / "bpr_mf.ckpt"), verbose=False)

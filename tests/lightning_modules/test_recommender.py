@@ -298,7 +298,7 @@ def test_a_checkpoint_gives_the_same_figures(shop, features, fitted, make_traine
     assert make_trainer().test(loaded, make_data(shop, features), verbose=False) == [figures]
     saved = torch.load(checkpoint, weights_only=True)
     assert sorted(saved["state_dict"]) == ["items.weight", "projection", "users.weight", "visual_users.weight"]
-    assert saved["hyper_parameters"]["num_items"] == 90
+    assert saved["built_for"]["num_items"] == 90
 
 
 def test_the_features_of_the_data_module_count_not_those_of_training(shop, features, fitted, make_trainer):
@@ -341,17 +341,17 @@ class TestCheckpointsThatDoNotFit:
         )
 
     def test_another_recommender(self, shop, features, fitted, make_trainer):
-        message = self.refusal(BPRMF(4, top_k=TOP_K), make_data(shop, features), fitted[2], make_trainer)
+        message = self.refusal(BPRMF(factors=4, top_k=TOP_K), make_data(shop, features), fitted[2], make_trainer)
         assert message == (
             "the checkpoint is of another network than this BPRMF: it holds projection, visual_users.weight"
         )
 
     def test_another_shop(self, other_shop, shop, fitted, make_trainer, tmp_path):
-        bpr_mf, trainer = BPRMF(4, top_k=TOP_K), make_trainer(max_epochs=1)
+        bpr_mf, trainer = BPRMF(factors=4, top_k=TOP_K), make_trainer(max_epochs=1)
         trainer.fit(bpr_mf, InteractionTriplets(shop))
         trainer.save_checkpoint(tmp_path / "bpr_mf.ckpt")
         message = self.refusal(
-            BPRMF(4, top_k=TOP_K), InteractionTriplets(other_shop), tmp_path / "bpr_mf.ckpt", make_trainer
+            BPRMF(factors=4, top_k=TOP_K), InteractionTriplets(other_shop), tmp_path / "bpr_mf.ckpt", make_trainer
         )
         assert "num_users is 200 there and 50 here; num_items is 90 there and 36 here" in message
         with pytest.raises(CatwalkError, match=r"built for another dataset.*'num_items': 90.*'num_items': 36"):

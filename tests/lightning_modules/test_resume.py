@@ -62,7 +62,7 @@ def test_recommenders_go_on_in_mid_epoch_too(shop, trained, make_trainer, tmp_pa
 
     def train(callbacks=(), checkpoint=None):
         seed_everything(0, verbose=False)
-        model, trainer = VBPR(4, 4), make_trainer(max_epochs=3, callbacks=callbacks)
+        model, trainer = VBPR(factors=4, visual_factors=4), make_trainer(max_epochs=3, callbacks=callbacks)
         data = InteractionTriplets(shop, tmp_path, batch_size=128)
         trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
         assert trainer.global_step == 3 * 5

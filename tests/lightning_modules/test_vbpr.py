@@ -10,7 +10,7 @@ from pytorch_lightning import seed_everything
 
 from catwalk.backbones import load_classifier, network_fingerprint
 from catwalk.catalogue import Catalogue
-from catwalk.features import FeatureTable, predict
+from catwalk.features import FeatureRows, FeatureTable, predict
 from catwalk.images import load_images
 from datamodules import InteractionTriplets, ProductImages
 from datamodules.importers.fashion_mnist import DEBIAN_FOLDER, fashion_mnist
@@ -31,10 +31,14 @@ def make_model(**settings):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=random, dtype=torch.float64) / 2)
-    model.register_buffer(
-        "features", torch.randn(NUM_ITEMS, NUM_FEATURES, generator=random, dtype=torch.float64), persistent=False
-    )
+    # Multiples of 1/64, whose differences are exact in the float32 of features.
+    model.features = FeatureRows(torch.randint(-256, 257, (NUM_ITEMS, NUM_FEATURES), generator=random) / 64)
+    model.feature_scale = 3.0
     return model
+
+
+def plain_features(model):
+    return model.features.features.double().numpy() / model.feature_scale
 
 
 def loss_by_hand(p, q, rho, e, f, lam, lam_e):
@@ -62,7 +66,7 @@ def test_loss_and_gradients_are_the_analytic_ones(lam, lam_e):
     loss = model.loss(*(torch.tensor(rows) for rows in (USERS, POSITIVES, NEGATIVES)))
     loss.backward()
     arrays = [parameter.detach().numpy() for parameter in parameters]
-    expected, gradients = loss_by_hand(*arrays, model.features.numpy(), lam, lam_e)
+    expected, gradients = loss_by_hand(*arrays, plain_features(model), lam, lam_e)
     assert loss.item() == pytest.approx(expected, rel=1e-12)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         np.testing.assert_allclose(parameter.grad.numpy(), gradient, rtol=1e-9, atol=1e-12)
@@ -76,7 +80,7 @@ def test_the_product_of_the_vectors_is_equation_2():
         parameter.detach().numpy()
         for parameter in (model.users.weight, model.items.weight, model.visual_users.weight, model.projection)
     )
-    f = model.features.numpy()
+    f = plain_features(model)
     expected = [[p[u] @ q[i] + rho[u] @ (e.T @ f[i]) for i in range(NUM_ITEMS)] for u in (4, 0, 4)]
     np.testing.assert_allclose(scores, expected, rtol=1e-9)
 

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from catwalk.ranking import SeenItems
+
 NUM_CATEGORIES = 5
 TOP_K = 10
 TOP_KS = [7, 1, 10]
@@ -22,6 +24,21 @@ def normalized_dcg(recommended: np.ndarray, targets: np.ndarray, k: int) -> floa
         if target in row[:k]:
             total += 1 / math.log2(row.index(target) + 2)
     return total / len(targets)
+
+
+def mean_reciprocal_rank(recommended: np.ndarray, targets: np.ndarray, k: int) -> float:
+    ranks = [
+        row[:k].index(target) + 1
+        for row, target in zip(recommended.tolist(), targets.tolist(), strict=True)
+        if target in row[:k]
+    ]
+    return math.fsum(1 / rank for rank in ranks) / len(targets)
+
+
+def precision(recommended: np.ndarray, targets: np.ndarray, k: int) -> float:
+    return sum(len({target} & set(row[:k])) / k for row, target in zip(recommended, targets, strict=True)) / len(
+        targets
+    )
 
 
 def auc(scores: np.ndarray, targets: np.ndarray) -> float:
@@ -41,6 +58,40 @@ def category_hits(recommended: np.ndarray, categories: np.ndarray, k: int) -> li
             if item != -1 and categories[item] != -1:
                 hits[categories[item]] += 1
     return hits
+
+
+def normalized_category_dcg(recommended: np.ndarray, seen: np.ndarray, categories: np.ndarray, k: int) -> list[float]:
+    """Build every user's ideal list of every category; ``seen`` is bool ``(B, N)``."""
+    means = []
+    for category in range(NUM_CATEGORIES):
+        shares = []
+        for row, bought in zip(recommended.tolist(), seen, strict=True):
+            candidates = [item for item, its in enumerate(categories) if its == category and not bought[item]]
+            ideal = math.fsum(1 / math.log2(rank + 1) for rank, _ in enumerate(candidates[:k], start=1))
+            if candidates:
+                ranks = [rank for rank, item in enumerate(row[:k], start=1) if item in candidates]
+                shares.append(math.fsum(1 / math.log2(rank + 1) for rank in ranks) / ideal)
+        means.append(math.fsum(shares) / len(shares) if shares else math.nan)
+    return means
+
+
+def exposure(recommended: np.ndarray, seen: np.ndarray, k: int) -> dict[str, float]:
+    """Return the figures of the lists, place by place; ``seen`` is bool ``(U, N)``."""
+    num_users, num_items = seen.shape
+    buyers = [sum(bought) for bought in seen.T.tolist()]
+    places = [item for row in recommended.tolist() for item in row[:k] if item != -1]
+    shown = [places.count(item) for item in range(num_items)]
+    differences = sum(abs(one - other) for one in shown for other in shown)
+    own = [[buyers[item] for item in np.flatnonzero(bought)] for bought in seen if bought.any()]
+    own_popularity = sum(sum(its) / len(its) for its in own) / len(own)
+    popularity = sum(buyers[item] for item in places) / len(places)
+    return {
+        "coverage": len(set(places)) / num_items,
+        "gini": differences / (2 * num_items * len(places)),
+        "novelty": math.fsum(-math.log2(max(buyers[item], 1) / num_users) for item in places) / len(places),
+        "arp": popularity,
+        "popularity_lift": (popularity - own_popularity) / own_popularity,
+    }
 
 
 def attack_success_rates(before: np.ndarray, after: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -63,6 +114,7 @@ class Data:
     scores: Tensor
     targets: Tensor
     recommended: Tensor
+    seen: SeenItems
     categories: Tensor
     predicted_before: Tensor
     predicted_after: Tensor
@@ -91,6 +143,7 @@ def make_data(seed: int = 0, num_users: int = 61, num_items: int = 40) -> Data:
         scores=torch.from_numpy(scores),
         targets=torch.from_numpy(targets),
         recommended=torch.from_numpy(recommended),
+        seen=SeenItems.from_pairs(*map(torch.from_numpy, masked.nonzero()), num_users, num_items),
         categories=torch.from_numpy(rng.integers(-1, NUM_CATEGORIES, num_items)),
         predicted_before=torch.from_numpy(rng.integers(0, 3, num_users)),
         predicted_after=torch.from_numpy(rng.integers(0, 3, num_users)),

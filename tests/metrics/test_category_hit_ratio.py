@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from catwalk.metrics import CategoryHitRatio
-from catwalk.metrics.category_hit_ratio import category_hits
+from catwalk.metrics.category_hit_ratio import category_hits, category_hits_per_user
 
 
 @pytest.mark.parametrize("split", brute_force.SPLITS)
@@ -22,6 +22,17 @@ def test_equals_brute_force_however_the_users_are_split(top_k: int | Sequence[in
     assert metric.hits.tolist() == hits
     assert metric.compute().dtype == torch.float64
     assert metric.compute().tolist() == [[count / 61 for count in row] for row in hits]
+
+
+@pytest.mark.parametrize("top_k", [3, [7, 1, 10]])
+def test_hits_of_every_user_equal_brute_force(top_k: int | Sequence[int]) -> None:
+    data = brute_force.make_data()
+    hits = category_hits_per_user(data.recommended, data.categories, brute_force.NUM_CATEGORIES, top_k)
+    recommended, categories = data.recommended.numpy(), data.categories.numpy()
+    lengths = [top_k] if isinstance(top_k, int) else top_k
+    assert hits.tolist() == [
+        [brute_force.category_hits(recommended[user : user + 1], categories, k) for user in range(61)] for k in lengths
+    ]
 
 
 def test_full_lists_of_a_catalogue_with_categories_sum_to_k() -> None:

@@ -5,7 +5,19 @@ import pytest
 import torch
 from torchmetrics import Metric
 
-from catwalk.metrics import AUC, AttackSuccessRate, CategoryHitRatio, FeatureLoss, HitRate, NormalizedDCG
+from catwalk.metrics import (
+    AUC,
+    AttackSuccessRate,
+    CategoryHitRatio,
+    Exposure,
+    FeatureLoss,
+    HitRate,
+    MeanReciprocalRank,
+    NormalizedCategoryDCG,
+    NormalizedDCG,
+    Precision,
+    Recall,
+)
 
 DATA = brute_force.make_data()
 LISTS = (DATA.recommended, DATA.targets)
@@ -13,8 +25,17 @@ PREDICTIONS = (DATA.predicted_before, DATA.predicted_after, DATA.classes)
 CASES = [
     pytest.param(HitRate(5), LISTS, id="HitRate"),
     pytest.param(NormalizedDCG(5), LISTS, id="NormalizedDCG"),
+    pytest.param(MeanReciprocalRank(5), LISTS, id="MeanReciprocalRank"),
+    pytest.param(Precision(5), LISTS, id="Precision"),
+    pytest.param(Recall(5), LISTS, id="Recall"),
     pytest.param(AUC(), (DATA.scores, DATA.targets), id="AUC"),
     pytest.param(CategoryHitRatio(5, DATA.categories, 5), LISTS[:1], id="CategoryHitRatio"),
+    pytest.param(
+        NormalizedCategoryDCG([5, 2], DATA.categories, 5, DATA.seen),
+        (DATA.recommended, torch.arange(61)),
+        id="NormalizedCategoryDCG",
+    ),
+    pytest.param(Exposure([5, 2], DATA.seen), LISTS[:1], id="Exposure"),
     pytest.param(AttackSuccessRate(), PREDICTIONS, id="AttackSuccessRate"),
     pytest.param(FeatureLoss(), (DATA.features_before, DATA.features_after), id="FeatureLoss"),
 ]

@@ -9,7 +9,19 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from catwalk.metrics import AUC, AttackSuccessRate, CategoryHitRatio, FeatureLoss, HitRate, NormalizedDCG
+from catwalk.metrics import (
+    AUC,
+    AttackSuccessRate,
+    CategoryHitRatio,
+    Exposure,
+    FeatureLoss,
+    HitRate,
+    MeanReciprocalRank,
+    NormalizedCategoryDCG,
+    NormalizedDCG,
+    Precision,
+    Recall,
+)
 
 
 def measure(rank: int, folder: str) -> None:
@@ -26,18 +38,27 @@ def measure(rank: int, folder: str) -> None:
         {
             "hit_rate": HitRate(brute_force.TOP_K),
             "normalized_dcg": NormalizedDCG(brute_force.TOP_K),
+            "mean_reciprocal_rank": MeanReciprocalRank(brute_force.TOP_K),
+            "precision": Precision(brute_force.TOP_K),
+            "recall": Recall(brute_force.TOP_K),
             "auc": AUC(),
             "auc_of_process_0": AUC(),
             "category_hit_ratio": CategoryHitRatio(brute_force.TOP_KS, data.categories, brute_force.NUM_CATEGORIES),
+            "normalized_category_dcg": NormalizedCategoryDCG(
+                brute_force.TOP_KS, data.categories, brute_force.NUM_CATEGORIES, data.seen
+            ),
+            "exposure": Exposure(brute_force.TOP_KS, data.seen),
             "attack_success_rate": AttackSuccessRate(),
             "feature_loss": FeatureLoss(),
         }
     ).to(torch.bfloat16)  # as Lightning does with a model that trains in bfloat16
     for part in rows.split(16):
-        metrics["hit_rate"].update(data.recommended[part], data.targets[part])
-        metrics["normalized_dcg"].update(data.recommended[part], data.targets[part])
+        for name in ("hit_rate", "normalized_dcg", "mean_reciprocal_rank", "precision", "recall"):
+            metrics[name].update(data.recommended[part], data.targets[part])
         metrics["auc"].update(data.scores[part], data.targets[part])
         metrics["category_hit_ratio"].update(data.recommended[part])
+        metrics["normalized_category_dcg"].update(data.recommended[part], part)
+        metrics["exposure"].update(data.recommended[part])
         metrics["attack_success_rate"].update(
             data.predicted_before[part], data.predicted_after[part], data.classes[part]
         )
@@ -58,14 +79,24 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     success = brute_force.attack_success_rates(
         data.predicted_before.numpy(), data.predicted_after.numpy(), data.classes.numpy()
     )
+    category_dcg = NormalizedCategoryDCG(brute_force.TOP_KS, data.categories, brute_force.NUM_CATEGORIES, data.seen)
+    category_dcg.update(data.recommended, torch.arange(len(targets)))
+    exposure = Exposure(brute_force.TOP_KS, data.seen)
+    exposure.update(data.recommended)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
         # counts, hence equal to the last digit
         assert found["hit_rate"].item() == brute_force.hit_rate(recommended, targets, brute_force.TOP_K)
         assert found["category_hit_ratio"].tolist() == [[count / len(targets) for count in row] for row in hits]
         assert {name: rate.item() for name, rate in found["attack_success_rate"].items()} == success
+        assert found["recall"].item() == found["hit_rate"].item()
+        # figures of counts, hence those of one process to the last digit
+        torch.testing.assert_close(found["normalized_category_dcg"], category_dcg.compute(), rtol=0, atol=0)
+        torch.testing.assert_close(found["exposure"], exposure.compute(), rtol=0, atol=0)
         # sums of float64
         expected = {
+            "mean_reciprocal_rank": brute_force.mean_reciprocal_rank(recommended, targets, brute_force.TOP_K),
+            "precision": brute_force.precision(recommended, targets, brute_force.TOP_K),
             "normalized_dcg": brute_force.normalized_dcg(recommended, targets, brute_force.TOP_K),
             "auc": brute_force.auc(scores, targets),
             "auc_of_process_0": brute_force.auc(scores[first], targets[first]),

@@ -32,8 +32,8 @@ def test_their_settings_are_accepted(shop: Path, tmp_path: Path, name: str) -> N
         features = FeaturesStage(cache, catalogue, ClassifierStage(cache, catalogue, extractor, training))
         named = zip(grid.attack_names, grid.attacks, strict=True)
         attacks = [AttackStage(cache, grid, *attack, features) for attack in named]
-        for recommender, its_training in grid.recommenders.items():
-            RecommenderStage(cache, catalogue, recommender, grid, its_training, 0, features, attacks[0])
+        for recommender in grid.recommenders:
+            RecommenderStage(cache, catalogue, recommender, grid, 0, features, attacks[0])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -31,6 +31,7 @@ COLUMNS = [
     "target",
     "n_attacked",
     "chr@20",
+    "ncdcg@20",
     "hr@20",
     "ndcg@20",
     "auc",
@@ -187,7 +188,7 @@ def test_the_callback_poisons_as_the_stage_does(finished, shop, make_trainer, tm
         output=tmp_path / "attack",
     )
     seed_everything(1, verbose=False)
-    model = VBPR(4, 4, top_k=[20])
+    model = VBPR(factors=4, visual_factors=4, top_k=[20])
     data = InteractionTriplets(shop, stage(finished, "Features of"), seed=1)
     make_trainer(max_epochs=3, deterministic=True, callbacks=[callback]).fit(model, data)
     by_stage = stage(finished, "PGD (ε = 32), Sandal")

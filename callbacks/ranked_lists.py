@@ -1,0 +1,160 @@
+"""What the callbacks share that measure a recommender's lists."""
+
+import abc
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from catwalk.catalogue import number_of
+from catwalk.errors import CatwalkError
+from lightning_modules.recommender import Ranking, Recommender
+
+PLACES_AT_ONCE = 2**18
+"""Blocks of users are measured together, about this many places of lists at a time: a metric costs more per call than
+per list."""
+
+CategoriesBy = Literal["network", "dataset"]
+"""Who says of which category an item is."""
+
+
+class RankedListsCallback(Callback, abc.ABC):
+    """Base of the callbacks that log figures of the lists of all users, in validation and in the test.
+
+    Args:
+        top_k: List lengths K.
+
+    Raises:
+        CatwalkError: If there is no K, or a K is less than 1.
+    """
+
+    def __init__(self, top_k: Sequence[int]) -> None:
+        self.top_k = checked_lengths(top_k)
+        self._blocks: list[Ranking] = []
+
+    @abc.abstractmethod
+    def start(self, data: Any, device: torch.device, stage: str) -> None:
+        """Begin to count the lists of an epoch of ``val`` or ``test``."""
+
+    @abc.abstractmethod
+    def count(self, ranking: Ranking) -> None:
+        """Count the lists of some users."""
+
+    @abc.abstractmethod
+    def figures(self) -> dict[str, Tensor]:
+        """Return the figures of the lists that were counted in all processes, without the stage in their names."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that there is a recommender, and have it make lists that are long enough."""
+        require_lists(self, pl_module, max(self.top_k))
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count."""
+        self._blocks = []
+        self.start(trainer.datamodule, pl_module.device, "val")  # type: ignore[attr-defined]
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count."""
+        self._blocks = []
+        self.start(trainer.datamodule, pl_module.device, "test")  # type: ignore[attr-defined]
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the lists of a block of users."""
+        self._collect(outputs)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the lists of a block of users."""
+        self._collect(outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log."""
+        self._log(pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log."""
+        self._log(pl_module, "test")
+
+    def _collect(self, outputs: Ranking) -> None:
+        self._blocks.append(outputs)
+        if sum(block["recommended"].numel() for block in self._blocks) >= PLACES_AT_ONCE:
+            self._count_collected()
+
+    def _count_collected(self) -> None:
+        blocks, self._blocks = self._blocks, []
+        if blocks:
+            self.count(
+                Ranking(
+                    users=torch.cat([block["users"] for block in blocks]),
+                    recommended=torch.cat([block["recommended"] for block in blocks]),
+                    targets=torch.cat([block["targets"] for block in blocks]),
+                    auc=torch.cat([block["auc"] for block in blocks]),
+                )
+            )
+
+    def _log(self, pl_module: LightningModule, stage: str) -> None:
+        self._count_collected()
+        pl_module.log_dict({f"{stage}/{name}": value for name, value in self.figures().items()})
+
+
+def checked_lengths(top_k: Sequence[int]) -> list[int]:
+    """Return list lengths, or raise a :class:`CatwalkError` if there is none or one is less than 1."""
+    if not top_k or min(top_k) < 1:
+        raise CatwalkError(f"top_k must name list lengths of at least 1, got {list(top_k)}")
+    return list(top_k)
+
+
+def require_lists(callback: Callback, pl_module: LightningModule, length: int) -> None:
+    """Have a recommender make lists of at least ``length``, or raise a :class:`CatwalkError` if it is none."""
+    if not isinstance(pl_module, Recommender):
+        raise CatwalkError(f"{type(callback).__name__} measures recommenders, not a {type(pl_module).__name__}")
+    pl_module.require_list_length(length)
+
+
+def item_categories(
+    callback: Callback, data: Any, categories_by: CategoriesBy, wanted: Sequence[str] | None
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the categories of the items by which a callback counts, and the names of all categories.
+
+    Args:
+        callback: The callback, whom messages name.
+        data: The data module.
+        categories_by: ``network`` or ``dataset``.
+        wanted: Names that must be among those of the categories.
+
+    Returns:
+        ``(categories, names)``: int64 ``(N,)``, the number of each item's category among ``names``.
+
+    Raises:
+        CatwalkError: If there are no features to tell the categories, or a name is unknown.
+    """
+    who = type(callback).__name__
+    if categories_by == "network":
+        if data.feature_table is None:
+            raise CatwalkError(
+                f"{who} takes the categories from the features' network, and data.features is not given: "
+                "give it, or set categories_by: dataset"
+            )
+        categories, names = data.feature_table.categories, data.feature_table.category_names
+    else:
+        categories, names = data.catalogue.categories, data.catalogue.category_names
+    for name in wanted or ():
+        number_of(name, names, f"{who}.categories")
+    return torch.from_numpy(categories).long(), names

@@ -1,0 +1,148 @@
+"""Writes what a test found of every single user, for statistics."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from callbacks.processes import gather
+from callbacks.ranked_lists import CategoriesBy, checked_lengths, item_categories, require_lists
+from catwalk.errors import CatwalkError
+from catwalk.metrics.category_hit_ratio import category_hits_per_user
+from catwalk.metrics.held_out import target_ranks
+
+ROWS_AT_ONCE = 1024
+
+
+class Users(NamedTuple):
+    """Some users, with their held-out items, those items' ranks, AUC, and hits ``(number of K, B, C)``."""
+
+    users: Tensor
+    targets: Tensor
+    ranks: Tensor
+    auc: Tensor
+    hits: Tensor
+
+
+class WriteUserFigures(Callback):
+    """During ``catwalk test`` with a recommender, writes a row per user, in the order of the users' numbers.
+
+    The same users under another attack can so be compared in pairs. The columns:
+
+    - ``user_id``;
+    - ``held_out_item_id``: empty without one;
+    - ``rank``: the held-out item's in the list of the longest K, from 1; 0 if it is not in it, empty without one. HR,
+      nDCG, MRR, recall and precision of the user follow from it;
+    - ``auc``: empty without a held-out item, or without other candidates;
+    - ``chr@K/CATEGORY``, for every K and category: the number of the category's items in the list; the mean over users
+      is CHR@K.
+
+    Args:
+        output: CSV file to write, or Parquet if its name ends in ``.parquet``.
+        top_k: List lengths K.
+        categories: Names of the categories to count; all by default.
+        categories_by: ``network`` takes for an item's category what the network that made the features sees in its
+            clean image, ``dataset`` what the dataset says.
+
+    Raises:
+        CatwalkError: If the file's name ends in something else, there is no K, or a K is less than 1.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        top_k: Sequence[int] = (20,),
+        categories: Sequence[str] | None = None,
+        categories_by: CategoriesBy = "network",
+    ) -> None:
+        self.output = Path(output)
+        if self.output.suffix not in (".csv", ".parquet"):
+            raise CatwalkError(f"WriteUserFigures.output must end in .csv or .parquet, got {self.output}")
+        self.top_k = checked_lengths(top_k)
+        self.categories = list(categories) if categories is not None else None
+        self.categories_by = categories_by
+        self._names: list[str] = []
+        self._item_categories = torch.zeros(0, dtype=torch.int64)
+        self._parts: list[Users] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Read the categories."""
+        require_lists(self, pl_module, max(self.top_k))
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        categories, names = item_categories(self, data, self.categories_by, self.categories)
+        self._names = list(names if self.categories is None else self.categories)
+        columns = [self._names.index(name) if name in self._names else -1 for name in names]
+        # The last one is for items without a category, which have the number -1.
+        self._item_categories = torch.tensor([*columns, -1])[categories]
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with nothing collected."""
+        self._parts = []
+        self._item_categories = self._item_categories.to(pl_module.device)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect the figures of a block of users."""
+        users, recommended, targets = outputs["users"], outputs["recommended"], outputs["targets"]
+        asked = targets >= 0
+        ranks = torch.zeros_like(targets)
+        ranks[asked] = target_ranks(recommended[asked], targets[asked], max(self.top_k))
+        hits = category_hits_per_user(recommended, self._item_categories, len(self._names), self.top_k)
+        columns = (users, targets, ranks, outputs["auc"], hits)
+        self._parts.append(Users(*(column.cpu() for column in columns)))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Join the rows of all processes and write them, by user."""
+        parts = gather(self._parts, trainer.world_size)
+        self._parts = []
+        if not trainer.is_global_zero:
+            return
+        table = self._table(trainer.datamodule, parts)  # type: ignore[attr-defined]
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        if self.output.suffix == ".parquet":
+            pa.parquet.write_table(table, self.output)
+        else:
+            _write_csv(table, self.output)
+        rank_zero_info(f"Wrote the figures of {len(table)} users to {self.output}")
+
+    def _table(self, data: Any, parts: list[Users]) -> pa.Table:
+        users, targets, ranks, auc = (torch.cat(column) for column in list(zip(*parts, strict=True))[:4])
+        order = users.argsort()
+        targets, ranks, auc = targets[order], ranks[order], auc[order]
+        hits = torch.cat([part.hits for part in parts], dim=1)[:, order]
+        without_item, without_auc = (targets < 0).numpy(), auc.isnan().numpy()
+        item_ids = data.catalogue.item_ids
+        columns = {
+            "user_id": pa.array([data.split.user_ids[user] for user in users[order].tolist()], pa.string()),
+            "held_out_item_id": pa.array(
+                [item_ids[item] if item >= 0 else None for item in targets.tolist()], pa.string()
+            ),
+            "rank": pa.array(ranks.numpy(), mask=without_item),
+            "auc": pa.array(auc.numpy(), mask=without_auc),
+        }
+        for row, k in enumerate(self.top_k):
+            for column, name in enumerate(self._names):
+                columns[f"chr@{k}/{name}"] = pa.array(hits[row, :, column].contiguous().numpy())
+        return pa.table(columns)
+
+
+def _write_csv(table: pa.Table, path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(table.column_names)
+        for rows in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+            writer.writerows(zip(*(column.to_pylist() for column in rows.columns), strict=True))

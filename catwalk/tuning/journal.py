@@ -1,0 +1,85 @@
+"""The journal of a search: every trial that has ended, and what was searched."""
+
+import fcntl
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.study import StudyDirection
+
+from catwalk.errors import CatwalkError
+
+JOURNAL_FILE = "journal.log"
+SHOWN_DIFFERENCES = 3
+
+
+@contextmanager
+def open_journal(
+    folder: Path, name: str, direction: StudyDirection, identity: Mapping[str, Any]
+) -> Iterator[optuna.Study]:
+    """Open the journal of a search for this process alone; a new one where there is none.
+
+    Args:
+        folder: The search's folder, which is made if need be.
+        name: Name of the search.
+        direction: Whether its figure is to be high or low.
+        identity: All that the trials depend on.
+
+    Raises:
+        CatwalkError: If another process has it open, or it holds trials of another identity.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / JOURNAL_FILE
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CatwalkError(f"{folder}: another process is at this search; wait, or give another name") from error
+        # What a killed run may have left: a line that is not whole, and Optuna's own lock.
+        file.truncate(path.read_bytes().rfind(b"\n") + 1)
+        path.with_name(f"{JOURNAL_FILE}.lock").unlink(missing_ok=True)
+        now = json.loads(json.dumps(identity, default=str))
+        study = _read(path)
+        if study is not None and study.get_trials():
+            _require_same(folder, study.user_attrs["search"], now)
+        else:
+            file.truncate(0)
+            study = optuna.create_study(storage=_storage(path), study_name=name, direction=direction)
+            study.set_user_attr("search", now)
+        yield study
+
+
+def _storage(path: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _read(path: Path) -> optuna.Study | None:
+    """Return what a journal holds; None where it is empty."""
+    storage = _storage(path)
+    names = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=names[0], storage=storage) if names else None
+
+
+def _require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise a CatwalkError if two identities differ."""
+    was, now = (defaultdict(lambda: "not given", _leaves(tree)) for tree in (before, now))
+    differing = [key for key in dict.fromkeys([*was, *now]) if was[key] != now[key]]
+    if differing:
+        shown = [f"{key} was {was[key]} and is {now[key]}" for key in differing[:SHOWN_DIFFERENCES]]
+        more = f"; and {len(differing) - len(shown)} more" if len(differing) > len(shown) else ""
+        raise CatwalkError(
+            f"{folder} holds another search: {'; '.join(shown)}{more}; give another name, or remove the folder"
+        )
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested settings by path."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves

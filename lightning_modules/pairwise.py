@@ -1,0 +1,155 @@
+"""Recommenders that learn from triplets of a user, an item bought and an item not bought."""
+
+import abc
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from catwalk.backbones import read_checkpoint
+from catwalk.errors import CatwalkError
+from lightning_modules.checkpoints import check_checkpoint
+from lightning_modules.recommender import BUILT_FOR, Recommender, check_same
+
+Triplets = tuple[Tensor, Tensor, Tensor]
+"""Users, items bought and items not bought, int64 ``(B,)`` each."""
+
+
+class PairwiseRecommender(Recommender):
+    """Base of the recommenders that learn by Bayesian personalised ranking (BPR, Rendle et al. 2009).
+
+    A subclass says how to build its parameters, what its loss is, and of which vectors of users and items the scores
+    are the products.
+
+    Args:
+        top_k: List lengths K of HR@K and nDCG@K.
+        optimizer: Optimizer by class path; Adagrad with learning rate 0.05 and accumulators that begin at 0.1 by
+            default.
+        learning_rates: Learning rates by group of parameters, where they differ from the optimizer's: ``P`` (users),
+            ``Q`` (items) and, with images, ``E``.
+        warm_start: Checkpoint of a recommender with the same parameters, with which ``fit`` begins; the optimizer
+            begins afresh.
+    """
+
+    learns = True
+
+    groups: tuple[str, ...] = ()
+    """Groups of parameters that may have learning rates of their own; :meth:`parameter_groups` says what is in them."""
+
+    def __init__(
+        self,
+        top_k: Sequence[int] = (20,),
+        optimizer: OptimizerCallable | None = None,
+        learning_rates: dict[str, float] | None = None,
+        warm_start: Path | None = None,
+    ) -> None:
+        super().__init__(top_k)
+        for group, rate in (learning_rates or {}).items():
+            if group not in self.groups:
+                raise CatwalkError(f"learning_rates: there is no group {group!r}, only {', '.join(self.groups)}")
+            if not rate >= 0:
+                raise CatwalkError(f"learning_rates: that of {group} must be at least 0, got {rate}")
+        self.make_optimizer: Callable[[Iterable], Optimizer] = optimizer or _default_optimizer
+        self.learning_rates = dict(learning_rates or {})
+        self.warm_start = warm_start
+
+    @abc.abstractmethod
+    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """Return the training loss of a batch of triplets, int64 ``(B,)`` each, as a scalar."""
+
+    @abc.abstractmethod
+    def user_vectors(self, users: Tensor) -> Tensor:
+        """Return what a user's score is linear in, ``(B, K')``."""
+
+    @abc.abstractmethod
+    def item_vectors(self) -> Tensor:
+        """Return the items' counterpart of :meth:`user_vectors`, ``(N, K')``: their product is the score matrix."""
+
+    def parameter_groups(self) -> dict[str, list[Tensor]]:
+        """Return all parameters by group, for :attr:`groups`."""
+        return {"": list(self.parameters())}
+
+    def configure_model(self) -> None:
+        """Build the parameters, and begin with those of another checkpoint where there is a warm start."""
+        was_built = self.is_built
+        super().configure_model()
+        is_fit = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if self.warm_start is not None and is_fit and not was_built:
+            self._begin_with(self.warm_start)
+
+    def _begin_with(self, path: Path) -> None:
+        """Take the parameters of a checkpoint."""
+        checkpoint = read_checkpoint(path)
+        check_same(f"warm_start: {path}", checkpoint.get(BUILT_FOR, {}), self.built_for)
+        try:
+            check_checkpoint(self, checkpoint)
+        except CatwalkError as error:
+            raise CatwalkError(f"warm_start: {path}: {error}") from error
+        self.load_state_dict(checkpoint["state_dict"])
+
+    def training_step(self, batch: Triplets, batch_idx: int) -> Tensor:
+        """Return the loss of a batch of triplets."""
+        loss = self.loss(*batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
+        return loss
+
+    def prepare_scores(self, data: Any) -> None:
+        """Compute the items' vectors."""
+        self._item_vectors = self.item_vectors().detach()  # a parameter would be registered as one of the module's
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Return the products of the users' and all items' vectors, ``(B, N)``."""
+        return self.user_vectors(users) @ self._item_vectors.T
+
+    def configure_optimizers(self) -> Optimizer:
+        """Return the optimizer, and give embeddings sparse gradients where it makes the same of them as of dense ones.
+
+        A sparse step costs what the rows of a batch cost, a dense one what all users and items cost.
+        """
+        groups: list[dict[str, Any]] = [
+            {"params": parameters, "lr": self.learning_rates[name]}
+            if name in self.learning_rates
+            else {"params": parameters}
+            for name, parameters in self.parameter_groups().items()
+        ]
+        optimizer = self.make_optimizer(groups)
+        embeddings = [module for module in self.modules() if isinstance(module, nn.Embedding)]
+        is_sparse = self._may_be_sparse() and _same_by_sparse_gradients(optimizer)
+        if isinstance(optimizer, torch.optim.SparseAdam):
+            is_sparse = True
+            if len(embeddings) < len(list(self.parameters())):
+                raise CatwalkError(
+                    f"optimizer: SparseAdam cannot train {type(self).__name__}, which has more than embeddings; use "
+                    "Adagrad, SGD or Adam"
+                )
+        for module in embeddings:
+            module.sparse = is_sparse
+        return optimizer
+
+    def _may_be_sparse(self) -> bool:
+        """Whether the Trainer leaves gradients alone between the backward pass and the optimizer's step."""
+        return self._trainer is None or (self.trainer.world_size == 1 and not self.trainer.gradient_clip_val)
+
+
+def embedding(num_rows: int, num_factors: int) -> nn.Embedding:
+    """Return an embedding drawn from a normal distribution of standard deviation 0.01, cut off at two of them."""
+    table = nn.Embedding(num_rows, num_factors)
+    nn.init.trunc_normal_(table.weight, std=0.01, a=-0.02, b=0.02)
+    return table
+
+
+def _same_by_sparse_gradients(optimizer: Optimizer) -> bool:
+    """Whether an optimizer leaves rows without a gradient as they are, and takes sparse gradients."""
+    moves_all_rows = any(
+        group.get(name) for group in optimizer.param_groups for name in ("weight_decay", "momentum", "fused", "foreach")
+    )
+    return type(optimizer) in (torch.optim.Adagrad, torch.optim.SGD) and not moves_all_rows
+
+
+def _default_optimizer(parameters: Iterable) -> Optimizer:
+    return torch.optim.Adagrad(parameters, lr=0.05, initial_accumulator_value=0.1)

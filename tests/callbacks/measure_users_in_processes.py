@@ -1,0 +1,48 @@
+"""Test a recommender on the CPU in several processes; run by test_write_user_figures.py in a fresh process.
+
+Arguments: dataset folder, features folder, recommender, number of processes, blocks of users, output folder.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Trainer
+
+import datamodules.interaction_triplets
+from callbacks import CategoryHitRatio, RankingFigures, WriteUserFigures
+from datamodules import InteractionTriplets
+from lightning_modules import VBPR
+
+
+def main(dataset: str, features: str, recommender: str, devices: str, blocks: str, output: str) -> None:
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    datamodules.interaction_triplets.MIN_BLOCKS = int(blocks)
+    folder = Path(output)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=int(devices),
+        strategy="ddp_fork" if int(devices) > 1 else "auto",
+        callbacks=[
+            WriteUserFigures(folder / "users.csv", [3, 8]),
+            WriteUserFigures(folder / "users.parquet", [3, 8], categories=["Bag"], categories_by="dataset"),
+            RankingFigures([3, 8]),
+            CategoryHitRatio([3, 8]),
+        ],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = InteractionTriplets(Path(dataset), Path(features), validation=True)
+    (figures,) = trainer.test(VBPR(factors=4, visual_factors=4, top_k=[5]), data, ckpt_path=recommender, verbose=False)
+    if trainer.is_global_zero:
+        (folder / "figures.json").write_text(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,79 @@
+"""RankingFigures: what it logs, against the model's own lists in plain NumPy."""
+
+import math
+
+import numpy as np
+import pytest
+import rankings
+
+from callbacks import RankingFigures
+from catwalk.errors import CatwalkError
+from datamodules import InteractionTriplets, ProductImages
+from lightning_modules import BPRMF, ProductClassifier
+
+TOP_K = (3, 8)  # shorter and longer than the 5 of the model
+
+
+def figures_of(users: list[rankings.User], purchases: np.ndarray, k: int) -> dict[str, float]:
+    asked = [user for user in users if user.target >= 0]
+    ranks = [user.items.index(user.target) + 1 for user in asked if user.target in user.items[:k]]
+    buyers = purchases.sum(axis=0)
+    places = [item for user in users for item in user.items[:k] if item >= 0]
+    shown = np.sort(np.bincount(places, minlength=purchases.shape[1]))
+    # the area between the Lorenz curve and the diagonal, by trapezoids
+    lorenz = np.concatenate([[0], np.cumsum(shown) / len(places)])
+    own = np.mean([buyers[row].mean() for row in purchases if row.any()])
+    return {
+        "mrr": sum(1 / rank for rank in ranks) / len(asked),
+        "recall": len(ranks) / len(asked),
+        "precision": len(ranks) / len(asked) / k,
+        "coverage": len(set(places)) / purchases.shape[1],
+        "gini": 1 - np.sum(lorenz[1:] + lorenz[:-1]) / purchases.shape[1],
+        "novelty": np.mean([-math.log2(max(buyers[item], 1) / len(purchases)) for item in places]),
+        "arp": np.mean(buyers[places]),
+        "popularity_lift": np.mean(buyers[places]) / own - 1,
+    }
+
+
+@pytest.mark.parametrize("stage", ["test", "val"])
+def test_it_measures_the_models_lists(shop, features, recommender, model, make_trainer, stage: str) -> None:
+    data = InteractionTriplets(shop, features, validation=True)
+    users = rankings.record(model, stage)
+    trainer = make_trainer(callbacks=[RankingFigures(TOP_K)])
+    run = trainer.validate if stage == "val" else trainer.test
+    (figures,) = run(model, data, ckpt_path=str(recommender), verbose=False)
+    assert len(users) == data.num_users > sum(user.target >= 0 for user in users) > 0
+    purchases = rankings.bought(data, "val")  # those of the training, in both stages
+    expected = {f"{stage}/{name}@{k}": value for k in TOP_K for name, value in figures_of(users, purchases, k).items()}
+    assert {name: value for name, value in figures.items() if name in expected} == pytest.approx(expected, rel=1e-6)
+    assert f"{stage}/hr@5" in figures  # the model's own list length stays
+
+
+def test_recall_is_the_models_hit_rate(triplets, recommender, model, make_trainer) -> None:
+    (figures,) = make_trainer(callbacks=[RankingFigures([5])]).test(
+        model, triplets, ckpt_path=str(recommender), verbose=False
+    )
+    assert figures["test/recall@5"] == figures["test/hr@5"] > 0
+
+
+def test_every_epoch_is_measured_by_itself(shop, make_trainer) -> None:
+    """Of a recommender without images, whose data has no features."""
+    data, model = InteractionTriplets(shop, batch_size=64, validation=True), BPRMF(factors=4)
+    trainer = make_trainer(max_epochs=2, callbacks=[RankingFigures()])
+    trainer.fit(model, data)
+    (alone,) = make_trainer(callbacks=[RankingFigures()]).validate(model, data, verbose=False)
+    last = {name: value.item() for name, value in trainer.callback_metrics.items() if name in alone}
+    assert len(alone) > 8
+    assert last == alone
+
+
+@pytest.mark.parametrize("top_k", [[], [0], [3, -1]])
+def test_list_lengths_must_be_positive(top_k: list[int]) -> None:
+    with pytest.raises(CatwalkError, match="top_k"):
+        RankingFigures(top_k)
+
+
+def test_it_measures_recommenders_only(shop, make_trainer) -> None:
+    model = ProductClassifier("catwalk.backbones.compact_cnn")
+    with pytest.raises(CatwalkError, match="RankingFigures measures recommenders, not a ProductClassifier"):
+        make_trainer(callbacks=[RankingFigures()], max_epochs=1).fit(model, ProductImages(shop))

@@ -1,0 +1,155 @@
+"""WriteUserFigures: a row for every user, the same however many processes and blocks there are."""
+
+import csv
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import rankings
+
+from callbacks import CategoryHitRatio, WriteUserFigures
+from catwalk.errors import CatwalkError
+from datamodules import InteractionTriplets, ProductImages
+from lightning_modules import BPRMF, ProductClassifier
+
+TOP_K = (3, 8)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def by_processes(shop, features, recommender, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return what one process left, what two left, and what one left that ranks the users in one block."""
+    folders = []
+    for devices, blocks in ((1, 64), (2, 64), (1, 1)):
+        folder = tmp_path_factory.mktemp("processes")
+        script = Path(__file__).with_name("measure_users_in_processes.py")
+        arguments = map(str, (shop, features, recommender, devices, blocks, folder))
+        done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        folders.append(folder)
+    return folders
+
+
+def test_all_ways_to_share_the_users_out_write_the_same_files(by_processes: list[Path]) -> None:
+    one, *others = by_processes
+    for name in ("users.csv", "users.parquet"):
+        for other in others:
+            assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_all_ways_to_share_the_users_out_log_the_same_figures(by_processes: list[Path]) -> None:
+    one, *others = (json.loads((folder / "figures.json").read_text()) for folder in by_processes)
+    counted = {name: value for name, value in one.items() if "@" in name}
+    assert {"test/ncdcg@8/Bag", "test/mrr@3", "test/gini@8", "test/novelty@3"} < set(counted)
+    for other in others:
+        assert {name: other[name] for name in counted} == counted
+
+
+def test_a_row_holds_what_was_found_of_the_user(triplets, recommender, model, make_trainer, tmp_path: Path) -> None:
+    found = rankings.record(model, "test")
+    path = tmp_path / "new folder" / "users.csv"
+    trainer = make_trainer(callbacks=[WriteUserFigures(path, TOP_K, ["Sandal", "Bag"])])
+    trainer.test(model, triplets, ckpt_path=str(recommender), verbose=False)
+    rows = read(path)
+    item_ids, user_ids = triplets.catalogue.item_ids, triplets.split.user_ids
+    table = triplets.feature_table
+    assert [row["user_id"] for row in rows] == list(user_ids)
+    by_user = {user.user: user for user in found}
+    for number, row in enumerate(rows):
+        user = by_user[number]
+        expected = {
+            f"chr@{k}/{name}": str(
+                sum(table.category_names[table.categories[item]] == name for item in user.items[:k] if item >= 0)
+            )
+            for k in TOP_K
+            for name in ("Sandal", "Bag")
+        }
+        if user.target < 0:
+            expected |= {"held_out_item_id": "", "rank": "", "auc": ""}
+        else:
+            place = user.items.index(user.target) + 1 if user.target in user.items[:8] else 0
+            expected |= {"held_out_item_id": item_ids[user.target], "rank": str(place), "auc": repr(user.auc)}
+        assert row == {"user_id": user_ids[number]} | expected
+    assert {"", "0"} < {row["rank"] for row in rows}
+    assert list(rows[0]) == [
+        *("user_id", "held_out_item_id", "rank", "auc"),
+        *("chr@3/Sandal", "chr@3/Bag", "chr@8/Sandal", "chr@8/Bag"),
+    ]
+
+
+def test_means_over_the_rows_are_the_figures_of_the_test(triplets, recommender, model, make_trainer, tmp_path) -> None:
+    path = tmp_path / "users.csv"
+    trainer = make_trainer(callbacks=[WriteUserFigures(path, TOP_K), CategoryHitRatio(TOP_K)])
+    (figures,) = trainer.test(model, triplets, ckpt_path=str(recommender), verbose=False)
+    rows = read(path)
+    counted = [name for name in rows[0] if name.startswith("chr@")]
+    assert len(counted) == 2 * 6
+    for name in counted:
+        assert sum(int(row[name]) for row in rows) / len(rows) == pytest.approx(figures[f"test/{name}"], rel=1e-6)
+    ranks = [int(row["rank"]) for row in rows if row["rank"]]
+    found = [rank for rank in ranks if 0 < rank <= 5]
+    assert len(found) / len(ranks) == pytest.approx(figures["test/hr@5"], rel=1e-6)
+    gains = [1 / math.log2(rank + 1) for rank in found]
+    assert sum(gains) / len(ranks) == pytest.approx(figures["test/ndcg@5"], rel=1e-6)
+    auc = [float(row["auc"]) for row in rows if row["auc"]]
+    assert sum(auc) / len(auc) == pytest.approx(figures["test/auc"], rel=1e-6)
+
+
+def test_parquet_has_the_rows_of_the_csv_file_as_numbers(shop, make_trainer, tmp_path: Path) -> None:
+    data, model = InteractionTriplets(shop), BPRMF(factors=4)
+    paths = tmp_path / "users.csv", tmp_path / "users.parquet"
+    writers = [WriteUserFigures(path, categories=["Bag"], categories_by="dataset") for path in paths]
+    trainer = make_trainer(max_epochs=1, callbacks=writers)
+    trainer.fit(model, data)
+    assert not any(path.exists() for path in paths)  # of the test alone
+    trainer.test(model, data, verbose=False)
+    rows = pyarrow.parquet.read_table(paths[1]).to_pylist()
+    assert [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows] == read(
+        paths[0]
+    )
+    types = {name: {type(row[name]) for row in rows} for name in rows[0]}
+    nothing = type(None)
+    assert types["rank"] == {int, nothing}
+    assert types["auc"] == {float, nothing}
+    assert types["held_out_item_id"] == {str, nothing}
+    assert types["chr@20/Bag"] == {int}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"output": Path("users.json")}, "WriteUserFigures.output must end in .csv or .parquet, got users.json"),
+        ({"output": Path("users.csv"), "top_k": []}, "top_k must name list lengths of at least 1, got []"),
+        ({"output": Path("users.csv"), "top_k": [3, 0]}, "top_k must name list lengths of at least 1, got [3, 0]"),
+    ],
+)
+def test_bad_settings(settings: dict, message: str) -> None:
+    with pytest.raises(CatwalkError, match=re.escape(message)):
+        WriteUserFigures(**settings)
+
+
+def test_an_unknown_category_is_refused(triplets, recommender, model, make_trainer, tmp_path) -> None:
+    trainer = make_trainer(callbacks=[WriteUserFigures(tmp_path / "users.csv", categories=["Hat"])])
+    with pytest.raises(CatwalkError, match=r"WriteUserFigures.categories: .*'Hat'.* Bag, Dress"):
+        trainer.test(model, triplets, ckpt_path=str(recommender), verbose=False)
+
+
+def test_categories_of_the_network_need_features(shop, make_trainer, tmp_path) -> None:
+    trainer = make_trainer(callbacks=[WriteUserFigures(tmp_path / "users.csv")], max_epochs=1)
+    with pytest.raises(CatwalkError, match=r"WriteUserFigures takes the categories .* categories_by: dataset"):
+        trainer.fit(BPRMF(factors=4), InteractionTriplets(shop))
+
+
+def test_it_is_for_recommenders_only(shop, make_trainer, tmp_path) -> None:
+    trainer = make_trainer(callbacks=[WriteUserFigures(tmp_path / "users.csv")], max_epochs=1)
+    with pytest.raises(CatwalkError, match="WriteUserFigures measures recommenders, not a ProductClassifier"):
+        trainer.fit(ProductClassifier("catwalk.backbones.compact_cnn"), ProductImages(shop))
