@@ -15,7 +15,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 # Imported so that their classes can be named without a path.
 import callbacks  # noqa: F401
-import catwalk.attacks  # noqa: F401
+import catwalk.attacks
+import catwalk.lazy_adam  # noqa: F401
 import lightning_modules
 from catwalk import known_notices
 from catwalk.backbones import read_checkpoint

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from catwalk.backbones import read_checkpoint
 from catwalk.errors import CatwalkError
+from catwalk.lazy_adam import LazyAdam
 from lightning_modules.checkpoints import check_checkpoint
 from lightning_modules.recommender import BUILT_FOR, Recommender, check_same
 
@@ -28,8 +29,7 @@ class PairwiseRecommender(Recommender):
 
     Args:
         top_k: List lengths K of HR@K and nDCG@K.
-        optimizer: Optimizer by class path; Adagrad with learning rate 0.05 and accumulators that begin at 0.1 by
-            default.
+        optimizer: Optimizer by class path; :class:`~catwalk.lazy_adam.LazyAdam` with learning rate 0.005 by default.
         learning_rates: Learning rates by group of parameters, where they differ from the optimizer's: ``P`` (users),
             ``Q`` (items) and, with images, ``E``.
         warm_start: Checkpoint of a recommender with the same parameters, with which ``fit`` begins; the optimizer
@@ -148,8 +148,8 @@ def _same_by_sparse_gradients(optimizer: Optimizer) -> bool:
     moves_all_rows = any(
         group.get(name) for group in optimizer.param_groups for name in ("weight_decay", "momentum", "fused", "foreach")
     )
-    return type(optimizer) in (torch.optim.Adagrad, torch.optim.SGD) and not moves_all_rows
+    return type(optimizer) in (LazyAdam, torch.optim.Adagrad, torch.optim.SGD) and not moves_all_rows
 
 
 def _default_optimizer(parameters: Iterable) -> Optimizer:
-    return torch.optim.Adagrad(parameters, lr=0.05, initial_accumulator_value=0.1)
+    return LazyAdam(parameters, lr=0.005)

@@ -1,4 +1,4 @@
-"""The recommenders' losses written out plainly, adversarial ones in two passes as published, and Adagrad by hand."""
+"""The recommenders' losses written out plainly, adversarial ones in two passes as published, and optimizers by hand."""
 
 import numpy as np
 import torch
@@ -104,9 +104,37 @@ def plain_loss(weights, features, batch, settings):
     return loss
 
 
-def plain_adagrad(weights, gradients, sums, rates):
-    """One step of Adagrad (Duchi et al. 2011) on every entry of every parameter, in NumPy, in place."""
-    for name, weight in weights.items():
-        gradient = gradients[name].numpy()
-        sums[name] += gradient**2
-        weight.detach().numpy()[...] -= rates[name] * gradient / (np.sqrt(sums[name]) + 1e-10)
+class PlainAdagrad:
+    """Adagrad (Duchi et al. 2011) on every entry of every parameter, in NumPy, in place."""
+
+    def __init__(self, weights, rates):
+        self.rates = rates
+        self.sums = {name: np.full(weight.shape, 0.1) for name, weight in weights.items()}
+
+    def step(self, weights, gradients):
+        for name, weight in weights.items():
+            gradient = gradients[name].numpy()
+            self.sums[name] += gradient**2
+            weight.detach().numpy()[...] -= self.rates[name] * gradient / (np.sqrt(self.sums[name]) + 1e-10)
+
+
+class PlainLazyAdam:
+    """Adam (Kingma & Ba 2015), row by row, on the rows that have a gradient, in NumPy, in place."""
+
+    def __init__(self, weights, rates):
+        self.rates = rates
+        self.count = 0
+        self.moments = {name: (np.zeros(weight.shape), np.zeros(weight.shape)) for name, weight in weights.items()}
+
+    def step(self, weights, gradients):
+        self.count += 1
+        for name, weight in weights.items():
+            first, second = self.moments[name]
+            for row, gradient in enumerate(gradients[name].numpy()):
+                if not gradient.any():
+                    continue
+                first[row] = 0.9 * first[row] + 0.1 * gradient
+                second[row] = 0.999 * second[row] + 0.001 * gradient**2
+                step = first[row] / (1 - 0.9**self.count)
+                step = step / (np.sqrt(second[row] / (1 - 0.999**self.count)) + 1e-8)
+                weight.detach().numpy()[row] -= self.rates[name] * step

@@ -232,6 +232,19 @@ def test_the_size_of_blocks_does_not_show(shop, features, fitted, make_trainer, 
         assert_same_figures(found, figures)
 
 
+def test_two_processes_train_what_one_does(shop, features, tmp_path):
+    script, weights = Path(__file__).with_name("fit_in_processes.py"), []
+    for devices in (1, 2):
+        checkpoint = tmp_path / f"{devices}.ckpt"
+        arguments = [shop, features, devices, 64, checkpoint]
+        subprocess.run([sys.executable, script, *map(str, arguments)], check=True, timeout=300, capture_output=True)
+        weights.append(torch.load(checkpoint, weights_only=True)["state_dict"])
+    # Up to what the order of sums rounds; one process has sparse gradients, two have dense ones.
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-5)
+        assert weight.abs().max() > 0.03, "nothing has been learnt"
+
+
 def test_two_processes_measure_what_one_does(shop, features, fitted, trained, make_trainer, tmp_path):
     _, figures, checkpoint = fitted
     script = Path(__file__).with_name("measure_in_processes.py")

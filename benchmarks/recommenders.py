@@ -1,0 +1,394 @@
+"""What training and evaluating a recommender cost, beside bare loops, Cornac, and the way of the paper's code.
+
+    python benchmarks/recommenders.py
+
+The contract and the results are in ``benchmarks/README.md``; Cornac and pandas come with ``pip install -e .[bench]``.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
+from timing import Clock, add_clock_arguments, describe_run, make_clock, markdown_table, take_turns
+from torch import Tensor, nn
+
+from callbacks import CategoryHitRatio
+from catwalk.catalogue import Catalogue
+from catwalk.features import FeatureTable, Predictions
+from catwalk.metrics.category_hit_ratio import category_hits
+from catwalk.ranking import SeenItems, score_users, top_k, user_blocks
+from datamodules import InteractionTriplets
+from lightning_modules import AMR, APR, BPRMF, VBPR, PairwiseRecommender
+
+USERS, ITEMS, PAIRS, FEATURES, FACTORS, BATCH = 24_379, 7_371, 64_641, 2_048, 64, 512
+"""Amazon Men of the paper, less a test purchase of each user, with ResNet-50's features and the paper's K and batch."""
+
+CATEGORIES, TOP_K = 100, 20
+
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A dataset folder with noise for features; its figures mean nothing, its sizes do."""
+
+    folder: Path
+    features: Path
+
+    def data(self) -> InteractionTriplets:
+        """Return the data module as a user makes it."""
+        return InteractionTriplets(self.folder, self.features, BATCH)
+
+
+def make_shop(folder: Path, scale: int = 1) -> Shop:
+    """Write a shop with ``scale`` times the users, items and purchases."""
+    users, items, pairs = scale * USERS, scale * ITEMS, scale * PAIRS
+    random = np.random.default_rng(0)
+    images = folder / "images"
+    images.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "image.png")
+    for item in range(items):
+        os.link(folder / "image.png", images / f"{item}.png")
+    rows = (f"i{item},images/{item}.png,c{item % CATEGORIES}\n" for item in range(items))
+    (folder / "items.csv").write_text("item_id,image,category\n" + "".join(rows))
+    # Everybody has a first purchase and one for the test; popularity falls off as a power of the rank.
+    weights = 1 / np.arange(1, items + 1) ** 0.7
+    bought_by = np.concatenate([np.repeat(np.arange(users), 2), random.integers(users, size=pairs - users)])
+    bought = random.choice(items, size=len(bought_by), p=weights / weights.sum())
+    rows = (f"u{user},i{item},{time}\n" for time, (user, item) in enumerate(zip(bought_by, bought, strict=True)))
+    (folder / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "".join(rows))
+    catalogue = Catalogue.read(folder)
+    values = torch.rand(items, FEATURES, generator=torch.Generator().manual_seed(0))
+    predictions = Predictions(values, torch.from_numpy(catalogue.categories), torch.ones(items))
+    table = FeatureTable.from_predictions(predictions, catalogue.category_names, catalogue.fingerprint, "noise")
+    table.write(folder / "features", catalogue)
+    return Shop(folder, folder / "features")
+
+
+class BareLoop:
+    """The recommenders' training steps by hand, with ready-made triplets: sparse Adagrad, one reused block of features.
+
+    It computes what ours computes, in the same way; a loop that allocates the features of each batch anew, as one
+    writes it without measuring, is slower.
+    """
+
+    def __init__(self, name: str, data: InteractionTriplets) -> None:
+        torch.manual_seed(0)
+        self.name = name
+        self.users, self.items = (self._embedding(count) for count in (data.num_users, data.num_items))
+        parameters: list[Tensor] = [self.users.weight, self.items.weight]
+        self.is_visual = name in ("VBPR", "AMR")
+        if self.is_visual:
+            assert data.feature_table is not None
+            self.visual_users = self._embedding(data.num_users)
+            self.projection = nn.Parameter(0.01 * torch.randn(FEATURES, FACTORS))
+            parameters += [self.visual_users.weight, self.projection]
+            self.features, self.scale = data.feature_table.features, data.feature_table.scale
+            self.left, self.right = torch.empty(2, BATCH, FEATURES)
+        self.optimizer = torch.optim.Adagrad(parameters, lr=0.05, initial_accumulator_value=0.1)
+
+    @staticmethod
+    def _embedding(count: int) -> nn.Embedding:
+        table = nn.Embedding(count, FACTORS, sparse=True)
+        nn.init.normal_(table.weight, std=0.01)
+        return table
+
+    def step(self, users: Tensor, positives: Tensor, negatives: Tensor) -> None:
+        """Take a step."""
+        count = len(users)
+        p, q_i, q_j = self.users(users), self.items(positives), self.items(negatives)
+        differences = (p * (q_i - q_j)).sum(1)
+        penalty = 0.02 * (p.square().sum() + q_i.square().sum() + q_j.square().sum())
+        if self.is_visual:
+            left, right = self.left[:count], self.right[:count]
+            torch.index_select(self.features, 0, positives, out=left)
+            torch.index_select(self.features, 0, negatives, out=right)
+            rho = self.visual_users(users)
+            differences = differences + (rho * (left.sub_(right) @ self.projection / self.scale)).sum(1)
+            penalty = penalty + 0.02 * rho.square().sum()
+        loss = F.softplus(-differences).mean() + penalty / count
+        if self.is_visual:
+            loss = loss + 0.003 * self.projection.square().sum()
+        if self.name == "AMR":
+            gram = self.projection.T @ self.projection
+            drop = 2 * ((rho @ gram) * rho).sum(1).clamp(min=1e-24).sqrt()
+            loss = loss + 0.1 * F.softplus(-(differences - drop)).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+
+def bare_seconds(name: str, data: InteractionTriplets, triplets: list[tuple[Tensor, ...]], clock: Clock) -> float:
+    """Return the seconds per triplet of a pass over batches, after a warm-up of ten."""
+    loop = BareLoop(name, data)
+    for batch in triplets[:10]:
+        loop.step(*batch)
+    start = clock.now()
+    for batch in triplets:
+        loop.step(*batch)
+    return (clock.now() - start) / sum(len(batch[0]) for batch in triplets)
+
+
+class EpochClock(Callback):
+    """Notes when epochs end, so that the second one is measured with its sampling and all that Lightning does."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.ends: list[float] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the time."""
+        self.ends.append(self.clock.now())
+
+
+def make_trainer(*callbacks: Callback, epochs: int = 1, loops: bool = True) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+    )
+
+
+def our_seconds(make: Callable[[], PairwiseRecommender], data: InteractionTriplets, clock: Clock) -> float:
+    """Return the seconds per triplet of ``Trainer.fit``: of the second epoch."""
+    epochs = EpochClock(clock)
+    make_trainer(epochs, epochs=2).fit(make(), data)
+    return (epochs.ends[1] - epochs.ends[0]) / len(data.split.users)
+
+
+def cornac_seconds(name: str, data: InteractionTriplets, batches: int, clock: Clock) -> float:
+    """Return the seconds per triplet of Cornac's own ``fit``, over a number of its batches, after two others."""
+    import cornac
+
+    assert data.feature_table is not None
+    purchases = list(zip(data.split.users.tolist(), data.split.items.tolist(), np.ones(len(data.split.users)), strict=True))
+    features = (data.feature_table.features / data.feature_table.scale).numpy()
+    images = cornac.data.ImageModality(features=features, ids=list(range(data.num_items)), normalized=False)
+    train = cornac.data.Dataset.from_uir(purchases, seed=0)
+    images.build(id_map=train.iid_map)
+    train.add_modalities(item_image=images)
+    times: list[float] = []
+    whole = train.uij_iter
+
+    def some(*arguments: Any, **settings: Any) -> Iterator:
+        for batch in islice(whole(*arguments, **settings), batches + 3):
+            times.append(clock.now())
+            yield batch
+
+    train.uij_iter = some
+    settings = {"k": FACTORS, "n_epochs": 1, "batch_size": BATCH, "learning_rate": 0.005, "seed": 0, "verbose": False}
+    model = cornac.models.VBPR(k2=FACTORS, **settings) if name == "VBPR" else cornac.models.AMR(k2=FACTORS, **settings)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model.fit(train)
+    return (times[-1] - times[2]) / (batches * BATCH)
+
+
+def training_table(shop: Shop, rounds: int, clock: Clock) -> str:
+    """Return the table of training."""
+    data = shop.data()
+    data.setup("fit")
+    triplets = list(data.train_dataloader())
+    ours: dict[str, Callable[[], PairwiseRecommender]] = {
+        "BPR-MF": BPRMF,
+        "APR": APR,
+        "VBPR": VBPR,
+        "AMR": AMR,
+        "AMR, per item": partial(AMR, perturbation="per_item"),
+        "VBPR, dense Adam": partial(VBPR, optimizer=partial(torch.optim.Adam, lr=0.005, fused=True)),
+    }
+    contestants: dict[str, Callable[[], float]] = {}
+    for name, make in ours.items():
+        if name in ("BPR-MF", "VBPR", "AMR"):
+            contestants[f"floor {name}"] = partial(bare_seconds, name, data, triplets, clock)
+        contestants[f"ours {name}"] = partial(our_seconds, make, data, clock)
+    contestants["Cornac VBPR"] = partial(cornac_seconds, "VBPR", data, 20, clock)
+    contestants["Cornac AMR"] = partial(cornac_seconds, "AMR", data, 6, clock)
+    best = {name: min(times) for name, times in take_turns(contestants, rounds, "Training").items()}
+    rows = []
+    for name in ours:
+        kind = name.partition(",")[0]
+        mine = best[f"ours {name}"]
+        floor, cornac = best.get(f"floor {kind}"), best.get(f"Cornac {kind}")
+        rows.append(
+            [
+                name,
+                f"{1 / mine:,.0f}",
+                f"{1 / floor:,.0f}" if floor else "–",
+                f"{floor / mine:.2f}" if floor else "–",
+                f"{1 / cornac:,.0f}" if cornac else "–",
+                f"{cornac / mine:.1f}" if cornac else "–",
+                f"{mine / best['ours VBPR']:.2f}",
+            ]
+        )
+    header = ["", "triplets/s", "bare loop's", "of the bare loop", "Cornac's", "times Cornac's", "epoch / VBPR's"]
+    return markdown_table(header, rows)
+
+
+def evaluation_table(shop: Shop, rounds: int, clock: Clock) -> str:
+    """Return the table of the evaluation."""
+    data = shop.data()
+    data.setup("test")
+    model = VBPR()
+    trainer = make_trainer(CategoryHitRatio([TOP_K]))
+    trainer.test(model, data, verbose=False)
+    assert data.feature_table is not None
+    categories = torch.from_numpy(data.feature_table.categories)
+    model.prepare_scores(data)
+    everybody = torch.arange(data.num_users)
+    with torch.inference_mode():
+        left, right = model.user_vectors(everybody), model.item_vectors()
+
+    def plain() -> None:
+        _ = left @ right.T
+
+    def in_blocks(rows: int) -> None:
+        out = torch.empty(rows, len(right))
+        for block in left.split(rows):
+            torch.mm(block, right.T, out=out[: len(block)])
+
+    def lists_and_categories() -> None:
+        seen = data.seen_items("test")
+        for users in user_blocks(everybody, data.num_items):
+            recommended, _ = top_k(score_users(model.scores, users, seen), TOP_K)
+            category_hits(recommended, categories, CATEGORIES, TOP_K)
+
+    def whole_test() -> None:
+        make_trainer(CategoryHitRatio([TOP_K])).test(model, data, verbose=False)
+
+    sample = everybody[:40]
+
+    def published() -> None:
+        published_way(model, data, categories, sample)
+
+    def timed(call: Callable[[], None]) -> Callable[[], float]:
+        def seconds() -> float:
+            start = clock.now()
+            with torch.inference_mode():
+                call()
+            return clock.now() - start
+
+        return seconds
+
+    share = data.num_users / len(sample)
+    contestants = {
+        "the score product alone, `P @ Q.T`": timed(plain),
+        "the same in blocks into one buffer": timed(partial(in_blocks, 512)),
+        "top 20 of all users, CHR@20 of all categories": timed(lists_and_categories),
+        "`Trainer.test`: these, HR, nDCG, AUC, nCDCG": timed(whole_test),
+        "the paper's code's way": lambda: share * timed(published)(),
+    }
+    best = {name: min(times) for name, times in take_turns(contestants, rounds, "Evaluation").items()}
+    first, second, *_ = best.values()
+    rows = [[name, f"{value:,.2f}", f"{value / first:.2f}", f"{value / second:.2f}"] for name, value in best.items()]
+    return markdown_table(["", "seconds", "/ product", "/ product in blocks"], rows)
+
+
+def published_way(model: VBPR, data: InteractionTriplets, categories: Tensor, users: Tensor) -> int:
+    """Count a category in the users' lists by filtering a table for every user, and one for every item of a list."""
+    import pandas
+
+    recommended = torch.arange(TOP_K).repeat(len(users), 1)
+    lists = pandas.DataFrame(
+        {"user": np.repeat(np.arange(data.num_users), TOP_K), "item": np.resize(recommended.numpy(), data.num_users * TOP_K)}
+    )
+    classes = pandas.DataFrame({"item": np.arange(data.num_items), "category": categories.numpy()})
+    hits = 0
+    for user in users.tolist():
+        for item in lists[lists["user"] == user]["item"]:
+            hits += int(classes[classes["item"] == item]["category"].iloc[0] == 0)
+    return hits
+
+
+def grown(scale: int) -> dict[str, float]:
+    """Return the milliseconds of a step, the seconds of a test and the peak of memory at ``scale`` times the size."""
+    clock = Clock(torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        shop = make_shop(Path(folder, "shop"), scale)
+        data = shop.data()
+        data.setup("fit")
+        before = _peak_memory()
+        figures = {name: our_seconds(make, data, clock) * BATCH * 1e3 for name, make in (("VBPR", VBPR), ("AMR", AMR))}
+        start = clock.now()
+        make_trainer(CategoryHitRatio([TOP_K])).test(VBPR(), data, verbose=False)
+        return figures | {"test": clock.now() - start, "memory": _peak_memory() - before}
+
+
+def _peak_memory() -> float:
+    """Return the largest memory that this process has had, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def growth_table(scales: list[int]) -> str:
+    """Return the table of growth, each row from a process of its own."""
+    rows = []
+    for scale in scales:
+        command = [sys.executable, __file__, "--grown", str(scale)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        figures = json.loads(output.splitlines()[-1])
+        parameters = scale * (USERS * 2 + ITEMS) * FACTORS * 4 / 2**20
+        rows.append(
+            [
+                f"{scale}×",
+                f"{scale * USERS:,} × {scale * ITEMS:,}",
+                f"{figures['VBPR']:.2f}",
+                f"{figures['AMR']:.2f}",
+                f"{figures['test']:.1f}",
+                f"{figures['memory']:,.0f}",
+                f"{parameters:,.0f}",
+                f"{scale**2 * USERS * ITEMS * 4 / 2**20:,.0f}",
+            ]
+        )
+    header = ["", "users × items", "VBPR, ms a step", "AMR, ms a step", "test, s", "peak, MiB more", "P, ρ and Q, MiB"]
+    return markdown_table([*header, "all scores, MiB"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--parts", nargs="+", default=["training", "evaluation", "growth"])
+    parser.add_argument("--scales", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--grown", type=int, help=argparse.SUPPRESS)
+    add_clock_arguments(parser)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    if arguments.grown is not None:
+        print(json.dumps(grown(arguments.grown)))
+        return
+    clock = make_clock(parser, arguments, torch.device("cpu"))
+    print(describe_run(clock, ["torch", "pytorch-lightning", "cornac"]), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        shop = make_shop(Path(folder, "shop"))
+        if "training" in arguments.parts:
+            print(f"\n{training_table(shop, arguments.rounds, clock)}", flush=True)
+        if "evaluation" in arguments.parts:
+            print(f"\n{evaluation_table(shop, arguments.rounds, clock)}", flush=True)
+    if "growth" in arguments.parts:
+        print(f"\n{growth_table(arguments.scales)}")
+
+
+if __name__ == "__main__":
+    main()
