@@ -29,7 +29,7 @@ class PairwiseRecommender(Recommender):
 
     Args:
         top_k: List lengths K of HR@K and nDCG@K.
-        optimizer: Optimizer by class path; :class:`~catwalk.lazy_adam.LazyAdam` with learning rate 0.005 by default.
+        optimizer: Optimizer by class path; :class:`~catwalk.lazy_adam.LazyAdam` with learning rate 0.01 by default.
         learning_rates: Learning rates by group of parameters, where they differ from the optimizer's: ``P`` (users),
             ``Q`` (items) and, with images, ``E``.
         warm_start: Checkpoint of a recommender with the same parameters, with which ``fit`` begins; the optimizer
@@ -152,4 +152,4 @@ def _same_by_sparse_gradients(optimizer: Optimizer) -> bool:
 
 
 def _default_optimizer(parameters: Iterable) -> Optimizer:
-    return LazyAdam(parameters, lr=0.005)
+    return LazyAdam(parameters, lr=0.01)

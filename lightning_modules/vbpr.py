@@ -52,7 +52,7 @@ class VBPR(BPRMF):
         visual_factors: int = 64,
         shared_user_factors: bool = False,
         visual_bias: bool = False,
-        projection_regularization: float = 0.003,
+        projection_regularization: float = 0.01,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
