@@ -20,7 +20,7 @@ from catwalk.features import FeatureRows, FeatureTable
 from catwalk.poisoning import poison, read_summary
 from catwalk.scorers import VisualScorer
 from datamodules import InteractionTriplets
-from lightning_modules import BPRMF, VBPR
+from lightning_modules import AMR, BPRMF, VBPR
 
 every_objective = pytest.mark.parametrize("objective", ["exponential", "mean"])
 every_norm = pytest.mark.parametrize(("norm", "epsilon"), [("linf", 8.0), ("l2", 60.0)])
@@ -237,6 +237,25 @@ def test_the_checkpoint_gives_the_scores_of_the_recommender(trained, vbpr):
     assert scores.shape == expected.shape == (90, 200)
     assert expected.std() > 0.1
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"item_bias": True},
+        {"visual_bias": True},
+        {"shared_user_factors": True},
+        {"item_bias": True, "visual_bias": True, "shared_user_factors": True},
+    ],
+)
+def test_biases_and_shared_factors_are_read_too(trained, shop, features, make_trainer, tmp_path, settings):
+    model = AMR(factors=4, visual_factors=4, regularization=0.001, top_k=[5], **settings)
+    path = fit(model, shop, features, make_trainer, tmp_path / "amr.ckpt")
+    scores = VisualScorer.read(path).scores(trained.table.features, torch.arange(90))
+    torch.testing.assert_close(scores, scores_of(model), rtol=1e-4, atol=1e-5)
+    biases = [weight for name, weight in model.named_parameters() if "bias" in name]
+    assert len(biases) == len(settings) - ("shared_user_factors" in settings)
+    assert all(bool((bias != 0).any()) for bias in biases)
 
 
 def test_a_recommender_that_was_trained_on_poisoned_features(trained, shop, make_trainer, tmp_path):
