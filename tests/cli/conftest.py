@@ -70,13 +70,15 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def read_when_written() -> Callable[[Path, bytes], bytes]:
-    """Return a function that reads a file of W&B, whose service writes on for a moment after a run has ended."""
+    """Return a function that reads the file of a W&B run, on which W&B writes for a moment after the run has ended."""
 
-    def read(path: Path, awaited: bytes) -> bytes:
+    def read(folder: Path, awaited: bytes) -> bytes:
+        content = b""
         for _ in range(300):
-            if awaited in path.read_bytes():
+            content = b"".join(path.read_bytes() for path in folder.glob("run-*.wandb"))
+            if awaited in content:
                 break
             time.sleep(0.1)
-        return path.read_bytes()
+        return content
 
     return read

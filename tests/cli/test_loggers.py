@@ -46,7 +46,7 @@ def test_the_default_is_wandb_offline_with_a_folder_for_each_run(
         assert sum(figures) == pytest.approx(20)
         (folder,) = Path("runs/wandb").glob(f"offline-run-*-{summary['id']}")
         awaited = b"val/chr@20/Sandal"
-        assert awaited in read_when_written(folder / f"run-{summary['id']}.wandb", awaited)
+        assert awaited in read_when_written(folder, awaited)
         configuration = yaml.safe_load(Path("runs/catwalk", summary["id"], "configuration.yaml").read_text())
         assert configuration["model"]["init_args"]["factors"] == factors
         assert summary["config"]["model"]["init_args"]["factors"] == factors

@@ -294,7 +294,7 @@ def test_wandb_has_a_run_for_each_trial_where_asked(
     outcome = tune(run, {**CHEAP, "trials": 2}, f"--wandb={how}")
     assert outcome.code == 0, outcome.err
     assert [line for line in outcome.err.splitlines() if "anonymous" not in line] == []  # Lightning's own
-    runs = sorted(Path("out/cheap").glob("wandb/offline-run-*/run-*.wandb"))
+    runs = sorted(Path("out/cheap").glob("wandb/offline-run-*"))
     assert len(runs) == (2 if how == "offline" else 0)
     assert [path.name for path in Path().iterdir() if path.name == "wandb"] == []
     for path in runs:
