@@ -1,8 +1,9 @@
 """A folder as a new user has it after the first commands, and a way to run commands in it."""
 
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,14 @@ def work(finished_work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copytree(finished_work, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_wandb_service() -> Iterator[None]:
+    """End W&B's service with every test: it takes relative paths to begin in the folder in which it was started."""
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
 
 
 @pytest.fixture
