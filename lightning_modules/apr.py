@@ -12,7 +12,8 @@ class APR(BPRMF):
     """Adversarial personalised ranking on matrix factorisation, AMF (He et al., SIGIR 2018).
 
     To BPR-MF's loss is added, with weight λ, the same loss after every row of ``P`` and ``Q`` that the batch uses has
-    moved by ε along its gradient. In closed form: no second pass. With λ = 0 it is BPR-MF.
+    moved by ε along its gradient. In closed form: no second pass. With λ = 0 it is BPR-MF. As published it begins with
+    a trained BPR-MF (``warm_start``): an ε larger than the factors, as 0.5 is at their beginning, keeps them at 0.
 
     Args:
         epsilon: Length of the perturbation of a row of ``P`` or ``Q``.
