@@ -65,9 +65,11 @@ def make_shop(folder: Path, scale: int = 1) -> Shop:
     random = np.random.default_rng(0)
     images = folder / "images"
     images.mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(folder / "image.png")
     for item in range(items):
-        os.link(folder / "image.png", images / f"{item}.png")
+        image = folder / f"image{item // 50_000}.png"  # file systems bound the number of links
+        if not image.exists():
+            Image.new("RGB", (8, 8)).save(image)
+        os.link(image, images / f"{item}.png")
     rows = (f"i{item},images/{item}.png,c{item % CATEGORIES}\n" for item in range(items))
     (folder / "items.csv").write_text("item_id,image,category\n" + "".join(rows))
     # Everybody has a first purchase and one for the test; popularity falls off as a power of the rank.
