@@ -77,7 +77,7 @@ class WriteUserFigures(Callback):
         require_lists(self, pl_module, max(self.top_k))
         data = trainer.datamodule  # type: ignore[attr-defined]
         categories, names = item_categories(self, data, self.categories_by, self.categories)
-        self._names = list(names if self.categories is None else self.categories)
+        self._names = list(dict.fromkeys(names if self.categories is None else self.categories))
         columns = [self._names.index(name) if name in self._names else -1 for name in names]
         # The last one is for items without a category, which have the number -1.
         self._item_categories = torch.tensor([*columns, -1])[categories]

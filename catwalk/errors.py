@@ -7,3 +7,7 @@ class CatwalkError(Exception):
     The command line prints the message on one line, without a traceback, and exits with code 2. Everything else that
     is raised is a bug of ours and keeps its traceback.
     """
+
+
+class DivergedError(CatwalkError, ValueError):
+    """A training has diverged: what it scores is NaN."""

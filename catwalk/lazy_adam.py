@@ -68,6 +68,8 @@ class LazyAdam(Optimizer):
         if is_sparse:
             gradient = gradient.coalesce()
             rows, gradient = gradient.indices()[0], gradient.values()
+            is_used = (gradient != 0).flatten(1).any(dim=1)
+            rows, gradient = rows[is_used], gradient[is_used]
             old_first, old_second = first.index_select(0, rows), second.index_select(0, rows)
         else:
             old_first, old_second = first, second

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from catwalk.batching import ROW_MULTIPLE
-from catwalk.errors import CatwalkError
+from catwalk.errors import CatwalkError, DivergedError
 
 MAX_BLOCK_BYTES = 16 * 2**20
 """Default bound on one block of float32 scores. A block of more than 32 MiB comes fresh from the system every time, and
@@ -163,7 +163,7 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     values, items = _highest(scores, min(k + 1, num_items))
     # topk takes NaN for the greatest value, so one that is anywhere in a row is the row's first
     if values[:, 0].isnan().any():
-        raise ValueError("scores contain NaN: the model has diverged, and its ranking would mean nothing")
+        raise DivergedError("scores contain NaN: the model has diverged, and its ranking would mean nothing")
     if k < num_items:
         over_the_end = ((values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)).nonzero().squeeze(1)
         values, items = values[:, :k].contiguous(), items[:, :k].contiguous()

@@ -15,7 +15,7 @@ from catwalk.backbones import read_checkpoint
 from catwalk.errors import CatwalkError
 from catwalk.lazy_adam import LazyAdam
 from lightning_modules.checkpoints import check_checkpoint
-from lightning_modules.recommender import BUILT_FOR, Recommender, check_same
+from lightning_modules.recommender import BUILT_FOR, TRAINED_ON, Recommender, check_same
 
 Triplets = tuple[Tensor, Tensor, Tensor]
 """Users, items bought and items not bought, int64 ``(B,)`` each."""
@@ -86,6 +86,11 @@ class PairwiseRecommender(Recommender):
         """Take the parameters of a checkpoint."""
         checkpoint = read_checkpoint(path)
         check_same(f"warm_start: {path}", checkpoint.get(BUILT_FOR, {}), self.built_for)
+        if checkpoint.get(TRAINED_ON) != self.trained_on:
+            raise CatwalkError(
+                f"warm_start: {path} was trained on other purchases than these, and may know what is held out here; "
+                "train it with the same dataset and data.validation"
+            )
         try:
             check_checkpoint(self, checkpoint)
         except CatwalkError as error:

@@ -1,6 +1,7 @@
 """What all recommenders share: ranking of the whole catalogue, and its figures."""
 
 import abc
+import hashlib
 from collections.abc import Sequence
 from typing import Any, TypedDict, cast
 
@@ -18,6 +19,10 @@ from lightning_modules.checkpoints import check_checkpoint
 
 BUILT_FOR = "built_for"
 """Key of a checkpoint with the sizes of the data, and by what features are divided."""
+
+
+TRAINED_ON = "trained_on"
+"""Key of a checkpoint with a hash of the purchases that were trained on."""
 
 
 class Lists(TypedDict):
@@ -69,6 +74,7 @@ class Recommender(LightningModule, abc.ABC):
         self.list_length = max(top_k)
         self.sizes: dict[str, int] = {}
         self.feature_scale = 1.0
+        self.trained_on: str | None = None
         collection: dict[str, Any] = {}
         for k in top_k:
             collection |= {f"hr@{k}": HitRate(k), f"ndcg@{k}": NormalizedDCG(k)}
@@ -111,6 +117,9 @@ class Recommender(LightningModule, abc.ABC):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         check_list_length(self.list_length, data.num_items)
         self._take_features(data)
+        if stage == "fit":
+            pairs = data.split.users.tobytes() + data.split.items.tobytes()
+            self.trained_on = hashlib.sha256(pairs).hexdigest()[:16]
 
     def _take_features(self, data: Any) -> None:
         if not self.uses_features:
@@ -148,6 +157,7 @@ class Recommender(LightningModule, abc.ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the recommender was built for."""
         checkpoint[BUILT_FOR] = self.built_for
+        checkpoint[TRAINED_ON] = self.trained_on
 
     @property
     def built_for(self) -> dict[str, Any]:
@@ -161,8 +171,10 @@ class Recommender(LightningModule, abc.ABC):
         if not self.is_built:
             self._build({name: value for name, value in checkpoint[BUILT_FOR].items() if name != "feature_scale"})
         if list(self.state_dict()) == list(checkpoint["state_dict"]):  # else it is another recommender's
-            check_same("the checkpoint", checkpoint[BUILT_FOR], self.sizes)
+            is_known = self.uses_features and hasattr(self, "features")  # else they come later
+            check_same("the checkpoint", checkpoint[BUILT_FOR], self.built_for if is_known else self.sizes)
         check_checkpoint(self, checkpoint)
+        self.trained_on = self.trained_on or checkpoint.get(TRAINED_ON)
 
     def on_validation_epoch_start(self) -> None:
         """Compute once what all blocks of users need."""

@@ -48,6 +48,18 @@ def test_a_dense_gradient_makes_the_same_of_the_parameters():
     torch.testing.assert_close(train(dense, LazyAdam(dense.parameters(), **SETTINGS)), expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_used_row_whose_gradient_is_zero_stays_too(sparse):
+    table = make_table(sparse)
+    optimizer = LazyAdam(table.parameters(), **SETTINGS)
+    train(table, optimizer)
+    before = table.weight.detach().clone()
+    optimizer.zero_grad()
+    (table(torch.tensor([4, 9])) * torch.tensor([[0.0], [1.0]])).sum().backward()
+    optimizer.step()
+    assert (table.weight != before).any(dim=1).nonzero().squeeze(1).tolist() == [9]
+
+
 def test_rows_without_a_gradient_stay_as_they_are():
     table = make_table(sparse=False)
     optimizer = LazyAdam(table.parameters(), **SETTINGS)

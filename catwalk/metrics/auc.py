@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from catwalk.errors import DivergedError
 from catwalk.metrics.mean import Float64Mean
 
 TILE_ROWS = 32
@@ -37,7 +38,7 @@ def auc(scores: Tensor, targets: Tensor) -> Tensor:
     if not len(targets):
         return torch.zeros(0, dtype=torch.float64, device=scores.device)
     if scores.amax().isnan():  # the maximum hands NaN on
-        raise ValueError("scores contain NaN: the model has diverged")
+        raise DivergedError("scores contain NaN: the model has diverged")
     if (targets < 0).any() or (targets >= scores.shape[1]).any():
         raise ValueError(f"targets must be in 0..{scores.shape[1] - 1}; leave out users without a held-out item")
     target_scores = scores.gather(1, targets[:, None])

@@ -37,8 +37,10 @@ def category_gains(candidates: Tensor, top_k: int) -> Tensor:
     list_lengths(top_k)
     if (candidates < 1).any():
         raise ValueError("candidates must be at least 1: where there are none, there is no ideal list")
-    gains = discounts(top_k).to(candidates.device)
-    ideal = gains.cumsum(0)  # by the number of items in the list, from none on
+    gains = discounts(top_k)
+    # By the number of items in the list, from none on; on the CPU, for CUDA has no deterministic sum of this kind.
+    ideal = gains.cumsum(0).to(candidates.device)
+    gains = gains.to(candidates.device)
     return gains[None, 1:] / ideal[candidates.clamp(max=top_k)][:, None]
 
 

@@ -1,5 +1,6 @@
 """What a search trains: a recommender and its data, some of whose arguments are drawn from ranges."""
 
+import contextlib
 import copy
 import hashlib
 import math
@@ -17,7 +18,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from catwalk.catalogue import Catalogue
-from catwalk.errors import CatwalkError
+from catwalk.errors import CatwalkError, DivergedError
 from catwalk.features import FEATURES_FILE, FeatureTable
 from catwalk.interactions import read_split
 from catwalk.study.grid import Settings
@@ -157,7 +158,8 @@ class SearchedTraining:
                 trainer = make_trainer(settings, "trainer", folder, progress, *callbacks)
                 if logger is not None:
                     logger.log_hyperparams(trial.params)
-                trainer.fit(made["model"], made["data"])
+                with contextlib.suppress(DivergedError):  # whose figures so far count, if there are any
+                    trainer.fit(made["model"], made["data"])
         except MisconfigurationException as error:
             raise CatwalkError(f"trainer: {error}") from error
         finally:

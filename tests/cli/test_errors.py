@@ -85,6 +85,14 @@ ON_THE_LINE = {
         ["fit", *VBPR, "--model.factors=8", f"--model.warm_start={RECOMMENDER}"],
         ["warm_start", RECOMMENDER, "factors is 64 there and 8 here"],
     ),
+    "warm start that knows what is held out": (
+        ["fit", *VBPR, "--data.validation=true", f"--model.warm_start={RECOMMENDER}"],
+        ["warm_start", "other purchases", "data.validation"],
+    ),
+    "training that diverges": (
+        ["fit", *VBPR, "--data.validation=true", "--model.optimizer=SGD", "--model.optimizer.lr=1e30"],
+        ["diverged"],
+    ),
     "warm start of a classifier": (
         ["fit", *VBPR, f"--model.warm_start={CLASSIFIER}"],
         ["warm_start", "trained on other data", "num_users is None"],

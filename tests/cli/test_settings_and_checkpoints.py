@@ -67,9 +67,9 @@ def test_floors_are_tested_without_a_checkpoint(work, run) -> None:
         assert "test/hr@20" in outcome.out
 
 
-@pytest.mark.parametrize("names", [("vbpr_as_published",), ("amr_as_published",), ("amr",), ("bpr_mf", "apr")])
+@pytest.mark.parametrize("names", [("vbpr_as_published", "amr_as_published"), ("amr",), ("bpr_mf", "apr")])
 def test_the_shipped_recommenders_train(work, run, names: tuple[str, ...]) -> None:
-    for name in names:  # APR begins with BPR-MF
+    for name in names:  # AMR as published begins with VBPR, APR with BPR-MF
         arguments = ["--config", f"configs/recommender/{name}.yaml", "--config", "configs/data/synthetic.yaml"]
         outcome = run("fit", *arguments, "--trainer.logger=false", "--trainer.max_epochs=1")
         assert outcome.code == 0, outcome.err

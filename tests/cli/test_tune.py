@@ -278,6 +278,17 @@ def test_the_lowest_figure_wins_where_it_is_asked_for(here, run) -> None:
     assert best["model"]["init_args"]["regularization"] == float(lowest["model.regularization"])
 
 
+def test_a_trial_that_diverges_fails_and_the_search_goes_on(here, run) -> None:
+    sgd = {"class_path": "torch.optim.SGD"}
+    model = {"class_path": "lightning_modules.BPRMF", "init_args": {"factors": 2, "optimizer": sgd}}
+    search = {"model.optimizer.lr": {"choices": [1.0e30, 0.1]}}
+    settings = {**CHEAP, "name": "wild", "model": model, "search": search, "trials": 6}
+    assert tune(run, settings).code == 0
+    states = {(row["model.optimizer.lr"], row["state"]) for row in rows_of("wild")}
+    assert states == {("1e+30", "fail"), ("0.1", "complete")}
+    assert len(rows_of("wild")) == 6
+
+
 def test_no_trial_begins_after_the_timeout(here, run) -> None:
     outcome = tune(run, CHEAP, "--timeout=1e-9")
     assert outcome.code == 2
