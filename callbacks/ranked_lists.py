@@ -10,7 +10,7 @@ from torch import Tensor
 
 from catwalk.catalogue import number_of
 from catwalk.errors import CatwalkError
-from lightning_modules.recommender import Ranking, Recommender
+from lightning_modules.recommender import Ranking, Recommender, checked_lengths
 
 PLACES_AT_ONCE = 2**18
 """Blocks of users are measured together, about this many places of lists at a time: a metric costs more per call than
@@ -112,13 +112,6 @@ class RankedListsCallback(Callback, abc.ABC):
     def _log(self, pl_module: LightningModule, stage: str) -> None:
         self._count_collected()
         pl_module.log_dict({f"{stage}/{name}": value for name, value in self.figures().items()})
-
-
-def checked_lengths(top_k: Sequence[int]) -> list[int]:
-    """Return list lengths, or raise a :class:`CatwalkError` if there is none or one is less than 1."""
-    if not top_k or min(top_k) < 1:
-        raise CatwalkError(f"top_k must name list lengths of at least 1, got {list(top_k)}")
-    return list(top_k)
 
 
 def require_lists(callback: Callback, pl_module: LightningModule, length: int) -> None:

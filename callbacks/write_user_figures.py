@@ -13,10 +13,11 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.processes import gather
-from callbacks.ranked_lists import CategoriesBy, checked_lengths, item_categories, require_lists
+from callbacks.ranked_lists import CategoriesBy, item_categories, require_lists
 from catwalk.errors import CatwalkError
 from catwalk.metrics.category_hit_ratio import category_hits_per_user
 from catwalk.metrics.held_out import target_ranks
+from lightning_modules.recommender import checked_lengths
 
 ROWS_AT_ONCE = 1024
 
@@ -101,7 +102,7 @@ class WriteUserFigures(Callback):
         asked = targets >= 0
         ranks = torch.zeros_like(targets)
         ranks[asked] = target_ranks(recommended[asked], targets[asked], max(self.top_k))
-        hits = category_hits_per_user(recommended, self._item_categories, len(self._names), self.top_k)
+        hits = category_hits_per_user(recommended, self._item_categories, len(self._names), self.top_k).to(torch.int16)
         columns = (users, targets, ranks, outputs["auc"], hits)
         self._parts.append(Users(*(column.cpu() for column in columns)))
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import textwrap
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
@@ -125,45 +125,45 @@ def _run_importer(arguments: list[str]) -> None:
 
 
 def _run_study(arguments: list[str]) -> None:
-    from catwalk import known_notices
-    from catwalk.parsers import CatwalkParser, instantiate
     from catwalk.study import run_study
 
-    parser = CatwalkParser(
-        prog="catwalk study",
-        usage="catwalk study [--config FILE ...] [OPTION ...]",
-        description=(
-            "Run a grid of networks × attacks × recommenders × seeds, write and print its tables. For example: "
-            "catwalk study --config configs/study/synthetic.yaml"
-        ),
+    _run_configured(
+        "study",
+        run_study,
+        "Run a grid of networks × attacks × recommenders × seeds, write and print its tables. For example: "
+        "catwalk study --config configs/study/synthetic.yaml",
+        arguments,
     )
-    parser.add_argument("--config", action="config", help="A study's YAML file; several stack.")
-    parser.add_function_arguments(run_study, as_group=False)
-    settings = parser.parse_args(arguments)
-    settings.pop("config")
-    known_notices.hide()
-    run_study(**vars(instantiate(parser, settings)))
 
 
 def _run_tune(arguments: list[str]) -> None:
-    from catwalk import known_notices
-    from catwalk.parsers import CatwalkParser, instantiate
     from catwalk.tuning import run_search
 
-    parser = CatwalkParser(
-        prog="catwalk tune",
-        usage="catwalk tune [--config FILE ...] [OPTION ...]",
-        description=(
-            "Search for a recommender's best hyper-parameters on the validation items; run it again to go on. For "
-            "example: catwalk tune --config configs/tune/vbpr.yaml --dataset data/synthetic"
-        ),
+    _run_configured(
+        "tune",
+        run_search,
+        "Search for a recommender's best hyper-parameters on the validation items; run it again to go on. For example: "
+        "catwalk tune --config configs/tune/vbpr.yaml --dataset data/synthetic",
+        arguments,
     )
-    parser.add_argument("--config", action="config", help="A search's YAML file; several stack.")
-    parser.add_function_arguments(run_search, as_group=False)
+
+
+def _run_configured(command: str, function: Callable[..., object], description: str, arguments: list[str]) -> None:
+    """Call a function whose arguments may stand in YAML files."""
+    from catwalk import known_notices
+    from catwalk.parsers import CatwalkParser, instantiate
+
+    parser = CatwalkParser(
+        prog=f"catwalk {command}",
+        usage=f"catwalk {command} [--config FILE ...] [OPTION ...]",
+        description=description,
+    )
+    parser.add_argument("--config", action="config", help="A YAML file with options; several stack.")
+    parser.add_function_arguments(function, as_group=False)
     settings = parser.parse_args(arguments)
     settings.pop("config")
     known_notices.hide()
-    run_search(**vars(instantiate(parser, settings)))
+    function(**vars(instantiate(parser, settings)))
 
 
 def find_shipped_configs(arguments: Sequence[str]) -> list[str]:

@@ -348,8 +348,8 @@ class FeatureRows(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the features along with the module, by which ``to`` and its like work."""
-        if self.storage == "device":
-            self.features = fn(self.features)
+        if self.storage == "device":  # to which device, but not to which type: that is the storage's own
+            self.features = self.features.to(fn(self.features.new_empty(0)).device)
         return super()._apply(fn, recurse)
 
     def rows(self, items: Tensor) -> Tensor:

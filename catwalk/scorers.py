@@ -14,7 +14,7 @@ from catwalk.errors import CatwalkError
 Reduction = Literal["mean", "sum"]
 """Over the triplets of a batch."""
 
-Norm = Literal["squared", "linear"]
+Regularizer = Literal["squared", "linear"]
 """What a regulariser adds up: the squares of parameters, or, as the paper's code does, the parameters themselves."""
 
 Perturbation = Literal["per_triplet", "per_item"]
@@ -103,12 +103,12 @@ def bpr_loss(differences: Tensor, reduction: Reduction = "mean") -> Tensor:
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
-def parameter_norm(norm: Norm, *parameters: Tensor) -> Tensor:
+def parameter_penalty(regularizer: Regularizer, *parameters: Tensor) -> Tensor:
     """Return the sum of the squares of all entries, ``‖θ‖²`` of Eq. 1, or of the entries themselves.
 
     The second, which the paper's code has, is not bounded below.
     """
-    if norm == "linear":
+    if regularizer == "linear":
         return torch.stack([tensor.sum() for tensor in parameters]).sum()
     return torch.stack([tensor.square().sum() for tensor in parameters]).sum()
 

@@ -34,6 +34,7 @@ class AMR(VBPR):
     ) -> None:
         super().__init__(**settings)
         self.check_at_least(0, "epsilon", "adversarial_weight")
+        self.check_choice(Perturbation, "perturbation")
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """Return VBPR's loss and λ times the adversarial one, for a batch; see :meth:`PairwiseRecommender.loss`."""

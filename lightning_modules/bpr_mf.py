@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from catwalk.scorers import Norm, Reduction, bpr_loss, dot, parameter_norm
+from catwalk.scorers import Reduction, Regularizer, bpr_loss, dot, parameter_penalty
 from lightning_modules.pairwise import PairwiseRecommender, embedding
 
 
@@ -33,13 +33,15 @@ class BPRMF(PairwiseRecommender):
         item_bias: bool = False,
         regularization: float = 0.02,
         item_regularization: float | None = None,
-        regularizer: Norm = "squared",
+        regularizer: Regularizer = "squared",
         reduction: Reduction = "mean",
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
         self.check_at_least(1, "factors")
         self.check_at_least(0, "regularization", "item_regularization")
+        self.check_choice(Regularizer, "regularizer")
+        self.check_choice(Reduction, "reduction")
 
     def build(self, num_users: int, num_items: int, num_features: int) -> None:
         """Create ``P``, ``Q`` and the biases."""
@@ -72,11 +74,11 @@ class BPRMF(PairwiseRecommender):
         """Return the λ-terms of the rows, ``(B, ...)`` each, that a batch uses."""
         of_users, of_items = self.hparams["regularization"], self.hparams["item_regularization"]
         of_items = of_users if of_items is None else of_items
-        norm, triplets = self.hparams["regularizer"], len(user_rows[0])
+        kind, triplets = self.hparams["regularizer"], len(user_rows[0])
         if of_users == of_items:
-            total: Any = of_users and of_users * parameter_norm(norm, *user_rows, *item_rows)
+            total: Any = of_users and of_users * parameter_penalty(kind, *user_rows, *item_rows)
         else:
-            total = of_users * parameter_norm(norm, *user_rows) + of_items * parameter_norm(norm, *item_rows)
+            total = of_users * parameter_penalty(kind, *user_rows) + of_items * parameter_penalty(kind, *item_rows)
         return total / triplets if self.hparams["reduction"] == "mean" else total
 
     def user_vectors(self, users: Tensor) -> Tensor:

@@ -17,6 +17,9 @@ from catwalk.lazy_adam import LazyAdam
 from lightning_modules.checkpoints import check_checkpoint
 from lightning_modules.recommender import BUILT_FOR, TRAINED_ON, Recommender, check_same
 
+OPTIMIZER = "optimizer"
+"""Key of a checkpoint with the name of the optimizer's class."""
+
 Triplets = tuple[Tensor, Tensor, Tensor]
 """Users, items bought and items not bought, int64 ``(B,)`` each."""
 
@@ -96,6 +99,23 @@ class PairwiseRecommender(Recommender):
         except CatwalkError as error:
             raise CatwalkError(f"warm_start: {path}: {error}") from error
         self.load_state_dict(checkpoint["state_dict"])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint fits and, where training goes on, that it does so by the same optimizer."""
+        super().on_load_checkpoint(checkpoint)
+        then = checkpoint.get(OPTIMIZER)
+        if then is None or self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        now = type(self.make_optimizer([{"params": [nn.Parameter(torch.zeros(1))]}])).__name__
+        if then != now:
+            raise CatwalkError(
+                f"ckpt_path: its training had the optimizer {then}, and this one has {now}; give the same"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the recommender was built for, and by which optimizer it was trained."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[OPTIMIZER] = next((type(optimizer).__name__ for optimizer in self.trainer.optimizers), None)
 
     def training_step(self, batch: Triplets, batch_idx: int) -> Tensor:
         """Return the loss of a batch of triplets."""

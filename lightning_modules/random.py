@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from catwalk.counter_random import uniform
@@ -16,15 +17,16 @@ class Random(Recommender):
     There is nothing to train.
 
     Args:
-        seed: Seed of the scores, which depend on it and on the number of the user alone.
+        seed: Seed of the scores, which depend on it and on the number of the user alone; by default that of the run: of
+            ``seed_everything`` or of the study.
         top_k: List lengths K of HR@K and nDCG@K.
     """
 
-    def __init__(self, seed: int = 0, top_k: Sequence[int] = (20,)) -> None:
+    def __init__(self, seed: int | None = None, top_k: Sequence[int] = (20,)) -> None:
         super().__init__(top_k)
-        if seed < 0:
+        if seed is not None and seed < 0:
             raise CatwalkError(f"seed must be at least 0, got {seed}")
-        self.seed = seed
+        self.seed = torch.initial_seed() if seed is None else seed
 
     def build(self, num_users: int, num_items: int, num_features: int) -> None:
         """Remember the number of items."""

@@ -3,7 +3,7 @@
 import abc
 import hashlib
 from collections.abc import Sequence
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict, cast, get_args
 
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule
@@ -68,9 +68,7 @@ class Recommender(LightningModule, abc.ABC):
     def __init__(self, top_k: Sequence[int] = (20,)) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "warm_start"])  # of the subclass, too
-        if not top_k or min(top_k) < 1:
-            raise CatwalkError(f"top_k must name list lengths of at least 1, got {list(top_k)}")
-        self.top_k = tuple(top_k)
+        self.top_k = checked_lengths(top_k)
         self.list_length = max(top_k)
         self.sizes: dict[str, int] = {}
         self.feature_scale = 1.0
@@ -89,6 +87,11 @@ class Recommender(LightningModule, abc.ABC):
             value = self.hparams[name]
             if value is not None and not value >= least:
                 raise CatwalkError(f"{name} must be at least {least}, got {value}")
+
+    def check_choice(self, choices: Any, name: str) -> None:
+        """Raise a CatwalkError unless a hyper-parameter is one of a ``Literal``'s values."""
+        if self.hparams[name] not in get_args(choices):
+            raise CatwalkError(f"{name} must be one of {', '.join(get_args(choices))}, got {self.hparams[name]!r}")
 
     @abc.abstractmethod
     def build(self, num_users: int, num_items: int, num_features: int) -> None:
@@ -137,13 +140,15 @@ class Recommender(LightningModule, abc.ABC):
         if self._trainer is None:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        sizes = {"num_users": data.num_users, "num_items": data.num_items, "num_features": 0}
-        if self.uses_features:
-            sizes["num_features"] = self.features.num_features
+        sizes = self._sizes_of(data)
         if not self.is_built:
             self._build(sizes)
         if sizes != self.sizes:
             raise CatwalkError(f"the recommender was built for another dataset: {self.sizes}, not {sizes}")
+
+    def _sizes_of(self, data: Any) -> dict[str, int]:
+        num_features = self.features.num_features if self.uses_features else 0
+        return {"num_users": data.num_users, "num_items": data.num_items, "num_features": num_features}
 
     def _build(self, sizes: dict[str, int]) -> None:
         self.sizes = sizes
@@ -237,18 +242,30 @@ class Recommender(LightningModule, abc.ABC):
             with score minus infinity where a user has fewer than ``k`` candidates.
 
         Raises:
-            CatwalkError: If ``k`` is not in ``1..N``, a user number is unknown, or there is no data module.
+            CatwalkError: If ``k`` is not in ``1..N``, a user number is unknown, there is no data module, or there is
+                something to learn that has not been learnt.
         """
-        if len(users) and not (int(users.min()) >= 0 and int(users.max()) < self.sizes["num_users"]):
-            raise CatwalkError(f"users must be numbers in 0..{self.sizes['num_users'] - 1}")
         if data is not None:
             self._take_features(data)
         elif self._trainer is not None:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
         else:
             raise CatwalkError("recommend: give data, an InteractionTriplets that has been set up")
+        if not self.is_built:
+            if self.learns:
+                raise CatwalkError(f"recommend: this {type(self).__name__} has neither been trained nor loaded")
+            self._build(self._sizes_of(data))
+        if len(users) and not (int(users.min()) >= 0 and int(users.max()) < self.sizes["num_users"]):
+            raise CatwalkError(f"users must be numbers in 0..{self.sizes['num_users'] - 1}")
         self._prepare_ranking(data, "test")
         return rank_users(self.scores, users.to(self.device), k, self._seen)
+
+
+def checked_lengths(top_k: Sequence[int]) -> tuple[int, ...]:
+    """Return list lengths, or raise a :class:`CatwalkError` if there is none or one is less than 1."""
+    if not top_k or min(top_k) < 1:
+        raise CatwalkError(f"top_k must name list lengths of at least 1, got {list(top_k)}")
+    return tuple(top_k)
 
 
 def check_same(source: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from catwalk.scorers import dot, parameter_norm
+from catwalk.scorers import dot, parameter_penalty
 from lightning_modules.bpr_mf import BPRMF
 from lightning_modules.pairwise import embedding
 
@@ -32,7 +32,7 @@ class VBPR(BPRMF):
     The features ``f`` are divided by the largest absolute value of the clean ones.
 
     Args:
-        visual_factors: Length of ``ρ_u`` and number of rows of ``E``.
+        visual_factors: Length of ``ρ_u`` and number of columns of ``E``.
         shared_user_factors: ``ρ_u`` is ``p_u``, as in the paper's code: ``s_ui = p_u · (q_i + E f_i)``. Then
             ``visual_factors`` counts for nothing.
         visual_bias: Add ``β' · f_i`` to the score, a bias of what the item looks like.
@@ -89,8 +89,8 @@ class VBPR(BPRMF):
         if self.hparams["regularizer"] == "linear":
             penalty = penalty + self._linear_penalty_of_images(positives, negatives)
         if self.hparams["projection_regularization"]:
-            norm = parameter_norm(self.hparams["regularizer"], projection)
-            penalty = penalty + self.hparams["projection_regularization"] * norm
+            of_projection = parameter_penalty(self.hparams["regularizer"], projection)
+            penalty = penalty + self.hparams["projection_regularization"] * of_projection
         return VisualTerms(differences, visual_users, projection, penalty)
 
     def with_visual_bias(self, rho: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from catwalk.scorers import bpr_loss, dot, factor_drop, parameter_norm, visual_drop, visual_drop_by_item
+from catwalk.scorers import bpr_loss, dot, factor_drop, parameter_penalty, visual_drop, visual_drop_by_item
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ def test_the_loss_of_large_differences_neither_overflows_nor_vanishes():
     assert differences.grad.tolist() == [-0.5, 0.0]
 
 
-def test_the_norm_adds_up_squares_or_parameters(random):
+def test_the_penalty_adds_up_squares_or_parameters(random):
     first, second = random.normal(size=(6, 5)), random.normal(size=(6, 3))
     squares, entries = (sum((table**power).sum() for table in (first, second)) for power in (2, 1))
-    assert parameter_norm("squared", *tensors(first, second)).item() == pytest.approx(squares, rel=1e-12)
-    assert parameter_norm("linear", *tensors(first, second)).item() == pytest.approx(entries, rel=1e-12)
+    assert parameter_penalty("squared", *tensors(first, second)).item() == pytest.approx(squares, rel=1e-12)
+    assert parameter_penalty("linear", *tensors(first, second)).item() == pytest.approx(entries, rel=1e-12)
 
 
 def test_no_move_of_the_features_lowers_a_difference_more_than_the_worst(random):

@@ -453,8 +453,16 @@ class RecommenderStage(Stage):
             raise CatwalkError(f"{argument}: {type(example).__name__} has nothing to begin with")
         if example.warm_start is not None:
             raise CatwalkError(f"{argument}: is {start!r}, so leave model.warm_start out")
-        if not recommender_of(self.grid.recommenders[start].model, start, self.grid.top_k).instantiate().learns:
+        first = recommender_of(self.grid.recommenders[start].model, start, self.grid.top_k).instantiate()
+        if not first.learns:
             raise CatwalkError(f"{argument}: {start} has no parameters to begin with")
+        shapes = []
+        for model in (first, example):
+            model.build(num_users=1, num_items=1, num_features=1)
+            shapes.append({name: tuple(weight.shape) for name, weight in model.state_dict().items()})
+        different = sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})
+        if different:
+            raise CatwalkError(f"{argument}: {start} has other parameters: they differ in {', '.join(different)}")
 
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Train and test."""
@@ -496,14 +504,14 @@ class RecommenderStage(Stage):
 def _with_files_by_content(model: Specification) -> dict[str, Any]:
     """Return a network's settings with the hash of the files that it reads its weights from, wherever those are."""
     settings = model.settings["init_args"]
-    arguments = {**settings, "weights": _file_hash(settings.get("weights"))}
+    arguments = {**settings, "weights": file_hash(settings.get("weights"))}
     backbone_args = settings.get("backbone_args") or {}
     if backbone_args.get("checkpoint_path"):  # timm's
-        arguments["backbone_args"] = {**backbone_args, "checkpoint_path": _file_hash(backbone_args["checkpoint_path"])}
+        arguments["backbone_args"] = {**backbone_args, "checkpoint_path": file_hash(backbone_args["checkpoint_path"])}
     return {**model.settings, "init_args": arguments}
 
 
-def _file_hash(path: str | None) -> str | None:
+def file_hash(path: str | Path | None) -> str | None:
     """Return the SHA-256 of a file as hexadecimal digits; None where there is none."""
     if path is None or not Path(path).is_file():
         return None

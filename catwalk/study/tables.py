@@ -41,18 +41,8 @@ def cell_columns(top_k: int) -> tuple[str, ...]:
     """Return the columns of ``cells.csv``."""
     return (
         *("dataset", "protocol", "extractor", "attack", "epsilon", "recommender", "seed", "source", "target"),
-        *(
-            "n_attacked",
-            f"chr@{top_k}",
-            f"ncdcg@{top_k}",
-            f"hr@{top_k}",
-            f"ndcg@{top_k}",
-            "auc",
-            "sr_float",
-            "sr",
-            "sr_clean",
-        ),
-        *("sr_net", "feature_loss", "linf_levels", "l2_levels", "seconds"),
+        *("n_attacked", f"chr@{top_k}", f"ncdcg@{top_k}", f"hr@{top_k}", f"ndcg@{top_k}", "auc"),
+        *("sr_float", "sr", "sr_clean", "sr_net", "feature_loss", "linf_levels", "l2_levels", "seconds"),
     )
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from catwalk.interactions import read_split
 from catwalk.study.grid import Settings
 from catwalk.study.progress import StudyProgress
 from catwalk.study.specification import Specification, data_of
-from catwalk.study.stages import TRIPLETS, Shop
+from catwalk.study.stages import TRIPLETS, Shop, file_hash
 from catwalk.study.trainer import make_trainer, quiet_lightning
 from lightning_modules.recommender import Recommender
 
@@ -134,11 +133,12 @@ class SearchedTraining:
         prints = {"catalogue": catalogue.fingerprint, "interactions": Shop(catalogue).interactions}
         if self.features is not None:
             FeatureTable.read(self.features, catalogue)
-            prints["features"] = hashlib.sha256((self.features / FEATURES_FILE).read_bytes()).hexdigest()
+            prints["features"] = file_hash(self.features / FEATURES_FILE)
         first = {path: _ends(path, limits)[0] for path, limits in search.items()}
         model = self.specifications(first)["model"].settings  # with the defaults of today
+        prints["warm start"] = file_hash(model["init_args"].get("warm_start"))
         stated = {"search": search, "model": model, "data": self.data, "trainer": self.trainer, "seed": self.seed}
-        return {**stated, **{name: value[:12] for name, value in prints.items()}}
+        return {**stated, **{name: value and value[:12] for name, value in prints.items()}}
 
     def run(
         self,

@@ -89,6 +89,10 @@ ON_THE_LINE = {
         ["fit", *VBPR, "--data.validation=true", f"--model.warm_start={RECOMMENDER}"],
         ["warm_start", "other purchases", "data.validation"],
     ),
+    "going on with another optimizer": (
+        ["fit", *VBPR, "--model.optimizer=torch.optim.Adagrad", f"--ckpt_path={RECOMMENDER}", "--trainer.max_epochs=3"],
+        ["optimizer LazyAdam", "Adagrad"],
+    ),
     "training that diverges": (
         ["fit", *VBPR, "--data.validation=true", "--model.optimizer=SGD", "--model.optimizer.lr=1e30"],
         ["diverged"],

@@ -17,7 +17,7 @@ from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, Predictions
 from datamodules import InteractionTriplets
 from datamodules.importers.synthetic import synthetic
-from lightning_modules import BPRMF, VBPR, ProductClassifier, Recommender
+from lightning_modules import BPRMF, VBPR, Popularity, ProductClassifier, Random, Recommender
 
 TOP_K = (5, 20)
 
@@ -326,6 +326,23 @@ def test_the_features_of_the_data_module_count_not_those_of_training(shop, featu
     expected = figures_by_hand(scores_by_hand(changed, values), purchases_by_hand(shop), 0, 2, no_more)
     assert found == with_prefix("test", expected)
     assert found != figures
+
+
+def test_floors_recommend_without_a_training_and_others_do_not(shop, features):
+    data = make_data(shop, features)
+    data.setup("test")
+    users = torch.arange(data.num_users)
+    items, scores = Popularity().recommend(users, 5, data)
+    counts = np.bincount(data.split.items, minlength=90)
+    assert np.array_equal(scores.numpy(), counts[items.numpy()])
+    lists = []
+    for seed in (0, 1, 1):
+        seed_everything(seed, verbose=False)
+        lists.append(Random().recommend(users, 5, data)[0])
+    assert torch.equal(lists[1], lists[2])
+    assert not torch.equal(lists[0], lists[1])
+    with pytest.raises(CatwalkError, match="this VBPR has neither been trained nor loaded"):
+        make_vbpr().recommend(users, 5, data)
 
 
 def test_features_that_lack_are_missed_at_once(shop, make_trainer):

@@ -224,6 +224,10 @@ def test_the_adversary_makes_every_triplet_worse():
         (BPRMF, {"learning_rates": {"E": 0.1}}, "learning_rates: there is no group 'E', only P, Q"),
         (BPRMF, {"learning_rates": {"P": -0.1}}, "learning_rates: that of P must be at least 0, got -0.1"),
         (BPRMF, {"top_k": ()}, "top_k must name list lengths"),
+        (AMR, {"perturbation": "item"}, "perturbation must be one of per_triplet, per_item, got 'item'"),
+        (APR, {"perturbation": "item"}, "perturbation must be one of"),
+        (VBPR, {"regularizer": "l2"}, "regularizer must be one of squared, linear, got 'l2'"),
+        (BPRMF, {"reduction": "avg"}, "reduction must be one of mean, sum, got 'avg'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(cls, settings, message):
