@@ -130,7 +130,10 @@ class SearchedTraining:
     def identity(self, search: Mapping[str, Any]) -> dict[str, Any]:
         """Return all that the trials of a search depend on, files by their contents."""
         catalogue = Catalogue.read(self.dataset)
-        prints = {"catalogue": catalogue.fingerprint, "interactions": Shop(catalogue).interactions}
+        prints: dict[str, str | None] = {
+            "catalogue": catalogue.fingerprint,
+            "interactions": Shop(catalogue).interactions,
+        }
         if self.features is not None:
             FeatureTable.read(self.features, catalogue)
             prints["features"] = file_hash(self.features / FEATURES_FILE)
