@@ -19,9 +19,10 @@ class StudyProgress:
     Args:
         console: Where to show it; without a terminal only the lines appear.
         num_stages: Number of stages to come.
+        title: What is under way.
     """
 
-    def __init__(self, console: Console, num_stages: int) -> None:
+    def __init__(self, console: Console, num_stages: int, title: str = "study") -> None:
         self.console = console
         self._progress = Progress(
             SpinnerColumn(),
@@ -33,7 +34,7 @@ class StudyProgress:
             console=console,
             transient=True,
         )
-        self._overall = self._progress.add_task("study", total=num_stages, info="")
+        self._overall = self._progress.add_task(title, total=num_stages, info="")
         self._stage = self._progress.add_task("", total=None, visible=False, info="")
 
     def __enter__(self) -> "StudyProgress":

@@ -106,7 +106,7 @@ class Results:
             )
         table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
         for heading in ["Trial", *map(_short, self.paths), self.monitor, "Epoch", "Seconds"]:
-            table.add_column(escape(heading), justify="right")
+            table.add_column(escape(heading), justify="right", overflow="fold")
         for trial in ranked[:SHOWN_TRIALS]:
             epoch, value = self.best_epoch(trial)
             parameters = [_text(trial.params[path]) for path in self.paths]
