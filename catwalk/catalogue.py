@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -62,8 +62,7 @@ class Catalogue:
         if repeated:
             raise CatwalkError(f"{path}: item id {repeated[0]!r} occurs {item_ids.count(repeated[0])} times")
         images = tuple(table.column("image").to_pylist())
-        for item, image in zip(item_ids, images, strict=True):
-            check_image_path(folder, image, owner=f"item {item!r}")
+        check_image_paths(folder, images, lambda row: f"item {item_ids[row]!r}")
         info = read_dataset_info(folder)
         labels = table.column("category").to_pylist()
         names = category_order(labels, info.get("categories"), source=str(path))
@@ -164,19 +163,29 @@ def category_order(labels: Sequence[str], declared: Any, source: str) -> tuple[s
     return tuple(declared)
 
 
-def check_image_path(folder: Path, image: str, owner: str) -> None:
-    """Raise a CatwalkError unless ``image`` is an existing file below ``folder``.
+def check_image_paths(folder: Path, images: Sequence[str], owner: Callable[[int], str]) -> None:
+    """Raise a CatwalkError unless all ``images`` are existing files below ``folder``, and no links that lead out of it.
 
     Args:
         folder: The dataset folder.
-        image: Path as it stands in a table.
-        owner: Whose image it is, for the message.
+        images: Paths as they stand in a table.
+        owner: Says, for the message, whose image that of a row is.
     """
-    relative = PurePosixPath(image)
-    if relative.is_absolute() or ".." in relative.parts or "\0" in image:
-        raise CatwalkError(f"image {image!r} of {owner} must be a path below {folder}")
-    if not (folder / relative).is_file():
-        raise CatwalkError(f"image {folder / relative} of {owner} does not exist")
+    root = folder.resolve()
+    inside: set[PurePosixPath] = set()
+    for row, image in enumerate(images):
+        relative = PurePosixPath(image)
+        if relative.is_absolute() or ".." in relative.parts or "\0" in image:
+            raise CatwalkError(f"image {image!r} of {owner(row)} must be a path below {folder}")
+        path = folder / relative
+        if not path.is_file():
+            raise CatwalkError(f"image {path} of {owner(row)} does not exist")
+        # Many images share a folder, and asking where one really lies takes long.
+        places = [] if relative.parent in inside else [path.parent]
+        for place in [*places, *([path] if path.is_symlink() else [])]:
+            if not place.resolve().is_relative_to(root):
+                raise CatwalkError(f"image {path} of {owner(row)} lies behind a link that leads out of {folder}")
+        inside.add(relative.parent)
 
 
 def fingerprint_files(folder: Path, files: Sequence[str]) -> str:

@@ -1,7 +1,10 @@
 """Product images as 8-bit arrays: decoding, a cache on disk, saving without loss."""
 
+import contextlib
 import hashlib
 import os
+import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,15 +16,20 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
-from catwalk.catalogue import fingerprint_files
+from catwalk.catalogue import fingerprint_files, read_dataset_info
 from catwalk.errors import CatwalkError
 
 UInt8Array = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 """Called with how many are done and how many there are."""
+
+MAX_PIXELS = 64_000_000
+"""Width × height above which an image is refused: a small file may announce more than a machine's memory holds."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the stricter rule
 
 SIZE_TYPE = np.dtype("<i4")
 """How heights and widths stand in the files of the cache."""
@@ -30,7 +38,7 @@ AHEAD = 4
 """Images per thread that may be decoded before they are written."""
 
 
-def decode(path: Path, size: tuple[int, int] | None = None) -> UInt8Array:
+def decode(path: Path, size: tuple[int, int] | None = None, *, allow_truncated: bool = False) -> UInt8Array:
     """Decode one image to RGB.
 
     The EXIF orientation is applied, transparency is laid on white, and every mode that Pillow reads becomes RGB.
@@ -38,15 +46,18 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> UInt8Array:
     Args:
         path: An image file.
         size: ``(height, width)`` to resize to (bilinear, antialiased); None keeps the image's own size.
+        allow_truncated: Take a file that ends too early as far as it goes; what is missing is grey or black.
 
     Returns:
         uint8 ``(3, H, W)`` in 0..255.
 
     Raises:
-        CatwalkError: If the file cannot be decoded.
+        CatwalkError: If the file cannot be decoded, or announces more than :data:`MAX_PIXELS`.
     """
     try:
-        with Image.open(path) as image:
+        with _truncation(allow_truncated), Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}×{image.height} are more than {MAX_PIXELS:,} pixels")
             image.load()
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):
@@ -55,11 +66,38 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> UInt8Array:
                 layer = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
             rgb = upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise CatwalkError(f"image {path} cannot be read: {error}") from error
     if size is not None and rgb.size != (size[1], size[0]):
         rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+
+
+_tolerant = 0
+_tolerance = threading.Lock()
+
+
+@contextlib.contextmanager
+def _truncation(allowed: bool) -> Iterator[None]:
+    """Let Pillow decode truncated files meanwhile; its switch is one for the whole process."""
+    global _tolerant
+    if not allowed:
+        yield
+        return
+    with _tolerance:
+        _tolerant += 1
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        yield
+    finally:
+        with _tolerance:
+            _tolerant -= 1
+            ImageFile.LOAD_TRUNCATED_IMAGES = _tolerant > 0
+
+
+def truncated_images_allowed(folder: Path) -> bool:
+    """Return whether ``dataset.json`` of a dataset folder says that truncated images are taken as far as they go."""
+    return read_dataset_info(folder).get("allow_truncated") is True
 
 
 def _eight_bit_grey(image: Image.Image) -> Image.Image:
@@ -199,7 +237,7 @@ def store_images(
     cache = folder / ".cache" if cache is None else cache
     key = hashlib.sha256(f"2 {size} {fingerprint_files(folder, images)}".encode()).hexdigest()[:24]
     path = cache / f"images-{key}.bin"
-    files = _ImageFiles(folder, images, size, names, one_size)
+    files = _ImageFiles(folder, images, size, names, one_size, truncated_images_allowed(folder))
     if not path.is_file():
         files.write(path, workers or os.cpu_count() or 1, progress)
     stored = StoredImages.map(path, len(images))
@@ -218,6 +256,7 @@ class _ImageFiles:
     size: tuple[int, int] | None
     names: Sequence[str] | None
     one_size: bool
+    allow_truncated: bool
 
     def write(self, path: Path, workers: int, progress: Progress | None) -> None:
         """Decode all images into the file that :meth:`StoredImages.map` takes, which is there whole or not at all."""
@@ -252,7 +291,7 @@ class _ImageFiles:
 
     def _decode(self, number: int) -> UInt8Array:
         try:
-            return decode(self.folder / self.images[number], self.size)
+            return decode(self.folder / self.images[number], self.size, allow_truncated=self.allow_truncated)
         except CatwalkError as error:
             owned = f"{self._owner(number)} cannot be read"
             raise CatwalkError(str(error).replace(" cannot be read", owned, 1)) from error

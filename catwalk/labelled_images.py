@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from catwalk.catalogue import Catalogue, check_image_path, fingerprint_files, fingerprint_texts, number_of
+from catwalk.catalogue import Catalogue, check_image_paths, fingerprint_files, fingerprint_texts, number_of
 from catwalk.errors import CatwalkError
 from catwalk.tables import find_table, read_table
 
@@ -62,8 +62,7 @@ class LabelledImages:
         else:
             table = read_table(path, ["image", "category", "split"])
             images = tuple(table.column("image").to_pylist())
-            for row, image in enumerate(images):
-                check_image_path(catalogue.folder, image, owner=f"row {row + 1} of {path.name}")
+            check_image_paths(catalogue.folder, images, lambda row: f"row {row + 1} of {path.name}")
             numbers = {
                 name: number_of(name, catalogue.category_names, f"{path}, column category")
                 for name in sorted(set(table.column("category").to_pylist()))

@@ -20,7 +20,7 @@ from catwalk.batching import map_batches, size_buckets
 from catwalk.catalogue import Catalogue, number_of
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, predict
-from catwalk.images import Progress, UInt8Array, decode, save_png, to_float
+from catwalk.images import Progress, UInt8Array, decode, save_png, to_float, truncated_images_allowed
 from catwalk.metrics import AttackSuccessRate
 from catwalk.metrics.feature_loss import feature_loss
 from catwalk.protocol import ChosenBy, Protocol
@@ -214,7 +214,11 @@ def poison(
         categories=torch.from_numpy(table.categories).to(device),
         purchases=None if purchases is None else torch.from_numpy(purchases).to(device),
     )
-    clean = [decode(catalogue.folder / catalogue.images[item], classifier.image_size) for item in items]
+    truncated = truncated_images_allowed(catalogue.folder)
+    clean = [
+        decode(catalogue.folder / catalogue.images[item], classifier.image_size, allow_truncated=truncated)
+        for item in items
+    ]
     keys = torch.from_numpy(catalogue.keys[items]).to(device)
     crafted = _craft(attack, network, clean, attack.targets_of(scene), keys, progress)
     _remove_earlier_images(folder)

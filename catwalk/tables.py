@@ -1,7 +1,14 @@
 """Strict reading of CSV and Parquet tables whose ids are text."""
 
-from collections.abc import Sequence
+import codecs
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute
@@ -9,6 +16,12 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from catwalk.errors import CatwalkError
+
+STRAY_QUOTE = re.compile(rb'[^,\n\r"]"[^,\n\r"]')
+"""A quotation mark with text on either side, which no quoted cell has."""
+
+BLOCK = 1 << 22
+"""Bytes of a CSV file that are parsed at a time."""
 
 
 def find_table(folder: Path, stem: str) -> Path | None:
@@ -24,56 +37,193 @@ def find_table(folder: Path, stem: str) -> Path | None:
 
 
 def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
-    """Read the named columns of a CSV or Parquet file as text, in the file's order.
-
-    Everything is read as text, so that ids such as ``007`` stay what they are; numbers are parsed by who needs them.
-
-    Args:
-        path: A ``.csv`` file with a header, in UTF-8, or a ``.parquet`` file.
-        columns: Columns that must be there.
-        optional: Columns that are read where they are there.
+    """Read the named columns of a CSV or Parquet file as text, in the file's order: :func:`scan_table`, whole.
 
     Returns:
         A table of string columns: ``columns``, then those of ``optional`` that exist.
+    """
+    return pa.Table.from_batches(scan_table(path, columns, optional))
+
+
+def scan_table(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = (), *, header: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Read the named columns of a CSV, TSV or Parquet file as text, a batch of rows at a time, in the file's order.
+
+    Everything is read as text, so that ids such as ``007`` stay what they are; numbers are parsed by who needs them.
+    CSV is that of RFC 4180 in UTF-8, with a header; a quoted cell may hold line breaks, as descriptions of products
+    do. TSV knows no quotation marks. Both may be gzipped (``.csv.gz``). Memory holds a few blocks at a time, however
+    long the file is.
+
+    Args:
+        path: The file; its name's ending tells what it is, and what is no ``.tsv`` or ``.parquet`` is CSV.
+        columns: Columns that must be there, and hold something in every row.
+        optional: Columns that are read where they are there.
+        header: Names of all columns of a CSV or TSV file that has no header.
+
+    Yields:
+        Batches of string columns: ``columns``, then those of ``optional`` that exist.
 
     Raises:
-        CatwalkError: If the file is missing, empty, malformed, or lacks a column, or if a cell of ``columns`` is empty.
+        CatwalkError: If the file is missing, empty or malformed (with its line), lacks a column, or has an empty cell
+            in ``columns`` (with its row, counted without the header).
     """
     if not path.is_file():
         raise CatwalkError(f"{path} does not exist")
+    is_parquet = path.suffix == ".parquet"
+    rows = 0
     try:
-        # No partitioning: a folder that happens to be called `category=3` is not a column.
-        table = pa.parquet.read_table(path, partitioning=None) if path.suffix == ".parquet" else _read_csv(path)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise CatwalkError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    found = table.column_names
+        for batch in _scan_parquet(path) if is_parquet else _scan_csv(path, header):
+            if rows == 0:
+                _check_columns(path, columns, optional, batch.schema.names)
+            kept = batch.select([*columns, *(name for name in optional if name in batch.schema.names)])
+            yield _as_text(path, kept, columns, rows)
+            rows += batch.num_rows
+    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
+        place = None if is_parquet else _find_malformed_line(path, header)
+        raise CatwalkError(place or f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    if rows == 0:
+        raise CatwalkError(f"{path} has a header and no rows")
+
+
+def _check_columns(path: Path, columns: Sequence[str], optional: Sequence[str], found: list[str]) -> None:
     for name in (*columns, *optional):
         if found.count(name) > 1:
             raise CatwalkError(f"{path} has the column {name!r} {found.count(name)} times")
         if name in columns and name not in found:
             raise CatwalkError(f"{path} lacks the column {name!r}; it has {', '.join(found)}")
-    if table.num_rows == 0:
-        raise CatwalkError(f"{path} has a header and no rows")
-    table = table.select([*columns, *(name for name in optional if name in found)])
+
+
+def _as_text(path: Path, batch: pa.RecordBatch, columns: Sequence[str], before: int) -> pa.RecordBatch:
+    """Return the batch as strings, or raise a CatwalkError for an empty cell in ``columns``."""
     try:
-        table = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
+        batch = batch.cast(pa.schema([(name, pa.string()) for name in batch.schema.names]))
     except pa.ArrowException as error:
         raise CatwalkError(f"{path} holds what is no text: {str(error).splitlines()[0]}") from error
     for name in columns:
-        column = table.column(name)
+        column = batch.column(name)
         empty = pa.compute.or_kleene(pa.compute.is_null(column), pa.compute.equal(column, ""))
         first = pa.compute.index(empty, True).as_py()
         if first >= 0:
-            raise CatwalkError(f"{path}, row {first + 1}: {name!r} is empty")
-    return table
+            raise CatwalkError(f"{path}, row {before + first + 1}: {name!r} is empty")
+    return batch
 
 
-def _read_csv(path: Path) -> pa.Table:
-    """Read all columns as text; a quoted cell may hold line breaks, as descriptions of products do."""
-    parsing = pa.csv.ParseOptions(newlines_in_values=True)
-    with pa.csv.open_csv(path, parse_options=parsing) as reader:
-        names = reader.schema.names
-    converting = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
-    # One thread: with several, the message about a ragged row says at random which row it is.
-    reading = pa.csv.ReadOptions(use_threads=False)
-    return pa.csv.read_csv(path, reading, parsing, converting)
+def _scan_parquet(path: Path) -> Iterator[pa.RecordBatch]:
+    with pa.parquet.ParquetFile(path) as file:
+        # A file without rows has no batch, and yet columns that are to be checked.
+        yield from file.iter_batches() if file.metadata.num_rows else [_empty(file.schema_arrow.names)]
+
+
+def _scan_csv(path: Path, header: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    delimiter, has_quotes = _dialect(path)
+    parsing = pa.csv.ParseOptions(
+        delimiter=delimiter, quote_char='"' if has_quotes else False, newlines_in_values=has_quotes
+    )
+    # One thread: with several, a message about a ragged row says at random which row it is.
+    reading = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=header)
+    names = list(header) if header is not None else _csv_names(path, parsing)
+    converting = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names}, check_utf8=False)
+    with _open_csv(path) as file, pa.csv.open_csv(file, reading, parsing, converting) as reader:
+        is_empty = True
+        for batch in reader:
+            if batch.num_rows:
+                is_empty = False
+                yield batch
+        if is_empty:
+            yield _empty(names)
+
+
+def _empty(names: Sequence[str]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], pa.string()) for _ in names], names=list(names))
+
+
+def _dialect(path: Path) -> tuple[str, bool]:
+    """Return the delimiter and whether cells may be quoted."""
+    return ("\t", False) if path.name.removesuffix(".gz").endswith(".tsv") else (",", True)
+
+
+def _csv_names(path: Path, parsing: pa.csv.ParseOptions) -> list[str]:
+    with _open_csv(path) as file, pa.csv.open_csv(file, parse_options=parsing) as reader:
+        return reader.schema.names
+
+
+def _open_csv(path: Path) -> "_CheckedText":
+    return _CheckedText(path, quotes=_dialect(path)[1])
+
+
+def _open_bytes(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+class _CheckedText(io.RawIOBase):
+    """The bytes of a text file, checked as they pass for what a parser would let through or take for something else."""
+
+    def __init__(self, path: Path, quotes: bool) -> None:
+        self._path = path
+        self._file = _open_bytes(path)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._quotes = quotes
+        self._num_quotes = 0
+        self._lines = 0
+        self._tail = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        pending = len(self._decoder.getstate()[0])
+        try:
+            self._decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            # What was pending ended the block before, within a line.
+            where = max(error.start - pending, 0)
+            raise self._refused(data[:where], "is not UTF-8; save the file in that encoding") from error
+        if b"\0" in data:
+            raise self._refused(data[: data.index(b"\0")], "holds a NUL byte: this is no text, or damaged")
+        if self._quotes:
+            self._check_quotes(data)
+        self._lines += data.count(b"\n")
+        return data
+
+    def _check_quotes(self, data: bytes) -> None:
+        if b'"' in data or b'"' in self._tail:
+            joined = self._tail + data
+            stray = STRAY_QUOTE.search(joined)
+            if stray:
+                place = max(stray.start() + 1 - len(self._tail), 0)
+                raise self._refused(data[:place], "has a quotation mark inside a cell; double it and quote the cell")
+            self._num_quotes += data.count(b'"')
+        if not data and self._num_quotes % 2:
+            raise pa.ArrowInvalid("a quotation mark is opened and not closed")
+        self._tail = (self._tail + data)[-2:]
+
+    def _refused(self, before: bytes, reason: str) -> CatwalkError:
+        return CatwalkError(f"{self._path}, line {self._lines + before.count(10) + 1} {reason}")
+
+
+def _find_malformed_line(path: Path, header: Sequence[str] | None) -> str | None:
+    """Return what is wrong with a CSV file and in which line, by a slow second reading; None if nothing is found."""
+    delimiter, has_quotes = _dialect(path)
+    start, width = 0, len(header) if header is not None else None
+    try:
+        with io.TextIOWrapper(_open_bytes(path), encoding="utf-8", newline="") as file:
+            quoting: dict[str, Any] = {} if has_quotes else {"quoting": csv.QUOTE_NONE}
+            rows = csv.reader(file, delimiter=delimiter, strict=True, **quoting)
+            for row in rows:
+                if width is None:
+                    width = len(row)
+                if row and len(row) != width:
+                    return f"{path}, line {start + 1} has {len(row)} cells and the header {width}"
+                start = rows.line_num
+    except csv.Error as error:
+        reason = "a quotation mark is opened and not closed" if "unexpected end" in str(error) else str(error)
+        return f"{path}, line {start + 1}: {reason}"
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return None
+    return None

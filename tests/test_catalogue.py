@@ -162,8 +162,8 @@ class TestErrors:
         [
             (b"", "cannot be read: Empty CSV file"),
             (b"item_id,image,category\n", "has a header and no rows"),
-            (b"item_id,image,category\n1,images/a.png\n", "Expected 3 columns, got 2"),
-            ("item_id,image,category\n1,images/a.png,Größe\n".encode("latin-1"), "invalid UTF8"),
+            (b"item_id,image,category\n1,images/a.png\n", "line 3 has 2 cells and the header 3"),
+            ("item_id,image,category\n1,images/a.png,Größe\n".encode("latin-1"), "line 2 is not UTF-8"),
         ],
     )
     def test_malformed_file(self, folder, content, message):

@@ -256,7 +256,7 @@ class TestLoadImages:
         place, _, names = folder
         (place / "1.png").write_bytes(b"")
         count = []
-        monkeypatch.setattr(module, "decode", lambda path, size: count.append(path) or decode(path, size))
+        monkeypatch.setattr(module, "decode", lambda path, size, **rest: count.append(path) or decode(path, size))
         with pytest.raises(CatwalkError):
             load_images(place, names * 100, None, workers=1)
         assert len(count) < 7000

@@ -1,11 +1,14 @@
 """Tables whose cells are text, whatever they look like."""
 
+import gzip
+
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from catwalk import tables
 from catwalk.errors import CatwalkError
-from catwalk.tables import find_table, read_table
+from catwalk.tables import find_table, read_table, scan_table
 
 
 def read_csv(tmp_path, content, columns=("id", "name"), optional=()):
@@ -55,16 +58,20 @@ def test_many_rows_keep_their_order(tmp_path):
         ("", "table.csv cannot be read: Empty CSV file"),
         ("id,name\n", "table.csv has a header and no rows"),
         ("id,title\n1,a\n", "table.csv lacks the column 'name'; it has id, title"),
-        ("id,name\n1,a\n2\n", "table.csv cannot be read: CSV parse error: Row #3: Expected 2 columns, got 1"),
-        ("id,name\n1,a,x\n", "table.csv cannot be read: CSV parse error: Row #2: Expected 2 columns, got 3"),
+        ("id,name\n1,a\n2\n", "table.csv, line 3 has 1 cells and the header 2"),
+        ("id,name\n1,a,x\n", "table.csv, line 2 has 3 cells and the header 2"),
         ("id,name\n1,a\n,b\n", "table.csv, row 2: 'id' is empty"),
         ("id,name\n1,a\n2,\n", "table.csv, row 2: 'name' is empty"),
         ("id,name,id\n1,a,2\n", "table.csv has the column 'id' 2 times"),
-        ("id,name\n1,Gr\u00f6\u00dfe\n".encode("latin-1"), "table.csv cannot be read: .*invalid UTF8 data"),
-        ("id,name,Gr\u00f6\u00dfe\n1,a,b\n".encode("latin-1"), "table.csv cannot be read: 'utf-8' codec"),
-        ("id,name\n1,a\n".encode("utf-16"), "table.csv cannot be read"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "table.csv"),
-        ('id,name\n"1,a\n2,b\n', "table.csv"),
+        ("id,name\n1,Gr\u00f6\u00dfe\n".encode("latin-1"), "table.csv, line 2 is not UTF-8"),
+        ("id,name,Gr\u00f6\u00dfe\n1,a,b\n".encode("latin-1"), "table.csv, line 1 is not UTF-8"),
+        ("id,name\n1,a\n".encode("utf-16"), "table.csv, line 1 is not UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "table.csv, line 1 is not UTF-8"),
+        (b"id,name\n1,a\n2,b\0\n", "table.csv, line 3 holds a NUL byte"),
+        ('id,name\n1,a\n"1,a\n2,b\n', "table.csv, line 3: a quotation mark is opened and not closed"),
+        ('id,name\n1,a 5" heel\n', "table.csv, line 2 has a quotation mark inside a cell"),
+        ('id,name\n1,"a"b\n', "table.csv, line 2 has a quotation mark inside a cell"),
+        ('id,name\n"1\n",a\n2\n', "table.csv, line 4 has 1 cells"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, content, message):
@@ -120,3 +127,42 @@ def test_a_table_is_found_in_either_form_but_not_in_both(tmp_path):
         find_table(tmp_path, "items")
     (tmp_path / "items.parquet").unlink()
     assert find_table(tmp_path, "items") == tmp_path / "items.csv"
+
+
+class TestScanning:
+    def test_a_header_is_given_for_a_file_without_one_and_tsv_knows_no_quotes(self, tmp_path):
+        path = tmp_path / "table.tsv"
+        path.write_text('1\t"a\n2\tb"c"\n')
+        [batch] = scan_table(path, ["name"], header=["id", "name"])
+        assert batch.to_pydict() == {"name": ['"a', 'b"c"']}
+        path.write_text("1\ta\n2\n")
+        with pytest.raises(CatwalkError, match=r"table\.tsv, line 2 has 1 cells and the header 2"):
+            list(scan_table(path, ["name"], header=["id", "name"]))
+
+    def test_a_gzipped_file_is_read_as_its_content_and_a_cut_one_refused(self, tmp_path):
+        path = tmp_path / "table.csv.gz"
+        packed = gzip.compress(b"id\n" + b"\n".join(b"%d" % number for number in range(5000)))
+        path.write_bytes(packed)
+        assert read_table(path, ["id"]).column("id").to_pylist() == [str(number) for number in range(5000)]
+        path.write_bytes(packed[: len(packed) // 2])
+        with pytest.raises(CatwalkError, match=r"table\.csv\.gz cannot be read: .*(end|ended)"):
+            read_table(path, ["id"])
+
+    @pytest.mark.parametrize("block", [64, 65, 66, 67])
+    def test_where_blocks_end_changes_nothing(self, tmp_path, monkeypatch, block):
+        """Letters of several bytes, doubled quotation marks and line breaks in cells lie across the ends of blocks."""
+        monkeypatch.setattr(tables, "BLOCK", block)
+        path = tmp_path / "table.csv"
+        cells = [f'ä"{number}\n,€' for number in range(60)]
+        rows = "".join('{},"{}"\n'.format(number, cell.replace('"', '""')) for number, cell in enumerate(cells))
+        path.write_text("id,name\n" + rows, encoding="utf-8", newline="")
+        batches = list(scan_table(path, ["id", "name"]))
+        assert len(batches) > 5
+        assert pa.Table.from_batches(batches).column("name").to_pylist() == cells
+        for trouble, message in ((b"\xff", "is not UTF-8"), (b"\0", "holds a NUL byte")):
+            path.write_bytes(("id,name\n" + rows).encode() + b"60,a" + trouble + b"\n")
+            with pytest.raises(CatwalkError, match=f"line 122 {message}"):
+                list(scan_table(path, ["id", "name"]))
+        path.write_text("id,name\n" + rows + "60,\n", encoding="utf-8", newline="")
+        with pytest.raises(CatwalkError, match=r"row 61: 'name' is empty"):
+            list(scan_table(path, ["id", "name"]))

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from rich.table import Table
 from catwalk import __version__
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
+from catwalk.images import decode
 
 try:
     import fcntl
@@ -37,6 +38,9 @@ THREADS = min(4, os.cpu_count() or 1)
 
 CHUNK = 256
 """Images that a thread writes before it takes the next ones."""
+
+SHOWN = 20
+"""Categories with a row of their own in the summary."""
 
 
 class DatasetWriter:
@@ -69,6 +73,8 @@ class DatasetWriter:
         self._counts: dict[str, Any] = {}
         self._categories_of_items: dict[str, str] = {}
         self._purchases: Counter[str] = Counter()
+        self._users: set[str] = set()
+        self._allow_truncated = False
         self._lock: int | None = None
 
     def __enter__(self) -> "DatasetWriter":
@@ -113,23 +119,56 @@ class DatasetWriter:
         for parent in sorted({(self.folder / path).parent for path in paths}):
             parent.mkdir(parents=True, exist_ok=True)
 
-        def write(start: int) -> int:
-            stop = min(start + CHUNK, len(paths))
-            for path, image in zip(paths[start:stop], images[start:stop], strict=True):
-                Image.fromarray(np.ascontiguousarray(image)).save(
-                    self.folder / path, format="PNG", compress_level=PNG_COMPRESS_LEVEL
-                )
-            return stop - start
+        def write(row: int) -> None:
+            image = Image.fromarray(np.ascontiguousarray(images[row]))
+            image.save(self.folder / paths[row], format="PNG", compress_level=PNG_COMPRESS_LEVEL)
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar, ThreadPoolExecutor(THREADS) as pool:
-            task = bar.add_task(title, total=len(paths))
+        _in_threads(write, len(paths), title)
+
+    def copy_images(
+        self,
+        sources: Sequence[Path],
+        paths: Sequence[str],
+        *,
+        allow_truncated: bool = False,
+        title: str = "Copying images",
+    ) -> None:
+        """Copy image files, byte by byte, after decoding each of them, with a progress bar on standard error.
+
+        Args:
+            sources: The files, N of them.
+            paths: Where they go, relative to the folder.
+            allow_truncated: Take files that end too early; they are counted, and ``dataset.json`` says that whoever
+                reads the folder is to take them as far as they go.
+            title: What the progress bar says.
+
+        Raises:
+            CatwalkError: If a file cannot be decoded.
+        """
+        for parent in sorted({(self.folder / path).parent for path in paths}):
+            parent.mkdir(parents=True, exist_ok=True)
+        truncated: list[int] = []
+
+        def copy(row: int) -> None:
             try:
-                for written in pool.map(write, range(0, len(paths), CHUNK)):
-                    bar.advance(task, written)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+                decode(sources[row])
+            except CatwalkError as error:
+                try:
+                    if not allow_truncated:
+                        raise
+                    decode(sources[row], allow_truncated=True)
+                    truncated.append(row)
+                except CatwalkError:
+                    raise CatwalkError(
+                        f"{error}; remove the file to leave its item out"
+                        + ("" if allow_truncated else ", or give --allow_truncated if it only ends too early")
+                    ) from error
+            shutil.copyfile(sources[row], self.folder / paths[row])
+
+        _in_threads(copy, len(paths), title)
+        self._allow_truncated = allow_truncated
+        if allow_truncated:
+            self._counts["truncated_images"] = self._counts.get("truncated_images", 0) + len(truncated)
 
     def write_items(
         self, item_ids: Sequence[str], images: Sequence[str], categories: Sequence[str], titles: Sequence[str] = ()
@@ -147,12 +186,36 @@ class DatasetWriter:
         self._categories_of_items = dict(zip(item_ids, categories, strict=True))
         self._counts["items"] = len(item_ids)
 
-    def write_interactions(self, user_ids: Sequence[str], item_ids: Sequence[str], timestamps: Iterable[int]) -> None:
-        """Write ``interactions.csv``, one row per purchase."""
+    def write_interactions(
+        self, user_ids: Sequence[str], item_ids: Sequence[str], timestamps: Iterable[int | float | str]
+    ) -> None:
+        """Write ``interactions.csv``, one row per purchase; times are numbers or ISO 8601."""
         self._write_table("interactions", {"user_id": user_ids, "item_id": item_ids, "timestamp": timestamps})
-        self._purchases = Counter(item_ids)
-        self._counts["users"] = len(set(user_ids))
-        self._counts["interactions"] = len(item_ids)
+        self._count_purchases(user_ids, item_ids)
+
+    def _count_purchases(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> None:
+        self._purchases.update(item_ids)
+        self._users.update(user_ids)
+        self._counts["users"] = len(self._users)
+        self._counts["interactions"] = self._counts.get("interactions", 0) + len(item_ids)
+
+    def write_split(
+        self, part: str, user_ids: Sequence[str], item_ids: Sequence[str], timestamps: Iterable[int | float]
+    ) -> None:
+        """Write a part of the publisher's split, ``splits/train.csv``, ``validation.csv`` or ``test.csv``.
+
+        Args:
+            part: ``train``, ``validation`` or ``test``.
+            user_ids: The user of every purchase.
+            item_ids: Its item.
+            timestamps: Its time; none at all where the publisher gives no times.
+        """
+        columns: dict[str, Iterable[Any]] = {"user_id": user_ids, "item_id": item_ids}
+        times = list(timestamps)
+        (self.folder / "splits").mkdir(exist_ok=True)
+        self._write_table(f"splits/{part}", columns | ({"timestamp": times} if times else {}))
+        self._count_purchases(user_ids, item_ids)
+        self._counts.setdefault("splits", {})[part] = len(item_ids)
 
     def write_labelled_images(self, images: Sequence[str], categories: Sequence[str], splits: Sequence[str]) -> None:
         """Write ``labelled_images.csv``: the images from which a CNN learns the categories."""
@@ -202,6 +265,8 @@ class DatasetWriter:
             per_category[category]["items"] += 1
             per_category[category]["interactions"] += self._purchases[item]
         info = self._description | {"counts": self._counts | {"per_category": per_category}}
+        if self._allow_truncated:
+            info["allow_truncated"] = True
         # The fingerprint covers the categories' order, which the catalogue reads from the file that is to hold it.
         self._write_json(info)
         info = info | {"fingerprint": Catalogue.read(self.folder).fingerprint}
@@ -259,6 +324,26 @@ class DatasetWriter:
             raise CatwalkError(f"{self._given} cannot be written: {error}") from error
 
 
+def _in_threads(work: Callable[[int], None], count: int, title: str) -> None:
+    """Call ``work`` with every number below ``count``, in threads and with a progress bar on standard error."""
+
+    def chunk(start: int) -> int:
+        stop = min(start + CHUNK, count)
+        for number in range(start, stop):
+            work(number)
+        return stop - start
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar, ThreadPoolExecutor(THREADS) as pool:
+        task = bar.add_task(title, total=count)
+        try:
+            for done in pool.map(chunk, range(0, count, CHUNK)):
+                bar.advance(task, done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 def check_destination(dest: Path) -> None:
     """Raise a CatwalkError unless a dataset folder can be put at ``dest``, which may be an empty folder."""
     try:
@@ -290,7 +375,7 @@ def print_summary(writer: DatasetWriter, console: Console) -> None:
     """
     info = writer.info
     counts = info["counts"]
-    users, items, purchases = counts["users"], counts["items"], counts["interactions"]
+    users, items, purchases = counts.get("users", 0), counts["items"], counts.get("interactions", 0)
     simulated = info["simulated_purchases"] is not None
     kind = "Simulated purchases" if simulated else "Purchases"
     table = Table(title=f"{escape(info['name'])} in {escape(str(writer.dest))}", title_justify="left")
@@ -298,14 +383,22 @@ def print_summary(writer: DatasetWriter, console: Console) -> None:
     for heading in ("Items", kind, "Share", "Per item"):
         table.add_column(heading, justify="right")
     per_category = counts["per_category"]
-    for name in sorted(per_category, key=lambda name: -per_category[name]["interactions"]):
-        number, bought = per_category[name]["items"], per_category[name]["interactions"]
-        ratio = f"{bought / number:.1f}" if number else "–"
-        table.add_row(escape(name), f"{number:,}", f"{bought:,}", f"{bought / purchases:.1%}", ratio)
+
+    def add_row(name: str, number: int, bought: int) -> None:
+        share, ratio = _quotient(bought, purchases, ".1%"), _quotient(bought, number, ".1f")
+        table.add_row(escape(name), f"{number:,}", f"{bought:,}", share, ratio)
+
+    names = sorted(per_category, key=lambda name: (-per_category[name]["interactions"], -per_category[name]["items"]))
+    for name in names[:SHOWN]:
+        add_row(name, per_category[name]["items"], per_category[name]["interactions"])
+    if names[SHOWN:]:
+        rest = [per_category[name] for name in names[SHOWN:]]
+        totals = (sum(numbers[what] for numbers in rest) for what in ("items", "interactions"))
+        add_row(f"… {len(rest):,} more categories", *totals)
     table.add_section()
-    table.add_row("All", f"{items:,}", f"{purchases:,}", "100.0%", f"{purchases / items:.1f}")
+    add_row("All", items, purchases)
     console.print(table)
-    lines = [f"{users:,} users with {purchases / users:.2f} {kind.lower()} each on average"]
+    lines = [f"{users:,} users with {_quotient(purchases, users, '.2f')} {kind.lower()} each on average"]
     labelled = counts.get("labelled_images")
     if labelled:
         parts = ", ".join(f"{count:,} {split}" for split, count in labelled.items())
@@ -318,6 +411,10 @@ def print_summary(writer: DatasetWriter, console: Console) -> None:
         )
     for line in lines:
         console.print(f"• {line}", highlight=False, markup=False)
+
+
+def _quotient(count: int, whole: int, form: str) -> str:
+    return format(count / whole, form) if whole else "–"
 
 
 def _sync_folder(folder: Path) -> None:

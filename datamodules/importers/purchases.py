@@ -1,0 +1,170 @@
+"""Purchases as a publisher gives them, and what of them is left out before they become a dataset folder."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from numpy.typing import NDArray
+
+from catwalk.errors import CatwalkError
+from catwalk.interactions import first_of_each_pair
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+LONGEST_ID = 200
+"""Bytes of the longest id of an item; file systems take 255 with the ending."""
+
+
+@dataclass(frozen=True)
+class Purchases:
+    """Who bought what and when, in the publisher's order. Every method returns what is left, and counts the rest.
+
+    Attributes:
+        user_ids: The publisher's ids of the users, U of them.
+        item_ids: The publisher's ids of the items, N of them.
+        users: int64 ``(M,)`` in ``0..U-1``.
+        items: int64 ``(M,)`` in ``0..N-1``.
+        timestamps: ``(M,)``: numbers, or ``datetime64`` where the publisher gives days or times of day.
+        left_out: How many purchases are left out so far, by cause.
+    """
+
+    user_ids: Sequence[str]
+    item_ids: Sequence[str]
+    users: IntArray
+    items: IntArray
+    timestamps: NDArray[np.generic]
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def where(self, kept: BoolArray, cause: str) -> "Purchases":
+        """Keep the purchases for which ``kept`` is true; the others are counted under ``cause``."""
+        dropped = len(self) - int(kept.sum())
+        left_out = self.left_out | {cause: self.left_out.get(cause, 0) + dropped}
+        return replace(
+            self, users=self.users[kept], items=self.items[kept], timestamps=self.timestamps[kept], left_out=left_out
+        )
+
+    def of_items(self, on_sale: Collection[str], cause: str) -> "Purchases":
+        """Keep the purchases of these items."""
+        wanted = set(on_sale)
+        return self.where(np.array([item in wanted for item in self.item_ids], dtype=bool)[self.items], cause)
+
+    def without_repeats(self) -> "Purchases":
+        """Keep the earliest purchase of each user and item, the first in the publisher's order where times are equal.
+
+        A recommender never recommends what a user has, so that another purchase of it could not be tested.
+        """
+        kept = np.zeros(len(self), dtype=bool)
+        kept[first_of_each_pair(self.users * len(self.item_ids) + self.items, self.timestamps)] = True
+        return self.where(kept, "repeated purchases of an item by the same user")
+
+    def core(self, least: int, one_pass: bool = False) -> "Purchases":
+        """Keep the ``least``-core: see :func:`k_core`."""
+        if least < 1:
+            raise CatwalkError(f"core must be at least 1, got {least}")
+        how = "one pass" if one_pass else "repeated until nothing changes"
+        kept = k_core(self.users, self.items, least, one_pass)
+        return self.where(kept, f"purchases of users or items with fewer than {least} ({how})")
+
+    def between(self, first: np.datetime64 | None, last: np.datetime64 | None) -> "Purchases":
+        """Keep the purchases from the day ``first`` to the day ``last``, both included; None sets no bound."""
+        days = self.timestamps.astype("datetime64[D]")
+        kept = np.ones(len(self), dtype=bool)
+        if first is not None:
+            kept &= days >= first
+        if last is not None:
+            kept &= days <= last
+        return self.where(kept, "purchases outside the dates")
+
+    @property
+    def num_users(self) -> int:
+        """Number of users who have a purchase left."""
+        return len(np.unique(self.users))
+
+    @cached_property
+    def items_bought(self) -> frozenset[str]:
+        """The items of which a purchase is left."""
+        return frozenset(self.item_ids[item] for item in np.unique(self.items).tolist())
+
+    def columns(self) -> tuple[list[str], list[str], list[int] | list[float] | list[str]]:
+        """Return user ids, item ids and timestamps of all purchases, as they are written; times as ISO 8601."""
+        times: NDArray = self.timestamps
+        if np.issubdtype(times.dtype, np.datetime64):
+            times = np.datetime_as_string(times)
+        users, items = self.user_ids, self.item_ids
+        return [users[user] for user in self.users], [items[item] for item in self.items], times.tolist()
+
+    def check_some_left(self, source: object) -> None:
+        """Raise a CatwalkError if nothing is left, which tells what took it away."""
+        if len(self) == 0:
+            causes = "; ".join(f"{count:,} {cause}" for cause, count in self.left_out.items() if count)
+            raise CatwalkError(f"{source}: no purchase is left ({causes or 'it has none'})")
+
+
+def k_core(users: IntArray, items: IntArray, least: int, one_pass: bool = False) -> BoolArray:
+    """Find the purchases of users and items that have at least ``least`` of them among those found.
+
+    Args:
+        users: int64 ``(M,)``, numbers from 0.
+        items: int64 ``(M,)``, numbers from 0.
+        least: Purchases that a user and an item must have.
+        one_pass: Drop the users with fewer, and then the items, once, as the paper's code does: afterwards some users
+            may have fewer. Without it this is repeated until nothing changes, which gives the one largest core.
+
+    Returns:
+        bool ``(M,)``.
+    """
+    kept = np.ones(len(users), dtype=bool)
+    while True:
+        before = int(kept.sum())
+        for numbers in (users, items):
+            kept &= (np.bincount(numbers[kept], minlength=numbers.max(initial=-1) + 1) >= least)[numbers]
+        if one_pass or kept.sum() == before:
+            return kept
+
+
+class Numbering:
+    """Numbers ids in the order of their first appearance, batch by batch, so that long files need no second reading."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._parts: list[NDArray[np.int32]] = []
+
+    def add(self, ids: pa.Array) -> None:
+        """Add a batch of ids, a string array."""
+        encoded = ids.dictionary_encode()
+        numbers = self._numbers
+        own = [numbers.setdefault(name, len(numbers)) for name in encoded.dictionary.to_pylist()]
+        self._parts.append(np.array(own, dtype=np.int32)[encoded.indices.to_numpy()])
+
+    def finish(self) -> tuple[list[str], IntArray]:
+        """Return the ids, and the numbers of everything that was added, int64 ``(M,)``."""
+        parts = self._parts or [np.zeros(0, dtype=np.int32)]
+        return list(self._numbers), np.concatenate(parts).astype(np.int64)
+
+
+def check_ids(ids: Sequence[str], path: Path, column: str) -> None:
+    """Raise a CatwalkError for an id that occurs twice, or that would be no plain file name.
+
+    Args:
+        ids: The items' ids, of which the paths of their images are made.
+        path: Where they stand, for the message.
+        column: In which column.
+    """
+    seen: set[str] = set()
+    for row, name in enumerate(ids):
+        if name in seen:
+            raise CatwalkError(f"{path}, row {row + 1}: {column} {name!r} occurs a second time")
+        if name in (".", "..") or any(mark in name for mark in "/\\\0") or len(name.encode()) > LONGEST_ID:
+            raise CatwalkError(
+                f"{path}, row {row + 1}: {column} {name[:80]!r} cannot be the name of a file: no slashes, at most "
+                f"{LONGEST_ID} bytes"
+            )
+        seen.add(name)
