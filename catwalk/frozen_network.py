@@ -104,7 +104,7 @@ def frozen(
         # No inference mode: what is made in it could not take part in gradients later.
         with torch.inference_mode(False), torch.no_grad():
             example = images[:1] if scale is None else images[:1] * scale
-            with _exact_convolutions():
+            with exact_convolutions():
                 with _watch(network) as outputs:
                     before = network(example)
                 with ExitStack() as unfold:
@@ -139,7 +139,7 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _exact_convolutions() -> Iterator[None]:
+def exact_convolutions() -> Iterator[None]:
     """Keep GPUs from computing convolutions in TF32, as they do by default: it moves logits by more than rounding."""
     # Since torch 2.9 they have a switch of their own, and the older one refuses to answer where it was used.
     switch = getattr(torch.backends.cudnn, "conv", torch.backends.cudnn)

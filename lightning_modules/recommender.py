@@ -119,12 +119,17 @@ class Recommender(LightningModule, abc.ABC):
         """Take the features from the data module: those that a callback may just have poisoned."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         check_list_length(self.list_length, data.num_items)
-        self._take_features(data)
+        self.take_features(data)
         if stage == "fit":
             pairs = data.split.users.tobytes() + data.split.items.tobytes()
             self.trained_on = hashlib.sha256(pairs).hexdigest()[:16]
 
-    def _take_features(self, data: Any) -> None:
+    def take_features(self, data: Any) -> None:
+        """Look at the images by the features that the data module has now; a recommender without images does not care.
+
+        Raises:
+            CatwalkError: If it has none.
+        """
         if not self.uses_features:
             return
         if data.feature_table is None:
@@ -246,7 +251,7 @@ class Recommender(LightningModule, abc.ABC):
                 something to learn that has not been learnt.
         """
         if data is not None:
-            self._take_features(data)
+            self.take_features(data)
         elif self._trainer is not None:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
         else:

@@ -13,8 +13,10 @@ from catwalk.metrics.hit_rate import HitRate
 from catwalk.metrics.mean_reciprocal_rank import MeanReciprocalRank
 from catwalk.metrics.normalized_category_dcg import NormalizedCategoryDCG
 from catwalk.metrics.normalized_dcg import NormalizedDCG
+from catwalk.metrics.peak_signal_to_noise_ratio import PeakSignalToNoiseRatio
 from catwalk.metrics.precision import Precision
 from catwalk.metrics.recall import Recall
+from catwalk.metrics.structural_similarity import StructuralSimilarity
 
 __all__ = [
     "AUC",
@@ -26,6 +28,8 @@ __all__ = [
     "MeanReciprocalRank",
     "NormalizedCategoryDCG",
     "NormalizedDCG",
+    "PeakSignalToNoiseRatio",
     "Precision",
     "Recall",
+    "StructuralSimilarity",
 ]

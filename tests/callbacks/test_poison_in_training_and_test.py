@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pytorch_lightning import seed_everything
+from pytorch_lightning import Callback, seed_everything
 from pytorch_lightning.loggers import CSVLogger
 from safetensors.torch import load_file
 
@@ -71,6 +71,50 @@ def test_test_alone_is_evasion(triplets, recommender, model, make_trainer, poiso
     poisoned = load_file(tmp_path / "attack" / "features.safetensors")["features"]
     assert torch.equal(evaded.features.features, poisoned)
     assert evaded.feature_scale == triplets.feature_table.features.abs().max()
+
+
+class TestFromAnEpochOn:
+    """The first epochs are those of a clean run, bit for bit; the others have the poisoned features."""
+
+    def states(self, make_trainer, data, *callbacks, epochs=3, **fitting):
+        seen = []
+
+        class Remember(Callback):
+            def on_train_epoch_end(self, trainer, pl_module):
+                seen.append((pl_module.projection.detach().clone(), pl_module.features.features))
+
+        seed_everything(0, verbose=False)
+        model = VBPR(factors=4, visual_factors=4, top_k=[5])
+        trainer = make_trainer(max_epochs=epochs, callbacks=[*callbacks, Remember()])
+        trainer.fit(model, data, **fitting)
+        return trainer, seen
+
+    def test_the_images_are_injected_at_its_beginning(self, trained, triplets, make_trainer, poison, tmp_path):
+        _, clean = self.states(make_trainer, triplets)
+        _, switched = self.states(make_trainer, triplets, poison(from_epoch=2))
+        poisoned = load_file(tmp_path / "attack" / "features.safetensors")["features"]
+        for epoch in (0, 1):
+            assert torch.equal(clean[epoch][0], switched[epoch][0])
+            assert torch.equal(switched[epoch][1], trained.table.features)
+        assert torch.equal(switched[2][1], poisoned)
+        assert not torch.equal(clean[2][0], switched[2][0])
+        assert torch.equal(triplets.feature_table.features, trained.table.features)
+
+    @pytest.mark.parametrize("stop", [1, 3])
+    def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(self, triplets, make_trainer, poison, tmp_path, stop):
+        _, whole = self.states(make_trainer, triplets, poison(from_epoch=2), epochs=4)
+        trainer, _ = self.states(make_trainer, triplets, poison(from_epoch=2), epochs=stop)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        path = tmp_path / "last.ckpt"
+        _, resumed = self.states(
+            make_trainer, triplets, poison(from_epoch=2), epochs=4, ckpt_path=path, weights_only=True
+        )
+        assert len(resumed) == 4 - stop
+        assert torch.equal(resumed[-1][0], whole[-1][0])
+
+    def test_an_epoch_below_0_is_refused(self, poison):
+        with pytest.raises(CatwalkError, match="from_epoch must be at least 0, got -1"):
+            poison(from_epoch=-1)
 
 
 @pytest.mark.parametrize("order", [1, -1])

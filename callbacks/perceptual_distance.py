@@ -1,0 +1,98 @@
+"""Measures how an attack's images look beside their originals."""
+
+from pathlib import Path
+from typing import Literal
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from rich.console import Console
+from rich.progress import Progress
+
+from catwalk.errors import CatwalkError
+from catwalk.perceptual import LPIPS, load_lpips
+from catwalk.perceptual.attacked_images import AttackedImages, measure_attacked_images
+from catwalk.perceptual.trunks import TrunkName
+
+DISTANCES_FILE = "perceptual_distances.csv"
+
+
+class PerceptualDistance(Callback):
+    """Logs ``attack/lpips``, ``attack/ssim``, ``attack/psnr`` and more of a folder of adversarial images.
+
+    They are measured once, on the files, before a recommender is trained (``fit``) or ranks (``test``): those that
+    :class:`~callbacks.InjectPoisonedImages` writes in the same run, wherever it stands among the callbacks, or those of
+    an earlier one. ``perceptual_distances.csv`` in that folder gets a row per image. Nothing of the model, its data or
+    its random numbers is touched. One process measures, as one attacks.
+
+    Args:
+        attack: The folder: ``InjectPoisonedImages.output``.
+        net: Network of LPIPS: ``vgg``, ``alex`` or ``squeeze``.
+        trunk: File with its weights, see :class:`~catwalk.perceptual.LPIPS`; null looks for them where they usually
+            are.
+        on_missing: Where there are none, ``error`` ends the run before it begins, and ``skip`` leaves LPIPS out.
+        batch_size: Images measured at once; does not change the figures.
+    """
+
+    def __init__(
+        self,
+        attack: Path,
+        net: TrunkName = "vgg",
+        trunk: Path | None = None,
+        on_missing: Literal["error", "skip"] = "error",
+        batch_size: int = 16,
+    ) -> None:
+        if batch_size < 1:
+            raise CatwalkError(f"PerceptualDistance.batch_size: must be at least 1, got {batch_size}")
+        self.attack = Path(attack)
+        self.net = net
+        self.trunk = trunk
+        self.on_missing = on_missing
+        self.batch_size = batch_size
+        self.measured: AttackedImages | None = None
+        self._lpips: LPIPS | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load LPIPS, so that nothing has begun if it cannot be had."""
+        if self.measured is None and trainer.is_global_zero:
+            self._lpips, cause = load_lpips(self.net, self.trunk, self.on_missing)
+            if cause is not None:
+                rank_zero_warn(f"LPIPS is left out: {cause}")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure and log."""
+        self._measure_and_log(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure and log."""
+        self._measure_and_log(trainer)
+
+    def _measure_and_log(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            if self.measured is None:
+                self.measured = self._measure(trainer)
+                self.measured.write(self.attack / DISTANCES_FILE)
+            figures = self.measured.figures.summary()
+            rank_zero_info(
+                f"{self.attack}: {', '.join(f'{name} {value:.4g}' for name, value in figures.items())} of "
+                f"{len(self.measured.item_ids)} images"
+            )
+            for logger in trainer.loggers:
+                logger.log_metrics({f"attack/{name}": value for name, value in figures.items()})
+        trainer.strategy.barrier("images are measured")
+
+    def _measure(self, trainer: Trainer) -> AttackedImages:
+        console = Console()
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("Measuring adversarial images")
+            return measure_attacked_images(
+                self.attack,
+                trainer.datamodule.catalogue,  # type: ignore[attr-defined]
+                self._lpips,
+                batch_size=self.batch_size,
+                device=trainer.strategy.root_device,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of LPIPS, which may be on a GPU."""
+        self._lpips = None

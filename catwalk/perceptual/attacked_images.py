@@ -1,0 +1,123 @@
+"""The images of an attack's folder beside their originals: how they look, image by image and on average."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from catwalk.batching import size_buckets
+from catwalk.catalogue import Catalogue
+from catwalk.errors import CatwalkError
+from catwalk.images import Progress, UInt8Array, decode, truncated_images_allowed
+from catwalk.perceptual.figures import PerceptualFigures, perceptual_figures
+from catwalk.perceptual.lpips_distance import LPIPS
+from catwalk.poisoning import ITEMS_FILE
+from catwalk.tables import read_table
+
+
+@dataclass(frozen=True)
+class AttackedImages:
+    """What an attack's images look like.
+
+    Attributes:
+        item_ids: The attacked items, in the order of ``attacked_items.csv``.
+        figures: Of each, on the CPU.
+    """
+
+    item_ids: tuple[str, ...]
+    figures: PerceptualFigures
+
+    def write(self, path: Path) -> None:
+        """Write one row per image as CSV, with the columns of :class:`PerceptualFigures`; what is not there is empty.
+
+        An infinite PSNR is written as ``inf``.
+        """
+        names = [field.name for field in fields(self.figures)]
+        columns = [_cells(getattr(self.figures, name), len(self.item_ids)) for name in names]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["item_id", *names])
+            writer.writerows(zip(self.item_ids, *columns, strict=True))
+
+
+def measure_attacked_images(
+    folder: Path,
+    catalogue: Catalogue,
+    lpips: LPIPS | None = None,
+    *,
+    batch_size: int = 16,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> AttackedImages:
+    """Measure every image of a folder that :func:`~catwalk.poisoning.poison` wrote.
+
+    Args:
+        folder: The folder.
+        catalogue: The clean catalogue. Its images are brought to the size of the adversarial ones, as the attack did.
+        lpips: What measures LPIPS; None leaves it out.
+        batch_size: Images of one size that are measured at once.
+        device: Where to measure.
+        progress: Called as images are measured.
+
+    Raises:
+        CatwalkError: If the folder holds no attacked images, or not those of this catalogue, or one cannot be read.
+    """
+    if not (folder / ITEMS_FILE).is_file():
+        raise CatwalkError(f"{folder} holds no {ITEMS_FILE}: give the folder that an attack's images were written to")
+    rows = read_table(folder / ITEMS_FILE, ["item_id", "image"])
+    item_ids = tuple(rows.column("item_id").to_pylist())
+    image_of = dict(zip(catalogue.item_ids, catalogue.images, strict=True))
+    unknown = [item for item in item_ids if item not in image_of]
+    if unknown:
+        raise CatwalkError(
+            f"{folder / ITEMS_FILE}: {catalogue.name} has no item {unknown[0]!r}: give the dataset that was attacked"
+        )
+    adversarial = [decode(folder / image) for image in rows.column("image").to_pylist()]
+    truncated = truncated_images_allowed(catalogue.folder)
+    originals = [
+        decode(catalogue.folder / image_of[item], _size(now), allow_truncated=truncated)
+        for item, now in zip(item_ids, adversarial, strict=True)
+    ]
+    places, parts = [], []
+    done = 0
+    for numbers, alone in size_buckets(_size(image) for image in adversarial):
+        before = done
+
+        def report(count: int, _: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + count, len(adversarial))
+
+        then, now = (
+            torch.from_numpy(np.stack([images[number] for number in numbers])).to(device)
+            for images in (originals, adversarial)
+        )
+        parts.append(perceptual_figures(then, now, lpips, batch_size=batch_size, alone=alone, progress=report))
+        places.append(numbers)
+        done += len(numbers)
+    order = torch.from_numpy(np.concatenate(places).argsort())
+    return AttackedImages(item_ids, _joined(parts, order))
+
+
+def _joined(parts: Sequence[PerceptualFigures], order: torch.Tensor) -> PerceptualFigures:
+    """Return the figures of several batches as one, in another order."""
+
+    def joined(name: str) -> torch.Tensor:
+        return torch.cat([getattr(part, name).cpu() for part in parts])[order]
+
+    others = {field.name: joined(field.name) for field in fields(PerceptualFigures) if field.name != "lpips"}
+    return PerceptualFigures(lpips=None if parts[0].lpips is None else joined("lpips"), **others)
+
+
+def _size(image: UInt8Array) -> tuple[int, int]:
+    return image.shape[1], image.shape[2]
+
+
+def _cells(values: torch.Tensor | None, count: int) -> list[float | int | str]:
+    """Return figures as they are written, where NaN is an empty cell."""
+    if values is None:
+        return [""] * count
+    return ["" if value != value else value for value in values.tolist()]
