@@ -20,7 +20,7 @@ usage: catwalk [-h] [--version] COMMAND ...
 What adversarially poisoned product images do to visual recommenders, and what defends them.
 
 make a dataset folder
-  data       import or generate a shop: items, images, purchases
+  data       import or generate a shop (items, images, purchases), or show what one holds
 
 the whole experiment
   study      run a grid of networks × attacks × recommenders × seeds and print its tables
@@ -106,22 +106,28 @@ def _run_lightning(arguments: list[str]) -> None:
 
 
 def _run_importer(arguments: list[str]) -> None:
+    from catwalk.overview import show
     from catwalk.parsers import CatwalkParser, instantiate
     from datamodules.importers import IMPORTERS
 
     parser = CatwalkParser(
         prog="catwalk data",
-        description="Write a dataset folder: items.csv, interactions.csv, images and dataset.json.",
+        usage="catwalk data COMMAND [OPTION ...]",
+        description="Write a dataset folder (items.csv, interactions.csv, images and dataset.json), or show what one "
+        "holds.",
     )
-    commands = parser.add_subcommands(dest="importer", title="importers", description="catwalk data IMPORTER --help")
-    for name, importer in IMPORTERS.items():
-        summary = (importer.__doc__ or "").strip().splitlines()[0]
+    functions = {**IMPORTERS, "show": show}
+    commands = parser.add_subcommands(
+        dest="command", title="importers, and show", description="catwalk data COMMAND --help"
+    )
+    for name, function in functions.items():
+        summary = (function.__doc__ or "").strip().splitlines()[0]
         subparser = CatwalkParser(description=summary)
-        subparser.add_function_arguments(importer, as_group=False, as_positional=True)
+        subparser.add_function_arguments(function, as_group=False, as_positional=True)
         commands.add_subcommand(name, subparser, help=summary)
         subparser.prog = f"catwalk data {name}"
     settings = parser.parse_args(arguments)
-    IMPORTERS[settings.importer](**instantiate(parser, settings)[settings.importer].as_dict())
+    functions[settings.command](**instantiate(parser, settings)[settings.command].as_dict())
 
 
 def _run_study(arguments: list[str]) -> None:

@@ -116,7 +116,7 @@ ON_THE_LINE = {
         ["fit", *VBPR, *PGD, f"{ATTACK}.output=runs/traditional/features"],
         ["runs/traditional/features", "clean features"],
     ),
-    "unknown importer": (["data", "nowhere", "x"], ["nowhere", "fashion-mnist, synthetic"]),
+    "unknown importer": (["data", "nowhere", "x"], ["nowhere", "fashion-mnist", "synthetic, show"]),
     "importer without a destination": (["data", "synthetic"], ["dest"]),
     "importer over a full folder": (["data", "synthetic", "data/synthetic"], ["data/synthetic"]),
     "importer's argument out of range": (["data", "synthetic", "x", "--items=1"], ["items", "at least 6", "got 1"]),

@@ -1,0 +1,100 @@
+"""A look at a dataset folder before a study: figures on the screen, pictures in a folder."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from catwalk.catalogue import Catalogue, read_dataset_info
+from catwalk.errors import CatwalkError
+from catwalk.interactions import Interactions
+from catwalk.labelled_images import LabelledImages
+from catwalk.overview.facts import (
+    ImageFacts,
+    LabelFacts,
+    Overview,
+    PurchaseFacts,
+    TimeFacts,
+    category_facts,
+    promising_pairs,
+    weaknesses,
+)
+from catwalk.overview.reading import purchase_tables, read_headers, split_facts
+from catwalk.overview.screen import print_overview
+from catwalk.tables import find_table
+
+__all__ = ["Overview", "show"]
+
+
+def show(dataset: Path, output: Path | None = None) -> None:
+    """Show what matters in a dataset folder before a study: print its figures, and draw them beside sample images.
+
+    Args:
+        dataset: The dataset folder.
+        output: Folder for the pictures and for overview.json, which holds every figure; overview inside the dataset
+            folder by default.
+
+    Raises:
+        CatwalkError: If the dataset folder is missing or malformed, or the output folder cannot be written.
+    """
+    from catwalk.overview.pictures import draw_overview, draw_samples  # its imports would slow down the help
+
+    catalogue = Catalogue.read(dataset)
+    output = catalogue.folder / "overview" if output is None else output
+    tables = purchase_tables(catalogue)
+    interactions = Interactions.from_tables(tables, catalogue) if tables else None
+    overview = _look(catalogue, tables, interactions)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    print_overview(overview, dataset, Console())
+    try:
+        pictures = draw_overview(overview, catalogue, interactions, output)
+        pictures += draw_samples(overview, catalogue, output)
+        content = asdict(overview) | {"pictures": [path.name for path in pictures]}
+        (output / "overview.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    Console().print(
+        f"\n{len(pictures)} pictures and overview.json are in {output}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _look(catalogue: Catalogue, tables: list[Path], interactions: Interactions | None) -> Overview:
+    """Read what there is beside the purchases, and compute all facts."""
+    labelled = LabelledImages.read(catalogue)
+    own_file = find_table(catalogue.folder, "labelled_images") is not None
+    images = _image_facts(catalogue.folder, catalogue.images)
+    labels = LabelFacts.of(labelled, own_file, _image_facts(catalogue.folder, labelled.images) if own_file else None)
+    categories = category_facts(catalogue, interactions)
+    purchases = PurchaseFacts.of(catalogue, interactions) if interactions is not None else None
+    split = split_facts(catalogue, tables) if tables else None
+    time = TimeFacts.of(interactions) if interactions is not None else None
+    pairs = promising_pairs(categories)
+    return Overview(
+        name=catalogue.name,
+        items=len(catalogue),
+        simulated=read_dataset_info(catalogue.folder).get("simulated_purchases") is not None,
+        categories=categories,
+        images=images,
+        labels=labels,
+        purchases=purchases,
+        split=split,
+        time=time,
+        pairs=pairs,
+        weaknesses=weaknesses(categories, images, labels, purchases, split, time, pairs),
+    )
+
+
+def _image_facts(folder: Path, images: tuple[str, ...]) -> ImageFacts:
+    different = list(dict.fromkeys(images))  # items may share an image
+    return ImageFacts.of(different, read_headers(folder, different))
+
+
+def _unwritable(output: Path, error: OSError) -> CatwalkError:
+    return CatwalkError(f"{output} cannot be written ({error.strerror}): give another folder with --output")

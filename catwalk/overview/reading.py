@@ -1,0 +1,69 @@
+"""Reading what an overview is computed from: the tables of a dataset folder and the headers of its images."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from catwalk.catalogue import Catalogue
+from catwalk.overview.facts import Header, SplitFacts
+from catwalk.tables import find_table
+
+PARTS = ("train", "validation", "test")
+"""Tables of a published split."""
+
+CHUNK = 256
+"""Files that a thread opens before it takes the next ones."""
+
+
+def purchase_tables(catalogue: Catalogue) -> list[Path]:
+    """Return the tables that hold the purchases: those of a published split, otherwise ``interactions``, or none."""
+    folder = catalogue.folder / "splits"
+    parts = [find_table(folder, part) for part in PARTS] if folder.is_dir() else []
+    found = [path for path in parts if path is not None]
+    if found:
+        return found
+    path = find_table(catalogue.folder, "interactions")
+    return [] if path is None else [path]
+
+
+def split_facts(catalogue: Catalogue, tables: Sequence[Path]) -> SplitFacts:
+    """Return the sizes of the split on which recommenders are trained and tested by default."""
+    from catwalk.splits import read_split  # its import of PyTorch would slow down the help
+
+    split = read_split(catalogue)
+    return SplitFacts(
+        kind="leave-one-out" if tables[0].parent == catalogue.folder else "published",
+        train=len(split.items),
+        validation=int(split.validation.counts.sum()),
+        test=int(split.test.counts.sum()),
+        tested_users=int((split.test.counts > 0).sum()),
+        cold=split.num_cold,
+    )
+
+
+def read_headers(folder: Path, images: Sequence[str]) -> list[Header | None]:
+    """Return width, height and mode of every image, without decoding; None where the header cannot be read.
+
+    Args:
+        folder: The dataset folder.
+        images: Paths relative to ``folder``.
+    """
+
+    def read(start: int) -> list[Header | None]:
+        return [_header(folder / image) for image in images[start : start + CHUNK]]
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decompressed here
+        return [header for chunk in pool.map(read, range(0, len(images), CHUNK)) for header in chunk]
+
+
+def _header(path: Path) -> Header | None:
+    try:
+        with Image.open(path) as image:
+            return *image.size, image.mode
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
