@@ -178,7 +178,11 @@ def check_image_paths(folder: Path, images: Sequence[str], owner: Callable[[int]
         if relative.is_absolute() or ".." in relative.parts or "\0" in image:
             raise CatwalkError(f"image {image!r} of {owner(row)} must be a path below {folder}")
         path = folder / relative
-        if not path.is_file():
+        try:
+            exists = path.is_file()
+        except OSError as error:  # a name that is too long, for one
+            raise CatwalkError(f"image {image[:80]!r} of {owner(row)} cannot be found: {error.strerror}") from error
+        if not exists:
             raise CatwalkError(f"image {path} of {owner(row)} does not exist")
         # Many images share a folder, and asking where one really lies takes long.
         places = [] if relative.parent in inside else [path.parent]

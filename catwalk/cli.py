@@ -2,11 +2,12 @@
 
 import contextlib
 import errno
+import inspect
 import signal
 import sys
 import textwrap
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
@@ -126,8 +127,23 @@ def _run_importer(arguments: list[str]) -> None:
         subparser.add_function_arguments(function, as_group=False, as_positional=True)
         commands.add_subcommand(name, subparser, help=summary)
         subparser.prog = f"catwalk data {name}"
-    settings = parser.parse_args(arguments)
+    settings = parser.parse_args(_as_declared(arguments, functions.values()))
     functions[settings.command](**instantiate(parser, settings)[settings.command].as_dict())
+
+
+def _as_declared(arguments: Sequence[str], functions: Iterable[Callable[..., None]]) -> list[str]:
+    """Return the arguments with underscores in the names of options, and "true" after a flag that stands alone."""
+    parameters = [item for function in functions for item in inspect.signature(function).parameters.values()]
+    flags = {f"--{parameter.name}" for parameter in parameters if parameter.annotation is bool}
+    found: list[str] = []
+    for place, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option.startswith("--"):
+            option = "--" + option[2:].replace("-", "_")
+        found.append(option + equals + value)
+        if option in flags and not equals and arguments[place + 1 : place + 2] not in (["true"], ["false"]):
+            found.append("true")
+    return found
 
 
 def _run_study(arguments: list[str]) -> None:

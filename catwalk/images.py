@@ -11,16 +11,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
-from torch import Tensor
 
 from catwalk.catalogue import fingerprint_files, read_dataset_info
 from catwalk.errors import CatwalkError
+
+if TYPE_CHECKING:  # importers decode images, and need no PyTorch
+    from torch import Tensor
 
 UInt8Array = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -58,19 +59,26 @@ def decode(path: Path, size: tuple[int, int] | None = None, *, allow_truncated: 
         with _truncation(allow_truncated), Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}×{image.height} are more than {MAX_PIXELS:,} pixels")
+            if image.format == "EPS":
+                raise ValueError("it is a PostScript program, which would have to be run")
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):
-                upright = _eight_bit_grey(upright)
-            if upright.has_transparency_data:
-                layer = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-            rgb = upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise CatwalkError(f"image {path} cannot be read: {error}") from error
+            rgb: Image.Image = image
+            ImageOps.exif_transpose(rgb, in_place=True)
+            if rgb.mode.startswith("I"):
+                rgb = _eight_bit_grey(rgb)
+            if rgb.has_transparency_data:
+                layer = rgb.convert("RGBA")
+                rgb = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+            if rgb.mode != "RGB":
+                rgb = rgb.convert("RGB")
+    except Exception as error:  # readers of rare formats raise anything when bytes are damaged
+        raise CatwalkError(f"image {path} cannot be read: {str(error) or type(error).__name__}") from error
     if size is not None and rgb.size != (size[1], size[0]):
         rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+    levels = np.empty((3, rgb.height, rgb.width), dtype=np.uint8)
+    for channel, band in zip(levels, rgb.split(), strict=True):  # three times as fast as to transpose the array
+        channel[:] = np.asarray(band)
+    return levels
 
 
 _tolerant = 0
@@ -107,16 +115,16 @@ def _eight_bit_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(levels.round().astype(np.uint8))
 
 
-def save_png(levels: UInt8Array | Tensor, path: Path) -> None:
+def save_png(levels: "UInt8Array | Tensor", path: Path) -> None:
     """Write uint8 ``(3, H, W)`` as a PNG file, which keeps every level; folders are made as needed."""
-    array = levels.cpu().numpy() if isinstance(levels, Tensor) else levels
+    array = levels if isinstance(levels, np.ndarray) else levels.cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0))).save(path, format="PNG")
 
 
-def to_float(levels: Tensor) -> Tensor:
+def to_float(levels: "Tensor") -> "Tensor":
     """Turn uint8 levels in 0..255 into float32 in [0, 1], the one form in which networks take images."""
-    return levels.to(torch.float32).div_(255)
+    return levels.float().div_(255)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +182,8 @@ class ItemImages(NamedTuple):
         alone: Whether they are to run one at a time, see :func:`catwalk.batching.size_buckets`.
     """
 
-    levels: Tensor
-    items: Tensor
+    levels: "Tensor"
+    items: "Tensor"
     alone: bool
 
 
@@ -235,9 +243,11 @@ def store_images(
     if not images:
         raise CatwalkError(f"{folder}: there are no images to load")
     cache = folder / ".cache" if cache is None else cache
-    key = hashlib.sha256(f"2 {size} {fingerprint_files(folder, images)}".encode()).hexdigest()[:24]
+    allow_truncated = truncated_images_allowed(folder)
+    kind = f"2 {size}{' truncated' if allow_truncated else ''}"
+    key = hashlib.sha256(f"{kind} {fingerprint_files(folder, images)}".encode()).hexdigest()[:24]
     path = cache / f"images-{key}.bin"
-    files = _ImageFiles(folder, images, size, names, one_size, truncated_images_allowed(folder))
+    files = _ImageFiles(folder, images, size, names, one_size, allow_truncated)
     if not path.is_file():
         files.write(path, workers or os.cpu_count() or 1, progress)
     stored = StoredImages.map(path, len(images))

@@ -69,14 +69,15 @@ def scan_table(
             in ``columns`` (with its row, counted without the header).
     """
     if not path.is_file():
-        raise CatwalkError(f"{path} does not exist")
+        raise CatwalkError(f"{path} {'is no file' if path.exists() else 'does not exist'}")
     is_parquet = path.suffix == ".parquet"
     rows = 0
     try:
         for batch in _scan_parquet(path) if is_parquet else _scan_csv(path, header):
             if rows == 0:
                 _check_columns(path, columns, optional, batch.schema.names)
-            kept = batch.select([*columns, *(name for name in optional if name in batch.schema.names)])
+            there = [*columns, *(name for name in optional if name in batch.schema.names)]
+            kept = batch.select(list(dict.fromkeys(there)))  # one column may serve two purposes
             yield _as_text(path, kept, columns, rows)
             rows += batch.num_rows
     except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
@@ -98,6 +99,7 @@ def _as_text(path: Path, batch: pa.RecordBatch, columns: Sequence[str], before: 
     """Return the batch as strings, or raise a CatwalkError for an empty cell in ``columns``."""
     try:
         batch = batch.cast(pa.schema([(name, pa.string()) for name in batch.schema.names]))
+        batch.validate(full=True)  # Parquet files may call any bytes text
     except pa.ArrowException as error:
         raise CatwalkError(f"{path} holds what is no text: {str(error).splitlines()[0]}") from error
     for name in columns:
@@ -222,7 +224,11 @@ def _find_malformed_line(path: Path, header: Sequence[str] | None) -> str | None
                     return f"{path}, line {start + 1} has {len(row)} cells and the header {width}"
                 start = rows.line_num
     except csv.Error as error:
-        reason = "a quotation mark is opened and not closed" if "unexpected end" in str(error) else str(error)
+        reason = str(error)
+        if "unexpected end" in reason:
+            reason = "a quotation mark is opened and not closed"
+        elif "expected after" in reason:
+            reason = "a quotation mark is not closed, or is to be doubled"
         return f"{path}, line {start + 1}: {reason}"
     except (OSError, EOFError, zlib.error, UnicodeDecodeError):
         return None

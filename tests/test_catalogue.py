@@ -138,6 +138,44 @@ class TestErrors:
         write_shop(folder, [("1", "images", "Bag")])
         assert "images of item '1' does not exist" in self.message(folder)
 
+    @pytest.mark.parametrize("linked", ["file", "folder", "folder in a folder", "chain"])
+    def test_images_behind_links_that_lead_out(self, folder, linked):
+        outside = folder.parent / "elsewhere"
+        (outside / "deep").mkdir(parents=True)
+        (outside / "a.png").touch()
+        (outside / "deep" / "a.png").touch()
+        image = {"file": "a.png", "folder": "linked/a.png", "folder in a folder": "linked/deep/a.png"}.get(linked, "b")
+        if linked == "file":
+            (folder / "a.png").symlink_to(outside / "a.png")
+        elif linked == "chain":
+            (folder / "b").symlink_to("c")
+            (folder / "c").symlink_to("../elsewhere/a.png")
+        else:
+            (folder / "linked").symlink_to("../elsewhere")
+        # The first image's folder is known to be inside, and must not vouch for the second's.
+        write_shop(folder, [ROWS[0], ("1", image, "Bag")])
+        message = f"image {folder}/{image} of item '1' lies behind a link that leads out of {folder}"
+        assert self.message(folder) == message
+
+    def test_a_link_that_leads_out_beside_an_image_that_does_not(self, folder):
+        (folder.parent / "secret.png").touch()
+        (folder / "images" / "d.png").symlink_to("../../secret.png")
+        write_shop(folder, [*ROWS, ("1", "images/d.png", "Bag")])
+        assert "images/d.png of item '1' lies behind a link that leads out of" in self.message(folder)
+
+    def test_links_that_stay_inside_are_taken(self, folder):
+        (folder / "images" / "d.png").symlink_to("a.png")
+        (folder / "more").symlink_to("images")
+        (folder.parent / "link").symlink_to(folder)
+        write_shop(folder, [*ROWS, ("1", "images/d.png", "Bag"), ("2", "more/d.png", "Bag")])
+        assert len(Catalogue.read(folder.parent / "link")) == 5
+
+    def test_a_nul_in_a_path(self, folder):
+        columns = {"item_id": ["1"], "image": ["images/a.png\0"], "category": ["Bag"]}
+        (folder / "items.csv").unlink()
+        pa.parquet.write_table(pa.table(columns), folder / "items.parquet")
+        assert self.message(folder) == f"image 'images/a.png\\x00' of item '1' must be a path below {folder}"
+
     @pytest.mark.parametrize("image", ["/etc/passwd", "../shop/images/a.png", "images/../../secret.png"])
     def test_images_outside_the_folder(self, folder, image):
         (folder.parent / "secret.png").touch()
@@ -162,7 +200,7 @@ class TestErrors:
         [
             (b"", "cannot be read: Empty CSV file"),
             (b"item_id,image,category\n", "has a header and no rows"),
-            (b"item_id,image,category\n1,images/a.png\n", "line 3 has 2 cells and the header 3"),
+            (b"item_id,image,category\n1,images/a.png\n", "line 2 has 2 cells and the header 3"),
             ("item_id,image,category\n1,images/a.png,Größe\n".encode("latin-1"), "line 2 is not UTF-8"),
         ],
     )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import zlib
 
 import numpy as np
 import pytest
@@ -83,6 +84,25 @@ class TestDecode:
         expected = (255 - inks[..., :3]) * (255 - inks[..., 3:]) / 255
         assert abs(decoded(tmp_path / "a.tif") - expected).max() <= 1
 
+    def test_cmyk_jpeg(self, tmp_path):
+        """Pillow writes them as Adobe does, with the inks inverted."""
+        inks = (30, 200, 90, 40)
+        Image.new("CMYK", (16, 8), inks).save(tmp_path / "a.jpg", quality=100)
+        with Image.open(tmp_path / "a.jpg") as image:
+            assert (image.mode, "adobe" in image.info) == ("CMYK", True)
+        expected = [(255 - ink) * (255 - inks[3]) / 255 for ink in inks[:3]]
+        assert abs(decoded(tmp_path / "a.jpg") - expected).max() <= 3
+
+    def test_colours_of_a_palette_may_be_half_transparent(self, random, tmp_path):
+        colours, indices = random.integers(256, size=(4, 3), dtype=np.uint8), random.integers(4, size=(9, 14))
+        alphas = np.array([0, 64, 200, 255], dtype=np.uint8)
+        image = Image.new("P", (14, 9))
+        image.putpalette(colours.tobytes())
+        image.putdata(indices.ravel().tolist())
+        image.save(tmp_path / "a.png", transparency=alphas.tobytes())
+        share = alphas[indices][..., None] / 255
+        assert abs(decoded(tmp_path / "a.png") - (colours[indices] * share + 255 * (1 - share))).max() <= 1
+
     @pytest.mark.parametrize("suffix", ["png", "tif"])
     @pytest.mark.parametrize("order", ["<u2", ">u2"])
     def test_16_bit_grey_is_scaled(self, random, tmp_path, suffix, order):
@@ -137,6 +157,43 @@ class TestDecode:
             with pytest.raises(CatwalkError, match=r"image .*half cannot be read"):
                 decode(tmp_path / "half")
 
+    @pytest.mark.parametrize("side", [100_000, 8_001])
+    def test_an_image_that_announces_too_many_pixels_is_refused_before_it_is_decoded(self, tmp_path, side):
+        def chunk(kind, data):
+            return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+        header = chunk(b"IHDR", side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0]))
+        (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b""))
+        with pytest.raises(CatwalkError, match=r"a\.png cannot be read: .*pixels"):
+            decode(tmp_path / "a.png", allow_truncated=True)
+
+    def test_the_largest_images_are_taken(self, pixels, tmp_path, monkeypatch):
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        monkeypatch.setattr(module, "MAX_PIXELS", 9 * 14)
+        assert np.array_equal(decoded(tmp_path / "a.png"), pixels)
+        monkeypatch.setattr(module, "MAX_PIXELS", 9 * 14 - 1)
+        with pytest.raises(CatwalkError, match="14×9 are more than 125 pixels"):
+            decode(tmp_path / "a.png")
+
+    def test_a_postscript_program_is_not_run(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("it was run"))
+        (tmp_path / "a.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+        with pytest.raises(CatwalkError, match=r"a\.jpg cannot be read: it is a PostScript program"):
+            decode(tmp_path / "a.jpg")
+
+    def test_truncated_files_are_taken_as_far_as_they_go_where_that_is_allowed(self, random, tmp_path):
+        pixels = random.integers(1, 256, size=(64, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a.png", compress_level=0)
+        content = (tmp_path / "a.png").read_bytes()
+        (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
+        levels = decode(tmp_path / "a.png", allow_truncated=True).transpose(1, 2, 0)
+        whole = [np.array_equal(row, original) for row, original in zip(levels, pixels, strict=True)]
+        there = whole.index(False)
+        assert 28 <= there <= 32
+        assert not levels[there + 1 :].any()
+        with pytest.raises(CatwalkError, match=r"a\.png cannot be read"):  # what was allowed is so no longer
+            decode(tmp_path / "a.png")
+
     def test_what_is_no_image(self, tmp_path):
         (tmp_path / "a.png").write_text("not an image")
         with pytest.raises(CatwalkError, match=r"a\.png cannot be read"):
@@ -148,7 +205,7 @@ class TestDecode:
     def test_damaged_bytes_are_read_or_refused(self, pixels, tmp_path, random):
         """Whatever stands in a file, nothing but a CatwalkError comes out."""
         refused = 0
-        for file_format in ("PNG", "JPEG", "GIF", "BMP", "WEBP"):
+        for file_format in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "DDS", "PCX"):
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, file_format)
             for _ in range(60):
@@ -260,6 +317,28 @@ class TestLoadImages:
         with pytest.raises(CatwalkError):
             load_images(place, names * 100, None, workers=1)
         assert len(count) < 7000
+
+    @pytest.mark.parametrize("workers", [1, 2, 9])
+    def test_truncated_images_are_as_the_dataset_folder_says(self, folder, workers):
+        place, expected, names = folder
+        for number in range(0, 70, 3):
+            Image.fromarray(expected[number].transpose(1, 2, 0)).save(place / names[number], compress_level=0)
+            content = (place / names[number]).read_bytes()
+            (place / names[number]).write_bytes(content[:-50])  # the last of 4 rows, and more
+        with pytest.raises(CatwalkError, match=r"/0\.png cannot be read"):
+            load_images(place, names, None, workers=workers)
+        (place / "dataset.json").write_text('{"allow_truncated": true}')
+        levels = load_images(place, names, None, workers=workers)
+        (place / "dataset.json").unlink()
+        with pytest.raises(CatwalkError, match=r"/0\.png cannot be read"):  # though the cache holds it
+            load_images(place, names, None, workers=workers)
+        cut = np.arange(70) % 3 == 0
+        assert np.array_equal(levels[~cut], expected[~cut])
+        assert np.array_equal(levels[cut][:, :, :2], expected[cut][:, :, :2])
+        assert not np.array_equal(levels[cut][:, :, 3], expected[cut][:, :, 3])
+        assert np.array_equal(
+            levels[cut], np.stack([decode(place / name, allow_truncated=True) for name in names[::3]])
+        )
 
     def test_no_images(self, tmp_path):
         with pytest.raises(CatwalkError, match="there are no images to load"):

@@ -72,6 +72,7 @@ def test_many_rows_keep_their_order(tmp_path):
         ('id,name\n1,a 5" heel\n', "table.csv, line 2 has a quotation mark inside a cell"),
         ('id,name\n1,"a"b\n', "table.csv, line 2 has a quotation mark inside a cell"),
         ('id,name\n"1\n",a\n2\n', "table.csv, line 4 has 1 cells"),
+        ('id,name\n1,"a\n2,"b"\n', "table.csv, line 2: a quotation mark is not closed, or is to be doubled"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, content, message):
@@ -83,6 +84,12 @@ def test_what_is_wrong_is_said(tmp_path, content, message):
 def test_a_missing_file(tmp_path):
     with pytest.raises(CatwalkError, match=r"absent\.csv does not exist"):
         read_table(tmp_path / "absent.csv", ["id"])
+    with pytest.raises(CatwalkError, match=r"is no file"):
+        read_table(tmp_path, ["id"])
+
+
+def test_one_column_may_serve_two_purposes(tmp_path):
+    assert read_csv(tmp_path, "id,name\n1,a\n", ("id", "id"), ("name", "id")) == {"id": ["1"], "name": ["a"]}
 
 
 class TestParquet:
@@ -111,6 +118,9 @@ class TestParquet:
             read_table(self.write(tmp_path, id=["1", None]), ["id"])
         with pytest.raises(CatwalkError, match=r"table\.parquet holds what is no text"):
             read_table(self.write(tmp_path, id=[[1], [2]]), ["id"])
+        ends, content = pa.array([0, 4], pa.int32()).buffers()[1], pa.py_buffer(b"caf\xe9")
+        with pytest.raises(CatwalkError, match=r"table\.parquet holds what is no text: .*UTF8"):
+            read_table(self.write(tmp_path, id=pa.StringArray.from_buffers(1, ends, content)), ["id"])
         with pytest.raises(CatwalkError, match=r"table\.parquet has a header and no rows"):
             read_table(self.write(tmp_path, id=pa.array([], pa.string())), ["id"])
         (tmp_path / "table.parquet").write_bytes(b"no parquet at all")

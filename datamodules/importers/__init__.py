@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 
-from datamodules.importers import fashion_mnist, hm, synthetic
+from datamodules.importers import amazon_release, amazon_reviews, fashion_mnist, folder, hm, synthetic
 
 IMPORTERS: dict[str, Callable[..., None]] = {
+    "amazon-release": amazon_release.amazon_release,
+    "amazon-reviews": amazon_reviews.amazon_reviews,
     "fashion-mnist": fashion_mnist.fashion_mnist,
+    "folder": folder.folder,
     "hm": hm.hm,
     "synthetic": synthetic.synthetic,
 }

@@ -5,11 +5,12 @@ import csv
 import json
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import numpy as np
@@ -153,19 +154,21 @@ class DatasetWriter:
             try:
                 decode(sources[row])
             except CatwalkError as error:
-                try:
-                    if not allow_truncated:
-                        raise
-                    decode(sources[row], allow_truncated=True)
-                    truncated.append(row)
-                except CatwalkError:
-                    raise CatwalkError(
-                        f"{error}; remove the file to leave its item out"
-                        + ("" if allow_truncated else ", or give --allow_truncated if it only ends too early")
-                    ) from error
-            shutil.copyfile(sources[row], self.folder / paths[row])
+                if not allow_truncated:
+                    remedy = "remove the file to leave its item out, or give --allow-truncated if it only ends too"
+                    raise CatwalkError(f"{error}; {remedy} early") from error
+                truncated.append(row)
+            # On file systems that know no capitals, "A.jpg" must not overwrite "a.jpg".
+            with open(sources[row], "rb") as file, open(self.folder / paths[row], "xb") as target:
+                shutil.copyfileobj(file, target)
 
         _in_threads(copy, len(paths), title)
+        # After the others: what allows truncated files allows them to all threads, and none would be counted.
+        for row in sorted(truncated):
+            try:
+                decode(sources[row], allow_truncated=True)
+            except CatwalkError as error:
+                raise CatwalkError(f"{error}; remove the file to leave its item out") from error
         self._allow_truncated = allow_truncated
         if allow_truncated:
             self._counts["truncated_images"] = self._counts.get("truncated_images", 0) + len(truncated)
@@ -200,7 +203,7 @@ class DatasetWriter:
         self._counts["interactions"] = self._counts.get("interactions", 0) + len(item_ids)
 
     def write_split(
-        self, part: str, user_ids: Sequence[str], item_ids: Sequence[str], timestamps: Iterable[int | float]
+        self, part: str, user_ids: Sequence[str], item_ids: Sequence[str], timestamps: Iterable[int | float | str]
     ) -> None:
         """Write a part of the publisher's split, ``splits/train.csv``, ``validation.csv`` or ``test.csv``.
 
@@ -281,7 +284,9 @@ class DatasetWriter:
 
     def _write_table(self, stem: str, columns: Mapping[str, Iterable[Any]]) -> None:
         with open(self.folder / f"{stem}.csv", "w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
+            # A cell with a character of the line ending is quoted, and a lone carriage return has to be as well.
+            lines = SimpleNamespace(write=lambda line: file.write(line[:-2] + "\n"))
+            table = csv.writer(lines, lineterminator="\r\n")
             table.writerow(columns)
             table.writerows(zip(*columns.values(), strict=True))
             file.flush()
@@ -326,10 +331,13 @@ class DatasetWriter:
 
 def _in_threads(work: Callable[[int], None], count: int, title: str) -> None:
     """Call ``work`` with every number below ``count``, in threads and with a progress bar on standard error."""
+    stopped = threading.Event()
 
     def chunk(start: int) -> int:
         stop = min(start + CHUNK, count)
         for number in range(start, stop):
+            if stopped.is_set():
+                break
             work(number)
         return stop - start
 
@@ -340,6 +348,7 @@ def _in_threads(work: Callable[[int], None], count: int, title: str) -> None:
             for done in pool.map(chunk, range(0, count, CHUNK)):
                 bar.advance(task, done)
         except BaseException:
+            stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
 

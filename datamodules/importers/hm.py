@@ -14,10 +14,11 @@ import pyarrow.compute
 from numpy.typing import NDArray
 from rich.console import Console
 
+from catwalk.catalogue import check_image_paths
 from catwalk.errors import CatwalkError
 from catwalk.tables import read_table, scan_table
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
-from datamodules.importers.purchases import Numbering, Purchases, check_ids
+from datamodules.importers.purchases import Numbering, Purchases, check_core, check_ids, first_misfit, fits
 
 ARTICLES, TRANSACTIONS = "articles.csv", "transactions_train.csv"
 
@@ -52,10 +53,11 @@ def hm(
         CatwalkError: If an argument is out of range, DEST is not empty, or a file is missing or malformed.
     """
     check_destination(dest)
+    check_core(core)
     days = {name: parse_day(value, name) for name, value in (("first_day", first_day), ("last_day", last_day))}
     if not source.is_dir():
         raise CatwalkError(f"source: there is no folder {source}")
-    columns = list(dict.fromkeys(["article_id", category, *([] if group is None else ["index_group_name"])]))
+    columns = ["article_id", category, *([] if group is None else ["index_group_name"])]
     articles = read_table(source / ARTICLES, columns, ["prod_name"])
     left_out = {}
     if group is not None:
@@ -82,6 +84,7 @@ def hm(
     item_ids = kept.column("article_id").to_pylist()
     labels = kept.column(category).to_pylist()
     images = [f"images/{photographs[item]}" for item in item_ids]
+    check_image_paths(source, images, lambda row: f"article {item_ids[row]!r}")
     with DatasetWriter(dest) as writer:
         writer.copy_images([source / image for image in images], images, allow_truncated=allow_truncated)
         titles = kept.column("prod_name").to_pylist() if "prod_name" in kept.column_names else []
@@ -118,9 +121,9 @@ def read_transactions(path: Path) -> Purchases:
         try:
             parsed = column.cast(pa.date32())
         except pa.ArrowInvalid:
-            texts = enumerate(column.to_pylist(), start=rows + 1)
-            row, text = next((number, text) for number, text in texts if not is_day(text))
-            raise CatwalkError(f"{path}, row {row}: t_dat {text!r} is no day such as 2020-01-31") from None
+            row = first_misfit([column], pa.date32())
+            text = column[row].as_py()
+            raise CatwalkError(f"{path}, row {rows + row + 1}: t_dat {text!r} is no day such as 2020-01-31") from None
         days.append(parsed.to_numpy(zero_copy_only=False))
         rows += batch.num_rows
     user_ids, user_numbers = users.finish()
@@ -132,14 +135,6 @@ def parse_day(text: str | None, argument: str) -> np.datetime64 | None:
     """Return a day given as ``2020-01-31``, or raise a CatwalkError."""
     if text is None:
         return None
-    if not is_day(text):
+    if not fits(pa.scalar(text), pa.date32()):
         raise CatwalkError(f"{argument} must be a day such as 2020-01-31, got {text!r}")
     return np.datetime64(text, "D")
-
-
-def is_day(text: str) -> bool:
-    """Return whether a text is a day as ISO 8601 writes it."""
-    try:
-        return len(text) == 10 and bool(np.datetime64(text, "D"))
-    except ValueError:
-        return False

@@ -67,8 +67,7 @@ class Purchases:
 
     def core(self, least: int, one_pass: bool = False) -> "Purchases":
         """Keep the ``least``-core: see :func:`k_core`."""
-        if least < 1:
-            raise CatwalkError(f"core must be at least 1, got {least}")
+        check_core(least)
         how = "one pass" if one_pass else "repeated until nothing changes"
         kept = k_core(self.users, self.items, least, one_pass)
         return self.where(kept, f"purchases of users or items with fewer than {least} ({how})")
@@ -95,11 +94,14 @@ class Purchases:
 
     def columns(self) -> tuple[list[str], list[str], list[int] | list[float] | list[str]]:
         """Return user ids, item ids and timestamps of all purchases, as they are written; times as ISO 8601."""
-        times: NDArray = self.timestamps
-        if np.issubdtype(times.dtype, np.datetime64):
-            times = np.datetime_as_string(times)
+        if np.issubdtype(self.timestamps.dtype, np.datetime64):
+            moments, places = np.unique(self.timestamps, return_inverse=True)  # millions of purchases, few days
+            texts = np.datetime_as_string(moments).tolist()
+            times = [texts[place] for place in places]
+        else:
+            times = self.timestamps.tolist()
         users, items = self.user_ids, self.item_ids
-        return [users[user] for user in self.users], [items[item] for item in self.items], times.tolist()
+        return [users[user] for user in self.users], [items[item] for item in self.items], times
 
     def check_some_left(self, source: object) -> None:
         """Raise a CatwalkError if nothing is left, which tells what took it away."""
@@ -128,6 +130,36 @@ def k_core(users: IntArray, items: IntArray, least: int, one_pass: bool = False)
             kept &= (np.bincount(numbers[kept], minlength=numbers.max(initial=-1) + 1) >= least)[numbers]
         if one_pass or kept.sum() == before:
             return kept
+
+
+def check_core(least: int) -> None:
+    """Raise a CatwalkError unless there is such a core; an importer asks before it reads."""
+    if least < 1:
+        raise CatwalkError(f"core must be at least 1, got {least}")
+
+
+def fits(texts: pa.Scalar | pa.Array, kind: pa.DataType) -> bool:
+    """Return whether a text, or all of several, can be read as ``kind``, a type of numbers, days or times."""
+    try:
+        texts.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def first_misfit(texts: Sequence[pa.Array], kind: pa.DataType) -> int:
+    """Return the row, from 0, of the first text that cannot be read as ``kind``; there must be one.
+
+    Args:
+        texts: Strings, ``(M,)`` in all.
+        kind: A type of numbers, days or times.
+    """
+    rows = 0
+    for part in texts:
+        if not fits(part, kind):
+            return rows + next(row for row, text in enumerate(part) if not fits(text, kind))
+        rows += len(part)
+    raise ValueError(f"all are {kind}")
 
 
 class Numbering:
@@ -162,9 +194,14 @@ def check_ids(ids: Sequence[str], path: Path, column: str) -> None:
     for row, name in enumerate(ids):
         if name in seen:
             raise CatwalkError(f"{path}, row {row + 1}: {column} {name!r} occurs a second time")
-        if name in (".", "..") or any(mark in name for mark in "/\\\0") or len(name.encode()) > LONGEST_ID:
+        if not is_file_name(name):
             raise CatwalkError(
                 f"{path}, row {row + 1}: {column} {name[:80]!r} cannot be the name of a file: no slashes, at most "
                 f"{LONGEST_ID} bytes"
             )
         seen.add(name)
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a name can be that of a file everywhere, with an ending added."""
+    return name not in (".", "..") and not any(mark in name for mark in "/\\\0") and len(name.encode()) <= LONGEST_ID

@@ -10,7 +10,17 @@ import catwalk
 from catwalk.lightning_cli import HELP
 from catwalk.parsers import readable
 
-COMMANDS = [["fit"], ["validate"], ["test"], ["predict"], ["study"], ["tune"], ["data"], ["data", "synthetic"], ["data", "show"]]
+COMMANDS = [
+    ["fit"],
+    ["validate"],
+    ["test"],
+    ["predict"],
+    ["study"],
+    ["tune"],
+    ["data"],
+    ["data", "synthetic"],
+    ["data", "show"],
+]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["data", "--help"], ["data", "synthetic", "--help"]])

@@ -1,21 +1,27 @@
 """A dataset folder is there whole, or not at all."""
 
 import inspect
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from rich.console import Console
 
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.images import decode
+from catwalk.tables import read_table
 from datamodules.importers import dataset_writer
-from datamodules.importers.dataset_writer import DatasetWriter, numbered
+from datamodules.importers.dataset_writer import DatasetWriter, numbered, print_summary
 
 PROJECT = Path(__file__).parents[2]
 
@@ -189,6 +195,148 @@ with module.DatasetWriter(Path({str(tmp_path / "tiny")!r})) as writer:
         fill(writer)
     assert contents(tmp_path / "tiny") == contents(tmp_path / "uninterrupted")
     assert sorted(os.listdir(tmp_path)) == ["tiny", "uninterrupted"]
+
+
+def save_images(folder, count):
+    """Write JPEG files, and return their paths and the pixels as Pillow reads them."""
+    random = np.random.default_rng(1)
+    paths, pixels = [folder / f"{number}.jpg" for number in range(count)], []
+    for path in paths:
+        Image.fromarray(random.integers(256, size=(40, 30, 3), dtype=np.uint8)).save(path)
+        with Image.open(path) as image:
+            pixels.append(np.asarray(image).transpose(2, 0, 1))
+    return paths, pixels
+
+
+def copied(dest, sources, **options):
+    """Write a shop of copied images."""
+    names = [f"images/{number % 3}/{number}.jpg" for number in range(len(sources))]
+    with DatasetWriter(dest) as writer:
+        writer.copy_images(sources, names, **options)
+        writer.write_items([str(number) for number in range(len(sources))], names, ["Bag"] * len(sources))
+        writer.describe(name="Copied", source="a test", licence="CC0-1.0", categories=["Bag"])
+    return writer.info
+
+
+class TestCopiedImages:
+    def test_they_are_the_same_bytes(self, tmp_path):
+        sources, pixels = save_images(tmp_path, 7)
+        info = copied(tmp_path / "shop", sources)
+        assert "allow_truncated" not in info
+        catalogue = Catalogue.read(tmp_path / "shop")
+        for source, image, expected in zip(sources, catalogue.images, pixels, strict=True):
+            assert (catalogue.folder / image).read_bytes() == source.read_bytes()
+            assert np.array_equal(decode(catalogue.folder / image), expected)
+
+    def test_truncated_ones_are_refused_or_counted(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(dataset_writer, "CHUNK", 1)  # several threads have something to do
+        sources, _ = save_images(tmp_path, 40)
+        for source in sources[1::2]:
+            source.write_bytes(source.read_bytes()[:-300])
+        with pytest.raises(
+            CatwalkError, match=r"/1\.jpg cannot be read: .*; remove the file .* --allow-truncated"
+        ):
+            copied(tmp_path / "shop", sources)
+        assert not (tmp_path / "shop").exists()
+        info = copied(tmp_path / "shop", sources, allow_truncated=True)
+        assert info["allow_truncated"] is True
+        assert info["counts"]["truncated_images"] == 20
+        assert all(
+            (tmp_path / f"shop/images/{n % 3}/{n}.jpg").read_bytes() == sources[n].read_bytes() for n in range(40)
+        )
+
+    def test_what_is_no_image_is_refused_even_so(self, tmp_path):
+        sources, _ = save_images(tmp_path, 2)
+        sources[1].write_bytes(b"nothing")
+        with pytest.raises(CatwalkError, match=r"/1\.jpg cannot be read: .*; remove the file to leave its item out$"):
+            copied(tmp_path / "shop", sources, allow_truncated=True)
+        assert sorted(os.listdir(tmp_path)) == ["0.jpg", "1.jpg"]
+
+    def test_two_images_for_one_place_are_refused(self, tmp_path):
+        """As "A.jpg" and "a.jpg" are on file systems that know no capitals."""
+        sources, _ = save_images(tmp_path, 2)
+        with (
+            pytest.raises(CatwalkError, match=r"cannot be written: .*File exists"),
+            DatasetWriter(tmp_path / "s") as writer,
+        ):
+            writer.copy_images(sources, ["images/a.jpg"] * 2)
+
+    def test_the_rest_is_not_copied_after_an_error(self, tmp_path, monkeypatch):
+        sources, _ = save_images(tmp_path, 1)
+        monkeypatch.setattr(dataset_writer, "CHUNK", 5000)
+        monkeypatch.setattr(dataset_writer, "THREADS", 2)
+        calls, started = [], threading.Event()
+
+        def noted(path):
+            if path.name == "absent.jpg":  # it fails while another thread is at its own 5000
+                assert started.wait(timeout=60)
+            else:
+                calls.append(path)
+                started.set()
+            return decode(path)
+
+        monkeypatch.setattr(dataset_writer, "decode", noted)
+        with pytest.raises(CatwalkError, match=r"absent\.jpg cannot be read"), DatasetWriter(tmp_path / "s") as writer:
+            writer.copy_images(
+                [tmp_path / "absent.jpg", *sources * 9999], [f"{number}.jpg" for number in range(10_000)]
+            )
+        assert len(calls) < 4000
+
+
+def test_a_published_split_is_written_and_counted(tmp_path):
+    def write(dest, times):
+        with DatasetWriter(dest) as writer:
+            images = np.zeros((2, 4, 4), dtype=np.uint8)
+            writer.write_images(["1.png", "2.png"], images)
+            writer.write_items(["1", "2"], ["1.png", "2.png"], ["Bag", "Shoe"])
+            writer.write_split("train", ["u", "v", "u"], ["1", "1", "2"], times)
+            writer.write_split("test", ["v"], ["2"], times[3:])
+            writer.describe(name="Split", source="a test", licence="CC0-1.0", categories=["Bag", "Shoe"])
+        return writer.info["counts"]
+
+    counts = write(tmp_path / "shop", [])
+    assert {name: counts[name] for name in ("users", "interactions", "splits")} == {
+        "users": 2,
+        "interactions": 4,
+        "splits": {"train": 3, "test": 1},
+    }
+    assert counts["per_category"]["Shoe"] == {"items": 1, "interactions": 2}
+    assert (tmp_path / "shop" / "splits" / "train.csv").read_text() == "user_id,item_id\nu,1\nv,1\nu,2\n"
+    assert (tmp_path / "shop" / "splits" / "test.csv").read_text() == "user_id,item_id\nv,2\n"
+    with pytest.raises(ValueError, match="zip"):
+        write(tmp_path / "uneven", [1, 2])
+    assert os.listdir(tmp_path) == ["shop"]
+
+
+def test_cells_of_any_text_read_back(tmp_path):
+    texts = ["a\rb", "a\r\nb", "a\nb", 'a "b"', "a,b", " a ", "'", "\ufeffa", "\r"]
+    with DatasetWriter(tmp_path / "shop") as writer:
+        writer.write_images(["1.png"], np.zeros((1, 4, 4), dtype=np.uint8))
+        writer.write_items([str(number) for number in range(len(texts))], ["1.png"] * len(texts), texts, texts[::-1])
+        writer.describe(name="Texts", source="a test", licence="CC0-1.0", categories=texts)
+    assert Catalogue.read(tmp_path / "shop").category_names == tuple(texts)
+    content = (tmp_path / "shop" / "items.csv").read_bytes()
+    assert content.startswith(b"item_id,image,category,title\n0,1.png,")
+    table = read_table(tmp_path / "shop" / "items.csv", ["category", "title"])
+    assert table.column("category").to_pylist() == texts
+    assert table.column("title").to_pylist() == texts[::-1]
+
+
+def test_the_summary_of_many_categories_adds_up_those_without_a_row(tmp_path):
+    categories = [f"category {number:02d}" for number in range(26)]
+    with DatasetWriter(tmp_path / "shop") as writer:
+        writer.write_images(["1.png"], np.zeros((1, 4, 4), dtype=np.uint8))
+        writer.write_items([str(n) for n in range(52)], ["1.png"] * 52, categories * 2)
+        bought = [str(item) for item in range(26) for _ in range(item)]
+        writer.write_interactions([f"u{n}" for n in range(len(bought))], bought, range(len(bought)))
+        writer.describe(name="Many", source="a test", licence="CC0-1.0", categories=categories)
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(writer, console)
+    shown = [re.split(r"\s*│\s*", line)[1:-1] for line in console.file.getvalue().splitlines() if line.startswith("│")]
+    assert [row[0] for row in shown] == [*categories[:5:-1], "… 6 more categories", "All"]
+    assert shown[0] == ["category 25", "2", "25", f"{25 / 325:.1%}", "12.5"]
+    assert shown[-2] == ["… 6 more categories", "12", "15", f"{15 / 325:.1%}", "1.2"]
+    assert shown[-1] == ["All", "52", "325", "100.0%", "6.2"]
 
 
 def test_ids_sort_as_text_like_their_numbers():

@@ -1,0 +1,229 @@
+"""Amazon Men and Amazon Women, as the paper's authors release them: images by number, and a split.
+
+References:
+    V. W. Anelli, T. Di Noia, D. Malitesta, F. A. Merra (2020): Assessing Perceptual and Recommendation Mutation of
+    Adversarially-Poisoned Visual Recommenders.
+    R. He, J. McAuley (2016): Ups and Downs: Modeling the Visual Evolution of Fashion Trends with One-Class
+    Collaborative Filtering. WWW.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from numpy.typing import NDArray
+from rich.console import Console
+
+from catwalk.errors import CatwalkError
+from catwalk.tables import read_table, scan_table
+from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
+from datamodules.importers.purchases import Numbering, Purchases
+
+IMAGES, TRAINING, TEST, CLASSES = Path("original/images"), "trainingset.tsv", "testset.tsv", "classes.csv"
+
+IMAGE_NAME = re.compile(r"(\d{1,18})\.(jpg|jpeg|png)", re.IGNORECASE | re.ASCII)
+
+COLUMNS = {2: ("user", "item"), 4: ("user", "item", "rating", "timestamp")}
+"""The columns of the two tables, which have no header, by their number."""
+
+UNCLASSIFIED = "unclassified"
+"""Category of the items of which the release does not state one."""
+
+
+def amazon_release(source: Path, dest: Path, name: str | None = None, allow_truncated: bool = False) -> None:
+    """Write the paper's Amazon Men or Amazon Women, as its authors release it, as a dataset folder.
+
+    The published split stays as it is. Purchases of items without an image are left out and counted; items that nobody
+    bought stay on sale. Categories are the classes in classes.csv, where there is one.
+
+    Args:
+        source: Folder with original/images/0.jpg and so on, trainingset.tsv, testset.tsv and perhaps classes.csv.
+        dest: The dataset folder to write; it must not exist, or be empty.
+        name: Name of the dataset, for tables; by default that of the folder, so that amazon_men is called Amazon Men.
+        allow_truncated: Take images that end too early as far as they go, rather than refuse them.
+
+    Raises:
+        CatwalkError: If DEST is not empty, or a file is missing or malformed.
+    """
+    check_destination(dest)
+    if not source.is_dir():
+        raise CatwalkError(f"source: there is no folder {source}")
+    images, strange = find_numbered_images(source / IMAGES)
+    classes = read_classes(source)
+    training, test = (_read_part(source / file, images) for file in (TRAINING, TEST))
+    test = _without_training_pairs(test, training)
+    training.check_some_left(source / TRAINING)
+    test.check_some_left(source / TEST)
+    items = [str(number) for number in sorted(map(int, images))]
+    labels = [classes.get(item, UNCLASSIFIED) for item in items]
+    paths = [f"images/{item}{images[item].suffix.lower()}" for item in items]
+    left_out = Counter(training.left_out) + Counter(test.left_out)
+    left_out["files that are no numbered image"] = strange
+    left_out["classes of items without an image"] = len(classes.keys() - images.keys())
+    with DatasetWriter(dest) as writer:
+        writer.copy_images([images[item] for item in items], paths, allow_truncated=allow_truncated)
+        writer.write_items(items, paths, labels)
+        # The authors' script writes 0 or nothing, which says of no purchase that it was earlier than another.
+        has_times = all(len(np.unique(purchases.timestamps)) > 1 for purchases in (training, test))
+        for part, purchases in (("train", training), ("test", test)):
+            users, bought, _ = purchases.columns()
+            times = purchases.timestamps.tolist() if has_times else []
+            writer.write_split(part, users, bought, [int(time) if time.is_integer() else time for time in times])
+        writer.describe(
+            name=name or source.resolve().name.replace("_", " ").replace("-", " ").title(),
+            source="Release of Anelli et al., Assessing Perceptual and Recommendation Mutation (2020), from the Amazon "
+            "data of R. He, J. McAuley, Ups and Downs (WWW 2016)",
+            licence="for research; none is stated, and the images are Amazon's and its sellers'",
+            categories=sorted(set(labels)),
+            made_by={"importer": "amazon-release", "name": name},
+            left_out=left_out,
+        )
+    console = Console()
+    print_summary(writer, console)
+    for line in _remarks(items, labels, classes, training, test):
+        console.print(f"• {line}", highlight=False, markup=False)
+
+
+def find_numbered_images(folder: Path) -> tuple[dict[str, Path], int]:
+    """Return the images of a folder by their numbers, and how many other entries it has.
+
+    Raises:
+        CatwalkError: If there is no folder, no image in it, or a number has two images.
+    """
+    if not folder.is_dir():
+        raise CatwalkError(f"source: there is no folder {folder}")
+    images: dict[str, Path] = {}
+    strange = 0
+    for path in sorted(folder.iterdir()):
+        match = IMAGE_NAME.fullmatch(path.name)
+        if match is None or not path.is_file():
+            strange += 1
+            continue
+        item = str(int(match[1]))
+        if item in images:
+            raise CatwalkError(f"{folder} has two images of item {item}: {images[item].name} and {path.name}")
+        images[item] = path
+    if not images:
+        raise CatwalkError(f"{folder} has no image such as 0.jpg")
+    return images, strange
+
+
+def read_classes(source: Path) -> dict[str, str]:
+    """Return the class of every item in ``classes.csv``, which the release has in one of two places or not at all.
+
+    ImageNet has different classes of one name, such as two cranes: these get their numbers.
+
+    Raises:
+        CatwalkError: If it is malformed or contradicts itself.
+    """
+    found = [path for path in (source / CLASSES, source / "original" / CLASSES) if path.is_file()]
+    if not found:
+        return {}
+    if len(found) > 1:
+        raise CatwalkError(f"{source} has two tables of classes, {found[0]} and {found[1]}: keep one of them")
+    path = found[0]
+    table = read_table(path, ["ImageID", "ClassNum", "ClassStr"])
+    numbers_of: defaultdict[str, set[str]] = defaultdict(set)
+    classes: dict[str, tuple[str, str]] = {}
+    for row, (image, number, text) in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True), 1):
+        item, text = image.strip(), " ".join(text.split())
+        if not item.isdecimal() or not item.isascii():
+            raise CatwalkError(f"{path}, row {row}: ImageID {image!r} is no number of an image")
+        if not text:
+            raise CatwalkError(f"{path}, row {row}: 'ClassStr' is empty")
+        item = str(int(item))
+        if classes.setdefault(item, (number, text)) != (number, text):
+            raise CatwalkError(
+                f"{path}, row {row}: item {item} has a second class, {text!r} beside {classes[item][1]!r}"
+            )
+        numbers_of[text].add(number)
+    return {
+        item: f"{text} ({number})" if len(numbers_of[text]) > 1 else text for item, (number, text) in classes.items()
+    }
+
+
+def _read_part(path: Path, images: Mapping[str, Path]) -> Purchases:
+    """Read one of the two tables; purchases of items without an image are left out."""
+    header = COLUMNS[_count_columns(path)]
+    users, items = Numbering(), Numbering()
+    times: list[str | None] = []
+    rows = 0
+    for batch in scan_table(path, ["user", "item"], ["timestamp"], header=header):
+        users.add(batch.column("user"))
+        column = batch.column("item")
+        is_number = pa.compute.match_substring_regex(column, r"^\d{1,18}$")
+        first = pa.compute.index(is_number, False).as_py()
+        if first >= 0:
+            raise CatwalkError(
+                f"{path}, row {rows + first + 1}: item {column[first].as_py()!r} is no number of an image"
+            )
+        items.add(pa.compute.cast(pa.compute.cast(column, pa.int64()), pa.string()))  # 007 is 7
+        rows += batch.num_rows
+        times += batch.column("timestamp").to_pylist() if len(header) > 2 else [None] * batch.num_rows
+    user_ids, user_numbers = users.finish()
+    item_ids, item_numbers = items.finish()
+    numbers = _numbers(times, path)
+    if not np.isfinite(numbers).all():  # then the order of the file is all there is
+        numbers = np.zeros(len(numbers))
+    purchases = Purchases(user_ids, item_ids, user_numbers, item_numbers, numbers)
+    part = "training" if path.name == TRAINING else "test"
+    return purchases.of_items(images, f"{part} purchases of items without an image").without_repeats()
+
+
+def _count_columns(path: Path) -> int:
+    if not path.is_file():
+        raise CatwalkError(f"{path} does not exist")
+    with path.open("rb") as file:
+        count = file.readline(1 << 16).count(b"\t") + 1
+    if count not in COLUMNS:
+        raise CatwalkError(
+            f"{path} must have 2 columns (user, item) or 4 (user, item, rating, timestamp) with tabs between them, and "
+            f"no header; its first line has {count}"
+        )
+    return count
+
+
+def _numbers(times: list[str | None], path: Path) -> NDArray[np.float64]:
+    """Return times as numbers, NaN where the authors' script left the cell empty."""
+    numbers = np.full(len(times), np.nan)
+    for row, time in enumerate(times):
+        try:
+            numbers[row] = float(time) if time else np.nan
+        except ValueError:
+            raise CatwalkError(f"{path}, row {row + 1}: timestamp {time!r} is no number") from None
+    return numbers
+
+
+def _without_training_pairs(test: Purchases, training: Purchases) -> Purchases:
+    """Leave out the test purchases that the same user has in training: what a user has is never recommended."""
+    users, items, _ = training.columns()
+    known = set(zip(users, items, strict=True))
+    users, items, _ = test.columns()
+    kept = np.array([pair not in known for pair in zip(users, items, strict=True)], dtype=bool)
+    return test.where(kept, "test purchases that the same user has in training")
+
+
+def _remarks(
+    items: list[str], labels: list[str], classes: Mapping[str, str], training: Purchases, test: Purchases
+) -> list[str]:
+    """Return what is odd about a release, and what follows from it."""
+    remarks = []
+    unsold = len(set(items) - training.items_bought)
+    untrained = len({test.user_ids[user] for user in test.users} - {training.user_ids[user] for user in training.users})
+    missing = labels.count(UNCLASSIFIED)
+    if unsold:
+        remarks.append(f"{unsold:,} items have no purchase in training, and stay on sale")
+    if untrained:
+        remarks.append(f"{untrained:,} users occur in the test alone: nothing is known of their taste")
+    if not classes:
+        remarks.append(
+            f"there is no {CLASSES}: all items are {UNCLASSIFIED}; a study takes the classes that the network predicts "
+            "(categories: imagenet)"
+        )
+    elif missing:
+        remarks.append(f"{missing:,} items are not in {CLASSES}, and {UNCLASSIFIED}")
+    return remarks
