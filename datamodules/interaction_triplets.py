@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureDtype, FeatureRows, FeatureStorage, FeatureTable
-from catwalk.interactions import Split, read_split
-from catwalk.ranking import MAX_BLOCK_BYTES, SeenItems, user_blocks
+from catwalk.ranking import MAX_BLOCK_BYTES, SeenItems, UserItems, user_blocks
 from catwalk.sampling import Negatives, TripletSampler
+from catwalk.splits import Split, SplitRule, read_split
 from datamodules.batches import Batches, check_shares, first_batch
 
 MIN_BLOCKS = 64
@@ -23,7 +23,7 @@ MIN_BLOCKS = 64
 
 
 class InteractionTriplets(LightningDataModule):
-    """Interactions of a dataset folder, split by time, with the features of the items.
+    """Interactions of a dataset folder, divided into training, validation and test, with the features of the items.
 
     Each epoch has every training pair once, with a negative: an item that its user has not bought in training, and
     somebody has. The order and the negatives depend on ``(seed, epoch)`` alone.
@@ -32,8 +32,8 @@ class InteractionTriplets(LightningDataModule):
         dataset: A dataset folder; ``catwalk data`` writes one.
         features: Folder with the features that ``catwalk predict`` wrote; needed by visual recommenders.
         batch_size: Triplets per batch and process.
-        validation: Hold out a validation item from users with at least three purchases, for tuning and early stopping.
-            Without it, all but the test items are trained on.
+        validation: Hold out validation items, for tuning and early stopping. Without it, all but the test items are
+            trained on.
         seed: Seed of order and negatives.
         negatives: How probable an item is as a negative: as any other (``uniform``), or in proportion to its number of
             training purchases (``popularity``).
@@ -43,6 +43,8 @@ class InteractionTriplets(LightningDataModule):
         feature_dtype: Type of the stored features. ``float16`` and ``bfloat16`` halve what they take, and round them;
             recommenders compute in float32 all the same. On the ``disk`` such features have a file of their own, which
             is written beside the others.
+        split: How ``interactions.csv`` is divided: a rule of ``catwalk.splits``. By default the publisher's ``splits/`` are
+            used where the folder has them, and otherwise every user's last purchase is the test.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class InteractionTriplets(LightningDataModule):
         negatives: Negatives = "uniform",
         feature_storage: FeatureStorage = "device",
         feature_dtype: FeatureDtype = "float32",
+        split: SplitRule | None = None,
     ) -> None:
         super().__init__()
         for argument, value, lowest in (("batch_size", batch_size, 1), ("seed", seed, 0)):
@@ -75,6 +78,7 @@ class InteractionTriplets(LightningDataModule):
         self.negatives = negatives
         self.feature_storage = feature_storage
         self.feature_dtype = feature_dtype
+        self.rule = split
         self.catalogue: Catalogue
         self.split: Split
         self.feature_table: FeatureTable | None = None
@@ -94,24 +98,17 @@ class InteractionTriplets(LightningDataModule):
         self.catalogue = Catalogue.read(self.dataset)
         if self.features is not None:
             self.feature_table = self.read_features(self.features)
-        split = read_split(self.catalogue, self.validation)
+        split = read_split(self.catalogue, self.validation, self.rule)
         users, items = torch.from_numpy(split.users), torch.from_numpy(split.items)
         self._seen = SeenItems.from_pairs(users, items, split.num_users, len(self.catalogue))
-        held = torch.from_numpy(split.validation)
-        with_validation = torch.nonzero(held >= 0).squeeze(1)
         self._seen_before_test = SeenItems.from_pairs(
-            torch.cat([users, with_validation]),
-            torch.cat([items, held[with_validation]]),
+            torch.cat([users, split.validation.users]),
+            torch.cat([items, split.validation.items]),
             split.num_users,
             len(self.catalogue),
         )
         self.split = split
-        repeats = f"; {split.num_repeats} repeated purchases left out" if split.num_repeats else ""
-        rank_zero_info(
-            f"{self.catalogue.name}: {split.num_users} users, {len(self.catalogue)} items, {len(users)} purchases to "
-            f"train on, {int((split.validation >= 0).sum())} to validate, {int((split.test >= 0).sum())} to test"
-            f"{repeats}"
-        )
+        rank_zero_info(f"{self.catalogue.name}: {'; '.join(_facts(split, len(self.catalogue)))}")
 
     def read_features(self, folder: Path) -> FeatureTable:
         """Read features of the catalogue from a folder, to lie where ``feature_storage`` says, as ``feature_dtype``."""
@@ -135,9 +132,9 @@ class InteractionTriplets(LightningDataModule):
         """Number of items, N."""
         return len(self.catalogue)
 
-    def held_out_items(self, stage: str) -> Tensor:
-        """Return each user's held-out item of the stage ``val`` or ``test``, int64 ``(U,)``; -1 without one."""
-        return torch.from_numpy(self.split.validation if stage == "val" else self.split.test)
+    def held_out_items(self, stage: str) -> UserItems:
+        """Return each user's held-out items of the stage ``val`` or ``test``."""
+        return self.split.validation if stage == "val" else self.split.test
 
     def seen_items(self, stage: str) -> SeenItems:
         """Return what is not to be recommended: the training items and, in the test, the validation items too."""
@@ -159,11 +156,11 @@ class InteractionTriplets(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | list:
         """Return this process's blocks of all users; nothing where no validation items are held out."""
-        return self._user_loader(bool((self.held_out_items("val") >= 0).any()))
+        return self._user_loader(len(self.held_out_items("val")) > 0)
 
     def test_dataloader(self) -> DataLoader | list:
         """Return this process's blocks of all users; nothing where no test items are held out."""
-        return self._user_loader(bool((self.held_out_items("test") >= 0).any()))
+        return self._user_loader(len(self.held_out_items("test")) > 0)
 
     def predict_dataloader(self) -> DataLoader | list:
         """Return this process's blocks of all users."""
@@ -192,3 +189,33 @@ class InteractionTriplets(LightningDataModule):
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
+
+
+def _facts(split: Split, num_items: int) -> Iterator[str]:
+    """Yield what there is to know of a split: its sizes, and what was decided for its user."""
+    validated, tested = (_purchases(held_out) for held_out in (split.validation, split.test))
+    yield (
+        f"{split.num_users:,} users, {num_items:,} items, {len(split.users):,} purchases to train on, {validated} to "
+        f"validate, {tested} to test"
+    )
+    if split.num_repeats:
+        yield f"{_count(split.num_repeats, 'repeated purchase')} left out"
+    if split.num_left_out:
+        yield f"{_count(split.num_left_out, 'user')} left out, with no purchases to train on"
+    if split.num_cold:
+        yield f"{_count(split.num_cold, 'held-out purchase')} of items that nobody bought in training"
+    if split.num_ties:
+        yield (
+            f"{split.num_ties:,} of {split.num_asked:,} users' held-out purchases tie in time with one that is not "
+            "held out: the file's order decided"
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _purchases(held_out: UserItems) -> str:
+    """Return the number of held-out purchases, and of users where these have several."""
+    users = int((held_out.counts > 0).sum())
+    return f"{len(held_out):,}" if users == len(held_out) else f"{len(held_out):,} (of {users:,} users)"

@@ -355,7 +355,7 @@ def _count_lost(urls: Mapping[str, str], fetched: Fetched, leave_out_failed: boo
         listed = "; ".join(f"{count:,} {cause}" for cause, count in causes.most_common())
         raise CatwalkError(
             f"{causes.total():,} of {len(urls):,} images could not be fetched ({listed}); the others stay in {folder}: "
-            "run the command again to go on from there, or give --leave_out_failed true to do without these items"
+            "run the command again to go on from there, or give --leave-out-failed to do without these items"
         )
     lost = Counter({f"items whose image could not be fetched ({cause})": count for cause, count in causes.items()})
     lost["items whose image is gone"] = sum(url in fetched.gone for url in urls.values())

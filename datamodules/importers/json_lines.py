@@ -88,7 +88,7 @@ class Records:
         """Count the line that was read last as malformed, or raise a CatwalkError that says why."""
         if not self._skip_malformed:
             raise CatwalkError(
-                f"{self.path}, line {self.line} {reason}; --skip_malformed true leaves such lines out and counts them"
+                f"{self.path}, line {self.line} {reason}; --skip-malformed leaves such lines out and counts them"
             )
         self.malformed += 1
 

@@ -20,7 +20,7 @@ from catwalk.cli import main
 from datamodules.importers import json_lines
 
 UNDECODED = "remove the file to leave its item out, or give --allow-truncated if it only ends too early"
-SKIP = "--skip_malformed true leaves such lines out and counts them"
+SKIP = "--skip-malformed leaves such lines out and counts them"
 
 
 @dataclass(frozen=True)
