@@ -224,7 +224,8 @@ def evaluate(scores: Scores, data: InteractionTriplets, stage: str) -> dict[str,
     Returns:
         The :data:`FIGURES`.
     """
-    targets, seen = data.held_out_items(stage), data.seen_items(stage)
+    held_out, seen = data.held_out_items(stage), data.seen_items(stage)
+    targets = held_out.padded(torch.arange(data.num_users))[:, 0]  # one per user at most
     asked = torch.nonzero(targets >= 0).squeeze(1)
     purchases = torch.bincount(torch.from_numpy(data.split.items), minlength=data.num_items)
     columns: list[tuple[Tensor, ...]] = []
@@ -329,12 +330,12 @@ def main() -> None:
                 chosen.append(f"{name}, {title}: {trial.value:.4f} with {trial.user_attrs['settings']}")
     except CatwalkError as error:
         parser.error(str(error))
-    targets = torch.from_numpy(whole.split.test)
+    targets = whole.split.test.items
     purchases = torch.bincount(torch.from_numpy(whole.split.items), minlength=whole.num_items)
-    rare = int((purchases[targets[targets >= 0]] < RARE).sum())
+    rare = int((purchases[targets] < RARE).sum())
     versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "pytorch-lightning", "cornac"))
     print(
-        f"{whole.catalogue.name}: {int((targets >= 0).sum())} users are tested, {rare} of them with a rare item; "
+        f"{whole.catalogue.name}: {len(targets)} users are tested, {rare} of them with a rare item; "
         f"{arguments.trials} trials of at most {arguments.max_epochs} epochs; K {FACTORS}, batch "
         f"{arguments.batch_size}; mean ± standard deviation over {arguments.seeds} seeds; {versions}"
     )

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from callbacks.ranked_lists import RankedListsCallback
 from catwalk.metrics import Exposure, MeanReciprocalRank, Precision, Recall
-from catwalk.metrics.held_out import HeldOutRankMetric
 from lightning_modules.recommender import Ranking
 
-HELD_OUT_METRICS: dict[str, type[HeldOutRankMetric]] = {
+HELD_OUT_METRICS: dict[str, type] = {
     "mrr": MeanReciprocalRank,
     "recall": Recall,
     "precision": Precision,
@@ -21,7 +21,7 @@ HELD_OUT_METRICS: dict[str, type[HeldOutRankMetric]] = {
 class RankingFigures(RankedListsCallback):
     """Logs more figures of any recommender, for several K, after ``val/`` or ``test/``.
 
-    - ``mrr@K``, ``recall@K``, ``precision@K``: of the users with a held-out item (:mod:`catwalk.metrics`);
+    - ``mrr@K``, ``recall@K``, ``precision@K``: of the users with held-out items (:mod:`catwalk.metrics`);
     - ``coverage@K``, ``gini@K``, ``novelty@K``, ``arp@K``, ``popularity_lift@K``: of the lists of all users
       (:class:`catwalk.metrics.Exposure`).
 
@@ -31,7 +31,7 @@ class RankingFigures(RankedListsCallback):
 
     def __init__(self, top_k: Sequence[int] = (20,)) -> None:
         super().__init__(top_k)
-        self._held_out: dict[str, HeldOutRankMetric] = {}
+        self._held_out: dict[str, Metric] = {}
         self._exposure: Exposure
 
     def start(self, data: Any, device: torch.device, stage: str) -> None:
@@ -46,7 +46,7 @@ class RankingFigures(RankedListsCallback):
         """Count the lists of some users."""
         recommended, targets = ranking["recommended"], ranking["targets"]
         self._exposure.update(recommended)
-        asked = targets >= 0
+        asked = targets[:, 0] >= 0
         for metric in self._held_out.values():
             metric.update(recommended[asked], targets[asked])
 

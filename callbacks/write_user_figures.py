@@ -1,6 +1,7 @@
 """Writes what a test found of every single user, for statistics."""
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ ROWS_AT_ONCE = 1024
 
 
 class Users(NamedTuple):
-    """Some users, with their held-out items, those items' ranks, AUC, and hits ``(number of K, B, C)``."""
+    """Some users, with their held-out items ``(B, T)``, those items' ranks, AUC, and hits ``(number of K, B, C)``."""
 
     users: Tensor
     targets: Tensor
@@ -40,7 +41,9 @@ class WriteUserFigures(Callback):
     - ``user_id``;
     - ``held_out_item_id``: empty without one;
     - ``rank``: the held-out item's in the list of the longest K, from 1; 0 if it is not in it, empty without one. HR,
-      nDCG, MRR, recall and precision of the user follow from it;
+      nDCG, MRR, recall and precision of the user follow from it. Where a user has several held-out items, these two
+      columns are ``held_out_item_ids`` and ``ranks``: lists of equal length, in the order of the catalogue (JSON in a
+      CSV file);
     - ``auc``: empty without a held-out item, or without other candidates;
     - ``chr@K/CATEGORY``, for every K and category: the number of the category's items in the list; the mean over users
       is CHR@K.
@@ -99,7 +102,7 @@ class WriteUserFigures(Callback):
     ) -> None:
         """Collect the figures of a block of users."""
         users, recommended, targets = outputs["users"], outputs["recommended"], outputs["targets"]
-        asked = targets >= 0
+        asked = targets[:, 0] >= 0
         ranks = torch.zeros_like(targets)
         ranks[asked] = target_ranks(recommended[asked], targets[asked], max(self.top_k))
         hits = category_hits_per_user(recommended, self._item_categories, len(self._names), self.top_k).to(torch.int16)
@@ -125,15 +128,10 @@ class WriteUserFigures(Callback):
         order = users.argsort()
         targets, ranks, auc = targets[order], ranks[order], auc[order]
         hits = torch.cat([part.hits for part in parts], dim=1)[:, order]
-        without_item, without_auc = (targets < 0).numpy(), auc.isnan().numpy()
-        item_ids = data.catalogue.item_ids
         columns = {
             "user_id": pa.array([data.split.user_ids[user] for user in users[order].tolist()], pa.string()),
-            "held_out_item_id": pa.array(
-                [item_ids[item] if item >= 0 else None for item in targets.tolist()], pa.string()
-            ),
-            "rank": pa.array(ranks.numpy(), mask=without_item),
-            "auc": pa.array(auc.numpy(), mask=without_auc),
+            **_held_out_columns(targets, ranks, data.catalogue.item_ids),
+            "auc": pa.array(auc.numpy(), mask=auc.isnan().numpy()),
         }
         for row, k in enumerate(self.top_k):
             for column, name in enumerate(self._names):
@@ -141,9 +139,33 @@ class WriteUserFigures(Callback):
         return pa.table(columns)
 
 
+def _held_out_columns(targets: Tensor, ranks: Tensor, item_ids: Sequence[str]) -> dict[str, pa.Array]:
+    """Return the held-out items and their ranks, as lists where a user may have several."""
+    is_item = targets >= 0
+    ids = pa.array([item_ids[item] for item in targets[is_item].tolist()], pa.string())
+    places = pa.array(ranks[is_item].numpy())
+    counts = is_item.sum(dim=1)
+    if targets.shape[1] == 1:
+        # Nobody's entry is taken from nowhere: null.
+        rows = pa.array((counts.cumsum(0) - 1).numpy(), mask=(counts == 0).numpy())
+        return {"held_out_item_id": ids.take(rows), "rank": places.take(rows)}
+    ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    offsets = pa.array(ends.int().numpy(), mask=torch.cat([counts == 0, counts.new_zeros(1).bool()]).numpy())
+    return {
+        "held_out_item_ids": pa.ListArray.from_arrays(offsets, ids),
+        "ranks": pa.ListArray.from_arrays(offsets, places),
+    }
+
+
 def _write_csv(table: pa.Table, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(table.column_names)
         for rows in table.to_batches(max_chunksize=ROWS_AT_ONCE):
-            writer.writerows(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+            columns = [[_cell(value) for value in column.to_pylist()] for column in rows.columns]
+            writer.writerows(zip(*columns, strict=True))
+
+
+def _cell(value: Any) -> Any:
+    """Return a list as JSON, and anything else as it is."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value

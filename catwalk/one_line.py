@@ -12,6 +12,7 @@ BASE_CLASSES = ("LightningModule", "LightningDataModule", "Callback")
 EXAMPLES = {
     "extractors": "lightning_modules.ProductClassifier",
     "model": "lightning_modules.VBPR",
+    "split": "catwalk.splits.DateSplit",
     "data": "datamodules.InteractionTriplets",
     "attack": "catwalk.attacks.PGD",
     "callbacks": "callbacks.CategoryHitRatio",
@@ -148,6 +149,8 @@ def _explain_one(node: Node, name: str | None, class_path: str | None) -> Proble
         return Problem((), f"{match[1]} missing")
     if text.startswith("Not a valid subclass of"):
         return Problem((), f"class_path is missing or of another kind, unlike {_example(name)}", is_vague=True)
+    if text.startswith("Does not validate") and node.children:
+        return _explain(node.children, name, class_path)
     if text.startswith(("Does not validate", "Subtypes:", "Given value", "Subclass types expect")):
         return None
     return Problem((), text)

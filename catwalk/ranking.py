@@ -1,9 +1,11 @@
 """Ranking the whole catalogue for every user: blocks of users, seen items masked, ties broken by item index."""
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from catwalk.batching import ROW_MULTIPLE
 from catwalk.errors import CatwalkError, DivergedError
@@ -19,8 +21,8 @@ NO_ITEM = -1
 """Fills the end of a list where a user has fewer candidates than the list has places."""
 
 
-class SeenItems:
-    """The training items of every user, which no recommendation may contain.
+class UserItems:
+    """Some items of every user, none or any number, such as those that were held out for the test.
 
     Kept in compressed sparse rows: the items of user ``u`` are ``items[offsets[u] : offsets[u + 1]]``, ascending and
     each once.
@@ -32,28 +34,25 @@ class SeenItems:
 
     Example:
         >>> import torch
-        >>> from catwalk.ranking import SeenItems
-        >>> seen = SeenItems.from_pairs(torch.tensor([1, 0, 1]), torch.tensor([2, 0, 1]), num_users=2, num_items=3)
-        >>> seen.counts
-        tensor([1, 2])
-        >>> seen.mask_(torch.zeros(2, 3), torch.tensor([1, 0]))
-        tensor([[0., -inf, -inf],
-                [-inf, 0., 0.]])
-        >>> seen.contains(torch.tensor([0, 0]), torch.tensor([0, 1]))
-        tensor([ True, False])
+        >>> from catwalk.ranking import UserItems
+        >>> held_out = UserItems.from_pairs(torch.tensor([1, 0, 1]), torch.tensor([2, 0, 1]), num_users=3, num_items=3)
+        >>> held_out.counts
+        tensor([1, 2, 0])
+        >>> held_out.padded(torch.tensor([2, 1]))
+        tensor([[-1, -1],
+                [ 1,  2]])
     """
 
     def __init__(self, offsets: Tensor, items: Tensor, num_items: int) -> None:
         self.offsets = offsets
         self.items = items
         self.num_items = num_items
-        users = torch.repeat_interleave(torch.arange(self.num_users, device=items.device), self.counts)
-        # The last entry is never met; it spares `contains` the case of a position past the end.
-        end = items.new_full((1,), torch.iinfo(torch.int64).max)
-        self._keys = torch.cat([users * num_items + items, end])
+
+    def __len__(self) -> int:
+        return len(self.items)
 
     @classmethod
-    def from_pairs(cls, users: Tensor, items: Tensor, num_users: int, num_items: int) -> "SeenItems":
+    def from_pairs(cls, users: Tensor, items: Tensor, num_users: int, num_items: int) -> Self:
         """Build from interactions in any order; a pair that occurs several times counts once.
 
         Args:
@@ -80,8 +79,67 @@ class SeenItems:
 
     @property
     def counts(self) -> Tensor:
-        """How many distinct items each user has seen, int64 ``(U,)``."""
+        """How many distinct items each user has, int64 ``(U,)``."""
         return self.offsets.diff()
+
+    @property
+    def users(self) -> Tensor:
+        """Whose each of ``items`` is, int64 ``(number of distinct pairs,)``, ascending."""
+        return torch.repeat_interleave(torch.arange(self.num_users, device=self.items.device), self.counts)
+
+    @cached_property
+    def most(self) -> int:
+        """The most items that a user has."""
+        return int(self.counts.max())
+
+    def padded(self, users: Tensor) -> Tensor:
+        """Return the items of some users, filled up with -1 to the most that any user has.
+
+        Args:
+            users: int64 ``(B,)``.
+
+        Returns:
+            int64 ``(B, max(1, most))``, ascending; those of a user come first, the -1 after them.
+        """
+        if not len(self):
+            return users.new_full((len(users), 1), NO_ITEM)
+        places = self.offsets[users][:, None] + torch.arange(self.most, device=users.device)
+        items = self.items[places.clamp(max=len(self) - 1)]
+        return items.masked_fill_(places >= self.offsets[users + 1][:, None], NO_ITEM)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return this object on ``device``: itself where it is there already."""
+        if self.items.device == torch.empty(0, device=device).device:
+            return self
+        return type(self)(self.offsets.to(device), self.items.to(device), self.num_items)
+
+
+class SeenItems(UserItems):
+    """The training items of every user, which no recommendation may contain.
+
+    Args:
+        offsets: int64 ``(U + 1,)``; see :class:`UserItems`.
+        items: int64 ``(number of distinct pairs,)``.
+        num_items: Size of the catalogue.
+
+    Example:
+        >>> import torch
+        >>> from catwalk.ranking import SeenItems
+        >>> seen = SeenItems.from_pairs(torch.tensor([1, 0, 1]), torch.tensor([2, 0, 1]), num_users=2, num_items=3)
+        >>> seen.counts
+        tensor([1, 2])
+        >>> seen.mask_(torch.zeros(2, 3), torch.tensor([1, 0]))
+        tensor([[0., -inf, -inf],
+                [-inf, 0., 0.]])
+        >>> seen.contains(torch.tensor([0, 0]), torch.tensor([0, 1]))
+        tensor([ True, False])
+    """
+
+    def __init__(self, offsets: Tensor, items: Tensor, num_items: int) -> None:
+        super().__init__(offsets, items, num_items)
+        # The last entry is never met; it spares `contains` the case of a position past the end.
+        end = items.new_full((1,), torch.iinfo(torch.int64).max)
+        self._keys = torch.cat([self.users * num_items + items, end])
 
     def mask_(self, scores: Tensor, users: Tensor) -> Tensor:
         """Set the scores of what each user has seen to minus infinity, in place.
@@ -120,12 +178,6 @@ class SeenItems:
         keys = users * self.num_items + items
         found = self._keys[torch.searchsorted(self._keys, keys)] == keys
         return found & (items >= 0) & (items < self.num_items)
-
-    def to(self, device: torch.device | str) -> "SeenItems":
-        """Return this object on ``device``: itself where it is there already."""
-        if self.items.device == torch.empty(0, device=device).device:
-            return self
-        return SeenItems(self.offsets.to(device), self.items.to(device), self.num_items)
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

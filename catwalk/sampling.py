@@ -8,8 +8,8 @@ from torch import Tensor
 
 from catwalk.counter_random import derived_seed, integers, permutation
 from catwalk.errors import CatwalkError
-from catwalk.interactions import Split
 from catwalk.ranking import SeenItems
+from catwalk.splits import Split
 
 Negatives = Literal["uniform", "popularity"]
 """How probable an item is as a negative: as any other, or in proportion to its number of training purchases."""

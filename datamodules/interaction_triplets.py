@@ -43,8 +43,8 @@ class InteractionTriplets(LightningDataModule):
         feature_dtype: Type of the stored features. ``float16`` and ``bfloat16`` halve what they take, and round them;
             recommenders compute in float32 all the same. On the ``disk`` such features have a file of their own, which
             is written beside the others.
-        split: How ``interactions.csv`` is divided: a rule of ``catwalk.splits``. By default the publisher's ``splits/`` are
-            used where the folder has them, and otherwise every user's last purchase is the test.
+        split: How ``interactions.csv`` is divided: a rule of ``catwalk.splits``. By default the publisher's ``splits/``
+            are used where the folder has them, and otherwise every user's last purchase is the test.
     """
 
     def __init__(

@@ -41,8 +41,10 @@ class Ranking(Lists):
     """What ``validation_step`` and ``test_step`` hand to callbacks.
 
     Attributes:
-        targets: Each user's held-out item, int64 ``(B,)``; -1 without one.
-        auc: Share of the user's other candidates that score lower, float64 ``(B,)``; NaN without a held-out item.
+        targets: Each user's held-out items, int64 ``(B, T)``, with -1 behind the last one; T is the most that any user
+            has, and the same in all blocks.
+        auc: Share of the user's other candidates that score lower than a held-out item, float64 ``(B,)``; NaN without a
+            held-out item.
     """
 
     targets: Tensor
@@ -201,14 +203,14 @@ class Recommender(LightningModule, abc.ABC):
     def _prepare_ranking(self, data: Any, stage: str) -> None:
         self.prepare_scores(data)
         self._seen = data.seen_items(stage).to(self.device)
-        self._targets = data.held_out_items(stage).to(self.device)
+        self._held_out = data.held_out_items(stage).to(self.device)
 
     def validation_step(self, users: Tensor, batch_idx: int) -> Ranking:
-        """Rank the catalogue for a block of users and look for the validation items of those who have one."""
+        """Rank the catalogue for a block of users and look for the validation items of those who have some."""
         return self._evaluate(users, "val")
 
     def test_step(self, users: Tensor, batch_idx: int) -> Ranking:
-        """Rank the catalogue for a block of users and look for the test items of those who have one."""
+        """Rank the catalogue for a block of users and look for the test items of those who have some."""
         return self._evaluate(users, "test")
 
     def predict_step(self, users: Tensor, batch_idx: int) -> Lists:
@@ -220,10 +222,10 @@ class Recommender(LightningModule, abc.ABC):
         scores = score_users(self.scores, users, self._seen)
         recommended, _ = top_k(scores, self.list_length)
         figures, mean_auc = cast(MetricCollection, self.ranking_figures[stage]), cast(ValueMean, self.auc[stage])
-        # Everybody gets a list, and counts where lists are counted; these ask for an item that was held out.
-        targets = self._targets[users]
-        asked = targets >= 0
-        areas = torch.full(targets.shape, torch.nan, dtype=torch.float64, device=targets.device)
+        # Everybody gets a list, and counts where lists are counted; these ask for items that were held out.
+        targets = self._held_out.padded(users)
+        asked = targets[:, 0] >= 0
+        areas = torch.full(asked.shape, torch.nan, dtype=torch.float64, device=targets.device)
         # Indexing copies the scores, which most blocks need not.
         areas[asked] = auc(scores if bool(asked.all()) else scores[asked], targets[asked])
         figures.update(recommended[asked], targets[asked])

@@ -1,4 +1,4 @@
-"""Purchases and their division, against plain Python."""
+"""Purchases as they are read, against plain Python."""
 
 import datetime
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.interactions import Interactions, leave_one_out, read_split
+from catwalk.interactions import Interactions
 
 ITEMS = ("i0", "i1", "02", "i3", "i4", "i5")
 
@@ -49,22 +49,6 @@ def read_by_hand(rows):
     return kept, users
 
 
-def split_by_hand(rows, validation):
-    kept, users = read_by_hand(rows)
-    train, held_out = [], {"validation": [], "test": []}
-    dropped = set()
-    for user in users:
-        history = sorted((time, line, item) for line, owner, item, time in kept if owner == user)
-        test = history.pop() if len(history) >= 2 else None
-        tuned = history.pop() if validation and test is not None and len(history) >= 2 else None
-        for name, event in (("test", test), ("validation", tuned)):
-            held_out[name].append(-1 if event is None else ITEMS.index(event[2]))
-            if event is not None:
-                dropped.add(event[1])
-    train = [(users.index(owner), ITEMS.index(item)) for line, owner, item, _ in kept if line not in dropped]
-    return users, train, held_out
-
-
 events = st.lists(
     st.tuples(st.sampled_from(["u", "007", "v", "w"]), st.sampled_from(ITEMS), st.integers(-2, 3)),
     min_size=1,
@@ -72,9 +56,9 @@ events = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None)
-@given(rows=events, validation=st.booleans())
-def test_leave_one_out_is_that_of_plain_python(shared_catalogue, rows, validation):
+@settings(max_examples=60, deadline=None)
+@given(rows=events)
+def test_what_is_read_is_that_of_plain_python(shared_catalogue, rows):
     write(shared_catalogue, rows)
     interactions = Interactions.read(shared_catalogue)
     kept, users = read_by_hand(rows)
@@ -83,15 +67,6 @@ def test_leave_one_out_is_that_of_plain_python(shared_catalogue, rows, validatio
     assert [ITEMS[item] for item in interactions.items] == [item for _, _, item, _ in kept]
     assert interactions.timestamps.tolist() == [time for _, _, _, time in kept]
     assert interactions.num_repeats == len(rows) - len(kept)
-
-    users, train, held_out = split_by_hand(rows, validation)
-    for split in (leave_one_out(interactions, validation), read_split(shared_catalogue, validation)):
-        assert split.user_ids == tuple(users)
-        assert list(zip(split.users.tolist(), split.items.tolist(), strict=True)) == train
-        assert split.validation.tolist() == held_out["validation"]
-        assert split.test.tolist() == held_out["test"]
-        expected = [sum(user == owner for owner, _ in train) for user in range(len(users))]
-        assert split.purchases_per_user.tolist() == expected
 
 
 TIMES = [
@@ -110,9 +85,8 @@ TIMES = [
 def test_timestamps(catalogue, times):
     """The second row is the latest and the third the one before it."""
     write(catalogue, [("u", item, time) for item, time in zip(("i0", "i1", "i3"), times, strict=True)])
-    split = read_split(catalogue, validation=True)
-    assert split.test.tolist() == [1]
-    assert split.validation.tolist() == [3]
+    interactions = Interactions.read(catalogue)
+    assert interactions.items[np.argsort(interactions.timestamps)].tolist() == [0, 3, 1]
 
 
 @pytest.mark.parametrize("unit", ["s", "us", "ns"])
@@ -126,9 +100,9 @@ def test_timestamps_of_parquet(catalogue, unit, zone):
         "timestamp": pa.array(moments, pa.timestamp("us")).cast(pa.timestamp(unit)).cast(pa.timestamp(unit, zone)),
     }
     pa.parquet.write_table(pa.table(columns), catalogue.folder / "interactions.parquet")
-    split = read_split(catalogue, validation=True)
-    assert split.user_ids == ("5",)
-    assert (split.test.tolist(), split.validation.tolist()) == ([1], [2])
+    interactions = Interactions.read(catalogue)
+    assert interactions.user_ids == ("5",)
+    assert interactions.items[np.argsort(interactions.timestamps)].tolist() == [0, 2, 1]
 
 
 def test_numbers_in_parquet(catalogue):
@@ -165,67 +139,10 @@ def test_unknown_items_are_counted(catalogue):
 
 def test_a_shop_without_interactions(catalogue):
     with pytest.raises(CatwalkError, match=r"has no interactions\.csv, which a recommender needs"):
-        read_split(catalogue)
+        Interactions.read(catalogue)
 
 
-class TestPublishedSplits:
-    def write(self, catalogue, **parts):
-        for name, rows in parts.items():
-            write(catalogue, rows, f"splits/{name}.csv")
-
-    def test_they_are_used_as_they_are(self, catalogue):
-        self.write(
-            catalogue,
-            train=[("b", "i0", 9), ("a", "i1", 9), ("b", "i3", 1), ("b", "i3", 2)],
-            validation=[("a", "i4", 1)],
-            test=[("c", "02", 0), ("b", "i5", 0)],
-        )
-        for validation in (False, True):
-            split = read_split(catalogue, validation)
-            assert split.user_ids == ("b", "a", "c")
-            assert list(zip(split.users.tolist(), split.items.tolist(), strict=True)) == [(0, 0), (1, 1), (0, 3)]
-            assert split.validation.tolist() == [-1, 4, -1]
-            assert split.test.tolist() == [5, -1, 2]
-
-    def test_they_go_before_the_interactions(self, catalogue):
-        write(catalogue, [("z", "i0", 1)])
-        self.write(catalogue, train=[("a", "i1", 1)], test=[("a", "i0", 1)])
-        split = read_split(catalogue)
-        assert split.user_ids == ("a",)
-        assert split.validation.tolist() == [-1]
-
-    def test_parts_may_tell_time_in_different_ways(self, catalogue):
-        self.write(catalogue, train=[("a", "i1", 1)], validation=[("a", "i3", 1.5)], test=[("a", "i0", "2020-01-01")])
-        assert read_split(catalogue).test.tolist() == [0]
-
-    @pytest.mark.parametrize("parts", [["train"], ["test"], ["validation"], ["train", "validation"]])
-    def test_train_and_test_are_needed(self, catalogue, parts):
-        write(catalogue, [("z", "i0", 1)])
-        self.write(catalogue, **{name: [("a", "i1", 1)] for name in parts})
-        with pytest.raises(CatwalkError, match=r"splits needs both train\.csv and test\.csv"):
-            read_split(catalogue)
-
-    def test_an_empty_folder_is_no_split(self, catalogue):
-        write(catalogue, [("z", "i0", 1), ("z", "i1", 2)])
-        (catalogue.folder / "splits").mkdir()
-        assert read_split(catalogue).test.tolist() == [1]
-
-    @pytest.mark.parametrize("part", ["validation", "test"])
-    def test_two_items_of_a_user(self, catalogue, part):
-        self.write(catalogue, train=[("a", "i1", 1)], test=[("b", "i0", 1)])
-        self.write(catalogue, **{part: [("a", "i0", 1), ("a", "i3", 1)]})
-        with pytest.raises(CatwalkError, match=rf"{part}\.csv holds more than one item of a user; one is supported"):
-            read_split(catalogue)
-
-    @pytest.mark.parametrize(("part", "other"), [("validation", "train"), ("test", "train"), ("test", "validation")])
-    def test_an_item_of_a_user_in_two_parts(self, catalogue, part, other):
-        self.write(catalogue, train=[("a", "i1", 1), ("b", "i4", 2)], test=[("b", "i0", 1)])
-        rows = {part: [("a", "i5", 1)], other: [("a", "i5", 1), ("c", "i4", 2)]}
-        self.write(catalogue, **rows)
-        message = rf"{part}\.csv holds an item that the same user has in {other}\.csv"
-        with pytest.raises(CatwalkError, match=message):
-            read_split(catalogue)
-
-    def test_an_item_of_two_users_in_two_parts_is_fine(self, catalogue):
-        self.write(catalogue, train=[("a", "i1", 1), ("b", "i0", 1)], test=[("b", "i1", 1)])
-        assert read_split(catalogue).test.tolist() == [-1, 1]
+def test_interactions_need_timestamps(catalogue):
+    (catalogue.folder / "interactions.csv").write_text("user_id,item_id\nu,i0\n")
+    with pytest.raises(CatwalkError, match=r"interactions\.csv lacks the column 'timestamp'"):
+        Interactions.read(catalogue)

@@ -8,9 +8,9 @@ import torch
 from scipy.stats import chisquare
 
 from catwalk.errors import CatwalkError
-from catwalk.interactions import Split
-from catwalk.ranking import SeenItems
+from catwalk.ranking import SeenItems, UserItems
 from catwalk.sampling import TripletSampler
+from catwalk.splits import Split
 
 KINDS = ("uniform", "popularity")
 NUM_USERS, NUM_ITEMS = 40, 25
@@ -18,7 +18,8 @@ NUM_USERS, NUM_ITEMS = 40, 25
 
 def make_sampler(pairs, num_users, num_items, negatives="uniform"):
     users, items = (np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True))
-    nothing = np.full(num_users, -1)
+    nobody = torch.zeros(0, dtype=torch.int64)
+    nothing = UserItems.from_pairs(nobody, nobody, num_users, num_items)
     split = Split(tuple(f"user {number}" for number in range(num_users)), users, items, nothing, nothing)
     seen = SeenItems.from_pairs(torch.from_numpy(users), torch.from_numpy(items), num_users, num_items)
     return TripletSampler(split, seen, negatives)

@@ -1,11 +1,14 @@
 """Where a search puts what it draws, and what it draws it from."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from catwalk.errors import CatwalkError
+from catwalk.splits import RatioSplit
 from catwalk.tuning.training import SearchedTraining
 
 ADAGRAD = {"class_path": "torch.optim.Adagrad", "init_args": {"lr": 0.5}}
@@ -43,6 +46,22 @@ def test_parameters_go_to_their_places_and_leave_the_statement_alone(shop: Path)
     assert ADAGRAD == {"class_path": "torch.optim.Adagrad", "init_args": {"lr": 0.5}}
     assert stated.data == {"batch_size": 32}
     assert stated.model["init_args"] == {"factors": 3, "optimizer": ADAGRAD}
+
+
+def test_a_split_goes_to_the_data_of_every_trial(shop: Path) -> None:
+    split = {"class_path": "catwalk.splits.RatioSplit", "init_args": {"test_share": 0.5}}
+    stated = dataclasses.replace(training(shop), split=split)
+    assert stated.configuration({})["data"]["init_args"]["split"] == split
+    assert stated.specifications({})["data"].instantiate().rule == RatioSplit(0.5)
+    (drawn,) = stated.distributions({"model.factors": {"choices": [2]}})  # for which the shop is read
+    assert drawn == "model.factors"
+    search = {"model.factors": {"choices": [2]}}
+    assert stated.identity(search) != training(shop).identity(search)
+    by_date = {"class_path": "catwalk.splits.DateSplit", "init_args": {"test_from": 1}}
+    with pytest.raises(CatwalkError, match=r"DateSplit\.validation_from: give it"):
+        dataclasses.replace(training(shop), split=by_date).distributions(search)
+    with pytest.raises(CatwalkError, match=r"data\.split: leave it out, it is an argument of the search"):
+        SearchedTraining({}, {"split": split}, {}, shop, None, 5)
 
 
 def test_the_data_module_of_a_trial_holds_out_the_validation_items(shop: Path) -> None:

@@ -1,4 +1,4 @@
-"""AUC: how far up the whole catalogue the held-out item stands."""
+"""AUC: how far up the whole catalogue the held-out items stand."""
 
 import torch
 from torch import Tensor
@@ -11,58 +11,74 @@ TILE_ROWS = 32
 
 
 def auc(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return for each user the share of the other candidates that score lower than the held-out item.
+    """Return for each user the share of the pairs of a held-out item and another candidate that are in this order.
+
+    Other held-out items are not among the other candidates.
 
     Args:
         scores: Float ``(B, N)``; minus infinity marks what the user has seen, which is no candidate.
-        targets: int64 ``(B,)``, the one held-out item of each user.
+        targets: int64 ``(B,)``, the one held-out item of each user, or ``(B, T)``, any number of them from 1 on, each
+            at most once; ``-1`` fills the rows of users with fewer.
 
     Returns:
-        float64 ``(B,)`` in [0, 1], where a candidate with the target's own score counts one half; NaN for a user
-        who has no candidate besides the target.
+        float64 ``(B,)`` in [0, 1], where a pair of equal scores counts one half; NaN for a user who has no candidate
+        besides the held-out items.
 
     Raises:
-        ValueError: If shapes do not fit, a target is not in ``0..N - 1`` or is masked, or a score is NaN.
+        ValueError: If shapes do not fit, a user has no target, a target is not below N or is masked, or a score is NaN.
 
     Example:
         >>> import torch
         >>> from catwalk.metrics.auc import auc
         >>> auc(torch.tensor([[0.1, 0.5, -torch.inf, 0.5, 0.9]]), torch.tensor([1]))
         tensor([0.5000], dtype=torch.float64)
+        >>> auc(torch.tensor([[0.1, 0.5, -torch.inf, 0.5, 0.9]]), torch.tensor([[1, 4]]))  # 1 and 1/2, 1 and 1
+        tensor([0.8750], dtype=torch.float64)
     """
-    if scores.ndim != 2 or targets.shape != scores.shape[:1]:
+    if scores.ndim != 2 or targets.ndim not in (1, 2) or len(targets) != len(scores):
         raise ValueError(
-            f"scores must be (B, N) and targets (B,), got {tuple(scores.shape)} and {tuple(targets.shape)}"
+            f"scores must be (B, N) and targets (B,) or (B, T), got {tuple(scores.shape)} and {tuple(targets.shape)}"
         )
     scores = scores.detach()
     if not len(targets):
         return torch.zeros(0, dtype=torch.float64, device=scores.device)
     if scores.amax().isnan():  # the maximum hands NaN on
         raise DivergedError("scores contain NaN: the model has diverged")
-    if (targets < 0).any() or (targets >= scores.shape[1]).any():
-        raise ValueError(f"targets must be in 0..{scores.shape[1] - 1}; leave out users without a held-out item")
-    target_scores = scores.gather(1, targets[:, None])
+    targets = targets.reshape(len(targets), -1)
+    num_items = scores.shape[1]
+    if (targets.amax(dim=1) < 0).any() or (targets >= num_items).any():
+        raise ValueError(f"targets must be in 0..{num_items - 1}; leave out users without a held-out item")
+    rows, columns = (targets >= 0).nonzero(as_tuple=True)
+    target_scores = scores[rows, targets[rows, columns]]
     if (target_scores == -torch.inf).any():
         raise ValueError("a target's score is minus infinity: the held-out item is among the seen items")
-    num_items = scores.shape[1]
     # Floats, for a CPU adds them up several times faster than booleans; float32 counts exactly up to 2 ** 24.
     dtype = torch.float32 if num_items <= 2**24 else torch.float64
-    outcomes = torch.empty((min(TILE_ROWS, len(scores)), num_items), dtype=dtype, device=scores.device)
-    values = []
-    for tile, target in zip(scores.split(TILE_ROWS), target_scores.split(TILE_ROWS), strict=True):
+    outcomes = torch.empty((min(TILE_ROWS, len(rows)), num_items), dtype=dtype, device=scores.device)
+    points, candidates = [], []
+    # With one target each, a tile is rows side by side and needs no copy.
+    tiles = scores.split(TILE_ROWS) if targets.shape[1] == 1 else (scores[its] for its in rows.split(TILE_ROWS))
+    for tile, target in zip(tiles, target_scores[:, None].split(TILE_ROWS), strict=True):
         out = outcomes[: len(tile)]
         masked = torch.eq(tile, -torch.inf, out=out).sum(dim=1).double()
         lower = torch.lt(tile, target, out=out).sum(dim=1).double() - masked
-        equal = torch.eq(tile, target, out=out).sum(dim=1).double() - 1
-        values.append((lower + 0.5 * equal) / (num_items - masked - 1))
-    return torch.cat(values)
+        equal = torch.eq(tile, target, out=out).sum(dim=1).double()
+        points.append(lower + 0.5 * equal)
+        candidates.append(num_items - masked)
+    # All halves of whole numbers, whose sums are exact. Among themselves n targets have n * n / 2 points, for of two
+    # that differ one is lower, and each equals itself.
+    count = (targets >= 0).sum(dim=1).double()
+    total = torch.zeros_like(count).index_add_(0, rows, torch.cat(points)) - 0.5 * count**2
+    others = torch.zeros_like(count).index_copy_(0, rows, torch.cat(candidates)) - count
+    return total / (count * others)
 
 
 class AUC(Float64Mean):
-    """Mean over users of the share of the other candidates that score lower than the held-out item, in [0, 1].
+    """Mean over users of the share of the other candidates that score lower than a held-out item, in [0, 1].
 
-    The candidates are the items that the user has not seen. Ties count one half, so a constant score gets 0.5. A user
-    without candidates besides the held-out item has no such share and is not counted; NaN if nobody is.
+    The candidates are the items that the user has not seen; a user's share is the mean over the held-out items, which
+    are not compared with one another. Ties count one half, so a constant score gets 0.5. A user without candidates
+    besides the held-out items has no such share and is not counted; NaN if nobody is.
 
     Reference: Rendle et al., *BPR: Bayesian personalized ranking from implicit feedback*, UAI 2009, section 5.
 

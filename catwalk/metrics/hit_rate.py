@@ -1,24 +1,25 @@
-"""HR@K: the share of users whose held-out item is in their list."""
+"""HR@K: the share of users with a held-out item in their list."""
 
 import torch
 from torch import Tensor
 
-from catwalk.metrics.held_out import HeldOutRankMetric, target_ranks
+from catwalk.metrics.held_out import HeldOutRankMetric, first_ranks, target_ranks
 
 
 def hit_rate(recommended: Tensor, targets: Tensor, top_k: int) -> Tensor:
-    """Tell for each user whether the held-out item is among the first ``top_k`` recommendations.
+    """Tell for each user whether a held-out item is among the first ``top_k`` recommendations.
 
     Args:
         recommended: int64 ``(B, >= top_k)``, best first; ``-1`` fills short lists.
-        targets: int64 ``(B,)``, the one held-out item of each user.
+        targets: int64 ``(B,)`` or ``(B, T)``, the held-out items of each user; see
+            :func:`~catwalk.metrics.held_out.target_ranks`.
         top_k: How much of the lists counts.
 
     Returns:
         float64 ``(B,)`` of 0 and 1, whose mean is HR@K.
 
     Raises:
-        ValueError: If shapes do not fit, a list is shorter than ``top_k``, or a target is negative.
+        ValueError: If shapes do not fit, a list is shorter than ``top_k``, or a user has no held-out item.
 
     Example:
         >>> import torch
@@ -26,11 +27,11 @@ def hit_rate(recommended: Tensor, targets: Tensor, top_k: int) -> Tensor:
         >>> hit_rate(torch.tensor([[4, 2, 0], [1, 3, -1]]), torch.tensor([2, 0]), top_k=2)
         tensor([1., 0.], dtype=torch.float64)
     """
-    return (target_ranks(recommended, targets, top_k) > 0).double()
+    return (first_ranks(target_ranks(recommended, targets, top_k), top_k) > 0).double()
 
 
 class HitRate(HeldOutRankMetric):
-    """HR@K under leave-one-out: the share of users whose one held-out item is in their top-K list, in [0, 1].
+    """HR@K: the share of users with at least one of their held-out items in their top-K list, in [0, 1].
 
     Reference: Deshpande and Karypis, *Item-based top-N recommendation algorithms*, ACM TOIS 22(1), 2004.
 
@@ -51,6 +52,8 @@ class HitRate(HeldOutRankMetric):
         >>> round(metric.compute().item(), 2)
         0.25
     """
+
+    first_only = True
 
     def gains(self) -> Tensor:
         """Return 1 for every rank in the list."""

@@ -1,24 +1,25 @@
-"""MRR@K: one over the rank of the held-out item."""
+"""MRR@K: one over the rank of the first held-out item."""
 
 import torch
 from torch import Tensor
 
-from catwalk.metrics.held_out import HeldOutRankMetric, target_ranks
+from catwalk.metrics.held_out import HeldOutRankMetric, first_ranks, target_ranks
 
 
 def reciprocal_rank(recommended: Tensor, targets: Tensor, top_k: int) -> Tensor:
-    """Return one over the rank of each user's held-out item.
+    """Return one over the rank of each user's first held-out item.
 
     Args:
         recommended: int64 ``(B, >= top_k)``, best first; ``-1`` fills short lists.
-        targets: int64 ``(B,)``, the one held-out item of each user.
+        targets: int64 ``(B,)`` or ``(B, T)``, the held-out items of each user; see
+            :func:`~catwalk.metrics.held_out.target_ranks`.
         top_k: How much of the lists counts.
 
     Returns:
-        float64 ``(B,)``: ``1 / rank``, counting ranks from 1, and 0 where the target is not in the list.
+        float64 ``(B,)``: ``1 / rank``, counting ranks from 1, and 0 where no target is in the list.
 
     Raises:
-        ValueError: If shapes do not fit, a list is shorter than ``top_k``, or a target is negative.
+        ValueError: If shapes do not fit, a list is shorter than ``top_k``, or a user has no held-out item.
 
     Example:
         >>> import torch
@@ -26,7 +27,7 @@ def reciprocal_rank(recommended: Tensor, targets: Tensor, top_k: int) -> Tensor:
         >>> reciprocal_rank(torch.tensor([[4, 2, 0], [1, 3, -1]]), torch.tensor([2, 0]), top_k=3)
         tensor([0.5000, 0.0000], dtype=torch.float64)
     """
-    return _gains(top_k).to(recommended.device)[target_ranks(recommended, targets, top_k)]
+    return _gains(top_k).to(recommended.device)[first_ranks(target_ranks(recommended, targets, top_k), top_k)]
 
 
 def _gains(top_k: int) -> Tensor:
@@ -36,9 +37,9 @@ def _gains(top_k: int) -> Tensor:
 
 
 class MeanReciprocalRank(HeldOutRankMetric):
-    """MRR@K under leave-one-out: the mean over users of ``1 / rank`` of their held-out item, in [0, 1].
+    """MRR@K: the mean over users of ``1 / rank`` of the first of their held-out items in the list, in [0, 1].
 
-    An item beyond the first K counts 0.
+    A user with none among the first K counts 0.
 
     Reference: Voorhees, *The TREC-8 question answering track report*, TREC 1999.
 
@@ -59,6 +60,8 @@ class MeanReciprocalRank(HeldOutRankMetric):
         >>> metric.compute()
         tensor(0.2500, dtype=torch.float64)
     """
+
+    first_only = True
 
     def gains(self) -> Tensor:
         """Return one over each rank."""

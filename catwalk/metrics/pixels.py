@@ -16,6 +16,13 @@ def mean_squared_error(originals: Tensor, adversarial: Tensor) -> Tensor:
 
     Raises:
         ValueError: If they are no 8-bit images of one shape.
+
+    Example:
+        >>> import torch
+        >>> from catwalk.metrics.pixels import mean_squared_error
+        >>> black = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+        >>> mean_squared_error(black, torch.full_like(black, 51))  # a fifth of 255
+        tensor([0.0400], dtype=torch.float64)
     """
     check_levels(originals, adversarial)
     differences = (adversarial.int() - originals.int()).flatten(1)

@@ -1,8 +1,16 @@
 """Recall@K: the share of a user's held-out items that are in the list."""
 
-from torch import Tensor
+from typing import Any
 
-from catwalk.metrics.hit_rate import HitRate, hit_rate
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from catwalk.metrics.held_out import check_top_k, num_hits, num_targets, target_ranks
+
+UNIT = 2**36
+"""Shares are added up in whole units, so that their sum is the same in every order. Each is off by less than 1e-11, and
+the sum has room for a hundred million users."""
 
 
 def recall(recommended: Tensor, targets: Tensor, top_k: int) -> Tensor:
@@ -10,29 +18,29 @@ def recall(recommended: Tensor, targets: Tensor, top_k: int) -> Tensor:
 
     Args:
         recommended: int64 ``(B, >= top_k)``, best first; ``-1`` fills short lists.
-        targets: int64 ``(B,)``, the one held-out item of each user.
+        targets: int64 ``(B,)`` or ``(B, T)``, the held-out items of each user; see
+            :func:`~catwalk.metrics.held_out.target_ranks`.
         top_k: How much of the lists counts.
 
     Returns:
-        float64 ``(B,)`` of 0 and 1.
+        float64 ``(B,)`` in [0, 1].
 
     Raises:
-        ValueError: If shapes do not fit, a list is shorter than ``top_k``, or a target is negative.
+        ValueError: If shapes do not fit, a list is shorter than ``top_k``, or a user has no held-out item.
 
     Example:
         >>> import torch
         >>> from catwalk.metrics.recall import recall
-        >>> recall(torch.tensor([[4, 2, 0], [1, 3, -1]]), torch.tensor([2, 0]), top_k=2)
-        tensor([1., 0.], dtype=torch.float64)
+        >>> recall(torch.tensor([[4, 2, 0], [1, 3, -1]]), torch.tensor([[2, 3], [0, -1]]), top_k=2)
+        tensor([0.5000, 0.0000], dtype=torch.float64)
     """
-    return hit_rate(recommended, targets, top_k)
+    return num_hits(target_ranks(recommended, targets, top_k)).double() / num_targets(targets)
 
 
-class Recall(HitRate):
-    """Recall@K under leave-one-out: the mean over users of the share of their held-out items in the list, in [0, 1].
+class Recall(Metric):
+    """Recall@K: the mean over users of the share of their held-out items that are in the list, in [0, 1].
 
-    A user has one held-out item, so that this equals :class:`HitRate`; it is here under the name by which others
-    report it.
+    With one held-out item per user it equals :class:`HitRate`.
 
     Args:
         top_k: How much of the lists counts.
@@ -43,8 +51,31 @@ class Recall(HitRate):
 
     Example:
         >>> import torch
-        >>> from catwalk.metrics import HitRate, Recall
-        >>> recommended, targets = torch.tensor([[4, 2, 0], [1, 3, 2]]), torch.tensor([2, 0])
-        >>> Recall(top_k=3)(recommended, targets) == HitRate(top_k=3)(recommended, targets)
-        tensor(True)
+        >>> from catwalk.metrics import Recall
+        >>> Recall(top_k=3)(torch.tensor([[4, 2, 0], [1, 3, 2]]), torch.tensor([[2, 1], [3, -1]]))  # 1/2 and 1
+        tensor(0.7500, dtype=torch.float64)
     """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, top_k: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_top_k(top_k)
+        self.top_k = top_k
+        self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, recommended: Tensor, targets: Tensor) -> None:
+        """Add a batch of users; see :func:`recall` for what is expected of the arguments."""
+        shares = recall(recommended, targets, self.top_k)
+        self.total = self.total + (shares * UNIT).round().long().sum()
+        self.count = self.count + len(shares)
+
+    def compute(self) -> Tensor:
+        """Return the mean over users, a float64 scalar; NaN if there were none."""
+        return self.total.double() / UNIT / self.count

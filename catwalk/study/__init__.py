@@ -2,6 +2,7 @@
 
 import json
 import platform
+from dataclasses import dataclass, fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +14,13 @@ from rich.markup import escape
 from catwalk import __version__
 from catwalk.catalogue import Catalogue, number_of
 from catwalk.errors import CatwalkError
+from catwalk.perceptual import LPIPS, load_lpips
 from catwalk.protocol import Protocol
 from catwalk.study.cache import StageCache
 from catwalk.study.grid import NO_ATTACK, Grid, Settings, Training
+from catwalk.study.perceptual_stage import PerceptualSettings, PerceptualStage
 from catwalk.study.progress import StudyProgress
+from catwalk.study.specification import split_of
 from catwalk.study.stages import (
     AccuracyStage,
     AttackStage,
@@ -27,6 +31,7 @@ from catwalk.study.stages import (
     Stage,
 )
 from catwalk.study.tables import Cell, Table, networks_table, table_1, table_2, write_cells
+from catwalk.study.wandb import CellRun, WandbMode, require_login, write_runs
 
 __all__ = ["Grid", "Settings", "Training", "run_study"]
 
@@ -45,6 +50,10 @@ def run_study(
     top_k: int = 20,
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
     accuracy_attack: Settings | None = None,
+    lpips: PerceptualSettings = PerceptualSettings(),  # noqa: B008 - frozen
+    split: Settings | None = None,
+    wandb: WandbMode | None = None,
+    wandb_artifacts: bool = False,
     output: Path = Path("runs"),
 ) -> Path:
     """Run a study and print its tables.
@@ -66,23 +75,33 @@ def run_study(
         protocol: What is attacked and counted.
         accuracy_attack: ``class_path`` and ``init_args`` of the untargeted attack under which the networks' accuracy on
             the test images is measured; by default PGD with ε = 8 grey levels, ten steps of ε/6 and a random start.
+        lpips: How LPIPS of the adversarial images is measured.
+        split: ``class_path`` and ``init_args`` of the rule by which purchases are divided, one of ``catwalk.splits``;
+            by default the publisher's split, or else every user's last purchase is the test.
+        wandb: ``offline`` writes a W&B run for each cell, and one with the tables, to ``output/wandb``; ``online``
+            sends them to your account as well. Neither by default.
+        wandb_artifacts: Whether those runs bring the study's files, its classifiers and their features along.
         output: Folder for the study and the cache.
 
     Returns:
         The study's folder, with ``cells.csv``, ``table1.*``, ``table2.*``, ``networks.*`` and ``manifest.json``.
 
     Raises:
-        CatwalkError: If the grid does not fit the dataset; nothing has been written then.
+        CatwalkError: If the grid does not fit the dataset, or LPIPS or W&B's account cannot be had; nothing has been
+            written then.
     """
     cache = StageCache(output / "cache")
     folder = output / name
     if folder.resolve() in (output.resolve(), cache.folder.resolve()):
         raise CatwalkError(f"name: {name!r} is not a name for a study's folder")
     grid = Grid(dataset, source, target, extractors, attacks, recommenders, seeds, top_k, protocol)
-    shop = Shop(Catalogue.read(dataset))
+    shop = Shop(Catalogue.read(dataset), None if split is None else split_of(split))
     if not 1 <= top_k <= len(shop.catalogue):
         raise CatwalkError(f"top_k: must lie in 1..{len(shop.catalogue)}, the size of the catalogue, got {top_k}")
-    runs = _plan(grid, shop, cache, accuracy_attack or ACCURACY_ATTACK)
+    measure, why_not = load_lpips(lpips.net, lpips.trunk, lpips.on_missing) if attacks else (None, None)
+    runs = _plan(grid, shop, cache, accuracy_attack or ACCURACY_ATTACK, measure)
+    if wandb == "online":
+        require_login()
     cache.remove_leftovers()
     stages = _in_order(runs)
     waiting = [stage for stage in stages if not stage.is_done]
@@ -92,32 +111,51 @@ def run_study(
         f"{len(stages) - len(waiting)} of them done before",
         highlight=False,
     )
+    if why_not is not None:
+        console.print(f"LPIPS is left out: {why_not}", markup=False, highlight=False, style="yellow")
     with StudyProgress(console, len(waiting)) as progress:
         for stage in waiting:
             stage.run(progress)
-    cells = [_cell(shop, grid, *run) for run in runs]
+    cells = [_cell(shop, grid, run) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     write_cells(cells, top_k, folder / "cells.csv")
     purposes = _purposes(runs)
     tables = {
         "table1": table_1(cells, top_k, purposes),
-        "table2": table_2(cells, purposes),
+        "table2": table_2(cells, purposes, lpips.net),
         "networks": _networks(shop, runs),
     }
     for stem, table in tables.items():
         table.write(folder / stem)
         console.print()
         table.show(console)
-    _write_manifest(folder / "manifest.json", shop, grid, runs)
+    _write_manifest(folder / "manifest.json", shop, grid, runs, measure, why_not)
+    if wandb is not None:
+        rows = [CellRun(name, cell, list(filter(None, run.stages))) for run, cell in zip(runs, cells, strict=True)]
+        console.print()
+        write_runs(rows, folder, [*tables, "cells"], wandb, wandb_artifacts, console)
     console.print(f"\nTables and cells are in {folder}", highlight=False)
     return folder
 
 
-Run = tuple[ClassifierStage, AccuracyStage | None, FeaturesStage, AttackStage | None, RecommenderStage]
-"""The stages of a cell."""
+@dataclass(frozen=True)
+class Run:
+    """The stages of a cell."""
+
+    classifier: ClassifierStage
+    accuracy: AccuracyStage | None
+    features: FeaturesStage
+    attack: AttackStage | None
+    perceptual: PerceptualStage | None
+    recommender: RecommenderStage
+
+    @property
+    def stages(self) -> list[Stage | None]:
+        """The stages in the order in which they are to run."""
+        return [getattr(self, field.name) for field in fields(self)]
 
 
-def _plan(grid: Grid, shop: Shop, cache: StageCache, accuracy_attack: Settings) -> list[Run]:
+def _plan(grid: Grid, shop: Shop, cache: StageCache, accuracy_attack: Settings, lpips: LPIPS | None) -> list[Run]:
     """Return the cells in the order of the tables; cells share the stages that they have in common."""
     runs: list[Run] = []
     for extractor, training in grid.extractors.items():
@@ -133,13 +171,15 @@ def _plan(grid: Grid, shop: Shop, cache: StageCache, accuracy_attack: Settings) 
         for recommender in grid.recommenders:
             trained = partial(RecommenderStage, cache, shop, recommender, grid)
             clean = {seed: trained(seed, features, None) for seed in grid.seeds}
-            runs += [(classifier, accuracy, features, None, clean[seed]) for seed in grid.seeds]
+            network = classifier, accuracy, features
+            runs += [Run(*network, None, None, clean[seed]) for seed in grid.seeds]
             for attack in attacks:
                 if attack.must_know_recommender and not clean[grid.seeds[0]].looks_at_images:
                     continue  # it has no features that an image could change
                 for seed in grid.seeds:
                     aimed = attack.knowing(clean[seed]) if attack.must_know_recommender else attack
-                    runs.append((classifier, accuracy, features, aimed, trained(seed, features, aimed)))
+                    looks = PerceptualStage(cache, aimed, lpips)
+                    runs.append(Run(*network, aimed, looks, trained(seed, features, aimed)))
     return runs
 
 
@@ -161,7 +201,7 @@ def _in_order(runs: list[Run]) -> list[Stage]:
             add(needed)
         ordered.setdefault((stage.kind, stage.key), stage)
 
-    for column in zip(*runs, strict=True):
+    for column in zip(*(run.stages for run in runs), strict=True):
         for stage in column:
             if stage is not None:
                 add(stage)
@@ -170,32 +210,24 @@ def _in_order(runs: list[Run]) -> list[Stage]:
 
 def _purposes(runs: list[Run]) -> str:
     """Return what the attacks of a study are for, as a sentence."""
-    purposes = [
-        attack.attack.purpose(attack.grid.source, attack.target) for *_, attack, _ in runs if attack is not None
-    ]
+    attacks = [run.attack for run in runs if run.attack is not None]
+    purposes = [attack.attack.purpose(attack.grid.source, attack.target) for attack in attacks]
     return f"Attacks {', or '.join(dict.fromkeys(purposes))}." if purposes else "Nothing was attacked."
 
 
-def _cell(
-    shop: Shop,
-    grid: Grid,
-    classifier: ClassifierStage,
-    accuracy: AccuracyStage | None,
-    features: FeaturesStage,
-    attack: AttackStage | None,
-    stage: RecommenderStage,
-) -> Cell:
+def _cell(shop: Shop, grid: Grid, run: Run) -> Cell:
     """Return a row of ``cells.csv``."""
+    attack, looks = run.attack, run.perceptual
     summary = attack.summary if attack is not None else None
-    k, record = grid.top_k, stage.record
+    k, record = grid.top_k, run.recommender.record
     return {
         "dataset": shop.catalogue.name,
         "protocol": grid.protocol.name,
-        "extractor": classifier.name,
+        "extractor": run.classifier.name,
         "attack": attack.name if attack is not None else NO_ATTACK,
         "epsilon": summary.epsilon if summary else None,
-        "recommender": stage.name,
-        "seed": stage.seed,
+        "recommender": run.recommender.name,
+        "seed": run.recommender.seed,
         "source": grid.source,
         "target": summary.target if summary else grid.target,
         "n_attacked": summary.n_attacked if summary else None,
@@ -209,6 +241,7 @@ def _cell(
         "sr_clean": summary.sr_clean if summary else None,
         "sr_net": summary.sr_net if summary else None,
         "feature_loss": summary.feature_loss if summary else None,
+        **{name: looks.figure(name) if looks else None for name in ("lpips", "ssim", "psnr")},
         "linf_levels": summary.linf_levels if summary else None,
         "l2_levels": summary.l2_levels if summary else None,
         "seconds": record["seconds"],
@@ -217,7 +250,7 @@ def _cell(
 
 def _networks(shop: Shop, runs: list[Run]) -> Table:
     """Return the accuracy of every network, clean and under attack."""
-    stages = {run[0].name: run[:2] for run in runs}.values()
+    stages = {run.classifier.name: (run.classifier, run.accuracy) for run in runs}.values()
     under = next((f"under {accuracy.attack_name}" for _, accuracy in stages if accuracy is not None), None)
     accuracies = {
         classifier.name: [classifier.record["accuracy"]] + [accuracy and accuracy.record["accuracy"]] * bool(under)
@@ -226,7 +259,9 @@ def _networks(shop: Shop, runs: list[Run]) -> Table:
     return networks_table(shop.catalogue.name, ["clean", *([under] if under else [])], accuracies)
 
 
-def _write_manifest(path: Path, shop: Shop, grid: Grid, runs: list[Run]) -> None:
+def _write_manifest(
+    path: Path, shop: Shop, grid: Grid, runs: list[Run], lpips: LPIPS | None, why_no_lpips: str | None
+) -> None:
     """Write what is needed to repeat the study, and where its results are in the cache."""
     manifest = {
         "catwalk": __version__,
@@ -245,16 +280,20 @@ def _write_manifest(path: Path, shop: Shop, grid: Grid, runs: list[Run]) -> None
             "catalogue": shop.catalogue.fingerprint,
             "labelled images": shop.labelled_images,
             "interactions": shop.interactions,
+            "split": None if shop.split is None else shop.split.settings,
         },
         "protocol": vars(grid.protocol),
         "seeds": grid.seeds,
         "stages": {stage.description: f"{stage.kind}/{stage.key}" for stage in _in_order(runs)},
         "classifiers": {
-            classifier.name: {
-                "accuracy": classifier.record["accuracy"],
-                "accuracy under attack": accuracy.record["accuracy"] if accuracy is not None else None,
+            run.classifier.name: {
+                "accuracy": run.classifier.record["accuracy"],
+                "accuracy under attack": run.accuracy.record["accuracy"] if run.accuracy is not None else None,
             }
-            for classifier, accuracy, *_ in runs
+            for run in runs
         },
+        "lpips": {"missing": why_no_lpips}
+        if lpips is None
+        else {"net": lpips.net, "trunk_sha256": lpips.trunk_sha256, "trunk": lpips.trunk_origin},
     }
     path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from catwalk.backbones import import_object
 from catwalk.errors import CatwalkError
 from catwalk.one_line import one_line
 from catwalk.parsers import instantiate
+from catwalk.splits import SplitRule
 from lightning_modules.cnn import ProductClassifier
 from lightning_modules.recommender import Recommender
 
@@ -67,6 +68,13 @@ class Specification:
 def attack_of(settings: Mapping[str, Any], argument: str = "attacks") -> Specification:
     """Return an attack."""
     return Specification.of(settings, Attack, argument)
+
+
+def split_of(settings: Mapping[str, Any], argument: str = "split") -> Specification:
+    """Return a rule by which purchases are divided, and which accepts its arguments."""
+    specification = Specification.of(settings, SplitRule, argument)
+    specification.instantiate()
+    return specification
 
 
 def classifier_of(settings: Mapping[str, Any], name: str) -> Specification:

@@ -25,9 +25,9 @@ from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
 from catwalk.imagenet import imagenet_categories
-from catwalk.interactions import read_split
 from catwalk.labelled_images import LabelledImages
 from catwalk.poisoning import AttackSummary, poison, read_summary
+from catwalk.splits import Split, read_split
 from catwalk.study.cache import StageCache, stage_key
 from catwalk.study.grid import NO_ATTACK, Grid, Training
 from catwalk.study.progress import StudyProgress
@@ -45,14 +45,24 @@ TRIPLETS = "datamodules.InteractionTriplets"
 
 @dataclass(frozen=True)
 class Shop:
-    """The dataset of a study, with the fingerprints that its stages depend on."""
+    """The dataset of a study, with the fingerprints that its stages depend on.
+
+    Attributes:
+        catalogue: What is sold.
+        split: How the purchases are divided; as :func:`~catwalk.splits.read_split` does without a rule by default.
+    """
 
     catalogue: Catalogue
+    split: Specification | None = None
+
+    def read_split(self) -> Split:
+        """Return the purchases, divided."""
+        return read_split(self.catalogue, rule=None if self.split is None else self.split.instantiate())
 
     @cached_property
     def interactions(self) -> str:
         """SHA-256 of the files that say who bought what; they are read once, to see that they are sound."""
-        read_split(self.catalogue)
+        self.read_split()
         digest = hashlib.sha256()
         folder = self.catalogue.folder
         files = [path for pattern in ("interactions.*", "splits/*") for path in sorted(folder.glob(pattern))]
@@ -335,6 +345,9 @@ class AttackStage(Stage):
         self._must_know_purchases = self.attack.knowledge == "network and purchases"
         if self._must_know_purchases:
             self.settings["interactions"] = features.shop.interactions
+            if features.shop.split is not None:
+                self.settings["split"] = features.shop.split.settings
+                self.modules += (features.shop.split.module,)
 
     @property
     def must_know_recommender(self) -> bool:
@@ -353,7 +366,7 @@ class AttackStage(Stage):
         if self.known is not None:
             attack.recommender = self.known.folder / RECOMMENDER_FILE
         if self._must_know_purchases:
-            purchases = np.bincount(read_split(catalogue).items, minlength=len(catalogue))
+            purchases = np.bincount(self.features.shop.read_split().items, minlength=len(catalogue))
         poison(
             load_classifier(self.features.classifier.folder / CLASSIFIER_FILE),
             attack,
@@ -422,14 +435,17 @@ class RecommenderStage(Stage):
             "callbacks.category_hit_ratio",
             "callbacks.write_user_figures",
         )
-        self.data = data_of(
-            training.data,
-            TRIPLETS,
-            f"recommenders.{name}.data",
-            dataset=str(shop.catalogue.folder),
-            features=str(self.source.folder),
-            seed=seed,
-        )
+        given: dict[str, Any] = {
+            "dataset": str(shop.catalogue.folder),
+            "features": str(self.source.folder),
+            "seed": seed,
+        }
+        if "split" in (training.data or {}):
+            raise CatwalkError(f"recommenders.{name}.data.split: leave it out, it is an argument of the study")
+        if shop.split is not None:
+            given["split"] = shop.split.settings
+            self.modules += (shop.split.module,)
+        self.data = data_of(training.data, TRIPLETS, f"recommenders.{name}.data", **given)
         self.data.instantiate()
         self.settings = {
             "model": self.model.settings,

@@ -4,7 +4,7 @@ import csv
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 Cell = dict[str, Any]
+
+WIDEST = 10_000
+"""Columns of a screen on which every table has room."""
 
 LATEX_ESCAPES = str.maketrans(
     {
@@ -42,7 +45,8 @@ def cell_columns(top_k: int) -> tuple[str, ...]:
     return (
         *("dataset", "protocol", "extractor", "attack", "epsilon", "recommender", "seed", "source", "target"),
         *("n_attacked", f"chr@{top_k}", f"ncdcg@{top_k}", f"hr@{top_k}", f"ndcg@{top_k}", "auc"),
-        *("sr_float", "sr", "sr_clean", "sr_net", "feature_loss", "linf_levels", "l2_levels", "seconds"),
+        *("sr_float", "sr", "sr_clean", "sr_net", "feature_loss", "lpips", "ssim", "psnr"),
+        *("linf_levels", "l2_levels", "seconds"),
     )
 
 
@@ -62,12 +66,14 @@ class Figure:
     Attributes:
         values: One value per seed.
         digits: Decimals to show.
-        percent: Whether to show it as a percentage.
+        factor: By what to multiply it.
+        unit: What stands behind it.
     """
 
     values: tuple[float, ...]
     digits: int = 4
-    percent: bool = False
+    factor: int = 1
+    unit: str = ""
 
     @property
     def mean(self) -> float:
@@ -81,11 +87,15 @@ class Figure:
 
     def text(self, plus_minus: str = "±") -> str:
         """Return the figure as people read it."""
-        factor, unit = (100, "%") if self.percent else (1, "")
-        text = f"{factor * self.mean:.{self.digits}f}{unit}"
+        text = f"{self.factor * self.mean:.{self.digits}f}{self.unit}"
         if self.spread is None:
             return text
-        return f"{text} {plus_minus} {factor * self.spread:.{self.digits}f}{unit}"
+        return f"{text} {plus_minus} {self.factor * self.spread:.{self.digits}f}{self.unit}"
+
+
+def percentage(values: tuple[float, ...]) -> Figure:
+    """Return a figure that is shown as a percentage."""
+    return Figure(values, 2, factor=100, unit="%")
 
 
 Row = tuple[tuple[str, ...], tuple[Figure | None, ...]]
@@ -104,6 +114,7 @@ class Table:
         headings: Lower headings of the figures, one per column.
         rows: Labels and figures of every row; None is a figure that does not exist.
         best: Places ``(row, column)`` to print in bold.
+        group_heading: What the groups are.
     """
 
     title: str
@@ -113,6 +124,7 @@ class Table:
     headings: tuple[str, ...]
     rows: tuple[Row, ...]
     best: frozenset[tuple[int, int]]
+    group_heading: str = "CNN"
 
     def write(self, stem: Path) -> None:
         """Write ``stem.csv``, ``stem.md`` and ``stem.tex``."""
@@ -174,12 +186,40 @@ class Table:
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
     def show(self, console: Console) -> None:
-        """Print the table."""
+        """Print the table; where it is too wide for the screen, its groups stand one below the other."""
+        table = self._screen_table()
+        unbounded = console.options.update(max_width=WIDEST)
+        if console.measure(table, options=unbounded).maximum > console.width and len(set(self.groups)) > 1:
+            table = self._stacked()._screen_table()
+        console.print(escape(self.title), style="bold", highlight=False)
+        console.print(table)
+        console.print(escape(self.notes), style="dim", highlight=False)
+
+    def _stacked(self) -> "Table":
+        """Return the table with its groups as the first label of the rows, all of which have the same headings."""
+        names = list(dict.fromkeys(self.groups))
+        width = len(self.groups) // len(names)
+        rows = tuple(
+            ((name, *labels), figures[place * width : (place + 1) * width])
+            for place, name in enumerate(names)
+            for labels, figures in self.rows
+        )
+        best = {(row + column // width * len(self.rows), column % width) for row, column in self.best}
+        return replace(
+            self,
+            row_headings=(self.group_heading, *self.row_headings),
+            groups=("",) * width,
+            headings=self.headings[:width],
+            rows=rows,
+            best=frozenset(best),
+        )
+
+    def _screen_table(self) -> RichTable:
         table = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True)
         for heading in self.row_headings:
-            table.add_column(escape(heading))
+            table.add_column(escape(heading), no_wrap=True)
         for group, heading in zip(self.groups, self.headings, strict=True):
-            table.add_column(escape(f"{group}\n{heading}" if group else heading), justify="right")
+            table.add_column(escape(f"{group}\n{heading}" if group else heading), justify="right", no_wrap=True)
         previous: tuple[str, ...] = ()
         for number, (labels, _) in enumerate(self.rows):
             if previous and labels[0] != previous[0] and len(labels) > 1:
@@ -190,9 +230,7 @@ class Table:
             ]
             table.add_row(*map(escape, shown), *self._texts(number, "[bold]{}[/]", "±"))
             previous = labels
-        console.print(escape(self.title), style="bold", highlight=False)
-        console.print(table)
-        console.print(escape(self.notes), style="dim", highlight=False)
+        return table
 
     def _texts(self, row: int, bold: str, plus_minus: str, escape: Any = str) -> list[str]:
         texts = []
@@ -247,14 +285,15 @@ def table_1(cells: Sequence[Cell], top_k: int, purposes: str) -> Table:
     )
 
 
-def table_2(cells: Sequence[Cell], purposes: str) -> Table:
-    """Return success rate and feature loss by attack and network; bold the highest of each.
+def table_2(cells: Sequence[Cell], purposes: str, lpips_net: str) -> Table:
+    """Return success rate, feature loss and LPIPS × 100 by attack and network; bold the best of each for the attacker.
 
     Of an attack that knows the recommender there is one for each, and these are means and standard deviations.
 
     Args:
         cells: All cells of a study.
         purposes: What the attacks are for, as a sentence.
+        lpips_net: The network under LPIPS.
     """
     first = cells[0]
     extractors = _distinct(cells, "extractor")
@@ -264,11 +303,15 @@ def table_2(cells: Sequence[Cell], purposes: str) -> Table:
         figures: list[Figure | None] = []
         for extractor in extractors:
             its_cells = _where(cells, attack=attack, extractor=extractor)
-            outcomes = dict.fromkeys((cell["sr"], cell["feature_loss"]) for cell in its_cells)
-            rates, losses = zip(*outcomes, strict=True)
-            figures += [Figure(rates, 2, percent=True), Figure(losses, 7)]
+            outcomes = dict.fromkeys((cell["sr"], cell["feature_loss"], cell["lpips"]) for cell in its_cells)
+            rates, losses, distances = zip(*outcomes, strict=True)
+            looks = None if None in distances else Figure(distances, 4, factor=100)
+            figures += [percentage(rates), Figure(losses, 7), looks]
         rows.append(((attack,), tuple(figures)))
-    best = {(_highest(rows, column), column) for column in range(2 * len(extractors)) if rows}
+    best = set()
+    for column in range(3 * len(extractors) if rows else 0):
+        if any(row[1][column] is not None for row in rows):
+            best.add(((_lowest if column % 3 == 2 else _highest)(rows, column), column))
     attacked = [cell for cell in cells if cell["sr_clean"] is not None]
     # Targeted and untargeted attacks want something else, and so had something else before.
     before = dict.fromkeys((cell["sr_clean"], cell["extractor"]) for cell in attacked)
@@ -276,14 +319,15 @@ def table_2(cells: Sequence[Cell], purposes: str) -> Table:
     legend = (
         " SR: share of the images that the CNN takes for the target, or, where an attack has none, no longer for the "
         f"source, judged by the 8-bit files read back; before any attack it was {shown}. FL: mean squared error of the "
-        "features. Bold: the highest."
+        f"features. LPIPS: how different the images look (network: {lpips_net}), times 100. Bold: the highest SR and "
+        "FL, and the lowest LPIPS."
     )
     return Table(
         title=f"Table 2: what the attacks did to the {first['source']} images of {first['dataset']}",
         notes=purposes + (legend if rows else ""),
         row_headings=("Attack",),
-        groups=tuple(extractor for extractor in extractors for _ in range(2)),
-        headings=("SR", "FL") * len(extractors),
+        groups=tuple(extractor for extractor in extractors for _ in range(3)),
+        headings=("SR", "FL", "LPIPS") * len(extractors),
         rows=tuple(rows),
         best=frozenset(best),
     )
@@ -298,7 +342,7 @@ def networks_table(dataset: str, headings: Sequence[str], accuracies: Mapping[st
         accuracies: By network, in the order of the headings; None for what was not measured.
     """
     rows: list[Row] = [
-        ((name,), tuple(None if value is None else Figure((value,), 2, percent=True) for value in values))
+        ((name,), tuple(None if value is None else percentage((value,)) for value in values))
         for name, values in accuracies.items()
     ]
     columns = range(len(headings))
@@ -315,8 +359,18 @@ def networks_table(dataset: str, headings: Sequence[str], accuracies: Mapping[st
 
 def _highest(rows: Sequence[Row], column: int) -> int:
     """Return the first of the rows with the highest figure in a column."""
-    means = [figure.mean if (figure := figures[column]) is not None else -math.inf for _, figures in rows]
+    means = _means(rows, column, missing=-math.inf)
     return max(range(len(means)), key=means.__getitem__)
+
+
+def _lowest(rows: Sequence[Row], column: int) -> int:
+    """Return the first of the rows with the lowest figure in a column."""
+    means = _means(rows, column, missing=math.inf)
+    return min(range(len(means)), key=means.__getitem__)
+
+
+def _means(rows: Sequence[Row], column: int, missing: float) -> list[float]:
+    return [figure.mean if (figure := figures[column]) is not None else missing for _, figures in rows]
 
 
 def _distinct(cells: Sequence[Cell], column: str) -> list[Any]:

@@ -39,6 +39,7 @@ def run_search(
     pruning: bool = True,
     seed: int = 0,
     wandb: str | bool = False,
+    split: Settings | None = None,
     output: Path = Path("runs/tune"),
 ) -> Path:
     """Search for a recommender's best hyper-parameters on the validation items; nothing looks at the test items.
@@ -66,6 +67,8 @@ def run_search(
             before ``patience`` epochs, and not before five trials have been completed.
         seed: Seed of the search, and of the weights and batches of every trial.
         wandb: ``offline`` or ``online`` for a W&B run of each trial, in the group ``name``; ``off`` by default.
+        split: ``class_path`` and ``init_args`` of the rule by which purchases are divided, one of ``catwalk.splits``;
+            by default the publisher's split, or else every user's last purchase is the test.
         output: Folder for searches.
 
     Returns:
@@ -86,7 +89,7 @@ def run_search(
     folder = output / name
     if folder.resolve() == output.resolve():
         raise CatwalkError(f"name: {name!r} is not a name for a search's folder")
-    training = SearchedTraining(model, data or {}, trainer or {}, dataset, features, seed)
+    training = SearchedTraining(model, data or {}, trainer or {}, dataset, features, seed, split)
     distributions = training.distributions(search)
     choice = {"monitor": monitor, "mode": mode, "patience": patience, "pruning": pruning}
     identity = {**training.identity(search), **choice}

@@ -19,10 +19,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError, DivergedError
 from catwalk.features import FEATURES_FILE, FeatureTable
-from catwalk.interactions import read_split
+from catwalk.splits import read_split
 from catwalk.study.grid import Settings
 from catwalk.study.progress import StudyProgress
-from catwalk.study.specification import Specification, data_of
+from catwalk.study.specification import Specification, data_of, split_of
 from catwalk.study.stages import TRIPLETS, Shop, file_hash
 from catwalk.study.trainer import make_trainer, quiet_lightning
 from lightning_modules.recommender import Recommender
@@ -31,6 +31,7 @@ OWN_DATA = {
     "dataset": "it is an argument of the search",
     "features": "it is an argument of the search",
     "seed": "it is the search's",
+    "split": "it is an argument of the search",
     "validation": "a search always holds out the validation items",
 }
 """Arguments of ``InteractionTriplets`` that a search gives by itself, and why."""
@@ -47,6 +48,7 @@ class SearchedTraining:
         dataset: The dataset folder.
         features: Folder with the features.
         seed: Seed of weights and batches.
+        split: ``class_path`` and ``init_args`` of the rule by which purchases are divided, if any.
     """
 
     model: Settings
@@ -55,6 +57,7 @@ class SearchedTraining:
     dataset: Path
     features: Path | None
     seed: int
+    split: Settings | None = None
 
     def __post_init__(self) -> None:
         for name in self.data:
@@ -68,7 +71,8 @@ class SearchedTraining:
             CatwalkError: If a path leads through what has no arguments.
         """
         features = {} if self.features is None else {"features": str(self.features)}
-        data = {"dataset": str(self.dataset), **features, "seed": self.seed, **self.data}
+        split = {} if self.split is None else {"split": self.split}
+        data = {"dataset": str(self.dataset), **features, "seed": self.seed, **split, **self.data}
         configuration = copy.deepcopy({"model": dict(self.model), "data": {"class_path": TRIPLETS, "init_args": data}})
         for path, value in parameters.items():
             *outer, last = path.split(".")
@@ -105,7 +109,8 @@ class SearchedTraining:
             self._try(parameters)
         if make_trainer(self.trainer, "trainer").world_size > 1:
             raise CatwalkError("trainer: a search trains in one process, on one device")
-        if not (read_split(Catalogue.read(self.dataset), validation=True).validation >= 0).any():
+        rule = None if self.split is None else split_of(self.split).instantiate()
+        if not len(read_split(Catalogue.read(self.dataset), validation=True, rule=rule).validation):
             raise CatwalkError(
                 f"dataset: {self.dataset} has no validation items: neither users with three purchases nor "
                 "splits/validation.csv"
@@ -130,9 +135,10 @@ class SearchedTraining:
     def identity(self, search: Mapping[str, Any]) -> dict[str, Any]:
         """Return all that the trials of a search depend on, files by their contents."""
         catalogue = Catalogue.read(self.dataset)
+        split = None if self.split is None else split_of(self.split)
         prints: dict[str, str | None] = {
             "catalogue": catalogue.fingerprint,
-            "interactions": Shop(catalogue).interactions,
+            "interactions": Shop(catalogue, split).interactions,
         }
         if self.features is not None:
             FeatureTable.read(self.features, catalogue)
@@ -141,6 +147,8 @@ class SearchedTraining:
         model = self.specifications(first)["model"].settings  # with the defaults of today
         prints["warm start"] = file_hash(model["init_args"].get("warm_start"))
         stated = {"search": search, "model": model, "data": self.data, "trainer": self.trainer, "seed": self.seed}
+        if split is not None:
+            stated["split"] = split.settings
         return {**stated, **{name: value and value[:12] for name, value in prints.items()}}
 
     def run(

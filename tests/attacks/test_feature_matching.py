@@ -18,8 +18,8 @@ from catwalk.attacks.pgd import random_point
 from catwalk.backbones import build_network
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.interactions import read_split
 from catwalk.poisoning import poison
+from catwalk.splits import read_split
 
 every_norm = pytest.mark.parametrize(("norm", "epsilon"), [("linf", 8.0), ("l2", 60.0)])
 

@@ -13,6 +13,7 @@ from pytorch_lightning import Trainer
 
 import datamodules.interaction_triplets
 from callbacks import CategoryHitRatio, RankingFigures, WriteUserFigures
+from catwalk.splits import RatioSplit
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
@@ -38,7 +39,7 @@ def main(dataset: str, features: str, recommender: str, devices: str, blocks: st
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = InteractionTriplets(Path(dataset), Path(features), validation=True)
+    data = InteractionTriplets(Path(dataset), Path(features), validation=True, split=RatioSplit(0.4))
     (figures,) = trainer.test(VBPR(factors=4, visual_factors=4, top_k=[5]), data, ckpt_path=recommender, verbose=False)
     if trainer.is_global_zero:
         (folder / "figures.json").write_text(json.dumps(figures))

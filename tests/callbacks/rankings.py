@@ -10,11 +10,11 @@ from lightning_modules import Recommender
 
 @dataclass(frozen=True)
 class User:
-    """A user's list, held-out item and AUC, in plain numbers."""
+    """A user's list, held-out items and AUC, in plain numbers."""
 
     user: int
     items: list[int]
-    target: int
+    targets: list[int]
     auc: float
 
 
@@ -27,7 +27,8 @@ def record(model: Recommender, stage: str) -> list[User]:
     def step_and_tell(*arguments):
         ranking = step(*arguments)
         columns = (ranking[name].tolist() for name in ("users", "recommended", "targets", "auc"))
-        found.extend(User(*row) for row in zip(*columns, strict=True))
+        for user, items, targets, auc in zip(*columns, strict=True):
+            found.append(User(user, items, [target for target in targets if target >= 0], auc))
         return ranking
 
     setattr(model, name, step_and_tell)
@@ -39,6 +40,5 @@ def bought(data: InteractionTriplets, stage: str) -> np.ndarray:
     matrix = np.zeros((data.num_users, data.num_items), dtype=bool)
     matrix[data.split.users, data.split.items] = True
     if stage == "test":
-        users = np.flatnonzero(data.split.validation >= 0)
-        matrix[users, data.split.validation[users]] = True
+        matrix[data.split.validation.users, data.split.validation.items] = True
     return matrix

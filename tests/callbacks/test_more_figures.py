@@ -8,6 +8,7 @@ import rankings
 
 from callbacks import RankingFigures
 from catwalk.errors import CatwalkError
+from catwalk.splits import RatioSplit
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import BPRMF, ProductClassifier
 
@@ -15,8 +16,8 @@ TOP_K = (3, 8)  # shorter and longer than the 5 of the model
 
 
 def figures_of(users: list[rankings.User], purchases: np.ndarray, k: int) -> dict[str, float]:
-    asked = [user for user in users if user.target >= 0]
-    ranks = [user.items.index(user.target) + 1 for user in asked if user.target in user.items[:k]]
+    asked = [user for user in users if user.targets]
+    ranks = [[user.items.index(item) + 1 for item in user.targets if item in user.items[:k]] for user in asked]
     buyers = purchases.sum(axis=0)
     places = [item for user in users for item in user.items[:k] if item >= 0]
     shown = np.sort(np.bincount(places, minlength=purchases.shape[1]))
@@ -24,9 +25,9 @@ def figures_of(users: list[rankings.User], purchases: np.ndarray, k: int) -> dic
     lorenz = np.concatenate([[0], np.cumsum(shown) / len(places)])
     own = np.mean([buyers[row].mean() for row in purchases if row.any()])
     return {
-        "mrr": sum(1 / rank for rank in ranks) / len(asked),
-        "recall": len(ranks) / len(asked),
-        "precision": len(ranks) / len(asked) / k,
+        "mrr": np.mean([1 / min(its) if its else 0.0 for its in ranks]),
+        "recall": np.mean([len(its) / len(user.targets) for its, user in zip(ranks, asked, strict=True)]),
+        "precision": np.mean([len(its) / k for its in ranks]),
         "coverage": len(set(places)) / purchases.shape[1],
         "gini": 1 - np.sum(lorenz[1:] + lorenz[:-1]) / purchases.shape[1],
         "novelty": np.mean([-math.log2(max(buyers[item], 1) / len(purchases)) for item in places]),
@@ -35,14 +36,16 @@ def figures_of(users: list[rankings.User], purchases: np.ndarray, k: int) -> dic
     }
 
 
+@pytest.mark.parametrize("rule", [None, RatioSplit(0.4, 0.3)])
 @pytest.mark.parametrize("stage", ["test", "val"])
-def test_it_measures_the_models_lists(shop, features, recommender, model, make_trainer, stage: str) -> None:
-    data = InteractionTriplets(shop, features, validation=True)
+def test_it_measures_the_models_lists(shop, features, recommender, model, make_trainer, stage: str, rule) -> None:
+    data = InteractionTriplets(shop, features, validation=True, split=rule)
     users = rankings.record(model, stage)
     trainer = make_trainer(callbacks=[RankingFigures(TOP_K)])
     run = trainer.validate if stage == "val" else trainer.test
     (figures,) = run(model, data, ckpt_path=str(recommender), verbose=False)
-    assert len(users) == data.num_users > sum(user.target >= 0 for user in users) > 0
+    assert len(users) == data.num_users > sum(len(user.targets) > 0 for user in users) > 0
+    assert (max(len(user.targets) for user in users) > 1) == (rule is not None)
     purchases = rankings.bought(data, "val")  # those of the training, in both stages
     expected = {f"{stage}/{name}@{k}": value for k in TOP_K for name, value in figures_of(users, purchases, k).items()}
     assert {name: value for name, value in figures.items() if name in expected} == pytest.approx(expected, rel=1e-6)

@@ -14,6 +14,7 @@ import rankings
 
 from callbacks import CategoryHitRatio, WriteUserFigures
 from catwalk.errors import CatwalkError
+from catwalk.splits import RatioSplit
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import BPRMF, ProductClassifier
 
@@ -73,17 +74,39 @@ def test_a_row_holds_what_was_found_of_the_user(triplets, recommender, model, ma
             for k in TOP_K
             for name in ("Sandal", "Bag")
         }
-        if user.target < 0:
+        if not user.targets:
             expected |= {"held_out_item_id": "", "rank": "", "auc": ""}
         else:
-            place = user.items.index(user.target) + 1 if user.target in user.items[:8] else 0
-            expected |= {"held_out_item_id": item_ids[user.target], "rank": str(place), "auc": repr(user.auc)}
+            (target,) = user.targets
+            place = user.items.index(target) + 1 if target in user.items[:8] else 0
+            expected |= {"held_out_item_id": item_ids[target], "rank": str(place), "auc": repr(user.auc)}
         assert row == {"user_id": user_ids[number]} | expected
     assert {"", "0"} < {row["rank"] for row in rows}
     assert list(rows[0]) == [
         *("user_id", "held_out_item_id", "rank", "auc"),
         *("chr@3/Sandal", "chr@3/Bag", "chr@8/Sandal", "chr@8/Bag"),
     ]
+
+
+def test_several_held_out_items_are_lists(shop, recommender, model, features, make_trainer, tmp_path: Path) -> None:
+    data = InteractionTriplets(shop, features, split=RatioSplit(0.4))
+    found = rankings.record(model, "test")
+    paths = tmp_path / "users.csv", tmp_path / "users.parquet"
+    trainer = make_trainer(callbacks=[WriteUserFigures(path, [8], []) for path in paths])
+    trainer.test(model, data, ckpt_path=str(recommender), verbose=False)
+    expected = []
+    for user in sorted(found, key=lambda user: user.user):
+        places = [user.items.index(item) + 1 if item in user.items[:8] else 0 for item in user.targets]
+        ids = [data.catalogue.item_ids[item] for item in user.targets]
+        measured = (ids, places, user.auc) if ids else (None, None, None)
+        expected.append((data.split.user_ids[user.user], *measured))
+    assert {len(ids) for _, ids, *_ in expected if ids} >= {1, 2}
+    names = ["user_id", "held_out_item_ids", "ranks", "auc"]
+    table = pyarrow.parquet.read_table(paths[1])
+    assert table.column_names == names
+    assert [tuple(row.values()) for row in table.to_pylist()] == expected
+    in_csv = [tuple(json.loads(row[name] or "null") for name in names[1:]) for row in read(paths[0])]
+    assert in_csv == [row[1:] for row in expected]
 
 
 def test_means_over_the_rows_are_the_figures_of_the_test(triplets, recommender, model, make_trainer, tmp_path) -> None:

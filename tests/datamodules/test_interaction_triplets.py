@@ -13,7 +13,7 @@ from catwalk.attacks import FGSM
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, Predictions
-from catwalk.interactions import read_split
+from catwalk.splits import DateSplit, LeaveLastOut, RatioSplit, read_split
 from datamodules import InteractionTriplets
 
 
@@ -32,6 +32,10 @@ def make_data(shop, epoch=0, rank=0, world_size=1, **settings):
 
 def triplets(loader):
     return [row for batch in loader for row in zip(*(column.tolist() for column in batch), strict=True)]
+
+
+def pairs(held_out):
+    return set(zip(held_out.users.tolist(), held_out.items.tolist(), strict=True))
 
 
 def test_every_training_pair_comes_once_per_epoch(shop):
@@ -99,10 +103,10 @@ def test_what_is_held_out_and_what_is_seen(shop):
     split = read_split(data.catalogue, validation=True)
     assert data.num_users == 200
     assert data.num_items == 90
-    assert data.held_out_items("val").tolist() == split.validation.tolist()
-    assert data.held_out_items("test").tolist() == split.test.tolist()
+    assert pairs(data.held_out_items("val")) == pairs(split.validation)
+    assert pairs(data.held_out_items("test")) == pairs(split.test)
     training = set(zip(split.users.tolist(), split.items.tolist(), strict=True))
-    validation = {(user, item) for user, item in enumerate(split.validation.tolist()) if item >= 0}
+    validation = pairs(split.validation)
     assert validation
     everything = [(user, item) for user in range(200) for item in range(90)]
     users, items = (torch.tensor(column) for column in zip(*everything, strict=True))
@@ -125,6 +129,38 @@ def test_repeated_purchases_are_told(shop, tmp_path, caplog):
         make_data(shop)
     assert "purchases to train on" in caplog.text
     assert "repeated" not in caplog.text
+
+
+def test_what_was_decided_is_told_in_one_line(shop, tmp_path, caplog):
+    """Users a and b have a tie over the end of their training purchases, c does not, and d bought too late."""
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "items.csv").write_text("item_id,image,category\n" + "".join(f"{name},a.png,c\n" for name in "vwxyz"))
+    rows = "a,v,1 a,w,1 b,v,1 b,x,2 b,y,2 c,v,1 c,w,2 c,x,2 d,z,3"
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\n" + rows.replace(" ", "\n") + "\n")
+    told = {}
+    for rule in (None, LeaveLastOut(), DateSplit(2), RatioSplit(0.6)):
+        with caplog.at_level("INFO"):
+            InteractionTriplets(tmp_path, split=rule).setup("test")
+        told[rule] = caplog.messages[-1].partition(": ")[2]
+    ties = "{} of 3 users' held-out purchases tie in time with one that is not held out: the file's order decided"
+    cold = "{} of items that nobody bought in training"
+    assert told[None] == told[LeaveLastOut()]
+    sizes = "4 users, 5 items, 6 purchases to train on, 0 to validate, 3 to test"
+    assert told[None] == "; ".join([sizes, cold.format("1 held-out purchase"), ties.format(3)])
+    assert told[DateSplit(2)] == "; ".join(
+        [
+            "3 users, 5 items, 4 purchases to train on, 0 to validate, 4 (of 2 users) to test",
+            "1 user left out, with no purchases to train on",
+            cold.format("3 held-out purchases"),
+        ]
+    )
+    assert told[RatioSplit(0.6)] == "; ".join(
+        [
+            "4 users, 5 items, 4 purchases to train on, 0 to validate, 5 (of 3 users) to test",
+            cold.format("5 held-out purchases"),
+            ties.format(1),
+        ]
+    )
 
 
 def test_without_validation_there_is_no_validation_loader(shop):

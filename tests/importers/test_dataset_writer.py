@@ -233,9 +233,7 @@ class TestCopiedImages:
         sources, _ = save_images(tmp_path, 40)
         for source in sources[1::2]:
             source.write_bytes(source.read_bytes()[:-300])
-        with pytest.raises(
-            CatwalkError, match=r"/1\.jpg cannot be read: .*; remove the file .* --allow-truncated"
-        ):
+        with pytest.raises(CatwalkError, match=r"/1\.jpg cannot be read: .*; remove the file .* --allow-truncated"):
             copied(tmp_path / "shop", sources)
         assert not (tmp_path / "shop").exists()
         info = copied(tmp_path / "shop", sources, allow_truncated=True)

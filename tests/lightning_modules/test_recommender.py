@@ -15,6 +15,7 @@ from pytorch_lightning import seed_everything
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, Predictions
+from catwalk.splits import DateSplit
 from datamodules import InteractionTriplets
 from datamodules.importers.synthetic import synthetic
 from lightning_modules import BPRMF, VBPR, Popularity, ProductClassifier, Random, Recommender
@@ -147,6 +148,45 @@ def test_a_validation_item_is_held_out_of_training_and_seen_in_the_test(shop, fe
     for user, history in enumerate(histories):
         kept = history[: -2 if len(history) > 2 else -1 if len(history) > 1 else None]
         assert {item for owner, item in pairs if owner == user} == set(kept)
+
+
+def test_a_split_by_date_has_any_number_of_items_per_user(shop, features, make_trainer):
+    """Half of the purchases are before the first date, and three quarters before the second."""
+    with (shop / "items.csv").open() as file:
+        numbers = {row["item_id"]: number for number, row in enumerate(csv.DictReader(file))}
+    with (shop / "interactions.csv").open() as file:
+        bought = [(row["user_id"], numbers[row["item_id"]], int(row["timestamp"])) for row in csv.DictReader(file)]
+    times = sorted(time for *_, time in bought)
+    dates = times[len(times) // 2], times[3 * len(times) // 4]
+    seed_everything(0, verbose=False)
+    data = make_data(shop, features, validation=True, split=DateSplit(dates[1], dates[0]))
+    model, trainer = make_vbpr(), make_trainer(max_epochs=2)
+    trainer.fit(model, data)
+    scores = scores_by_hand(model, scaled_features(features))
+    parts = {"train": {}, "val": {}, "test": {}}
+    for user, item, time in bought:
+        part = parts["train" if time < dates[0] else "val" if time < dates[1] else "test"]
+        part.setdefault(user, set()).add(item)
+    assert set(data.split.user_ids) == set(parts["train"])
+    assert data.split.num_left_out == len({user for user, *_ in bought}) - len(parts["train"]) > 0
+    for stage, seen_in in (("val", ["train"]), ("test", ["train", "val"])):
+        figures = []
+        for user in sorted(parts["train"].keys() & parts[stage].keys()):
+            seen, wanted = set().union(*(parts[name].get(user, set()) for name in seen_in)), parts[stage][user]
+            its_scores = scores[data.split.user_ids.index(user)]
+            ranked = sorted(set(range(90)) - seen, key=lambda item, its_scores=its_scores: (-its_scores[item], item))
+            ranks = [rank for rank, item in enumerate(ranked, start=1) if item in wanted]
+            others = [rank for rank, item in enumerate(ranked, start=1) if item not in wanted]
+            figures.append([np.mean([rank < other for rank in ranks for other in others])])
+            for k in TOP_K:
+                ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(len(wanted), k) + 1))
+                gain = sum(1 / math.log2(rank + 1) for rank in ranks if rank <= k)
+                figures[-1] += [min(ranks) <= k, gain / ideal]
+        names = ["auc", *(f"{name}@{k}" for k in TOP_K for name in ("hr", "ndcg"))]
+        expected = dict(zip(names, np.mean(figures, axis=0), strict=True))
+        run = trainer.validate if stage == "val" else trainer.test
+        assert run(model, data, verbose=False)[0] == with_prefix(stage, expected)
+    assert max(len(items) for items in parts["test"].values()) > 1
 
 
 def test_without_validation_nothing_is_validated(fitted, shop, features, make_trainer):

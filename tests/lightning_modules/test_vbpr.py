@@ -129,11 +129,10 @@ def compare_on_rare_items(shop, features, make_trainer, seeds, epochs, vbpr_sett
             model = VBPR(**vbpr_settings) if name == "VBPR" else BPRMF()
             data = InteractionTriplets(shop, features, seed=seed)
             make_trainer(max_epochs=epochs).fit(model, data)
-            test = data.split.test
-            users = np.flatnonzero(test >= 0)
-            users = users[rare[test[users]]]
-            items, _ = model.recommend(torch.from_numpy(users), len(catalogue))
-            for ranked, target in zip(items.numpy(), test[users], strict=True):
+            users, targets = data.split.test.users, data.split.test.items
+            is_rare = torch.from_numpy(rare)[targets]
+            items, _ = model.recommend(users[is_rare], len(catalogue))
+            for ranked, target in zip(items.numpy(), targets[is_rare].numpy(), strict=True):
                 rank = int(np.flatnonzero(ranked == target)[0]) + 1
                 candidates = int((ranked >= 0).sum())
                 figures.append((rank <= 20, (candidates - rank) / (candidates - 1)))

@@ -14,40 +14,52 @@ TOP_K = 10
 TOP_KS = [7, 1, 10]
 
 
+def users_of(lists: np.ndarray, targets: np.ndarray) -> list[tuple[list, set[int]]]:
+    """Return each user's row, and the held-out items: ``targets`` is ``(B,)``, or ``(B, T)`` filled up with -1."""
+    return [
+        (row, {item for item in np.atleast_1d(its).tolist() if item >= 0})
+        for row, its in zip(lists.tolist(), targets, strict=True)
+    ]
+
+
 def hit_rate(recommended: np.ndarray, targets: np.ndarray, k: int) -> float:
-    return sum(target in row[:k] for row, target in zip(recommended, targets, strict=True)) / len(targets)
+    return sum(bool(its & set(row[:k])) for row, its in users_of(recommended, targets)) / len(targets)
 
 
 def normalized_dcg(recommended: np.ndarray, targets: np.ndarray, k: int) -> float:
     total = 0.0
-    for row, target in zip(recommended.tolist(), targets.tolist(), strict=True):
-        if target in row[:k]:
-            total += 1 / math.log2(row.index(target) + 2)
+    for row, its in users_of(recommended, targets):
+        gain = math.fsum(1 / math.log2(place + 2) for place, item in enumerate(row[:k]) if item in its)
+        best = [*its, *(-2 for _ in range(k))][:k]  # the held-out items first, and then others
+        total += gain / math.fsum(1 / math.log2(place + 2) for place, item in enumerate(best) if item in its)
     return total / len(targets)
 
 
 def mean_reciprocal_rank(recommended: np.ndarray, targets: np.ndarray, k: int) -> float:
     ranks = [
-        row[:k].index(target) + 1
-        for row, target in zip(recommended.tolist(), targets.tolist(), strict=True)
-        if target in row[:k]
+        next((rank for rank, item in enumerate(row[:k], start=1) if item in its), math.inf)
+        for row, its in users_of(recommended, targets)
     ]
     return math.fsum(1 / rank for rank in ranks) / len(targets)
 
 
 def precision(recommended: np.ndarray, targets: np.ndarray, k: int) -> float:
-    return sum(len({target} & set(row[:k])) / k for row, target in zip(recommended, targets, strict=True)) / len(
-        targets
-    )
+    return sum(len(its & set(row[:k])) / k for row, its in users_of(recommended, targets)) / len(targets)
+
+
+def recall(recommended: np.ndarray, targets: np.ndarray, k: int) -> float:
+    return sum(len(its & set(row[:k])) / len(its) for row, its in users_of(recommended, targets)) / len(targets)
 
 
 def auc(scores: np.ndarray, targets: np.ndarray) -> float:
     shares = []
-    for row, target in zip(scores.tolist(), targets.tolist(), strict=True):
-        others = [score for item, score in enumerate(row) if item != target and score != -math.inf]
+    for row, its in users_of(scores, targets):
+        others = [score for item, score in enumerate(row) if item not in its and score != -math.inf]
         if others:
-            points = [1.0 if row[target] > score else 0.5 if row[target] == score else 0.0 for score in others]
-            shares.append(sum(points) / len(others))
+            points = [
+                1.0 if row[item] > score else 0.5 if row[item] == score else 0.0 for item in its for score in others
+            ]
+            shares.append(sum(points) / len(points))
     return sum(shares) / len(shares)
 
 
@@ -113,6 +125,7 @@ def feature_loss(before: np.ndarray, after: np.ndarray) -> float:
 class Data:
     scores: Tensor
     targets: Tensor
+    several: Tensor
     recommended: Tensor
     seen: SeenItems
     categories: Tensor
@@ -124,7 +137,10 @@ class Data:
 
 
 def make_data(seed: int = 0, num_users: int = 61, num_items: int = 40) -> Data:
-    """Draw scores with many ties and masked items, lists with fillers, items without a category."""
+    """Draw scores with many ties and masked items, lists with fillers, items without a category.
+
+    ``targets`` has an item of each user, and ``several`` 1 to 7 of them, filled up with -1.
+    """
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, 6, (num_users, num_items)).astype(np.float32)
     targets = rng.integers(0, num_items, num_users)
@@ -138,10 +154,16 @@ def make_data(seed: int = 0, num_users: int = 61, num_items: int = 40) -> Data:
         candidates = [item for item in range(num_items) if not masked[user, item]]
         best = sorted(candidates, key=lambda item, user=user: (-scores[user, item], item))[:12]
         recommended[user, : len(best)] = best
+    several = np.full((num_users, 7), -1)
+    for user, its in enumerate(several):
+        candidates = np.flatnonzero(~masked[user])
+        chosen = np.random.default_rng(user).permutation(candidates)[: user % 7 + 1]
+        its[: len(chosen)] = np.sort(chosen)
     features = rng.normal(size=(2, num_users, 8)).astype(np.float32)
     return Data(
         scores=torch.from_numpy(scores),
         targets=torch.from_numpy(targets),
+        several=torch.from_numpy(several),
         recommended=torch.from_numpy(recommended),
         seen=SeenItems.from_pairs(*map(torch.from_numpy, masked.nonzero()), num_users, num_items),
         categories=torch.from_numpy(rng.integers(-1, NUM_CATEGORIES, num_items)),

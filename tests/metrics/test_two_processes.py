@@ -43,6 +43,8 @@ def measure(rank: int, folder: str) -> None:
             "recall": Recall(brute_force.TOP_K),
             "auc": AUC(),
             "auc_of_process_0": AUC(),
+            "recall of several": Recall(brute_force.TOP_K),
+            "normalized_dcg of several": NormalizedDCG(brute_force.TOP_K),
             "category_hit_ratio": CategoryHitRatio(brute_force.TOP_KS, data.categories, brute_force.NUM_CATEGORIES),
             "normalized_category_dcg": NormalizedCategoryDCG(
                 brute_force.TOP_KS, data.categories, brute_force.NUM_CATEGORIES, data.seen
@@ -55,6 +57,8 @@ def measure(rank: int, folder: str) -> None:
     for part in rows.split(16):
         for name in ("hit_rate", "normalized_dcg", "mean_reciprocal_rank", "precision", "recall"):
             metrics[name].update(data.recommended[part], data.targets[part])
+        for name in ("recall of several", "normalized_dcg of several"):
+            metrics[name].update(data.recommended[part], data.several[part])
         metrics["auc"].update(data.scores[part], data.targets[part])
         metrics["category_hit_ratio"].update(data.recommended[part])
         metrics["normalized_category_dcg"].update(data.recommended[part], part)
@@ -83,6 +87,9 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     category_dcg.update(data.recommended, torch.arange(len(targets)))
     exposure = Exposure(brute_force.TOP_KS, data.seen)
     exposure.update(data.recommended)
+    of_several = {"recall": Recall(brute_force.TOP_K), "normalized_dcg": NormalizedDCG(brute_force.TOP_K)}
+    for metric in of_several.values():
+        metric.update(data.recommended, data.several)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
         # counts, hence equal to the last digit
@@ -93,6 +100,8 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
         # figures of counts, hence those of one process to the last digit
         torch.testing.assert_close(found["normalized_category_dcg"], category_dcg.compute(), rtol=0, atol=0)
         torch.testing.assert_close(found["exposure"], exposure.compute(), rtol=0, atol=0)
+        for name, metric in of_several.items():
+            torch.testing.assert_close(found[f"{name} of several"], metric.compute(), rtol=0, atol=0)
         # sums of float64
         expected = {
             "mean_reciprocal_rank": brute_force.mean_reciprocal_rank(recommended, targets, brute_force.TOP_K),

@@ -16,9 +16,9 @@ from catwalk.backbones import load_classifier
 from catwalk.catalogue import Catalogue
 from catwalk.cli import main
 from catwalk.features import FeatureTable
-from catwalk.interactions import read_split
 from catwalk.poisoning import poison
 from catwalk.scorers import VisualScorer
+from catwalk.splits import read_split
 
 PGD = {"class_path": "catwalk.attacks.PGD", "init_args": {"epsilon": 32}}
 MATCHING = {"class_path": "catwalk.attacks.FeatureMatching", "init_args": {"epsilon": 32, "iterations": 10}}
@@ -59,7 +59,15 @@ def test_the_grid_has_every_cell_that_can_be(cells) -> None:
 
 def test_there_is_a_rank_attack_for_each_recommender_that_was_trained(study, cells) -> None:
     made = {kind: study.made.count(kind) for kind in study.made}
-    assert made == {"classifier": 1, "accuracy": 1, "features": 1, "attack": 2 + 2, "recommender": 2 * 4 + 2}
+    recommenders = 2 * 4 + 2
+    assert made == {
+        "classifier": 1,
+        "accuracy": 1,
+        "features": 1,
+        "attack": 4,
+        "perceptual": 4,
+        "recommender": recommenders,
+    }
     descriptions = list(stages(study))
     attacks = [f"Rank attack (ε = 32), Sandal in VBPR, seed {seed}, CNN T" for seed in (0, 1)]
     for seed, attack in enumerate(attacks):
@@ -121,7 +129,7 @@ def test_other_purchases_concern_the_attack_that_knows_them(settings, shop, run_
     header, *purchases = path.read_text().splitlines(keepends=True)
     path.write_text("".join([header, *purchases[5:]]))
     again = run_study(settings, tmp_path / "runs")
-    assert again.made == ("attack", "recommender")
+    assert again.made == ("attack", "perceptual", "recommender")
     (made,) = [path for name, path in stages(again).items() if name.startswith("Feature matching")]
     assert made.stat().st_mtime_ns == max(path.stat().st_mtime_ns for path in made.parent.iterdir())
 
@@ -165,7 +173,7 @@ def test_again_nothing_is_made_and_a_seed_more_makes_its_own(study, run_study, t
     less = run_study(study.settings | {"seeds": [1], "name": "less"}, study.output)
     assert less.made == ()
     more = run_study(study.settings | {"seeds": [0, 1, 2], "name": "more"}, study.output)
-    assert {kind: more.made.count(kind) for kind in more.made} == {"attack": 1, "recommender": 4 + 1}
+    assert {kind: more.made.count(kind) for kind in more.made} == {"attack": 1, "perceptual": 1, "recommender": 4 + 1}
 
 
 def test_another_recommender_is_attacked_anew(settings, study, run_study) -> None:
@@ -174,7 +182,7 @@ def test_another_recommender_is_attacked_anew(settings, study, run_study) -> Non
     settings["recommenders"]["VBPR"]["model"]["init_args"]["visual_factors"] = 5
     other = run_study(settings, study.output)
     # Trained clean, and after either attack; feature matching does not ask who recommends.
-    assert {kind: other.made.count(kind) for kind in other.made} == {"attack": 1, "recommender": 3}
+    assert {kind: other.made.count(kind) for kind in other.made} == {"attack": 1, "perceptual": 1, "recommender": 3}
 
 
 def test_without_a_recommender_that_looks_at_images_there_is_no_rank_attack(settings, run_study, tmp_path) -> None:
@@ -193,7 +201,7 @@ def test_the_papers_own_way_to_mean_a_budget(settings, run_study, tmp_path: Path
     corrected = run_study(settings, tmp_path / "runs")
     protocol = {"name": "as published", "epsilon_space": "normalised", "clip": False, "quantise": "truncate"}
     published = run_study(settings | {"name": "published", "protocol": protocol}, tmp_path / "runs")
-    assert published.made == ("attack", "attack")
+    assert published.made == ("attack", "attack", "perceptual", "perceptual")
     levels = [[int(c["linf_levels"]) for c in read(s.folder / "cells.csv")[1:]] for s in (corrected, published)]
     assert levels[0] == [8, 32]
     # 8 · 0.229 levels and 32 · 0.229, which truncating raises to the next whole number.

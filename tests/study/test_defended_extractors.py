@@ -34,6 +34,7 @@ def test_every_network_has_its_own_columns_and_cells(defended, run_study, tmp_pa
         "accuracy": 4,
         "features": 4,
         "attack": 4,
+        "perceptual": 4,
         "recommender": 8,
     }
     with (study.folder / "cells.csv").open() as file:

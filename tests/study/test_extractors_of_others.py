@@ -55,7 +55,7 @@ def test_imagenets_classes_untrained(settings, run_study, imagenet_weights: Path
     settings["attacks"] = settings["attacks"][:1]
     del settings["recommenders"]["BPR-MF"]
     study = run_study(settings, tmp_path / "runs")
-    assert study.made == ("classifier", "features", "attack", "recommender", "recommender")
+    assert study.made == ("classifier", "features", "attack", "perceptual", "recommender", "recommender")
     assert "CNN ImageNet · not trained here" in capfd.readouterr().out
     manifest = json.loads((study.folder / "manifest.json").read_text())
     assert manifest["classifiers"] == {"ImageNet": {"accuracy": None, "accuracy under attack": None}}
@@ -126,6 +126,7 @@ def test_names_must_be_known_to_whoever_is_asked(shop, imagenet_weights, setting
     from catwalk.protocol import Protocol
 
     settings |= {"source": "sandal", "target": "running shoe", "dataset": shop, "output": tmp_path / "runs"} | change
+    del settings["lpips"]
     settings["extractors"] = {"ImageNet": Training(**extractor(imagenet_weights, categories="imagenet"))}
     settings["recommenders"] = {name: Training(**value) for name, value in settings["recommenders"].items()}
     settings["protocol"] = Protocol(**settings.get("protocol", {}))

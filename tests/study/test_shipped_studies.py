@@ -21,7 +21,7 @@ STUDIES = sorted(path.name for path in Path(str(files("configs"))).glob("study/*
 def test_their_settings_are_accepted(shop: Path, tmp_path: Path, name: str) -> None:
     settings = yaml.safe_load(Path(str(files("configs")), "study", name).read_text())
     assert settings.pop("name") == name.removesuffix(".yaml")
-    assert settings.pop("dataset") == f"data/{name.removesuffix('.yaml')}"
+    assert settings.pop("dataset") == f"data/{name.removesuffix('.yaml').removesuffix('_imagenet')}"
     settings |= {
         kind: {key: Training(**value) for key, value in settings[kind].items()}
         for kind in ("extractors", "recommenders")

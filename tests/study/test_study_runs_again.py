@@ -1,15 +1,20 @@
 """Repeated, changed and broken runs of a study."""
 
+import csv
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from catwalk.catalogue import Catalogue
+from catwalk.splits import LeaveLastOut, RatioSplit, read_split
 from catwalk.study.cache import StageCache
 
 
@@ -42,7 +47,7 @@ def test_other_runs_recompute_what_has_changed_and_nothing_else(finished, settin
 
     settings["attacks"][1]["init_args"]["epsilon"] = 16  # its images, and VBPR's two retrainings on them
     third = run_study(settings, output)
-    assert third.made == ("attack", "recommender", "recommender")
+    assert third.made == ("attack", "perceptual", "recommender", "recommender")
     assert {name: written for name, written in results(output).items() if name in before} == before
 
     settings["recommenders"]["BPR-MF"]["model"]["init_args"]["factors"] = 5
@@ -53,6 +58,39 @@ def test_other_runs_recompute_what_has_changed_and_nothing_else(finished, settin
     study = run_study(settings, output)
     assert study.made == ("accuracy",)
     assert (study.folder / "networks.csv").read_text().splitlines()[0] == "cnn,clean,under FGSM (ε = 8)"
+
+
+def test_a_split_is_part_of_what_a_recommender_depends_on(finished, settings, run_study, tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    shutil.copytree(finished.output, output)
+    settings["recommenders"] = {"Popularity": {"model": {"class_path": "lightning_modules.Popularity"}}}
+    settings["seeds"] = [0]
+    by_share = {"class_path": "catwalk.splits.RatioSplit", "init_args": {"test_share": 0.5}}
+    hit_rates = []
+    for split in (None, by_share):
+        study = run_study({**settings, "split": split}, output)
+        assert study.made == ("recommender",)
+        manifest = json.loads((study.folder / "manifest.json").read_text())
+        with (study.folder / "cells.csv").open() as file:
+            hit_rates.append(float(next(csv.DictReader(file))["hr@20"]))
+    assert manifest["dataset"]["split"] == {**by_share, "init_args": {"test_share": 0.5, "validation_share": 0.1}}
+    catalogue = Catalogue.read(Path(settings["dataset"]))
+    for rule, found in zip((LeaveLastOut(), RatioSplit(0.5)), hit_rates, strict=True):
+        split = read_split(catalogue, rule=rule)
+        sold = np.bincount(split.items, minlength=len(catalogue))
+        hits = []
+        for user in range(split.num_users):
+            wanted = set(split.test.items[split.test.users == user].tolist())
+            seen = set(split.items[split.users == user].tolist())
+            order = sorted(set(range(len(catalogue))) - seen, key=lambda item, sold=sold: (-sold[item], item))
+            hits += [bool(wanted & set(order[:20]))] if wanted else []
+        assert found == pytest.approx(np.mean(hits), rel=1e-6)
+    assert hit_rates[0] < hit_rates[1]
+    settings["recommenders"]["Popularity"]["data"] = {"split": by_share}
+    settings["name"] = "of a recommender"
+    with pytest.raises(SystemExit):
+        run_study(settings, output)
+    assert not (output / "of a recommender").exists()
 
 
 def test_a_study_goes_on_after_a_failure_in_any_stage(

@@ -82,6 +82,29 @@ def test_the_screen_shows_the_names_as_they_are(table: Table) -> None:
         assert text in file.getvalue()
 
 
+def test_groups_stand_below_one_another_where_the_screen_is_narrow() -> None:
+    headings = ("SR", "FL", "LPIPS")
+    row = tuple(Figure((float(number),), 7) for number in range(6))
+    table = Table(
+        title="t",
+        notes="n",
+        row_headings=("Attack",),
+        groups=("T",) * 3 + ("AT",) * 3,
+        headings=headings * 2,
+        rows=((("FGSM",), row), (("PGD",), (*row[:5], None))),
+        best=frozenset({(0, 1), (1, 3)}),
+    )
+    shown = []
+    for width in (100, 50):
+        file = io.StringIO()
+        table.show(Console(file=file, width=width))
+        shown.append([line.split() for line in file.getvalue().splitlines() if "SM" in line or "PG" in line])
+    values = [f"{number:.7f}" for number in range(6)]
+    assert shown[0] == [["FGSM", *values], ["PGD", *values[:5], "–"]]
+    first, second = values[:3], values[3:]
+    assert shown[1] == [["T", "FGSM", *first], ["PGD", *first], ["AT", "FGSM", *second], ["PGD", *second[:2], "–"]]
+
+
 def test_csv_holds_the_figures_in_full(table: Table, tmp_path: Path) -> None:
     table.write(tmp_path / "table")
     assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".md", ".tex"}
@@ -96,5 +119,5 @@ def test_csv_holds_the_figures_in_full(table: Table, tmp_path: Path) -> None:
 
 def test_a_single_seed_has_no_deviation() -> None:
     assert Figure((0.25,)).text() == "0.2500"
-    assert Figure((0.125,), digits=1, percent=True).text() == "12.5%"
-    assert Figure((0.1, 0.3), digits=1, percent=True).text() == f"20.0% ± {100 * 0.02**0.5:.1f}%"
+    assert Figure((0.125,), digits=1, factor=100, unit="%").text() == "12.5%"
+    assert Figure((0.1, 0.3), digits=1, factor=100, unit="%").text() == f"20.0% ± {100 * 0.02**0.5:.1f}%"

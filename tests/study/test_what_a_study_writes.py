@@ -2,9 +2,11 @@
 
 import csv
 import json
+import shutil
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning import seed_everything
@@ -16,6 +18,7 @@ from catwalk.catalogue import Catalogue
 from catwalk.counter_random import content_keys
 from catwalk.images import decode
 from catwalk.labelled_images import LabelledImages
+from catwalk.perceptual import load_lpips
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
@@ -40,6 +43,9 @@ COLUMNS = [
     "sr_clean",
     "sr_net",
     "feature_loss",
+    "lpips",
+    "ssim",
+    "psnr",
     "linf_levels",
     "l2_levels",
     "seconds",
@@ -71,8 +77,45 @@ def test_cells_are_the_whole_grid(cells) -> None:
         assert (cell["dataset"], cell["protocol"], cell["extractor"]) == ("Synthetic", "corrected", "T")
         assert 0 <= float(cell["chr@20"]) <= 20
         assert 0 <= float(cell["ndcg@20"]) <= float(cell["hr@20"]) <= 1
-        of_the_attack = [cell[name] for name in ("epsilon", "n_attacked", "sr", "feature_loss", "linf_levels")]
-        assert (of_the_attack == [""] * 5) == (cell["attack"] == "No attack")
+        of_the_attack = [cell[name] for name in ("epsilon", "n_attacked", "sr", "feature_loss", "lpips", "linf_levels")]
+        assert (of_the_attack == [""] * 6) == (cell["attack"] == "No attack")
+
+
+def test_table_2_has_the_lpips_of_the_files_times_100(finished, cells, shop: Path) -> None:
+    """Measured again on the files, all at once."""
+    measure = load_lpips("alex")[0]
+    catalogue = Catalogue.read(shop)
+    with (finished.folder / "table2.csv").open() as file:
+        by_attack = {row["attack"]: float(row["T LPIPS"]) for row in csv.DictReader(file)}
+    for attack in ATTACKS[1:]:
+        folder = stage(finished, f"{attack}, Sandal")
+        with (folder / "attacked_items.csv").open() as file:
+            pairs = [
+                [decode(catalogue.folder / row["image"]), decode(folder / row["image"])] for row in csv.DictReader(file)
+            ]
+        then, now = (torch.from_numpy(np.stack(images)) / 255 for images in zip(*pairs, strict=True))
+        expected = float(measure(then, now).double().mean())
+        assert by_attack[attack] == pytest.approx(expected, rel=1e-5)
+        assert {float(cell["lpips"]) for cell in cells if cell["attack"] == attack} == {by_attack[attack]}
+    manifest = json.loads((finished.folder / "manifest.json").read_text())
+    assert manifest["lpips"]["net"] == "alex"
+    assert manifest["lpips"]["trunk_sha256"] == measure.trunk_sha256
+
+
+def test_without_weights_lpips_is_empty_and_the_cause_is_said(finished, run_study, tmp_path: Path, capfd) -> None:
+    output = tmp_path / "runs"
+    shutil.copytree(finished.output, output)
+    absent = {"trunk": str(tmp_path / "absent.pth")}
+    with pytest.raises(SystemExit):
+        run_study(finished.settings | {"lpips": absent, "name": "refused"}, output)
+    assert "absent.pth" in capfd.readouterr().err
+    assert not (output / "refused").exists()
+    study = run_study(finished.settings | {"lpips": absent | {"on_missing": "skip"}, "name": "skipped"}, output)
+    assert set(study.made) == {"perceptual"}
+    rows = [cell for cell in read(study.folder / "cells.csv") if cell["attack"] != "No attack"]
+    assert {cell["lpips"] for cell in rows} == {""}
+    assert all(0 < float(cell["ssim"]) < 1 for cell in rows)
+    assert "absent.pth" in json.loads((study.folder / "manifest.json").read_text())["lpips"]["missing"]
 
 
 def test_a_recommender_without_images_has_the_same_figures_under_every_attack(cells) -> None:
@@ -163,13 +206,13 @@ def test_the_manifest_says_what_was_run_and_where_it_is(finished, shop) -> None:
     assert manifest["protocol"]["name"] == "corrected"
     folders = {f"{path.parent.parent.name}/{path.parent.name}" for path in finished.output.rglob("stage.json")}
     assert set(manifest["stages"].values()) == folders
-    assert len(manifest["stages"]) == len(folders) == 13
+    assert len(manifest["stages"]) == len(folders) == 15
 
 
 def test_a_stage_that_cells_share_is_made_once(finished) -> None:
     made = {kind: finished.made.count(kind) for kind in finished.made}
     # VBPR: clean and two attacks, two seeds each; BPR-MF never looks at an image.
-    assert made == {"classifier": 1, "accuracy": 1, "features": 1, "attack": 2, "recommender": 6 + 2}
+    assert made == {"classifier": 1, "accuracy": 1, "features": 1, "attack": 2, "perceptual": 2, "recommender": 6 + 2}
 
 
 def stage(finished, description: str) -> Path:
