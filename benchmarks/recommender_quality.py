@@ -23,7 +23,7 @@ import numpy as np
 import optuna
 import torch
 from optuna.storages.journal import JournalFileBackend, JournalStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from pytorch_lightning import Trainer, seed_everything
 from timing import markdown_table
 from torch import Tensor
@@ -33,11 +33,15 @@ from catwalk.metrics.auc import auc
 from catwalk.metrics.hit_rate import hit_rate
 from catwalk.metrics.normalized_dcg import normalized_dcg
 from catwalk.ranking import score_users, top_k, user_blocks
+from catwalk.splits import LeaveRandomOut
 from datamodules import InteractionTriplets
 from lightning_modules import BPRMF, VBPR, Popularity, Random, Recommender
 
 FACTORS = 64
 """Length of the users' and items' factors, and of the visual ones."""
+
+CORNAC_BATCH = 512
+"""Batch size for which our penalties are turned into Cornac's."""
 
 TOP_K = 20
 RARE = 10
@@ -60,16 +64,22 @@ class Shop:
         features: Folder with the features of its items.
         batch_size: Triplets per batch.
         max_epochs: The most epochs that a contestant may train.
+        start_from_defaults: Whether every search begins with the library's own settings.
+        split_seed: Seed of the order into which every user's purchases are brought before the last ones are held out;
+            None for the order in time.
     """
 
     dataset: Path
     features: Path
     batch_size: int
     max_epochs: int
+    split_seed: int | None
+    start_from_defaults: bool
 
     def data(self, validation: bool, seed: int) -> InteractionTriplets:
         """Return the purchases to train on, without or with those that are held out for validation."""
-        data = InteractionTriplets(self.dataset, self.features, self.batch_size, validation, seed)
+        split = None if self.split_seed is None else LeaveRandomOut(self.split_seed)
+        data = InteractionTriplets(self.dataset, self.features, self.batch_size, validation, seed, split=split)
         data.setup("fit")
         return data
 
@@ -81,27 +91,34 @@ class Contestant:
     Attributes:
         suggest: Draws settings; takes the trial and the largest number of epochs.
         train: Trains with these settings; takes the purchases and a seed as well.
-        first_trial: The settings that are tried first: Cornac's defaults, and about ours, but with dense Adam, by which
-            both sides learn here.
+        defaults: The library's own settings, with which it is trained as well.
+        first_trial: The same as parameters of the search, which can begin with them.
     """
 
     suggest: Callable[[optuna.Trial, int], Settings]
     train: Callable[[Settings, InteractionTriplets, int], Scores]
+    defaults: Settings
     first_trial: Settings
 
 
-def suggest_bpr_mf(trial: optuna.Trial, max_epochs: int) -> Settings:
+def suggest_common(trial: optuna.Trial, max_epochs: int) -> Settings:
+    """Draw what everybody has: from the tenth of what is usual up to ten times as much, and more for penalties."""
     return {
-        "epochs": trial.suggest_int("epochs", 10, max_epochs),
-        "learning_rate": trial.suggest_float("learning_rate", 3e-4, 3e-2, log=True),
+        "epochs": trial.suggest_int("epochs", 5, max_epochs),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True),
+        "regularization": trial.suggest_float("regularization", 1e-6, 1.0, log=True),
+    }
+
+
+def suggest_bpr_mf(trial: optuna.Trial, max_epochs: int) -> Settings:
+    return suggest_common(trial, max_epochs) | {
         "item_bias": trial.suggest_categorical("item_bias", [False, True]),
-        "regularization": trial.suggest_float("regularization", 1e-5, 1e-1, log=True),
     }
 
 
 def suggest_vbpr(trial: optuna.Trial, max_epochs: int) -> Settings:
     return suggest_bpr_mf(trial, max_epochs) | {
-        "projection_regularization": trial.suggest_float("projection_regularization", 1e-6, 1e-1, log=True),
+        "projection_regularization": trial.suggest_float("projection_regularization", 1e-6, 1.0, log=True),
     }
 
 
@@ -127,13 +144,15 @@ def train_ours(recommender: type[BPRMF], settings: Settings, data: InteractionTr
 
 def suggest_cornac(trial: optuna.Trial, max_epochs: int) -> Settings:
     # Cornac adds the loss up over B × B pairs and takes half of the squares: what stands for our λ on the rows is 2B
-    # times as large there, and on the projection 2B². These are the ranges above, for B = 512.
+    # times as large there, and on the projection 2B². It always has item biases.
+    common = suggest_common(trial, max_epochs)
+    size = CORNAC_BATCH
     return {
-        "n_epochs": trial.suggest_int("n_epochs", 10, max_epochs),
-        "learning_rate": trial.suggest_float("learning_rate", 3e-4, 3e-2, log=True),
-        "lambda_w": trial.suggest_float("lambda_w", 1e-2, 1e2, log=True),
-        "lambda_b": trial.suggest_float("lambda_b", 1e-2, 1e2, log=True),
-        "lambda_e": trial.suggest_float("lambda_e", 1e-1, 5e4, log=True),
+        "n_epochs": common["epochs"],
+        "learning_rate": common["learning_rate"],
+        "lambda_w": 2 * size * common["regularization"],
+        "lambda_b": 2 * size * trial.suggest_float("bias_regularization", 1e-6, 1.0, log=True),
+        "lambda_e": 2 * size**2 * trial.suggest_float("projection_regularization", 1e-6, 1.0, log=True),
         "scaled": trial.suggest_categorical("scaled", [False, True]),
     }
 
@@ -173,23 +192,15 @@ def train_cornac(settings: Settings, data: InteractionTriplets, seed: int) -> Sc
     return lambda users: gamma[users] @ items_of_gamma.T + theta[users] @ items_of_theta.T + biases
 
 
+OUR_DEFAULTS = {"epochs": 50, "learning_rate": 0.01}
+
+OUR_FIRST_TRIAL = OUR_DEFAULTS | {"item_bias": False, "regularization": 0.02}
+
 CONTESTANTS = {
     "VBPR": Contestant(
-        suggest_vbpr,
-        partial(train_ours, VBPR),
-        {
-            "epochs": 50,
-            "learning_rate": 0.005,
-            "item_bias": False,
-            "regularization": 0.015,
-            "projection_regularization": 0.005,
-        },
+        suggest_vbpr, partial(train_ours, VBPR), OUR_DEFAULTS, OUR_FIRST_TRIAL | {"projection_regularization": 0.01}
     ),
-    "BPR-MF": Contestant(
-        suggest_bpr_mf,
-        partial(train_ours, BPRMF),
-        {"epochs": 50, "learning_rate": 0.005, "item_bias": False, "regularization": 0.015},
-    ),
+    "BPR-MF": Contestant(suggest_bpr_mf, partial(train_ours, BPRMF), OUR_DEFAULTS, OUR_FIRST_TRIAL),
     "Cornac's VBPR": Contestant(
         suggest_cornac,
         train_cornac,
@@ -198,8 +209,16 @@ CONTESTANTS = {
             "learning_rate": 0.005,
             "lambda_w": 0.01,
             "lambda_b": 0.01,
-            "lambda_e": 0.1,  # 0 by default
-            "scaled": True,
+            "lambda_e": 0.0,
+            "scaled": False,
+        },
+        {
+            "epochs": 50,
+            "learning_rate": 0.005,
+            "regularization": 0.01 / (2 * CORNAC_BATCH),
+            "bias_regularization": 0.01 / (2 * CORNAC_BATCH),
+            "projection_regularization": 1e-6,  # 0 by default, which a logarithmic range does not have
+            "scaled": False,
         },
     ),
 }
@@ -213,7 +232,7 @@ def floor(recommender: Recommender, data: InteractionTriplets) -> Scores:
 
 
 @torch.no_grad()
-def evaluate(scores: Scores, data: InteractionTriplets, stage: str) -> dict[str, float]:
+def evaluate(scores: Scores, data: InteractionTriplets, stage: str) -> dict[str, list[float]]:
     """Rank the whole catalogue, but for what a user has bought, and look for the held-out items.
 
     Args:
@@ -222,7 +241,7 @@ def evaluate(scores: Scores, data: InteractionTriplets, stage: str) -> dict[str,
         stage: ``val`` or ``test``, the held-out items.
 
     Returns:
-        The :data:`FIGURES`.
+        The :data:`FIGURES` of every user who has a held-out item; of rare ones, of those with such an item.
     """
     held_out, seen = data.held_out_items(stage), data.seen_items(stage)
     targets = held_out.padded(torch.arange(data.num_users))[:, 0]  # one per user at most
@@ -237,8 +256,13 @@ def evaluate(scores: Scores, data: InteractionTriplets, stage: str) -> dict[str,
         )
     hits, gains, areas = (torch.cat(column) for column in zip(*columns, strict=True))
     is_rare = purchases[targets[asked]] < RARE
-    values = (hits.mean(), gains.mean(), areas.nanmean(), hits[is_rare].mean(), areas[is_rare].nanmean())
-    return dict(zip(FIGURES, map(float, values), strict=True))
+    values = (hits, gains, areas, hits[is_rare], areas[is_rare])
+    return {figure: column.tolist() for figure, column in zip(FIGURES, values, strict=True)}
+
+
+def means(figures: dict[str, list[float]]) -> dict[str, float]:
+    """Return the mean over users of every figure."""
+    return {figure: mean(values) for figure, values in figures.items()}
 
 
 def tune(name: str, shop: Shop, trials: int, record: Path | None) -> optuna.Study:
@@ -253,14 +277,14 @@ def tune(name: str, shop: Shop, trials: int, record: Path | None) -> optuna.Stud
         study_name=f"{name} on {data.catalogue.name}", storage=storage, direction="maximize", load_if_exists=True
     )
     done = study.get_trials(states=[TrialState.COMPLETE])
-    study.sampler = optuna.samplers.TPESampler(seed=len(done))
-    if not done:
+    if shop.start_from_defaults and not study.trials:
         study.enqueue_trial(contestant.first_trial)
+    study.sampler = optuna.samplers.TPESampler(seed=len(done))
 
     def objective(trial: optuna.Trial) -> float:
         settings = contestant.suggest(trial, shop.max_epochs)
         try:
-            figures = evaluate(contestant.train(settings, data, 0), data, "val")
+            figures = means(evaluate(contestant.train(settings, data, 0), data, "val"))
         except ValueError as error:  # a score that is NaN: training has diverged
             print(f"{name}: trial {trial.number} failed: {error}", file=sys.stderr)
             return 0.0
@@ -274,27 +298,45 @@ def tune(name: str, shop: Shop, trials: int, record: Path | None) -> optuna.Stud
     return study
 
 
-def final_runs(name: str, shop: Shop, study: optuna.Study, trial: FrozenTrial, seeds: int) -> list[dict[str, float]]:
-    """Train with a trial's settings on all but the test items, and return the figures on these, by seed."""
+def final_runs(
+    name: str, shop: Shop, study: optuna.Study, title: str, settings: Settings, seeds: int
+) -> list[dict[str, list[float]]]:
+    """Train with given settings on all but the test items, and return the figures of all users on these, by seed."""
     runs = []
     for seed in range(seeds):
-        key = f"test figures with trial {trial.number} and seed {seed}"
+        key = f"test figures, {title}, seed {seed}"
         if key not in study.user_attrs:
             data = shop.data(validation=False, seed=seed)
-            scores = CONTESTANTS[name].train(trial.user_attrs["settings"], data, seed)
+            scores = CONTESTANTS[name].train(settings, data, seed)
             study.set_user_attr(key, evaluate(scores, data, "test"))
         runs.append(study.user_attrs[key])
     return runs
 
 
-def table_row(name: str, runs: list[dict[str, float]]) -> list[str]:
+def table_row(name: str, runs: list[dict[str, list[float]]]) -> list[str]:
     """Return mean ± standard deviation over the runs of every figure."""
     cells = []
     for figure in FIGURES:
-        values = [run[figure] for run in runs]
+        values = [mean(run[figure]) for run in runs]
         spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
         cells.append(f"{mean(values):.4f}{spread}")
     return [name, *cells]
+
+
+def paired_row(name: str, other: str, runs: dict[str, list[dict[str, list[float]]]]) -> list[str]:
+    """Return by how much the first is above the second: mean over users and seeds, and its 95% interval.
+
+    Every user's figures are averaged over the seeds; the differences between the two recommenders are drawn again, with
+    replacement, 10,000 times over users (percentile bootstrap).
+    """
+    random, cells = np.random.default_rng(0), []
+    for figure in FIGURES:
+        one, two = (np.mean([run[figure] for run in runs[who]], axis=0) for who in (name, other))
+        differences = one - two
+        resampled = [random.choice(differences, len(differences)).mean() for _ in range(10_000)]
+        low, high = np.quantile(resampled, [0.025, 0.975])
+        cells.append(f"{differences.mean():+.4f} [{low:+.4f}, {high:+.4f}]")
+    return [f"{name} − {other}", *cells]
 
 
 def main() -> None:
@@ -307,12 +349,32 @@ def main() -> None:
     parser.add_argument("--max-epochs", type=int, default=50, help="the most epochs that a trial may choose")
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--seeds", type=int, default=3, help="final runs of every contestant")
+    parser.add_argument(
+        "--split-seed", type=int, help="hold out purchases at random by this seed, not every user's last ones"
+    )
+    parser.add_argument(
+        "--start-from-defaults", action="store_true", help="let every search begin with the library's own settings"
+    )
     parser.add_argument("--record", type=Path, help="folder where trials are kept, so that a killed run goes on")
     arguments = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore")
-    shop = Shop(arguments.dataset, arguments.features, arguments.batch_size, arguments.max_epochs)
+    shop = Shop(
+        arguments.dataset,
+        arguments.features,
+        arguments.batch_size,
+        arguments.max_epochs,
+        arguments.split_seed,
+        arguments.start_from_defaults,
+    )
+        arguments.dataset,
+        arguments.features,
+        arguments.batch_size,
+        arguments.max_epochs,
+        arguments.split_seed,
+        arguments.start_from_defaults,
+    )
     try:
         whole = shop.data(validation=False, seed=0)
         rows = [
@@ -321,13 +383,15 @@ def main() -> None:
             ),
             table_row("Popularity", [evaluate(floor(Popularity(), whole), whole, "test")]),
         ]
-        chosen = []
+        chosen, tuned = [], {}
         for name in arguments.contestants:
             study = tune(name, shop, arguments.trials, arguments.record)
-            first = study.get_trials(states=[TrialState.COMPLETE])[0]
-            for title, trial in (("first trial", first), ("tuned", study.best_trial)):
-                rows.append(table_row(f"{name}, {title}", final_runs(name, shop, study, trial, arguments.seeds)))
-                chosen.append(f"{name}, {title}: {trial.value:.4f} with {trial.user_attrs['settings']}")
+            best = study.best_trial.user_attrs["settings"]
+            for title, settings in (("defaults", CONTESTANTS[name].defaults), ("tuned", best)):
+                runs = final_runs(name, shop, study, title, settings, arguments.seeds)
+                rows.append(table_row(f"{name}, {title}", runs))
+            tuned[name] = runs
+            chosen.append(f"{name}: {study.best_value:.4f} with {best}")
     except CatwalkError as error:
         parser.error(str(error))
     targets = whole.split.test.items
@@ -341,6 +405,9 @@ def main() -> None:
     )
     print(f"\n{markdown_table(('recommender', *FIGURES), rows)}\n\n{TUNED_FOR} on the validation items:")
     print("\n".join(chosen))
+    first, *others = tuned
+    paired = [paired_row(first, other, tuned) for other in others]
+    print(f"\nTuned, differences over users [95%]:\n\n{markdown_table(('difference', *FIGURES), paired)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Lightning callbacks that poison, measure and write."""
 
 from callbacks.adversarial_accuracy import AdversarialAccuracy
+from callbacks.attack_gallery import AttackGallery
+from callbacks.attacked_items import AttackedItems
+from callbacks.category_bars import CategoryBars
 from callbacks.category_hit_ratio import CategoryHitRatio
 from callbacks.inject_poisoned_images import InjectPoisonedImages
 from callbacks.perceptual_distance import PerceptualDistance
@@ -12,6 +15,9 @@ from callbacks.write_user_figures import WriteUserFigures
 
 __all__ = [
     "AdversarialAccuracy",
+    "AttackGallery",
+    "AttackedItems",
+    "CategoryBars",
     "CategoryHitRatio",
     "InjectPoisonedImages",
     "PerceptualDistance",

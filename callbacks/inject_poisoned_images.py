@@ -147,6 +147,11 @@ class InjectPoisonedImages(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(figures)
 
+    @property
+    def clean_features(self) -> FeatureTable | None:
+        """The features whose place the attack's have taken; None outside a run."""
+        return None if self._clean is None else self._clean[1]
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the data module its clean features back."""
         if self._clean is not None:

@@ -1,67 +1,38 @@
-"""An overview in pictures: PNG files, drawn without a display and without matplotlib's global figures."""
+"""An overview in pictures: PNG files."""
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
+from catwalk.figures.style import (
+    BELOW,
+    BLUE,
+    DIM,
+    DPI,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SIZE,
+    count_axes,
+    house_style,
+    new_figure,
+    shortened,
+)
 from catwalk.images import UInt8Array, decode
 from catwalk.interactions import Interactions
 from catwalk.overview.facts import TOP, CategoryFacts, Overview, PurchaseFacts, TimeFacts
-
-INK, DIM, GREY, PALE = "#333333", "#666666", "#9a9a9a", "#e4e4e4"
-BLUE, ORANGE, PURPLE = "#0072b2", "#d55e00", "#cc79a7"
-"""Of the palette of Okabe and Ito (2008), which colour-blind readers can tell apart."""
-
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib
-    "font.size": 10,
-    "text.color": INK,
-    "text.usetex": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 12,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.facecolor": "white",
-    "axes.grid": False,
-    "axes.axisbelow": True,
-    "figure.facecolor": "white",
-    "grid.color": PALE,
-    "grid.linewidth": 0.8,
-    "xtick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.color": GREY,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "savefig.dpi": "figure",
-}
-
-BELOW: Final = "outside lower left"
-"""Where legends are: nothing is drawn there."""
-
-DPI = 110
-SIZE = (8.0, 4.5)
-"""Width and height of a figure in inches."""
 
 DRAWN_CATEGORIES = 30
 """Categories in the figure, and on a sheet of samples."""
@@ -74,9 +45,6 @@ TILE, GAP, LABEL = 96, 6, 26
 
 MAX_POINTS = 2000
 """Ranks at which the curve of the long tail is drawn; more cannot be told apart."""
-
-LONGEST_NAME = 34
-"""Letters of a category's name in a picture."""
 
 
 def draw_overview(
@@ -109,9 +77,7 @@ def draw_overview(
     if overview.time is not None:
         figures["purchases_over_time"] = partial(_over_time, overview.time, kind)
     written = []
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes.
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
+    with house_style():
         for stem, draw in figures.items():
             path = output / f"{stem}.png"
             draw().savefig(path)
@@ -141,8 +107,7 @@ def draw_samples(overview: Overview, catalogue: Catalogue, output: Path) -> list
     starts = np.searchsorted(catalogue.categories[order], np.arange(catalogue.num_categories + 1))
     filled = [category for category in overview.categories if category.items]
     written = []
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
+    with house_style(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for sheet, first in enumerate(range(0, len(filled), DRAWN_CATEGORIES)):
             shown = filled[first : first + DRAWN_CATEGORIES]
             numbers = [catalogue.category_names.index(category.name) for category in shown]
@@ -155,15 +120,9 @@ def draw_samples(overview: Overview, catalogue: Catalogue, output: Path) -> list
     return written
 
 
-def _new_figure(width: float = SIZE[0], height: float = SIZE[1]) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _long_tail(per_item: NDArray[np.int64], facts: PurchaseFacts, kind: str) -> Figure:
     """Draw the purchases of every item, the most bought first."""
-    figure = _new_figure()
+    figure = new_figure()
     axes = figure.add_subplot()
     falling = np.sort(per_item)[::-1]
     places = [space(1, len(falling), MAX_POINTS).astype(np.int64) for space in (np.geomspace, np.linspace)]
@@ -180,13 +139,13 @@ def _long_tail(per_item: NDArray[np.int64], facts: PurchaseFacts, kind: str) -> 
     figure.legend(handles=handles, loc=BELOW, ncols=2)
     axes.set(xlim=(0.5, len(falling) + 0.5), ylim=(0, None), xlabel="items, the most bought first", ylabel=kind)
     axes.set_title(f"Long tail: the top {TOP:.0%} of the items have {facts.top_share:.1%} of the {kind}")
-    _count_axes(axes)
+    count_axes(axes)
     return figure
 
 
 def _purchases_per_user(per_user: NDArray[np.int64], kind: str) -> Figure:
     """Draw how many users have 1, 2, 3 … purchases; the last bar holds all beyond the 99th percentile."""
-    figure = _new_figure()
+    figure = new_figure()
     axes = figure.add_subplot()
     last = min(int(np.quantile(per_user, 0.99, method="higher")) + 1, int(per_user.max()))
     counts = np.bincount(np.minimum(per_user, last), minlength=last + 1)[1:]
@@ -201,7 +160,7 @@ def _purchases_per_user(per_user: NDArray[np.int64], kind: str) -> Figure:
     if last < per_user.max():
         axes.set_xlabel(f"{kind} of a user (the last bar: {last} or more, up to {per_user.max():,})")
     axes.set_title(f"{kind.capitalize()} per user: {per_user.mean():.2f} on average")
-    _count_axes(axes)
+    count_axes(axes)
     return figure
 
 
@@ -214,7 +173,7 @@ def _categories(overview: Overview, kind: str) -> Figure:
     if overview.purchases is not None:
         columns[kind] = [category.purchases or 0 for category in shown]
         columns[f"{kind} per item"] = [category.per_item or 0 for category in shown]
-    figure = _new_figure(SIZE[0] if len(columns) == 1 else 10.0, 1.5 + 0.24 * max(len(shown), 4))
+    figure = new_figure(SIZE[0] if len(columns) == 1 else 10.0, 1.5 + 0.24 * max(len(shown), 4))
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     places = np.arange(len(shown))
     for axes, (title, values) in zip(panels, columns.items(), strict=True):
@@ -226,7 +185,7 @@ def _categories(overview: Overview, kind: str) -> Figure:
         axes.xaxis.set_visible(False)
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks(places, [_shortened(category.name) for category in shown], parse_math=False)
+    panels[0].set_yticks(places, [shortened(category.name) for category in shown], parse_math=False)
     panels[0].set_ylim(len(shown) - 0.4, -0.6)
     order = "most items" if overview.purchases is None else f"most {kind}"
     whole = f"The {len(shown)} of {len(overview.categories):,} categories" if rest else "The categories"
@@ -244,7 +203,7 @@ def _categories(overview: Overview, kind: str) -> Figure:
 
 def _over_time(facts: TimeFacts, kind: str) -> Figure:
     """Draw the purchases in every period."""
-    figure = _new_figure()
+    figure = new_figure()
     axes = figure.add_subplot()
     if facts.read_as == "numbers":
         edges = np.array(facts.edges, dtype=np.float64)
@@ -261,18 +220,8 @@ def _over_time(facts: TimeFacts, kind: str) -> Figure:
     axes.stairs(facts.counts, edges, fill=True, color=BLUE)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, 1.05 * max(facts.counts))
-    _count_axes(axes, x=False)
+    count_axes(axes, x=False)
     return figure
-
-
-def _count_axes(axes: Axes, x: bool = True) -> None:
-    """Let an axis of counts have whole numbers with thousands apart, and a grid to read heights by."""
-    for axis in (axes.xaxis, axes.yaxis) if x else (axes.yaxis,):
-        axis.set_major_locator(MaxNLocator(integer=True))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.yaxis.grid(True)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
 
 
 def _tile(path: Path) -> UInt8Array:
@@ -312,7 +261,7 @@ def _sheet(categories: Sequence[CategoryFacts], tiles: Sequence[Sequence[UInt8Ar
         top = GAP + number % rows * row_height + LABEL
         right = left + SAMPLES * (TILE + GAP) - GAP
         base = 1 - (top - GAP) / height
-        figure.text(left / width, base, _shortened(category.name), parse_math=False)
+        figure.text(left / width, base, shortened(category.name), parse_math=False)
         figure.text(right / width, base, _described(category), ha="right", fontsize=8, color=DIM)
         corners.append((top, left))
     canvas.draw()
@@ -327,9 +276,3 @@ def _sheet(categories: Sequence[CategoryFacts], tiles: Sequence[Sequence[UInt8Ar
 def _described(category: CategoryFacts) -> str:
     items = f"{category.items:,} item{'' if category.items == 1 else 's'}"
     return items if category.per_item is None else f"{items}, {category.per_item:.1f} purchases per item"
-
-
-def _shortened(name: str) -> str:
-    """Return a name on one line, cut where it is too long for a picture."""
-    line = " ".join(name.split())
-    return line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 1].rstrip()}…"

@@ -12,6 +12,7 @@ from catwalk.metrics import (
     Exposure,
     FeatureLoss,
     HitRate,
+    ItemReach,
     MeanReciprocalRank,
     NormalizedCategoryDCG,
     NormalizedDCG,
@@ -36,6 +37,7 @@ CASES = [
         id="NormalizedCategoryDCG",
     ),
     pytest.param(Exposure([5, 2], DATA.seen), LISTS[:1], id="Exposure"),
+    pytest.param(ItemReach([5, 2], torch.tensor([0, 3]), DATA.scores.shape[1]), LISTS[:1], id="ItemReach"),
     pytest.param(AttackSuccessRate(), PREDICTIONS, id="AttackSuccessRate"),
     pytest.param(FeatureLoss(), (DATA.features_before, DATA.features_after), id="FeatureLoss"),
 ]

@@ -1,0 +1,262 @@
+"""Shows what an attack did to some items: their images before and after, what the network sees, and where they rank."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+
+from callbacks.other_features import clean_features, looking_at
+from callbacks.perceptual_distance import DISTANCES_FILE, PerceptualDistance
+from callbacks.pictures import log_picture
+from catwalk.attacked_items import read_attacked_items
+from catwalk.errors import CatwalkError
+from catwalk.features import FeatureTable
+from catwalk.images import UInt8Array, decode, truncated_images_allowed
+from catwalk.metrics.item_reach import item_ranks
+from catwalk.perceptual import LPIPS, load_lpips
+from catwalk.perceptual.figures import perceptual_figures
+from catwalk.perceptual.trunks import TrunkName
+from catwalk.poisoning import AttackedItem, read_summary
+from catwalk.ranking import score_users, user_blocks
+from catwalk.tables import read_table
+from lightning_modules.recommender import Recommender
+
+if TYPE_CHECKING:  # matplotlib would slow down the help
+    from catwalk.figures.gallery import GalleryItem
+
+GALLERY_FILE = "gallery.png"
+
+COLUMNS = (
+    "item",
+    "before",
+    "after",
+    "difference × 16",
+    "predicted before",
+    "probability before",
+    "predicted after",
+    "probability after",
+    "LPIPS",
+    "SSIM",
+)
+RANK_COLUMNS = ("mean rank before", "mean rank after")
+
+
+class AttackGallery(Callback):
+    """After ``fit`` and ``test``, shows some of the attacked items: ``gallery.png`` in the attack's folder.
+
+    A row for each: its image before and after the attack, their difference ×16 around grey, what the network sees in
+    them with its probability, LPIPS and SSIM, and the item's mean rank over users before and after. Both ranks are
+    those that the recommender as it is now gives the item, once with the clean features of the catalogue and once with
+    those of the attack; a recommender without images has none. With a ``WandbLogger`` the rows are a table as well,
+    ``attack/items``, with the images in its cells; W&B and TensorBoard show the picture as ``attack/gallery``.
+
+    Which items are shown depends on their ids alone. The attack is the one that
+    :class:`~callbacks.InjectPoisonedImages` makes in the same run, wherever it stands among the callbacks, or an
+    earlier one. LPIPS and SSIM are those of :class:`~callbacks.PerceptualDistance` where it has measured the images,
+    and measured of the shown ones otherwise. Nothing of the model, its data or its random numbers is touched.
+
+    Args:
+        attack: The attack's folder: ``InjectPoisonedImages.output``.
+        items: How many items to show, at most.
+        net: Network of LPIPS, where it is measured here: ``vgg``, ``alex`` or ``squeeze``.
+        trunk: File with its weights, see :class:`~catwalk.perceptual.LPIPS`; null looks for them where they usually
+            are.
+        on_missing: Where there are none, ``error`` ends the run before it begins, and ``skip`` leaves LPIPS out.
+
+    Raises:
+        CatwalkError: If ``items`` is less than 1.
+    """
+
+    def __init__(
+        self,
+        attack: Path,
+        items: int = 16,
+        net: TrunkName = "vgg",
+        trunk: Path | None = None,
+        on_missing: Literal["error", "skip"] = "error",
+    ) -> None:
+        if items < 1:
+            raise CatwalkError(f"AttackGallery.items must be at least 1, got {items}")
+        self.attack = Path(attack)
+        self.items = items
+        self.net = net
+        self.trunk = trunk
+        self.on_missing = on_missing
+        self._lpips: LPIPS | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load LPIPS, unless another callback will have measured it, so that nothing has begun if it cannot be had."""
+        others = [callback for callback in trainer.callbacks if isinstance(callback, PerceptualDistance)]  # type: ignore[attr-defined]
+        if trainer.is_global_zero and all(other.attack.resolve() != self.attack.resolve() for other in others):
+            self._lpips, cause = load_lpips(self.net, self.trunk, self.on_missing)
+            if cause is not None:
+                rank_zero_warn(f"LPIPS is left out: {cause}")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look into the attack's folder before anything is trained."""
+        self._check(trainer.datamodule)  # type: ignore[attr-defined]
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look into the attack's folder before anything is tested."""
+        self._check(trainer.datamodule)  # type: ignore[attr-defined]
+
+    def _check(self, data: Any) -> None:
+        read_attacked_items(self.attack, data.catalogue)
+        table, used = FeatureTable.read(self.attack, data.catalogue), getattr(data, "feature_table", None)
+        if used is not None and used.network != table.network:
+            raise CatwalkError(
+                f"AttackGallery.attack: {self.attack} was attacked by another network than the one that made the "
+                "recommender's features: give the attack on that one"
+            )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the items."""
+        self._show(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the items."""
+        self._show(trainer, pl_module)
+
+    def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            from catwalk.figures.gallery import draw_gallery
+            from catwalk.figures.style import save
+
+            summary = read_summary(self.attack)
+            shown = self._gallery_items(trainer, pl_module)
+            path = self.attack / GALLERY_FILE
+            save(draw_gallery(shown, f"{summary.attack} on {summary.source}, to {summary.purpose}"), path)
+            log_picture(trainer, "attack/gallery", path)
+            _log_table(trainer, shown)
+            rank_zero_info(f"{path} shows {len(shown)} of the {summary.n_attacked} attacked items")
+        trainer.strategy.barrier("the gallery is drawn")
+
+    def _gallery_items(self, trainer: Trainer, model: LightningModule) -> list["GalleryItem"]:
+        from catwalk.figures.gallery import GalleryItem
+
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        catalogue = data.catalogue
+        items, rows = read_attacked_items(self.attack, catalogue)
+        chosen = np.argsort(catalogue.keys[items], kind="stable")[: self.items]
+        items, rows = items[chosen], [rows[place] for place in chosen]
+        truncated = truncated_images_allowed(catalogue.folder)
+        after = [decode(self.attack / row.image) for row in rows]
+        before = [
+            decode(catalogue.folder / catalogue.images[item], image.shape[1:], allow_truncated=truncated)
+            for item, image in zip(items, after, strict=True)
+        ]
+        table = FeatureTable.read(self.attack, catalogue)  # which holds what was seen before any attack
+        distances = _measured_before(self.attack, rows) or [
+            _measure(*pair, self._lpips) for pair in zip(before, after, strict=True)
+        ]
+        ranks = _mean_ranks_before_and_after(trainer, model, items, self.attack)
+        return [
+            GalleryItem(
+                item_id=row.item_id,
+                before=then,
+                after=now,
+                category_before=row.category_before,
+                probability_before=float(table.probabilities[item]),
+                category_after=row.category_after,
+                probability_after=row.probability_after,
+                success=row.success,
+                lpips=lpips,
+                ssim=ssim,
+                rank_before=rank_before,
+                rank_after=rank_after,
+            )
+            for row, item, then, now, (lpips, ssim), rank_before, rank_after in zip(
+                rows, items, before, after, distances, *ranks, strict=True
+            )
+        ]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of LPIPS."""
+        self._lpips = None
+
+
+def _log_table(trainer: Trainer, shown: list["GalleryItem"]) -> None:
+    """Log the items to W&B, where it is among the loggers, as a table with images."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    if not loggers:
+        return
+    import wandb
+
+    from catwalk.figures.gallery import difference
+
+    has_ranks = any(item.rank_after is not None for item in shown)
+    rows = []
+    for item in shown:
+        pictures = (item.before, item.after, difference(item.before, item.after))
+        row: list[Any] = [
+            item.item_id,
+            *(wandb.Image(picture.transpose(1, 2, 0)) for picture in pictures),
+            item.category_before,
+            item.probability_before,
+            item.category_after,
+            item.probability_after,
+            item.lpips,
+            item.ssim,
+        ]
+        rows.append([*row, item.rank_before, item.rank_after] if has_ranks else row)
+    for logger in loggers:
+        logger.log_table("attack/items", [*COLUMNS, *(RANK_COLUMNS if has_ranks else ())], rows)
+
+
+def _measured_before(folder: Path, rows: list[AttackedItem]) -> list[tuple[float | None, float | None]] | None:
+    """Return LPIPS and SSIM of items by the file that ``PerceptualDistance`` wrote; None if it has not, of these."""
+    path = folder / DISTANCES_FILE
+    if not path.is_file():
+        return None
+    table = read_table(path, ["item_id", "l2_levels"], ["lpips", "ssim"])
+    found = {row["item_id"]: row for row in table.to_pylist()}
+    # It may be of images that another attack wrote here before these.
+    if any(row.item_id not in found or float(found[row.item_id]["l2_levels"]) != row.l2_levels for row in rows):
+        return None
+    return [(_number(found[row.item_id]["lpips"]), _number(found[row.item_id]["ssim"])) for row in rows]
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _measure(before: UInt8Array, after: UInt8Array, lpips: LPIPS | None) -> tuple[float | None, float | None]:
+    """Return LPIPS and SSIM of an image."""
+    figures = perceptual_figures(torch.from_numpy(before)[None], torch.from_numpy(after)[None], lpips)
+    ssim = float(figures.ssim)
+    return None if figures.lpips is None else float(figures.lpips), None if math.isnan(ssim) else ssim
+
+
+def _mean_ranks_before_and_after(
+    trainer: Trainer, model: LightningModule, items: NDArray[np.int64], attack: Path
+) -> tuple[list[float | None], list[float | None]]:
+    """Return the items' mean ranks with clean features and with those of the attack, where there are such."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    nothing: list[float | None] = [None] * len(items)
+    if not (isinstance(model, Recommender) and model.uses_features):
+        return nothing, nothing
+    is_injected = Path(data.features).resolve() == attack.resolve()
+    poisoned = data.feature_table if is_injected else data.read_features(attack)
+    clean = clean_features(trainer) if is_injected else data.feature_table
+    before = nothing if clean is None else _mean_ranks(trainer, model, clean, items)
+    return before, _mean_ranks(trainer, model, poisoned, items)
+
+
+def _mean_ranks(
+    trainer: Trainer, model: Recommender, table: FeatureTable, items: NDArray[np.int64]
+) -> list[float | None]:
+    """Return the mean rank of each item over the users whose candidate it is; None where it is nobody's."""
+    data, device = trainer.datamodule, model.device  # type: ignore[attr-defined]
+    wanted, seen = torch.from_numpy(items).to(device), data.seen_items("test").to(device)
+    total, count = (torch.zeros(len(items), dtype=torch.int64, device=device) for _ in range(2))
+    with looking_at(table, model, trainer) as other:
+        for users in user_blocks(torch.arange(data.num_users, device=device), data.num_items):
+            ranks = item_ranks(score_users(other.scores, users, seen), wanted)
+            total, count = total + ranks.sum(dim=0), count + (ranks > 0).sum(dim=0)
+    return [rank / users if users else None for rank, users in zip(total.tolist(), count.tolist(), strict=True)]

@@ -1,0 +1,116 @@
+"""Logs how far the attacked items themselves get: their mean rank, their places in the lists, and who is shown them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.ranked_lists import RankedListsCallback
+from catwalk.attacked_items import read_attacked_items
+from catwalk.metrics.item_reach import ItemReach, item_ranks
+from catwalk.metrics.mean import ValueMean
+from catwalk.ranking import SeenItems, score_users
+from lightning_modules.recommender import Ranking, Recommender
+
+
+class AttackedItems(RankedListsCallback):
+    """Logs figures of the items that an attack changed, and of no others, after ``val/`` or ``test/``.
+
+    - ``attacked/exposure@K``: mean number of places that they take in a list;
+    - ``attacked/discounted_exposure@K``: the same with a place at rank r counting ``1 / log2(1 + r)``
+      (:class:`catwalk.metrics.ItemReach`);
+    - ``attacked/users_reached@K``: share of the users who have at least one of them in the list;
+    - ``attacked/mean_rank``, if asked for: mean rank of the items among each user's candidates, over all users and
+      items; 1 is the best, and equal scores rank by item number. It tells whether items rise that no list shows.
+
+    The items are those of ``attacked_items.csv``: what :class:`~callbacks.InjectPoisonedImages` writes in the same run,
+    wherever it stands among the callbacks, or an earlier one wrote. They are the same ones in the epochs before the
+    images are injected, so that the figures show the jump.
+
+    Args:
+        attack: The attack's folder: ``InjectPoisonedImages.output``.
+        top_k: List lengths K.
+        mean_rank: Rank the attacked items too. All scores are computed once more and sorted, which takes about twice
+            as long as to find the lists; without it the figures cost next to nothing.
+    """
+
+    def __init__(self, attack: Path, top_k: Sequence[int] = (20,), mean_rank: bool = False) -> None:
+        super().__init__(top_k)
+        self.attack = Path(attack)
+        self.mean_rank = mean_rank
+        self._items: Tensor | None = None
+        self._reach: ItemReach
+        self._ranks: ValueMean
+        self._seen: SeenItems
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look into the attack's folder before anything is trained."""
+        self._read(trainer.datamodule)  # type: ignore[attr-defined]
+
+    def _read(self, data: Any) -> Tensor:
+        if self._items is None:
+            self._items = torch.from_numpy(read_attacked_items(self.attack, data.catalogue)[0])
+        return self._items
+
+    def start(self, data: Any, device: torch.device, stage: str) -> None:
+        """Begin to count."""
+        self._items = self._read(data).to(device)
+        self._reach = ItemReach(self.top_k, self._items, data.num_items).to(device)
+        self._ranks = ValueMean().to(device)
+        self._seen = data.seen_items(stage).to(device)
+
+    def count(self, ranking: Ranking) -> None:
+        """Count the lists of some users."""
+        self._reach.update(ranking["recommended"])
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the lists of a block of users, and rank the items for them."""
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        self._rank(trainer, pl_module, outputs["users"])
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the lists of a block of users, and rank the items for them."""
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        self._rank(trainer, pl_module, outputs["users"])
+
+    def _rank(self, trainer: Trainer, pl_module: LightningModule, users: Tensor) -> None:
+        if not self.mean_rank:
+            return
+        assert isinstance(pl_module, Recommender)
+        assert self._items is not None
+        with trainer.precision_plugin.forward_context():  # the scores of the lists
+            scores = score_users(pl_module.scores, users, self._seen)
+        ranks = item_ranks(scores, self._items)
+        self._ranks.update(ranks[ranks > 0])
+
+    def figures(self) -> dict[str, Tensor]:
+        """Return all figures."""
+        reach = {
+            f"attacked/{name}@{k}": value
+            for name, values in self._reach.compute().items()
+            for k, value in zip(self.top_k, values.reshape(len(self.top_k)).unbind(), strict=True)
+        }
+        return reach | ({"attacked/mean_rank": self._ranks.compute()} if self.mean_rank else {})
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the items: another run may attack others."""
+        self._items = None

@@ -1,0 +1,164 @@
+"""Draws what an attack did to the categories: their places in the lists, and what the network sees in its images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from callbacks.other_features import clean_features, looking_at
+from callbacks.pictures import log_picture
+from callbacks.ranked_lists import CategoriesBy, RankedListsCallback, item_categories
+from catwalk.attacked_items import read_attacked_items
+from catwalk.features import FeatureTable
+from catwalk.metrics import CategoryHitRatio
+from catwalk.metrics.category_hit_ratio import category_hits
+from catwalk.poisoning import read_summary
+from catwalk.ranking import score_users, top_k, user_blocks
+from lightning_modules.recommender import Ranking, Recommender
+
+BARS_FILE = "category_bars.png"
+CONFUSION_FILE = "confusion.png"
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """CHR@K of every category, and when it was counted."""
+
+    hit_ratios: Mapping[str, float]
+    when: str
+
+
+class CategoryBars(RankedListsCallback):
+    """After ``fit`` and ``test``, draws CHR@K of the categories and what became of what the network saw.
+
+    Both pictures are written into the attack's folder, and shown by W&B and TensorBoard:
+
+    - ``category_bars.png`` (``attack/category_bars``): CHR@K of the 20 categories with the highest, and of source and
+      target, in the last validation of a ``fit`` or in the test. Marks show it before the attack: in a ``fit``, in the
+      last of the epochs that ``InjectPoisonedImages.from_epoch`` left clean; in a test into which images are injected,
+      what the same recommender shows with the clean ones. A ``fit`` without validation has no such picture;
+    - ``confusion.png`` (``attack/confusion``): what the network saw in the attacked items before, and sees now.
+
+    Args:
+        attack: The attack's folder: ``InjectPoisonedImages.output``, or that of an earlier attack.
+        top_k: Length of the lists, K.
+        categories_by: ``network`` takes for an item's category what the network that made the features sees in its
+            clean image, ``dataset`` what the dataset says.
+    """
+
+    def __init__(self, attack: Path, top_k: int = 20, categories_by: CategoriesBy = "network") -> None:
+        super().__init__([top_k])
+        self.attack = Path(attack)
+        self.categories_by = categories_by
+        self.names: tuple[str, ...] = ()
+        self._item_categories = torch.zeros(0, dtype=torch.int64)
+        self._hit_ratio: CategoryHitRatio
+        self._is_injected = False
+        self._counted: dict[bool, _Counted] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Read the categories."""
+        super().setup(trainer, pl_module, stage)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._item_categories, self.names = item_categories(self, data, self.categories_by, None)
+        self._counted = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look into the attack's folder before anything is trained."""
+        read_attacked_items(self.attack, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look into the attack's folder before anything is tested."""
+        read_attacked_items(self.attack, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
+
+    def start(self, data: Any, device: torch.device, stage: str) -> None:
+        """Begin to count."""
+        self._hit_ratio = CategoryHitRatio(self.top_k, self._item_categories, len(self.names)).to(device)
+        self._is_injected = data.features is not None and Path(data.features).resolve() == self.attack.resolve()
+
+    def count(self, ranking: Ranking) -> None:
+        """Count the lists of some users."""
+        self._hit_ratio.update(ranking["recommended"])
+
+    def figures(self) -> dict[str, Tensor]:
+        """Return nothing: what was counted is drawn."""
+        return {}
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what was counted."""
+        super().on_validation_epoch_end(trainer, pl_module)
+        if not trainer.sanity_checking:
+            self._keep(f"in the validation of epoch {trainer.current_epoch}")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what was counted."""
+        super().on_test_epoch_end(trainer, pl_module)
+        self._keep("in the test")
+
+    def _keep(self, when: str) -> None:
+        values = self._hit_ratio.compute().reshape(len(self.names)).tolist()
+        self._counted[self._is_injected] = _Counted(dict(zip(self.names, values, strict=True)), when)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw."""
+        self._draw(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, beside what there would be without the attack."""
+        clean = clean_features(trainer)
+        if trainer.is_global_zero and self._is_injected and clean is not None:
+            self._counted[False] = _Counted(self._with_features(clean, pl_module, trainer), "in the test")
+        self._draw(trainer)
+
+    def _with_features(self, table: FeatureTable, model: LightningModule, trainer: Trainer) -> dict[str, float]:
+        """Return CHR@K of every category if the recommender looked at other features."""
+        assert isinstance(model, Recommender)
+        data, (k,) = trainer.datamodule, self.top_k  # type: ignore[attr-defined]
+        categories = self._item_categories.to(model.device)
+        users = torch.arange(data.num_users, device=model.device)
+        hits = torch.zeros(len(self.names), dtype=torch.int64, device=model.device)
+        seen = data.seen_items("test").to(model.device)
+        with looking_at(table, model, trainer) as other:
+            for block in user_blocks(users, data.num_items):
+                recommended, _ = top_k(score_users(other.scores, block, seen), k)
+                hits = hits + category_hits(recommended, categories, len(self.names), k).squeeze(0)
+        return dict(zip(self.names, (hits.double() / len(users)).tolist(), strict=True))
+
+    def _draw(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            from catwalk.figures.category_bars import draw_category_bars  # matplotlib would slow down the help
+            from catwalk.figures.confusion import draw_confusion
+            from catwalk.figures.style import save
+
+            _, rows = read_attacked_items(self.attack, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
+            summary = read_summary(self.attack)
+            drawn = {
+                CONFUSION_FILE: draw_confusion(
+                    [row.category_before for row in rows],
+                    [row.category_after for row in rows],
+                    f"{summary.attack}: what the network sees in the {len(rows):,} attacked items",
+                )
+            }
+            now, before = self._counted.get(True), self._counted.get(False)
+            if now is None:
+                now, before = before, None
+            if now is not None:
+                drawn[BARS_FILE] = draw_category_bars(
+                    now.hit_ratios,
+                    None if before is None else before.hit_ratios,
+                    None if before is None else f"clean catalogue, {before.when}",
+                    top_k=self.top_k[0],
+                    source=summary.source,
+                    target=summary.target,
+                    title=f"CHR@{self.top_k[0]} {now.when}",
+                )
+            for name, figure in drawn.items():
+                save(figure, self.attack / name)
+                log_picture(trainer, f"attack/{name.removesuffix('.png')}", self.attack / name)
+            rank_zero_info(f"Drew {' and '.join(drawn)} in {self.attack}")
+        trainer.strategy.barrier("the categories are drawn")

@@ -1,0 +1,49 @@
+"""What the callbacks share that ask how a recommender would rank with other images."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+
+from callbacks.inject_poisoned_images import InjectPoisonedImages
+from catwalk.features import FeatureTable
+from lightning_modules.recommender import Recommender
+
+
+def clean_features(trainer: Trainer) -> FeatureTable | None:
+    """Return the features whose place an attack's have taken; None where nothing was injected in this run."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, InjectPoisonedImages) and callback.clean_features is not None:
+            return callback.clean_features
+    return None
+
+
+@contextlib.contextmanager
+def looking_at(table: FeatureTable, model: Recommender, trainer: Trainer) -> Iterator[Recommender]:
+    """Give a copy of a recommender that is ready to score with other features, meanwhile, in eval and inference mode.
+
+    Parameters are shared; nothing of the recommender, its data module or its modes is different afterwards.
+
+    Args:
+        table: The features.
+        model: The recommender.
+        trainer: Who runs it.
+    """
+    data: Any = copy.copy(trainer.datamodule)  # type: ignore[attr-defined]
+    data.feature_table = table
+    other = copy.copy(model)
+    other._trainer = model._trainer  # which copies do without
+    other._modules = dict(model._modules)  # the features are one of them
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode(), trainer.precision_plugin.forward_context():
+            other.take_features(data)
+            other.prepare_scores(data)
+            yield other
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

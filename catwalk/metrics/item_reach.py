@@ -1,0 +1,143 @@
+"""How far some items reach, such as those that were attacked: their ranks, their places, and who gets to see them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics import Metric
+
+from catwalk.errors import DivergedError
+from catwalk.metrics.held_out import check_recommended, list_lengths
+
+
+def item_ranks(scores: Tensor, items: Tensor) -> Tensor:
+    """Return the ranks of some items among each user's candidates, equal scores by ascending item index.
+
+    Every user's scores are sorted once, which is cheaper than to compare them with those of each of the items.
+
+    Args:
+        scores: Float ``(B, N)``; minus infinity marks an item that is no candidate.
+        items: int64 ``(n,)``, each in ``0..N-1``.
+
+    Returns:
+        int64 ``(B, n)``: 1 is the best; 0 where the item is no candidate of the user.
+
+    Raises:
+        DivergedError: If a score is NaN.
+
+    Example:
+        >>> import torch
+        >>> from catwalk.metrics.item_reach import item_ranks
+        >>> item_ranks(torch.tensor([[0.5, 0.9, 0.5, -torch.inf]]), torch.tensor([2, 1, 3]))
+        tensor([[3, 1, 0]])
+    """
+    scores = scores.detach().float()
+    wanted = scores[:, items].contiguous()
+    ascending = _sorted(scores)
+    if ascending[:, -1].isnan().any():
+        raise DivergedError("scores contain NaN: the model has diverged, and its ranking would mean nothing")
+    not_higher = torch.searchsorted(ascending, wanted, right=True)
+    # The last of those is of the item itself; is the one before it equal?
+    tied = (not_higher > 1) & (ascending.gather(1, (not_higher - 2).clamp_(min=0)) == wanted)
+    ranks = scores.shape[1] - not_higher + 1
+    is_candidate = wanted > -torch.inf
+    rows = (tied & is_candidate).any(dim=1).nonzero().squeeze(1)
+    if len(rows):
+        keys = _distinct(scores[rows])
+        ranks[rows] = scores.shape[1] - torch.searchsorted(_sorted(keys), keys[:, items].contiguous())
+    return ranks.masked_fill_(~is_candidate, 0)
+
+
+def _sorted(values: Tensor) -> Tensor:
+    """Return each row in ascending order; on a CPU by NumPy, which sorts many times faster than PyTorch there."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.numpy(), axis=1))
+    return values.sort(dim=1).values
+
+
+def _distinct(scores: Tensor) -> Tensor:
+    """Return int64 keys in the order of float32 scores, and of equal ones in that of descending item index."""
+    bits = (scores + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0
+    in_order = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    return (in_order << 32) + torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
+
+
+class ItemReach(Metric):
+    """What share of the top-K lists some items take, and how many users find one of them there.
+
+    - ``exposure``: mean number of places that they take in a list, in [0, K]: CHR@K of these items alone;
+    - ``discounted_exposure``: the same with a place at rank r counting ``1 / log2(1 + r)``, the position bias of Singh
+      and Joachims, *Fairness of exposure in rankings*, KDD 2018;
+    - ``users_reached``: the share of users who have at least one of them in the list, in [0, 1].
+
+    What is kept are counts, so the result has the same bits whatever the batches and the number of processes.
+
+    Args:
+        top_k: One K or several, in any order.
+        items: int64 ``(n,)``, the items.
+        num_items: Size of the catalogue.
+        **kwargs: Passed to :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If there is no K or a K is less than 1.
+
+    Example:
+        >>> import torch
+        >>> from catwalk.metrics.item_reach import ItemReach
+        >>> metric = ItemReach(2, torch.tensor([0, 3]), num_items=5)
+        >>> metric.update(torch.tensor([[0, 3], [1, 0], [1, 2], [2, -1]]))
+        >>> {name: round(value.item(), 4) for name, value in metric.compute().items()}
+        {'exposure': 0.75, 'discounted_exposure': 0.5655, 'users_reached': 0.5}
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    is_chosen: Tensor
+    places: Tensor
+    reached: Tensor
+    users: Tensor
+
+    def __init__(self, top_k: int | Sequence[int], items: Tensor, num_items: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.top_k = list_lengths(top_k)
+        is_chosen = torch.zeros(num_items, dtype=torch.bool, device=items.device)
+        is_chosen[items] = True
+        # A checkpoint does not hold them: they come with the data. The first one is of the -1 that fills short lists.
+        self.register_buffer("is_chosen", functional.pad(is_chosen, (1, 0)), persistent=False)
+        self.add_state("places", torch.zeros(max(self.top_k), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("reached", torch.zeros(len(self.top_k), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("users", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, recommended: Tensor) -> None:
+        """Add a batch of users.
+
+        Args:
+            recommended: int64 ``(B, >= the largest K)``, best first; ``-1`` fills short lists.
+
+        Raises:
+            ValueError: If a list is shorter than the largest K.
+        """
+        longest = max(self.top_k)
+        check_recommended(recommended, longest)
+        found = self.is_chosen[recommended[:, :longest] + 1]
+        self.places = self.places + found.sum(dim=0)
+        self.reached = self.reached + torch.stack([found[:, :k].any(dim=1).sum() for k in self.top_k])
+        self.users = self.users + len(recommended)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the three figures, float64 ``(number of K,)`` each, in the order of ``top_k``; NaN without users.
+
+        torchmetrics hands a result with a single entry over as a scalar.
+        """
+        places = self.places.double()
+        discounted = places / torch.arange(2, len(places) + 2, device=places.device).double().log2()
+        return {
+            "exposure": torch.stack([places[:k].sum() for k in self.top_k]) / self.users,
+            "discounted_exposure": torch.stack([discounted[:k].sum() for k in self.top_k]) / self.users,
+            "users_reached": self.reached.double() / self.users,
+        }
