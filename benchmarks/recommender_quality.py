@@ -368,13 +368,6 @@ def main() -> None:
         arguments.split_seed,
         arguments.start_from_defaults,
     )
-        arguments.dataset,
-        arguments.features,
-        arguments.batch_size,
-        arguments.max_epochs,
-        arguments.split_seed,
-        arguments.start_from_defaults,
-    )
     try:
         whole = shop.data(validation=False, seed=0)
         rows = [
