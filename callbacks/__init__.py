@@ -9,6 +9,7 @@ from callbacks.inject_poisoned_images import InjectPoisonedImages
 from callbacks.perceptual_distance import PerceptualDistance
 from callbacks.ranking_figures import RankingFigures
 from callbacks.resumable_checkpoint import ResumableCheckpoint
+from callbacks.wandb_axes import WandbAxes
 from callbacks.write_features import WriteFeatures
 from callbacks.write_recommendations import WriteRecommendations
 from callbacks.write_user_figures import WriteUserFigures
@@ -23,6 +24,7 @@ __all__ = [
     "PerceptualDistance",
     "RankingFigures",
     "ResumableCheckpoint",
+    "WandbAxes",
     "WriteFeatures",
     "WriteRecommendations",
     "WriteUserFigures",

@@ -1,5 +1,8 @@
 """LightningCLI as Catwalk sets it up: any of our modules by class path, and a configuration that always counts."""
 
+import dataclasses
+import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,15 @@ import callbacks  # noqa: F401
 import catwalk.attacks
 import catwalk.lazy_adam  # noqa: F401
 import lightning_modules
-from catwalk import known_notices
+from callbacks.inject_poisoned_images import InjectPoisonedImages
+from callbacks.wandb_axes import WandbAxes
+from catwalk import __version__, known_notices
 from catwalk.backbones import read_checkpoint
+from catwalk.catalogue import fingerprint_files
 from catwalk.errors import CatwalkError
 from catwalk.one_line import one_line
 from catwalk.parsers import KEEP_NONE, ReadableHelp
-from datamodules import InteractionTriplets, ProductImages  # noqa: F401
+from datamodules import InteractionTriplets, ProductImages
 
 HELP = {
     "fit": (
@@ -51,7 +57,10 @@ class LightningParser(ReadableHelp, LightningArgumentParser):
 
 
 class SaveConfiguration(SaveConfigCallback):
-    """Writes the full configuration into the run's own folder, and logs it as the run's hyper-parameters."""
+    """Writes the full configuration into the run's own folder, and logs it as the run's hyper-parameters.
+
+    With it goes ``provenance``: what the figures depend on and the configuration does not say.
+    """
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``configuration.yaml``; without a logger there is no run folder and nothing to write."""
@@ -63,8 +72,51 @@ class SaveConfiguration(SaveConfigCallback):
                 self.parser.save(self.config, path, overwrite=True, multifile=False, **KEEP_NONE)
         if trainer.loggers:
             configuration = yaml.safe_load(self.parser.dump(self.config, **KEEP_NONE))
+            known = {**configuration, "provenance": provenance(trainer, configuration.get("ckpt_path"))}
             for logger in trainer.loggers:
-                logger.log_hyperparams(configuration)
+                logger.log_hyperparams(known)
+
+
+def provenance(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
+    """Return Catwalk's version and the fingerprints of what a run reads, as plain values.
+
+    Args:
+        trainer: The Trainer, whose data module has been set up.
+        checkpoint: The checkpoint that the run begins with.
+
+    Returns:
+        ``catwalk``; where there are any: ``dataset`` (name), ``lists`` (SHA-256 of the dataset's lists of items and of
+        labelled images), ``purchases`` (of those that are trained on, as checkpoints have it), ``catalogue`` (with
+        every byte of its images) and ``network`` (fingerprints that the features are stamped with), ``checkpoint`` and
+        ``classifier`` (SHA-256 of the files), and the ``protocol`` of the attack in the run.
+    """
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    known: dict[str, Any] = {"catwalk": __version__}
+    if isinstance(data, InteractionTriplets | ProductImages):
+        folder = data.catalogue.folder
+        lists = [name for name in ("dataset.json", "items.csv", "labelled_images.csv") if (folder / name).is_file()]
+        known |= {"dataset": data.catalogue.name, "lists": fingerprint_files(folder, lists)}
+    if isinstance(data, InteractionTriplets):
+        pairs = data.split.users.tobytes() + data.split.items.tobytes()
+        known["purchases"] = hashlib.sha256(pairs).hexdigest()[:16]
+        if data.feature_table is not None:
+            known |= {"catalogue": data.feature_table.catalogue, "network": data.feature_table.network}
+    if checkpoint is not None and Path(checkpoint).is_file():
+        known["checkpoint"] = _file_fingerprint(Path(checkpoint))
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, InjectPoisonedImages):
+            known["classifier"] = _file_fingerprint(callback.classifier)
+            known["protocol"] = dataclasses.asdict(callback.protocol)
+    return known
+
+
+def _file_fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file, as `sha256sum` prints it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def run_folder(logger: Logger) -> Path | None:
@@ -157,9 +209,16 @@ class CatwalkCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:
             raise CatwalkError(f"trainer: {error}") from error
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and logger._wandb_init.get("anonymous", ...) is None:
+        if os.environ.get("WANDB_MODE") == "disabled":  # which Lightning does not look at
+            trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, WandbLogger)]
+        of_wandb = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        for logger in of_wandb:
+            if logger._wandb_init.get("anonymous", ...) is None:
                 del logger._wandb_init["anonymous"]  # W&B warns of this setting, even where Lightning leaves it unset
+            logger._wandb_init["job_type"] = logger._wandb_init.get("job_type") or self.subcommand
+        given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if of_wandb and not any(isinstance(callback, WandbAxes) for callback in given):
+            given.append(WandbAxes())
         return trainer
 
     def before_fit(self) -> None:
@@ -239,6 +298,11 @@ class CatwalkCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except MisconfigurationException as error:
             raise CatwalkError(f"{subcommand}: {error}") from error
+        except Exception as error:
+            wandb = sys.modules.get("wandb")
+            if wandb is None or not isinstance(error, wandb.Error):
+                raise
+            raise CatwalkError(f"W&B: {error} (--config configs/logger/wandb_offline.yaml needs no account)") from error
         finally:
             wandb = sys.modules.get("wandb")
             if wandb is not None and wandb.run is not None:
