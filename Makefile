@@ -31,11 +31,14 @@ data/demo/dataset.json: | install
 	fi
 	$(BIN)/catwalk data fashion-mnist data/demo
 
+# As many tests at a time as there are processors, each on one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+
 test: lint types
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: install
-	$(BIN)/pytest
+	$(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .
