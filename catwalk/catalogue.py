@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,8 +65,11 @@ class Catalogue:
         images = tuple(table.column("image").to_pylist())
         check_image_paths(folder, images, lambda row: f"item {item_ids[row]!r}")
         info = read_dataset_info(folder)
+        _check_printable(folder, str(info.get("name", "")), "the dataset's name")
         labels = table.column("category").to_pylist()
         names = category_order(labels, info.get("categories"), source=str(path))
+        for name in names:
+            _check_printable(path, name, "a category")
         numbers = {name: number for number, name in enumerate(names)}
         return cls(
             folder=folder,
@@ -112,6 +116,12 @@ class Catalogue:
             CatwalkError: If there is no such category.
         """
         return number_of(name, self.category_names, argument)
+
+
+def _check_printable(path: Path, text: str, what: str) -> None:
+    """Raise a CatwalkError if what stands in tables and figures holds commands to a terminal."""
+    if any(unicodedata.category(character) == "Cc" and character not in "\t\n\r" for character in text):
+        raise CatwalkError(f"{path}: {what} holds control characters: {text[:80]!r}")
 
 
 def number_of(name: str, names: Sequence[str], argument: str) -> int:

@@ -141,7 +141,8 @@ def _as_declared(arguments: Sequence[str], functions: Iterable[Callable[..., Non
         if option.startswith("--"):
             option = "--" + option[2:].replace("-", "_")
         found.append(option + equals + value)
-        if option in flags and not equals and arguments[place + 1 : place + 2] not in (["true"], ["false"]):
+        following = [value.lower() for value in arguments[place + 1 : place + 2]]
+        if option in flags and not equals and following not in (["true"], ["false"]):
             found.append("true")
     return found
 

@@ -97,8 +97,7 @@ def provenance(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
         lists = [name for name in ("dataset.json", "items.csv", "labelled_images.csv") if (folder / name).is_file()]
         known |= {"dataset": data.catalogue.name, "lists": fingerprint_files(folder, lists)}
     if isinstance(data, InteractionTriplets):
-        pairs = data.split.users.tobytes() + data.split.items.tobytes()
-        known["purchases"] = hashlib.sha256(pairs).hexdigest()[:16]
+        known["purchases"] = data.split.trained_on
         if data.feature_table is not None:
             known |= {"catalogue": data.feature_table.catalogue, "network": data.feature_table.network}
     if checkpoint is not None and Path(checkpoint).is_file():

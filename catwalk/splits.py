@@ -1,6 +1,7 @@
 """Which purchases are trained on, and which are held out for validation and for the test."""
 
 import abc
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,11 @@ class Split:
     def purchases_per_user(self) -> IntArray:
         """Training pairs of every user, int64 ``(U,)``."""
         return np.bincount(self.users, minlength=self.num_users)
+
+    @cached_property
+    def trained_on(self) -> str:
+        """A hash of the training pairs, which recommenders' checkpoints keep."""
+        return hashlib.sha256(self.users.tobytes() + self.items.tobytes()).hexdigest()[:16]
 
     @property
     def num_asked(self) -> int:

@@ -17,8 +17,8 @@ import pyarrow.parquet
 
 from catwalk.errors import CatwalkError
 
-STRAY_QUOTE = re.compile(rb'[^,\n\r"]"[^,\n\r"]')
-"""A quotation mark with text on either side, which no quoted cell has."""
+STRAY_QUOTE = re.compile(rb'(?<!\xef\xbb)[^,\n\r"]"[^,\n\r"]')
+"""A quotation mark with text, other than a byte order mark, on either side, which no quoted cell has."""
 
 BLOCK = 1 << 22
 """Bytes of a CSV file that are parsed at a time."""
@@ -214,7 +214,7 @@ def _find_malformed_line(path: Path, header: Sequence[str] | None) -> str | None
     delimiter, has_quotes = _dialect(path)
     start, width = 0, len(header) if header is not None else None
     try:
-        with io.TextIOWrapper(_open_bytes(path), encoding="utf-8", newline="") as file:
+        with io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", newline="") as file:
             quoting: dict[str, Any] = {} if has_quotes else {"quoting": csv.QUOTE_NONE}
             rows = csv.reader(file, delimiter=delimiter, strict=True, **quoting)
             for row in rows:

@@ -110,6 +110,21 @@ class InteractionTriplets(LightningDataModule):
         self.split = split
         rank_zero_info(f"{self.catalogue.name}: {'; '.join(_facts(split, len(self.catalogue)))}")
 
+    def may_be_tested(self, trained_on: str) -> bool:
+        """Return whether what was trained on certain purchases knows none of the test items.
+
+        Args:
+            trained_on: What :attr:`~catwalk.splits.Split.trained_on` was in training: it may have held out purchases
+                for validation where this data module does not, or the other way round.
+        """
+        if trained_on == self.split.trained_on:
+            return True
+        try:
+            other = read_split(self.catalogue, not self.validation, self.rule)
+        except CatwalkError:  # a rule that has no validation items
+            return False
+        return trained_on == other.trained_on
+
     def read_features(self, folder: Path) -> FeatureTable:
         """Read features of the catalogue from a folder, to lie where ``feature_storage`` says, as ``feature_dtype``."""
         # What goes to another device as it is in the file needs no room in memory on its way.

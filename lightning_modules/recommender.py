@@ -1,7 +1,6 @@
 """What all recommenders share: ranking of the whole catalogue, and its figures."""
 
 import abc
-import hashlib
 from collections.abc import Sequence
 from typing import Any, TypedDict, cast, get_args
 
@@ -123,8 +122,7 @@ class Recommender(LightningModule, abc.ABC):
         check_list_length(self.list_length, data.num_items)
         self.take_features(data)
         if stage == "fit":
-            pairs = data.split.users.tobytes() + data.split.items.tobytes()
-            self.trained_on = hashlib.sha256(pairs).hexdigest()[:16]
+            self.trained_on = data.split.trained_on
 
     def take_features(self, data: Any) -> None:
         """Look at the images by the features that the data module has now; a recommender without images does not care.
@@ -193,8 +191,19 @@ class Recommender(LightningModule, abc.ABC):
         self._prepare_ranking(self.trainer.datamodule, "val")  # type: ignore[attr-defined]
 
     def on_test_epoch_start(self) -> None:
-        """Compute once what all blocks of users need."""
-        self._prepare_ranking(self.trainer.datamodule, "test")  # type: ignore[attr-defined]
+        """Compute once what all blocks of users need, if the checkpoint has not been trained on what it is asked for.
+
+        Raises:
+            CatwalkError: If it was trained on other purchases than are trained on here, with or without those that are
+                held out for validation.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.trained_on is not None and not data.may_be_tested(self.trained_on):
+            raise CatwalkError(
+                "the checkpoint was trained on other purchases than these, and may know what is held out here: test it "
+                "with the dataset, data.split and data.validation of its training"
+            )
+        self._prepare_ranking(data, "test")
 
     def on_predict_epoch_start(self) -> None:
         """Compute once what all blocks of users need."""

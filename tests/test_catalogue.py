@@ -138,6 +138,11 @@ class TestErrors:
         write_shop(folder, [("1", "images", "Bag")])
         assert "images of item '1' does not exist" in self.message(folder)
 
+    def test_commands_to_a_terminal(self, folder):
+        (folder / "items.csv").write_text("item_id,image,category\n1,images/a.png,\x1b[31mred\n")
+        with pytest.raises(CatwalkError, match=r"items\.csv: a category holds control characters: '\\x1b\[31mred'"):
+            Catalogue.read(folder)
+
     @pytest.mark.parametrize("linked", ["file", "folder", "folder in a folder", "chain"])
     def test_images_behind_links_that_lead_out(self, folder, linked):
         outside = folder.parent / "elsewhere"

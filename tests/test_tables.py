@@ -34,6 +34,7 @@ def test_cells_stay_as_they_are(tmp_path, cell):
         "id,name\n1,a\n\n2,b\n\n",
         'title,name,id\n"x, ""y""\nand z",a,1\n,b,2\n',
         '"id","name"\n"1","a"\n"2","b"\n',
+        '\ufeff"id","name"\n"1","a"\n"2","b"\n',
     ],
 )
 def test_forms_of_csv(tmp_path, content):

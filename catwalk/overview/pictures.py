@@ -30,7 +30,7 @@ from catwalk.figures.style import (
     new_figure,
     shortened,
 )
-from catwalk.images import UInt8Array, decode
+from catwalk.images import UInt8Array, decode, truncated_images_allowed
 from catwalk.interactions import Interactions
 from catwalk.overview.facts import TOP, CategoryFacts, Overview, PurchaseFacts, TimeFacts
 
@@ -107,13 +107,16 @@ def draw_samples(overview: Overview, catalogue: Catalogue, output: Path) -> list
     starts = np.searchsorted(catalogue.categories[order], np.arange(catalogue.num_categories + 1))
     filled = [category for category in overview.categories if category.items]
     written = []
+    for earlier in output.glob("samples*.png"):
+        earlier.unlink()
+    tile = partial(_tile, allow_truncated=truncated_images_allowed(catalogue.folder))
     with house_style(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for sheet, first in enumerate(range(0, len(filled), DRAWN_CATEGORIES)):
             shown = filled[first : first + DRAWN_CATEGORIES]
             numbers = [catalogue.category_names.index(category.name) for category in shown]
             chosen = [order[starts[number] : starts[number + 1]][:SAMPLES] for number in numbers]
             paths = [[catalogue.folder / catalogue.images[item] for item in items] for items in chosen]
-            tiles = [list(pool.map(_tile, row)) for row in paths]
+            tiles = [list(pool.map(tile, row)) for row in paths]
             path = output / ("samples.png" if sheet == 0 else f"samples-{sheet + 1:02d}.png")
             _sheet(shown, tiles).save(path)
             written.append(path)
@@ -224,10 +227,10 @@ def _over_time(facts: TimeFacts, kind: str) -> Figure:
     return figure
 
 
-def _tile(path: Path) -> UInt8Array:
+def _tile(path: Path, allow_truncated: bool) -> UInt8Array:
     """Return an image on a white square, uint8 ``(TILE, TILE, 3)``, whole; or a cross if it cannot be decoded."""
     try:
-        image = Image.fromarray(decode(path).transpose(1, 2, 0))
+        image = Image.fromarray(decode(path, allow_truncated=allow_truncated).transpose(1, 2, 0))
     except CatwalkError:
         return _crossed_tile()
     scale = TILE / max(image.size)

@@ -65,7 +65,8 @@ def amazon_release(source: Path, dest: Path, name: str | None = None, allow_trun
     left_out["files that are no numbered image"] = strange
     left_out["classes of items without an image"] = len(classes.keys() - images.keys())
     with DatasetWriter(dest) as writer:
-        writer.copy_images([images[item] for item in items], paths, allow_truncated=allow_truncated)
+        sources = [images[item].relative_to(source).as_posix() for item in items]
+        writer.copy_images(source, sources, paths, allow_truncated=allow_truncated)
         writer.write_items(items, paths, labels)
         # The authors' script writes 0 or nothing, which says of no purchase that it was earlier than another.
         has_times = all(len(np.unique(purchases.timestamps)) > 1 for purchases in (training, test))
@@ -194,7 +195,9 @@ def _numbers(times: list[str | None], path: Path) -> NDArray[np.float64]:
         try:
             numbers[row] = float(time) if time else np.nan
         except ValueError:
-            raise CatwalkError(f"{path}, row {row + 1}: timestamp {time!r} is no number") from None
+            numbers[row] = np.inf
+        if time and not np.isfinite(numbers[row]):
+            raise CatwalkError(f"{path}, row {row + 1}: timestamp {time!r} is no number")
     return numbers
 
 

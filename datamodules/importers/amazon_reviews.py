@@ -201,7 +201,9 @@ def amazon_reviews(
         )
         labels = [goods.categories[places[item]] for item in items]
         paths = [f"images/{item}{files[item].suffix.lower()}" for item in items]
-        writer.copy_images([files[item] for item in items], paths, allow_truncated=allow_truncated)
+        root = kept_downloads if images is None else images
+        sources = [files[item].relative_to(root).as_posix() for item in items]
+        writer.copy_images(root, sources, paths, allow_truncated=allow_truncated)
         writer.write_items(items, paths, labels, [goods.titles[places[item]] for item in items])
         writer.write_interactions(*candidates.columns())
         writer.describe(
@@ -257,11 +259,10 @@ def read_metadata(path: Path, prefix: Sequence[str], level: int, skip_malformed:
             title = given if type(given) is str else ""
             paths = _category_paths(record)
             own = next((names for names in paths if names and names[: len(prefix)] == list(prefix)), None)
-            if own is None or "getTime" in title:
-                is_code = "getTime" in title
-                goods.left_out[
-                    "items whose metadata are a page's code" if is_code else "items of other categories"
-                ] += 1
+            is_code = "getTime" in title
+            if own is None or is_code:
+                cause = "items of other categories" if any(paths) else "items without a category"
+                goods.left_out["items whose metadata are a page's code" if is_code else cause] += 1
                 goods.places[item] = OTHER_CATEGORY
                 beginnings.update({" > ".join(names[:2]) for names in paths if names})
                 continue
@@ -271,10 +272,12 @@ def read_metadata(path: Path, prefix: Sequence[str], level: int, skip_malformed:
             goods.titles.append(_plain(title))
             goods.urls.append(_image_url(record))
     if not goods.ids:
+        if not beginnings:
+            raise CatwalkError(f"{path}: no item has a category, by which catwalk data amazon-reviews chooses items")
         known = "; ".join(f"{name} ({count:,})" for name, count in beginnings.most_common(5))
         raise CatwalkError(
             f"category: no item of {path} has a path that begins with {' > '.join(prefix)!r}; the most frequent "
-            f"beginnings are {known or 'none'}"
+            f"beginnings are {known}"
         )
     if records.malformed:
         goods.left_out["malformed lines of metadata"] = records.malformed

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from catwalk import __version__
-from catwalk.catalogue import Catalogue
+from catwalk.catalogue import Catalogue, check_image_paths
 from catwalk.errors import CatwalkError
 from catwalk.images import decode
 
@@ -128,7 +128,8 @@ class DatasetWriter:
 
     def copy_images(
         self,
-        sources: Sequence[Path],
+        root: Path,
+        sources: Sequence[str],
         paths: Sequence[str],
         *,
         allow_truncated: bool = False,
@@ -137,36 +138,40 @@ class DatasetWriter:
         """Copy image files, byte by byte, after decoding each of them, with a progress bar on standard error.
 
         Args:
-            sources: The files, N of them.
+            root: The folder that the files are in; links that lead out of it are refused.
+            sources: The files, relative to that, N of them.
             paths: Where they go, relative to the folder.
             allow_truncated: Take files that end too early; they are counted, and ``dataset.json`` says that whoever
                 reads the folder is to take them as far as they go.
             title: What the progress bar says.
 
         Raises:
-            CatwalkError: If a file cannot be decoded.
+            CatwalkError: If a file cannot be decoded, is missing, or lies outside ``root``.
         """
+        check_image_paths(root, sources, lambda row: f"the source, {sources[row]}")
         for parent in sorted({(self.folder / path).parent for path in paths}):
             parent.mkdir(parents=True, exist_ok=True)
         truncated: list[int] = []
 
         def copy(row: int) -> None:
             try:
-                decode(sources[row])
+                decode(root / sources[row])
             except CatwalkError as error:
                 if not allow_truncated:
-                    remedy = "remove the file to leave its item out, or give --allow-truncated if it only ends too"
-                    raise CatwalkError(f"{error}; {remedy} early") from error
+                    remedy = "remove the file to leave its item out"
+                    if _ends_early(root / sources[row]):
+                        remedy += ", or give --allow-truncated: it only ends too early"
+                    raise CatwalkError(f"{error}; {remedy}") from error
                 truncated.append(row)
             # On file systems that know no capitals, "A.jpg" must not overwrite "a.jpg".
-            with open(sources[row], "rb") as file, open(self.folder / paths[row], "xb") as target:
+            with open(root / sources[row], "rb") as file, open(self.folder / paths[row], "xb") as target:
                 shutil.copyfileobj(file, target)
 
         _in_threads(copy, len(paths), title)
         # After the others: what allows truncated files allows them to all threads, and none would be counted.
         for row in sorted(truncated):
             try:
-                decode(sources[row], allow_truncated=True)
+                decode(root / sources[row], allow_truncated=True)
             except CatwalkError as error:
                 raise CatwalkError(f"{error}; remove the file to leave its item out") from error
         self._allow_truncated = allow_truncated
@@ -327,6 +332,15 @@ class DatasetWriter:
             yield
         except OSError as error:
             raise CatwalkError(f"{self._given} cannot be written: {error}") from error
+
+
+def _ends_early(path: Path) -> bool:
+    """Return whether an image can be decoded as far as it goes."""
+    try:
+        decode(path, allow_truncated=True)
+    except CatwalkError:
+        return False
+    return True
 
 
 def _in_threads(work: Callable[[int], None], count: int, title: str) -> None:

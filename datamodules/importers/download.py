@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError, TimeoutError
+from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError, NewConnectionError, TimeoutError
 
 from catwalk import __version__
 from catwalk.errors import CatwalkError
@@ -60,6 +60,9 @@ GONE = ".gone"
 
 TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
 """How the content type of an image begins, where the server states one."""
+
+WITH_IPV4 = [ipaddress.ip_network(network) for network in ("64:ff9b::/96", "::/96")]
+"""IPv6 networks whose addresses end in one of IPv4, to which they may be translated."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,12 @@ def file_stem(url: str) -> str:
 def is_public(address: str) -> bool:
     """Return whether an IP address is one of the public internet."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return (parsed if mapped is None else mapped).is_global
+    if isinstance(parsed, ipaddress.IPv6Address):
+        inside = parsed.ipv4_mapped or parsed.sixtofour
+        if inside is None and any(parsed in network for network in WITH_IPV4):
+            inside = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+        parsed = parsed if inside is None else inside
+    return parsed.is_global and not parsed.is_multicast
 
 
 class _Fetcher:
@@ -310,30 +317,30 @@ def _seconds(retry_after: str) -> float:
 def _name_trouble(error: HTTPError) -> str:
     if isinstance(error, NameResolutionError):
         return "host unknown"
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) and not isinstance(error, NewConnectionError):
         return f"no answer within {TIMEOUT:g} s"
     return "connection refused, cut or not trusted"
 
 
-def _check_peer(peer: socket) -> None:
+def _checked(peer: socket) -> socket:
     if not is_public(peer.getpeername()[0]):
+        peer.close()
         raise _AttemptError("a private address")
+    return peer
 
 
 class _PublicHTTPConnection(HTTPConnection):
     """A connection that nothing is sent over unless it leads to a public address."""
 
-    def connect(self) -> None:
-        super().connect()
-        _check_peer(self.sock)
+    def _new_conn(self) -> socket:
+        return _checked(super()._new_conn())
 
 
 class _PublicHTTPSConnection(HTTPSConnection):
-    """The same for https."""
+    """The same for https, before a word of TLS."""
 
-    def connect(self) -> None:
-        super().connect()
-        _check_peer(self.sock)
+    def _new_conn(self) -> socket:
+        return _checked(super()._new_conn())
 
 
 class _PublicHTTPPool(HTTPConnectionPool):

@@ -122,9 +122,23 @@ def folder(
     """
     check_destination(dest)
     check_core(core)
-    if items is None and title is not None:
-        raise CatwalkError("title names a column of ITEMS: give --items")
-    given = {"purchased_item": purchased_item is not None, "time": time is not None, "core": core > 1}
+    names_column = {
+        "item": item != "item_id" and purchases is None,  # a column of PURCHASES as well
+        "image": image != "image",
+        "category": category != "category",
+        "title": title is not None,
+    }
+    if items is None and any(names_column.values()):
+        raise CatwalkError(
+            f"{next(what for what in names_column if names_column[what])} names a column of ITEMS: give --items"
+        )
+    given = {
+        "user": user != "user_id",
+        "purchased_item": purchased_item is not None,
+        "time": time is not None,
+        "core": core > 1,
+        "one_pass": one_pass,
+    }
     if purchases is None and any(given.values()):
         raise CatwalkError(f"{next(what for what in given if given[what])} is about purchases: give --purchases")
     if not source.is_dir():
@@ -151,7 +165,7 @@ def folder(
         f"images/{one}{PurePosixPath(path).suffix}" for one, path in zip(on_sale.ids, on_sale.images, strict=True)
     ]
     with DatasetWriter(dest) as writer:
-        writer.copy_images([source / path for path in on_sale.images], images, allow_truncated=allow_truncated)
+        writer.copy_images(source, on_sale.images, images, allow_truncated=allow_truncated)
         writer.write_items(on_sale.ids, images, on_sale.categories, on_sale.titles)
         if bought is not None:
             writer.write_interactions(*bought.columns())

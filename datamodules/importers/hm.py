@@ -86,7 +86,7 @@ def hm(
     images = [f"images/{photographs[item]}" for item in item_ids]
     check_image_paths(source, images, lambda row: f"article {item_ids[row]!r}")
     with DatasetWriter(dest) as writer:
-        writer.copy_images([source / image for image in images], images, allow_truncated=allow_truncated)
+        writer.copy_images(source, images, images, allow_truncated=allow_truncated)
         titles = kept.column("prod_name").to_pylist() if "prod_name" in kept.column_names else []
         writer.write_items(item_ids, images, labels, titles)
         writer.write_interactions(*purchases.columns())

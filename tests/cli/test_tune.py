@@ -77,8 +77,7 @@ def whole(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare(shop: Path, folder: Path) -> None:
-    shutil.copytree(shop, folder / "shop", ignore=shutil.ignore_patterns("images", ".cache"))
-    (folder / "shop/images").symlink_to(shop / "images")
+    shutil.copytree(shop, folder / "shop", ignore=shutil.ignore_patterns(".cache"))
     catalogue = Catalogue.read(folder / "shop")
     noise = torch.randn(len(catalogue), 8, generator=torch.Generator().manual_seed(0))
     categories, ones = torch.zeros(len(catalogue), dtype=torch.int64), torch.ones(len(catalogue))

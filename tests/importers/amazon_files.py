@@ -71,7 +71,7 @@ class Shop:
         chosen = {}
         for name, path, title, has_address in first.values():
             if path[:2] != prefix:
-                left_out["items of other categories"] += 1
+                left_out["items of other categories" if path else "items without a category"] += 1
                 continue
             if not has_address:
                 left_out["items without an image"] += 1
@@ -197,3 +197,21 @@ LAYOUTS = {
     "2018": (metadata_2018, review_2018),
     "2023": (metadata_2023, review_2023),
 }
+
+
+def write_release(folder, items=range(12), training=(), test=(), width=2, classes=None):
+    """Write a release: pairs of user and item, in 2 columns or in 4 as the authors' script writes them."""
+    images = folder / "original" / "images"
+    images.mkdir(parents=True)
+    for item in items:
+        ending, form = [("jpg", "JPEG"), ("PNG", "PNG"), ("jpeg", "JPEG")][item % 3]
+        (images / f"{item}.{ending}").write_bytes(picture(item, form))
+    for name, pairs in (("trainingset.tsv", training), ("testset.tsv", test)):
+        # The rows that the script moves from the test to the training have no rating and no time.
+        rest = [("\t1.0\t0" if row % 5 else "\t\t") if width == 4 else "" for row in range(len(pairs))]
+        (folder / name).write_text(
+            "".join(f"{user}\t{item}{more}\n" for (user, item), more in zip(pairs, rest, strict=True))
+        )
+    if classes is not None:
+        lines = [f'{item},{number},"{text}",0.9' for item, number, text in classes]
+        (folder / "original" / "classes.csv").write_text("\n".join(["ImageID,ClassNum,ClassStr,Prob", *lines]) + "\n")

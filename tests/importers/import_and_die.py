@@ -13,6 +13,7 @@ from pathlib import Path
 
 from catwalk.catalogue import Catalogue
 from datamodules.importers import dataset_writer
+from datamodules.importers.amazon_release import amazon_release
 from datamodules.importers.dataset_writer import DatasetWriter
 from datamodules.importers.folder import folder
 from datamodules.importers.hm import hm
@@ -50,7 +51,7 @@ def import_own(source: Path, dest: Path) -> None:
     folder(source, dest, **tables, **columns, time="when", title="label")
 
 
-IMPORTS = {"hm": import_hm, "own": import_own}
+IMPORTS = {"hm": import_hm, "own": import_own, "release": amazon_release}
 
 
 def die_at(owner: object, name: str, call: int) -> None:

@@ -4,30 +4,13 @@ import json
 import random
 
 import pytest
+from amazon_files import write_release
 from image_server import picture
 
 from catwalk.catalogue import Catalogue
 from catwalk.splits import read_split
 from catwalk.tables import read_table
 from datamodules.importers.amazon_release import amazon_release, read_classes
-
-
-def write_release(folder, items=range(12), training=(), test=(), width=2, classes=None):
-    """Write a release: pairs of user and item, in 2 columns or in 4 as the authors' script writes them."""
-    images = folder / "original" / "images"
-    images.mkdir(parents=True)
-    for item in items:
-        ending, form = [("jpg", "JPEG"), ("PNG", "PNG"), ("jpeg", "JPEG")][item % 3]
-        (images / f"{item}.{ending}").write_bytes(picture(item, form))
-    for name, pairs in (("trainingset.tsv", training), ("testset.tsv", test)):
-        # The rows that the script moves from the test to the training have no rating and no time.
-        rest = [("\t1.0\t0" if row % 5 else "\t\t") if width == 4 else "" for row in range(len(pairs))]
-        (folder / name).write_text(
-            "".join(f"{user}\t{item}{more}\n" for (user, item), more in zip(pairs, rest, strict=True))
-        )
-    if classes is not None:
-        lines = [f'{item},{number},"{text}",0.9' for item, number, text in classes]
-        (folder / "original" / "classes.csv").write_text("\n".join(["ImageID,ClassNum,ClassStr,Prob", *lines]) + "\n")
 
 
 def rows(path, *columns):

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from amazon_files import WOMEN, Shop
+from amazon_files import WOMEN, Shop, write_release
 from image_server import picture
-from test_amazon_release import write_release
 
 from catwalk.cli import main
 from datamodules.importers import json_lines
 
-UNDECODED = "remove the file to leave its item out, or give --allow-truncated if it only ends too early"
+UNDECODED = "remove the file to leave its item out"
 SKIP = "--skip-malformed leaves such lines out and counts them"
 
 

@@ -21,7 +21,7 @@ from publishers import picture, shop_options, tree_of, write, write_fashion, wri
 from catwalk.cli import main
 
 PHOTOGRAPH = "images/010/0108775015.jpg"
-UNDECODED = "remove the file to leave its item out, or give --allow-truncated if it only ends too early"
+UNDECODED = "remove the file to leave its item out"
 NO_TIME = (
     "is no time, or not of the kind of those above: numbers, or dates and times such as 2020-01-31 and "
     "2020-01-31T12:00, all or none with a time zone"
@@ -333,6 +333,7 @@ TREE = [
         "source: the name of {source}/Bags/b\\3.jpg cannot be an item's id: no backslashes, at most 200 bytes",
     ),
     Bad("title without a table", None, "title names a column of ITEMS: give --items", ("--title", "label")),
+    Bad("category without a table", None, "category names a column of ITEMS: give --items", ("--category", "label")),
     Bad("core without purchases", None, "core is about purchases: give --purchases", ("--core", "2")),
     Bad("time without purchases", None, "time is about purchases: give --purchases", ("--time", "when")),
     Bad(

@@ -212,7 +212,7 @@ def copied(dest, sources, **options):
     """Write a shop of copied images."""
     names = [f"images/{number % 3}/{number}.jpg" for number in range(len(sources))]
     with DatasetWriter(dest) as writer:
-        writer.copy_images(sources, names, **options)
+        writer.copy_images(sources[0].parent, [path.name for path in sources], names, **options)
         writer.write_items([str(number) for number in range(len(sources))], names, ["Bag"] * len(sources))
         writer.describe(name="Copied", source="a test", licence="CC0-1.0", categories=["Bag"])
     return writer.info
@@ -257,26 +257,34 @@ class TestCopiedImages:
             pytest.raises(CatwalkError, match=r"cannot be written: .*File exists"),
             DatasetWriter(tmp_path / "s") as writer,
         ):
-            writer.copy_images(sources, ["images/a.jpg"] * 2)
+            writer.copy_images(tmp_path, [path.name for path in sources], ["images/a.jpg"] * 2)
+
+    def test_links_that_lead_out_of_the_source_are_refused(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        sources, _ = save_images(tmp_path, 2)
+        (tmp_path / "in" / "0.jpg").symlink_to(sources[0])
+        with pytest.raises(CatwalkError, match=r"0\.jpg of the source, 0\.jpg lies behind a link that leads out"):
+            copied(tmp_path / "shop", [tmp_path / "in" / "0.jpg"])
 
     def test_the_rest_is_not_copied_after_an_error(self, tmp_path, monkeypatch):
-        sources, _ = save_images(tmp_path, 1)
+        save_images(tmp_path, 1)
+        (tmp_path / "damaged.jpg").write_bytes(b"nothing")
         monkeypatch.setattr(dataset_writer, "CHUNK", 5000)
         monkeypatch.setattr(dataset_writer, "THREADS", 2)
         calls, started = [], threading.Event()
 
-        def noted(path):
-            if path.name == "absent.jpg":  # it fails while another thread is at its own 5000
+        def noted(path, **options):
+            if path.name == "damaged.jpg":  # it fails while another thread is at its own 5000
                 assert started.wait(timeout=60)
             else:
                 calls.append(path)
                 started.set()
-            return decode(path)
+            return decode(path, **options)
 
         monkeypatch.setattr(dataset_writer, "decode", noted)
-        with pytest.raises(CatwalkError, match=r"absent\.jpg cannot be read"), DatasetWriter(tmp_path / "s") as writer:
+        with pytest.raises(CatwalkError, match=r"damaged\.jpg cannot be read"), DatasetWriter(tmp_path / "s") as writer:
             writer.copy_images(
-                [tmp_path / "absent.jpg", *sources * 9999], [f"{number}.jpg" for number in range(10_000)]
+                tmp_path, ["damaged.jpg", *["0.jpg"] * 9999], [f"{number}.jpg" for number in range(10_000)]
             )
         assert len(calls) < 4000
 

@@ -1,5 +1,6 @@
 """Fetching images from a server on the loopback interface that fails as told."""
 
+import socket
 import time
 from types import SimpleNamespace
 
@@ -106,6 +107,17 @@ def test_nothing_is_sent_to_a_private_address(tmp_path, monkeypatch):
         assert server.asked == {"/b": 1}
 
 
+def test_no_handshake_is_begun_with_a_private_address(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        url = f"https://localhost:{listener.getsockname()[1]}/a"
+        assert fetch_images([url], tmp_path, 1e6).failed == {url: "a private address"}
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(20)
+            assert connection.recv(1) == b""
+
+
 @pytest.mark.parametrize(
     ("address", "public"),
     [
@@ -123,6 +135,10 @@ def test_nothing_is_sent_to_a_private_address(tmp_path, monkeypatch):
         ("fe80::1%eth0", False),
         ("fd00::1", False),
         ("::ffff:169.254.169.254", False),
+        ("64:ff9b::a9fe:a9fe", False),
+        ("2002:a9fe:a9fe::1", False),
+        ("::127.0.0.1", False),
+        ("224.0.0.1", False),
     ],
 )
 def test_private_addresses_are_known(address, public):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from amazon_files import write_release
 from import_and_die import COMPLETE, IMPORTS, POINTS
 from publishers import tree_of, write_hm, write_shop
 
@@ -21,6 +22,7 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     write_hm(folder / "hm")
     write_shop(folder / "own")
+    write_release(folder / "release", range(4), [("u", 0), ("u", 1), ("v", 2)], [("v", 3)])
     script = Path(__file__).with_name("import_and_die.py")
     command = [sys.executable, str(script), str(folder)]
     subprocess.run(

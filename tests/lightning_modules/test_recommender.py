@@ -15,7 +15,7 @@ from pytorch_lightning import seed_everything
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, Predictions
-from catwalk.splits import DateSplit
+from catwalk.splits import DateSplit, LeaveRandomOut
 from datamodules import InteractionTriplets
 from datamodules.importers.synthetic import synthetic
 from lightning_modules import BPRMF, VBPR, Popularity, ProductClassifier, Random, Recommender
@@ -426,6 +426,19 @@ class TestCheckpointsThatDoNotFit:
         assert "num_users is 200 there and 50 here; num_items is 90 there and 36 here" in message
         with pytest.raises(CatwalkError, match=r"built for another dataset.*'num_items': 90.*'num_items': 36"):
             make_trainer().test(bpr_mf, InteractionTriplets(other_shop), verbose=False)
+
+    def test_one_that_was_trained_on_what_is_held_out(self, shop, make_trainer, tmp_path):
+        """What a validation item was held out for may be tested all the same, and the other way round."""
+        bpr_mf, trainer = BPRMF(factors=4, top_k=TOP_K), make_trainer(max_epochs=1)
+        trainer.fit(bpr_mf, InteractionTriplets(shop, validation=True))
+        trainer.save_checkpoint(tmp_path / "bpr_mf.ckpt")
+        for validation in (True, False):
+            data = InteractionTriplets(shop, validation=validation)
+            again = BPRMF(factors=4, top_k=TOP_K)
+            make_trainer().test(again, data, ckpt_path=str(tmp_path / "bpr_mf.ckpt"), verbose=False)
+            data = InteractionTriplets(shop, validation=validation, split=LeaveRandomOut())
+            with pytest.raises(CatwalkError, match="trained on other purchases than these"):
+                make_trainer().test(again, data, ckpt_path=str(tmp_path / "bpr_mf.ckpt"), verbose=False)
 
     def test_a_classifier(self, shop, features, trained, make_trainer):
         message = self.refusal(make_vbpr(), make_data(shop, features), trained.checkpoint, make_trainer)
