@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pytorch_lightning import seed_everything
 
+from catwalk.splits import RatioSplit
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
@@ -31,6 +32,18 @@ def recommender(shop: Path, features: Path, make_trainer, tmp_path_factory: pyte
     seed_everything(0, verbose=False)
     trainer = make_trainer(max_epochs=3)
     trainer.fit(VBPR(factors=4, visual_factors=4, top_k=[TOP_K]), InteractionTriplets(shop, features, batch_size=64))
+    trainer.save_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def recommender_by_share(shop: Path, features: Path, make_trainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the checkpoint of the same that was not trained on the last 40% of every user's purchases."""
+    path = tmp_path_factory.mktemp("recommender") / "by_share.ckpt"
+    seed_everything(0, verbose=False)
+    trainer = make_trainer(max_epochs=3)
+    data = InteractionTriplets(shop, features, batch_size=64, split=RatioSplit(0.4))
+    trainer.fit(VBPR(factors=4, visual_factors=4, top_k=[TOP_K]), data)
     trainer.save_checkpoint(path)
     return path
 

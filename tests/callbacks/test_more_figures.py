@@ -38,11 +38,12 @@ def figures_of(users: list[rankings.User], purchases: np.ndarray, k: int) -> dic
 
 @pytest.mark.parametrize("rule", [None, RatioSplit(0.4, 0.3)])
 @pytest.mark.parametrize("stage", ["test", "val"])
-def test_it_measures_the_models_lists(shop, features, recommender, model, make_trainer, stage: str, rule) -> None:
+def test_it_measures_the_models_lists(shop, features, request, model, make_trainer, stage: str, rule) -> None:
     data = InteractionTriplets(shop, features, validation=True, split=rule)
     users = rankings.record(model, stage)
     trainer = make_trainer(callbacks=[RankingFigures(TOP_K)])
     run = trainer.validate if stage == "val" else trainer.test
+    recommender = request.getfixturevalue("recommender" if rule is None else "recommender_by_share")
     (figures,) = run(model, data, ckpt_path=str(recommender), verbose=False)
     assert len(users) == data.num_users > sum(len(user.targets) > 0 for user in users) > 0
     assert (max(len(user.targets) for user in users) > 1) == (rule is not None)

@@ -27,13 +27,13 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def by_processes(shop, features, recommender, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def by_processes(shop, features, recommender_by_share, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Return what one process left, what two left, and what one left that ranks the users in one block."""
     folders = []
     for devices, blocks in ((1, 64), (2, 64), (1, 1)):
         folder = tmp_path_factory.mktemp("processes")
         script = Path(__file__).with_name("measure_users_in_processes.py")
-        arguments = map(str, (shop, features, recommender, devices, blocks, folder))
+        arguments = map(str, (shop, features, recommender_by_share, devices, blocks, folder))
         done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         folders.append(folder)
@@ -88,12 +88,14 @@ def test_a_row_holds_what_was_found_of_the_user(triplets, recommender, model, ma
     ]
 
 
-def test_several_held_out_items_are_lists(shop, recommender, model, features, make_trainer, tmp_path: Path) -> None:
+def test_several_held_out_items_are_lists(
+    shop, recommender_by_share, model, features, make_trainer, tmp_path: Path
+) -> None:
     data = InteractionTriplets(shop, features, split=RatioSplit(0.4))
     found = rankings.record(model, "test")
     paths = tmp_path / "users.csv", tmp_path / "users.parquet"
     trainer = make_trainer(callbacks=[WriteUserFigures(path, [8], []) for path in paths])
-    trainer.test(model, data, ckpt_path=str(recommender), verbose=False)
+    trainer.test(model, data, ckpt_path=str(recommender_by_share), verbose=False)
     expected = []
     for user in sorted(found, key=lambda user: user.user):
         places = [user.items.index(item) + 1 if item in user.items[:8] else 0 for item in user.targets]
