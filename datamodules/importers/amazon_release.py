@@ -168,9 +168,13 @@ def _read_part(path: Path, images: Mapping[str, Path]) -> Purchases:
     user_ids, user_numbers = users.finish()
     item_ids, item_numbers = items.finish()
     numbers = _numbers(times, path)
-    if not np.isfinite(numbers).all():  # then the order of the file is all there is
+    left_out = {}
+    stated = numbers[np.isfinite(numbers)]
+    if len(stated) < len(numbers):  # then the order of the file is all there is
+        if len(np.unique(stated)) > 1:
+            left_out["times of purchases, because others have none"] = len(stated)
         numbers = np.zeros(len(numbers))
-    purchases = Purchases(user_ids, item_ids, user_numbers, item_numbers, numbers)
+    purchases = Purchases(user_ids, item_ids, user_numbers, item_numbers, numbers, left_out)
     part = "training" if path.name == TRAINING else "test"
     return purchases.of_items(images, f"{part} purchases of items without an image").without_repeats()
 

@@ -117,3 +117,13 @@ def test_without_classes_the_categories_are_the_networks(tmp_path, capsys):
     assert Catalogue.read(tmp_path / "dest").category_names == ("unclassified",)
     shown = " ".join(capsys.readouterr().out.split())
     assert "a study takes the classes that the network predicts (categories: imagenet)" in shown
+
+
+def test_times_that_are_dropped_because_others_lack_are_counted(tmp_path):
+    write_release(tmp_path / "release", range(4), [("u", 0), ("u", 1), ("v", 2)], [("v", 3)])
+    rows_of_4 = ["u\t0\t1.0\t10", "u\t1\t1.0\t20", "v\t2\t1.0\t"]
+    (tmp_path / "release" / "trainingset.tsv").write_text("\n".join(rows_of_4) + "\n")
+    amazon_release(tmp_path / "release", tmp_path / "shop")
+    left_out = json.loads((tmp_path / "shop" / "dataset.json").read_text())["left_out"]
+    assert left_out["times of purchases, because others have none"] == 2
+    assert "timestamp" not in (tmp_path / "shop" / "splits" / "train.csv").read_text()
