@@ -82,11 +82,6 @@ class Purchases:
             kept &= days <= last
         return self.where(kept, "purchases outside the dates")
 
-    @property
-    def num_users(self) -> int:
-        """Number of users who have a purchase left."""
-        return len(np.unique(self.users))
-
     @cached_property
     def items_bought(self) -> frozenset[str]:
         """The items of which a purchase is left."""
