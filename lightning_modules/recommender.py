@@ -222,6 +222,18 @@ class Recommender(LightningModule, abc.ABC):
         """Rank the catalogue for a block of users and look for the test items of those who have some."""
         return self._evaluate(users, "test")
 
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures: once, for that takes as long as to rank for a block of users."""
+        self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures."""
+        self._log_figures("test")
+
+    def _log_figures(self, stage: str) -> None:
+        self.log_dict(cast(MetricCollection, self.ranking_figures[stage]))
+        self.log(f"{stage}/auc", cast(ValueMean, self.auc[stage]))
+
     def predict_step(self, users: Tensor, batch_idx: int) -> Lists:
         """Rank the catalogue for a block of users."""
         scores = score_users(self.scores, users, self._seen)
@@ -239,8 +251,6 @@ class Recommender(LightningModule, abc.ABC):
         areas[asked] = auc(scores if bool(asked.all()) else scores[asked], targets[asked])
         figures.update(recommended[asked], targets[asked])
         mean_auc.update(areas[~areas.isnan()])
-        self.log_dict(figures, batch_size=len(users))
-        self.log(f"{stage}/auc", mean_auc, batch_size=len(users))
         return {"users": users, "recommended": recommended, "targets": targets, "auc": areas}
 
     @torch.inference_mode()

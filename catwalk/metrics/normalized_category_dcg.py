@@ -93,8 +93,9 @@ class NormalizedCategoryDCG(Metric):
     users: Tensor
     _sizes: Tensor
     _depths: Tensor
-    _keys: Tensor
-    _seen_counts: Tensor
+    _usual_rows: Tensor
+    _short_keys: Tensor
+    _short_rows: Tensor
     _sated_users: Tensor
     _sated_categories: Tensor
 
@@ -115,22 +116,33 @@ class NormalizedCategoryDCG(Metric):
         pair_categories = categories[seen.items]
         keys = (pair_users * num_categories + pair_categories)[pair_categories >= 0]
         keys, seen_counts = torch.unique(keys, return_counts=True)
-        sated = keys[seen_counts == sizes[keys % num_categories]]  # pairs of a user and a category that is all seen
+        users, of_users = keys // num_categories, keys % num_categories
+        candidates = sizes[of_users] - seen_counts
+        sated = candidates == 0  # pairs of a user and a category that is all seen
+        depths = sizes.clamp(max=longest)
+        first_rows = depths.cumsum(0) - depths
+        rows = int(depths.sum())
+        # What is in no category has a row behind the others, and what nobody could be shown one behind that.
+        usual_rows = torch.cat([first_rows.new_full((1,), rows), first_rows + depths - 1])
+        # Of most categories there are more than K, whatever a user has seen.
+        is_short = candidates < depths[of_users]
+        short_rows = torch.where(sated, rows + 1, first_rows[of_users] + candidates - 1)[is_short]
+        short_keys = (users * (num_categories + 1) + of_users + 1)[is_short]
         # The last entry is never met; it spares the case of a position past the end.
         end = keys.new_full((1,), torch.iinfo(torch.int64).max)
         # A checkpoint does not hold them: they come with the data.
         for name, buffer in {
             "categories": categories,
             "_sizes": sizes,
-            "_depths": sizes.clamp(max=longest),
-            "_keys": torch.cat([keys, end]),
-            "_seen_counts": torch.cat([seen_counts, end]),
-            "_sated_users": sated // num_categories,
-            "_sated_categories": sated % num_categories,
+            "_depths": depths,
+            "_usual_rows": usual_rows,
+            "_short_keys": torch.cat([short_keys, end]),
+            "_short_rows": torch.cat([short_rows, end]),
+            "_sated_users": users[sated],
+            "_sated_categories": of_users[sated],
         }.items():
             self.register_buffer(name, buffer, persistent=False)
-        shape = (int(self._depths.sum()), longest)
-        self.add_state("places", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("places", torch.zeros(rows, longest, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("users", torch.zeros(num_categories, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, recommended: Tensor, users: Tensor) -> None:
@@ -148,19 +160,19 @@ class NormalizedCategoryDCG(Metric):
         check_recommended(recommended, longest)
         if users.shape != recommended.shape[:1]:
             raise ValueError(f"users must be ({len(recommended)},), one per list, got {tuple(users.shape)}")
-        found = place_categories(recommended[:, :longest], self.categories)
-        list_, place = (found >= 0).nonzero(as_tuple=True)
-        found = found[list_, place]
-        keys = users[list_] * self.num_categories + found
-        nearest = torch.searchsorted(self._keys, keys)
-        is_seen = self._keys[nearest] == keys
-        candidates = self._sizes[found] - self._seen_counts[nearest] * is_seen
-        if (candidates < 1).any():
-            raise ValueError("recommended has an item of a category of which the user has seen everything")
+        found = place_categories(recommended[:, :longest], self.categories) + 1
         # A category has as many rows as numbers of candidates can be told apart.
-        row = self._depths.cumsum(0)[found] - self._depths[found] + candidates.clamp(max=longest) - 1
-        counts = torch.bincount(row * longest + place, minlength=rows * longest)
-        self.places = self.places + counts.view(rows, longest)
+        row = self._usual_rows.index_select(0, found.flatten()).view_as(found)
+        if len(self._short_keys) > 1:
+            keys = users[:, None] * (self.num_categories + 1) + found
+            nearest = torch.searchsorted(self._short_keys, keys)
+            row = torch.where(self._short_keys[nearest] == keys, self._short_rows[nearest], row)
+        places = torch.arange(longest, device=row.device)
+        counts = torch.bincount((row * longest + places).flatten(), minlength=(rows + 2) * longest)
+        counts, _, impossible = counts.view(rows + 2, longest).split([rows, 1, 1])
+        if impossible.any():
+            raise ValueError("recommended has an item of a category of which the user has seen everything")
+        self.places = self.places + counts
         self.users = self.users + (len(users) - self._count_sated(users)) * (self._sizes > 0)
 
     def _count_sated(self, users: Tensor) -> Tensor:
