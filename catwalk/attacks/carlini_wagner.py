@@ -227,7 +227,8 @@ class CarliniWagner(Attack):
         rounded: Whether an image has to succeed when it is rounded to 8 bits. False is the attack as published; so is
             True where the threat model truncates.
         targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
-        **settings: As in :class:`Attack`.
+        **settings: As in :class:`Attack`. Without confidence ``precision`` must be ``"32"``: the nearest success lies
+            at the border between two categories, which bfloat16 moves.
 
     Raises:
         CatwalkError: If an argument is out of its range.
@@ -258,6 +259,11 @@ class CarliniWagner(Attack):
         if check_every is not None and check_every < 1:
             raise CatwalkError(
                 f"check_every: must be at least 1, or null for a tenth of iterations, got {check_every!r}"
+            )
+        if confidence == 0 and self.precision != "32":
+            raise CatwalkError(
+                f"precision: {self.precision} moves the border between categories, where a success without confidence "
+                "lies, and most images would be lost; keep 32, or give a confidence above 0"
             )
         self.confidence = confidence
         self.initial_c = initial_c

@@ -39,7 +39,7 @@ def test_success_is_what_the_network_says_in_float32():
 
 def test_carlini_wagner_hands_out_the_clean_image_where_only_bfloat16_saw_a_success():
     network, images, targets = make_task(64)
-    attack = CarliniWagner(**SEARCH, precision="bf16")
+    attack = CarliniWagner(**SEARCH, confidence=1e-3, precision="bf16")
     result = attack(network, images, targets)
     with frozen(network, images, precision="bf16") as view:
         found, _ = attack.perturb(view, images, targets, None)

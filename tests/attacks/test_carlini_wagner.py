@@ -438,6 +438,7 @@ def test_name_budget_and_defaults():
         ({"iterations": 0}, "iterations: must be at least 1, got 0"),
         ({"check_every": 0}, "check_every: must be at least 1, or null for a tenth of iterations, got 0"),
         ({"batch_size": 0}, "batch_size: must be at least 1, got 0"),
+        ({"precision": "bf16"}, "precision: bf16 moves the border between categories"),
     ],
 )
 def test_refuses_other_values(arguments, message):
