@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from callbacks.other_features import clean_features, looking_at
 from callbacks.perceptual_distance import DISTANCES_FILE, PerceptualDistance
 from callbacks.pictures import log_picture
+from callbacks.wandb_loggers import wandb_loggers
 from catwalk.attacked_items import read_attacked_items
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
@@ -183,7 +183,7 @@ class AttackGallery(Callback):
 
 def _log_table(trainer: Trainer, shown: list["GalleryItem"]) -> None:
     """Log the items to W&B, where it is among the loggers, as a table with images."""
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    loggers = wandb_loggers(trainer)
     if not loggers:
         return
     import wandb

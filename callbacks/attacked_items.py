@@ -46,6 +46,11 @@ class AttackedItems(RankedListsCallback):
         self._ranks: ValueMean
         self._seen: SeenItems
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the items of an earlier run: this one may attack others."""
+        super().setup(trainer, pl_module, stage)
+        self._items = None
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look into the attack's folder before anything is trained."""
         self._read(trainer.datamodule)  # type: ignore[attr-defined]
@@ -110,7 +115,3 @@ class AttackedItems(RankedListsCallback):
             for k, value in zip(self.top_k, values.reshape(len(self.top_k)).unbind(), strict=True)
         }
         return reach | ({"attacked/mean_rank": self._ranks.compute()} if self.mean_rank else {})
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the items: another run may attack others."""
-        self._items = None

@@ -1,7 +1,7 @@
 """Draws what an attack did to the categories: their places in the lists, and what the network sees in its images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from lightning_modules.recommender import Ranking, Recommender
 BARS_FILE = "category_bars.png"
 CONFUSION_FILE = "confusion.png"
 
+COUNTED = "category_bars"
+"""Entry of a checkpoint with what was counted so far, for a run that goes on."""
+
 
 @dataclass(frozen=True)
 class _Counted:
@@ -40,8 +43,9 @@ class CategoryBars(RankedListsCallback):
 
     - ``category_bars.png`` (``attack/category_bars``): CHR@K of the 20 categories with the highest, and of source and
       target, in the last validation of a ``fit`` or in the test. Marks show it before the attack: in a ``fit``, in the
-      last of the epochs that ``InjectPoisonedImages.from_epoch`` left clean; in a test into which images are injected,
-      what the same recommender shows with the clean ones. A ``fit`` without validation has no such picture;
+      last of the epochs that ``InjectPoisonedImages.from_epoch`` left clean, also where the run was broken off since
+      then and goes on from a checkpoint; in a test into which images are injected, what the same recommender shows with
+      the clean ones. A ``fit`` without validation has no such picture;
     - ``confusion.png`` (``attack/confusion``): what the network saw in the attacked items before, and sees now.
 
     Args:
@@ -67,6 +71,22 @@ class CategoryBars(RankedListsCallback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._item_categories, self.names = item_categories(self, data, self.categories_by, None)
         self._counted = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what was counted: a ``state_dict`` would be missed, with a warning, by runs that draw nothing."""
+        counted = {is_injected: asdict(counted) for is_injected, counted in self._counted.items()}
+        checkpoint.setdefault(COUNTED, {})[self._settings] = counted
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take what was counted in the epochs of a training that goes on: none may be left that are clean."""
+        if trainer.state.fn == "fit":
+            counted = checkpoint.get(COUNTED, {}).get(self._settings, {})
+            self._counted = {is_injected: _Counted(**values) for is_injected, values in counted.items()}
+
+    @property
+    def _settings(self) -> str:
+        """What tells this callback from others of its kind."""
+        return f"{self.attack} {self.top_k[0]} {self.categories_by}"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look into the attack's folder before anything is trained."""

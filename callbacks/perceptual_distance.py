@@ -19,7 +19,7 @@ DISTANCES_FILE = "perceptual_distances.csv"
 class PerceptualDistance(Callback):
     """Logs ``attack/lpips``, ``attack/ssim``, ``attack/psnr`` and more of a folder of adversarial images.
 
-    They are measured once, on the files, before a recommender is trained (``fit``) or ranks (``test``): those that
+    They are measured on the files, before a recommender is trained (``fit``) or ranks (``test``): those that
     :class:`~callbacks.InjectPoisonedImages` writes in the same run, wherever it stands among the callbacks, or those of
     an earlier one. ``perceptual_distances.csv`` in that folder gets a row per image. Nothing of the model, its data or
     its random numbers is touched. One process measures, as one attacks.
@@ -48,12 +48,11 @@ class PerceptualDistance(Callback):
         self.trunk = trunk
         self.on_missing = on_missing
         self.batch_size = batch_size
-        self.measured: AttackedImages | None = None
         self._lpips: LPIPS | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load LPIPS, so that nothing has begun if it cannot be had."""
-        if self.measured is None and trainer.is_global_zero:
+        if trainer.is_global_zero:
             self._lpips, cause = load_lpips(self.net, self.trunk, self.on_missing)
             if cause is not None:
                 rank_zero_warn(f"LPIPS is left out: {cause}")
@@ -68,13 +67,12 @@ class PerceptualDistance(Callback):
 
     def _measure_and_log(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
-            if self.measured is None:
-                self.measured = self._measure(trainer)
-                self.measured.write(self.attack / DISTANCES_FILE)
-            figures = self.measured.figures.summary()
+            measured = self._measure(trainer)
+            measured.write(self.attack / DISTANCES_FILE)
+            figures = measured.figures.summary()
             rank_zero_info(
                 f"{self.attack}: {', '.join(f'{name} {value:.4g}' for name, value in figures.items())} of "
-                f"{len(self.measured.item_ids)} images"
+                f"{len(measured.item_ids)} images"
             )
             for logger in trainer.loggers:
                 logger.log_metrics({f"attack/{name}": value for name, value in figures.items()})

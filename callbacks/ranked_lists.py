@@ -111,7 +111,9 @@ class RankedListsCallback(Callback, abc.ABC):
 
     def _log(self, pl_module: LightningModule, stage: str) -> None:
         self._count_collected()
-        pl_module.log_dict({f"{stage}/{name}": value for name, value in self.figures().items()})
+        figures = {f"{stage}/{name}": value for name, value in self.figures().items()}
+        # All processes have the same, and Lightning warns of what they do not bring together: the largest has its bits.
+        pl_module.log_dict(figures, sync_dist=True, reduce_fx="max")
 
 
 def require_lists(callback: Callback, pl_module: LightningModule, length: int) -> None:

@@ -36,13 +36,31 @@ class ResumableCheckpoint(ModelCheckpoint):
         super().__init__(dirpath, filename, monitor=monitor, mode=mode, enable_version_counter=False)
         self.every_n_batches = every_n_batches
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget what another training has saved that had this callback before."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.global_step == 0:
+            self.best_k_models, self.best_model_path, self.kth_best_model_path = {}, "", ""
+            self.best_model_score = self.current_score = None
+            self._last_global_step_saved = 0
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where the training stands."""
-        done = trainer.fit_loop.total_batch_idx + 1
-        if self.every_n_batches and done % self.every_n_batches == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """Save where the training stands; within an epoch, for after its last batch it would go on unvalidated."""
+        if self._is_due(trainer) and not trainer.is_last_batch:
             self._save_last(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the whole epoch, and where the training stands if the last batch was one of those to save after."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._is_due(trainer):
+            self._save_last(trainer)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        if not self.every_n_batches or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return False
+        return (trainer.fit_loop.total_batch_idx + 1) % self.every_n_batches == 0
 
     def _save_last(self, trainer: Trainer) -> None:
         folder = str(self.dirpath)

@@ -1,14 +1,18 @@
 """Gives the figures of a W&B run their axes, and its summary the highest of them."""
 
 import math
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import WandbLogger
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
+from callbacks.wandb_loggers import wandb_loggers
 from lightning_modules.free_adversarial_cnn import FreeAdversarialClassifier
 
 REPLAYS = "replays"
+
+HIGHEST = "highest"
+"""Entry of a checkpoint with the highest figures so far, for a run that goes on."""
 
 
 class WandbAxes(Callback):
@@ -20,7 +24,8 @@ class WandbAxes(Callback):
       replayed. Over ``replays`` the curve stands beside those of other trainings over their steps.
     - The summary, which holds the last value of every figure under its own name, gets the highest so far under
       ``max/NAME`` of ``val/hr@K``, ``val/ndcg@K``, the accuracies, and ``val/chr@K`` of the category that
-      :class:`~callbacks.InjectPoisonedImages` attacks.
+      :class:`~callbacks.InjectPoisonedImages` attacks. Where a training was broken off and goes on, its earlier epochs
+      count too.
 
     Every figure is named to W&B by its full name: in W&B's patterns it is not settled whether ``*`` stands for names
     with a ``/``, which categories have.
@@ -33,6 +38,15 @@ class WandbAxes(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin with a run that knows no figure."""
         self._axes, self._highest = {}, {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the highest figures: a ``state_dict`` would be missed, with a warning, by runs that log elsewhere."""
+        checkpoint[HIGHEST] = dict(self._highest)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take the highest figures of the training that goes on."""
+        if trainer.state.fn == "fit":
+            self._highest = dict(checkpoint.get(HIGHEST, {}))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Count replays."""
@@ -72,7 +86,7 @@ class WandbAxes(Callback):
             if name.startswith(beginning) and name not in self._axes
         }
         self._axes |= new
-        for logger in _wandb_loggers(trainer):
+        for logger in wandb_loggers(trainer):
             for name, axis in new.items():
                 logger.experiment.define_metric(name, step_metric=axis)
 
@@ -81,8 +95,8 @@ class WandbAxes(Callback):
         for name, value in trainer.logged_metrics.items():
             if _is_kept(name, attacked) and float(value) > self._highest.get(name, -math.inf):
                 self._highest[name] = float(value)
-                for logger in _wandb_loggers(trainer):
-                    logger.experiment.summary[f"max/{name}"] = float(value)
+        for logger in wandb_loggers(trainer):
+            logger.experiment.summary.update({f"max/{name}": value for name, value in self._highest.items()})
 
 
 def _is_kept(name: str, attacked: set[str]) -> bool:
@@ -98,8 +112,3 @@ def _is_kept(name: str, attacked: set[str]) -> bool:
 
 def _callbacks(trainer: Trainer) -> list[Callback]:
     return trainer.callbacks  # type: ignore[attr-defined]
-
-
-def _wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
-    """Return the W&B loggers, in the process that writes."""
-    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger) and trainer.is_global_zero]

@@ -1,13 +1,16 @@
 """Writes the features of the whole catalogue and what the CNN sees in every item."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.processes import gather
+from callbacks.wandb_loggers import wandb_loggers
 from catwalk.backbones import network_fingerprint
 from catwalk.errors import CatwalkError
 from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable, Predictions
@@ -29,19 +32,26 @@ class WriteFeatures(Callback):
 
     Args:
         output: Folder to write to.
+        artifact: Add what was written to the W&B run, as an artifact ``features-RUN`` of type ``features``.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, artifact: bool = False) -> None:
         self.output = Path(output)
+        self.artifact = artifact
         self._parts: list[Batch] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that there is a classifier, before it runs over the catalogue."""
+        """Check that there is a classifier, and W&B where it is wanted, before it runs over the catalogue."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not (isinstance(pl_module, ProductClassifier) and isinstance(data, ProductImages)):
             raise CatwalkError(
                 f"WriteFeatures works with a ProductClassifier on ProductImages, not with a {type(pl_module).__name__} "
                 f"on {type(data).__name__}"
+            )
+        if self.artifact and not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            raise CatwalkError(
+                "WriteFeatures.artifact: is true, and the run does not log to W&B; add --config "
+                "configs/logger/wandb_offline.yaml or wandb.yaml, or set it to false"
             )
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,8 +75,10 @@ class WriteFeatures(Callback):
         assert isinstance(pl_module, ProductClassifier)
         shares = gather(self._parts, trainer.world_size)
         self._parts = []
+        written = [FEATURES_FILE, PREDICTIONS_FILE]
         if pl_module.is_as_others_trained_it:
             trainer.save_checkpoint(self.output / CLASSIFIER_FILE, weights_only=True)
+            written.append(CLASSIFIER_FILE)
         if not trainer.is_global_zero:
             return
         items, *columns = (torch.cat(column) for column in zip(*shares, strict=True))
@@ -80,3 +92,18 @@ class WriteFeatures(Callback):
         )
         table.write(self.output, catalogue)
         rank_zero_info(f"Wrote {FEATURES_FILE} and {PREDICTIONS_FILE} of {len(catalogue)} items to {self.output}")
+        if self.artifact:
+            self._add_artifact(trainer, table, written)
+
+    def _add_artifact(self, trainer: Trainer, table: FeatureTable, written: Sequence[str]) -> None:
+        """Add the files to the W&B run; copied, for the next run may write over them before they are sent."""
+        import wandb
+
+        catalogue = trainer.datamodule.catalogue  # type: ignore[attr-defined]
+        about = {"items": len(catalogue), "catalogue": table.catalogue, "network": table.network}
+        for logger in wandb_loggers(trainer):
+            run = logger.experiment
+            artifact = wandb.Artifact(f"features-{run.id}", "features", f"Features of {catalogue.name}", about)
+            for name in written:
+                artifact.add_file(str(self.output / name), name)
+            run.log_artifact(artifact)

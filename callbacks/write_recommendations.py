@@ -22,7 +22,7 @@ class WriteRecommendations(Callback):
 
     Args:
         output: CSV file to write.
-        top_k: Length of the lists; the recommender's own by default.
+        top_k: Length of the lists; the longest of the recommender's own ``top_k`` by default.
     """
 
     def __init__(self, output: Path, top_k: int | None = None) -> None:
@@ -54,7 +54,10 @@ class WriteRecommendations(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the lists of a block of users."""
-        lists = outputs["recommended"][:, : self.top_k].tolist()
+        assert isinstance(pl_module, Recommender)
+        # The lists are longer where another callback looks further down.
+        length = max(pl_module.top_k) if self.top_k is None else self.top_k
+        lists = outputs["recommended"][:, :length].tolist()
         self._lists.update(zip(outputs["users"].tolist(), lists, strict=True))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -158,7 +159,10 @@ class PairwiseRecommender(Recommender):
 
     def _may_be_sparse(self) -> bool:
         """Whether the Trainer leaves gradients alone between the backward pass and the optimizer's step."""
-        return self._trainer is None or (self.trainer.world_size == 1 and not self.trainer.gradient_clip_val)
+        if self._trainer is None:
+            return True
+        # Of a single process, too, these strategies gather gradients, and take no sparse ones.
+        return not (isinstance(self.trainer.strategy, ParallelStrategy) or self.trainer.gradient_clip_val)
 
 
 def embedding(num_rows: int, num_factors: int) -> nn.Embedding:

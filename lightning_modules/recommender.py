@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 from catwalk.errors import CatwalkError
 from catwalk.metrics import HitRate, NormalizedDCG
 from catwalk.metrics.auc import auc
-from catwalk.metrics.mean import ValueMean
+from catwalk.metrics.mean import ShareMean
 from catwalk.ranking import check_list_length, rank_users, score_users, top_k
 from lightning_modules.checkpoints import check_checkpoint
 
@@ -80,7 +80,7 @@ class Recommender(LightningModule, abc.ABC):
         # `compute_groups` would skip the update of one metric for that of another which only looks alike.
         figures = MetricCollection(collection, compute_groups=False)
         self.ranking_figures = nn.ModuleDict({"val": figures.clone("val/"), "test": figures.clone("test/")})
-        self.auc = nn.ModuleDict({"val": ValueMean(), "test": ValueMean()})
+        self.auc = nn.ModuleDict({"val": ShareMean(), "test": ShareMean()})
 
     def check_at_least(self, least: float, *names: str) -> None:
         """Raise a CatwalkError if one of these hyper-parameters is given and less than it may be, or NaN."""
@@ -123,6 +123,10 @@ class Recommender(LightningModule, abc.ABC):
         self.take_features(data)
         if stage == "fit":
             self.trained_on = data.split.trained_on
+
+    def teardown(self, stage: str) -> None:
+        """Make lists of :attr:`top_k` again: the callbacks of the next run say what they need."""
+        self.list_length = max(self.top_k)
 
     def take_features(self, data: Any) -> None:
         """Look at the images by the features that the data module has now; a recommender without images does not care.
@@ -232,7 +236,7 @@ class Recommender(LightningModule, abc.ABC):
 
     def _log_figures(self, stage: str) -> None:
         self.log_dict(cast(MetricCollection, self.ranking_figures[stage]))
-        self.log(f"{stage}/auc", cast(ValueMean, self.auc[stage]))
+        self.log(f"{stage}/auc", cast(ShareMean, self.auc[stage]))
 
     def predict_step(self, users: Tensor, batch_idx: int) -> Lists:
         """Rank the catalogue for a block of users."""
@@ -242,7 +246,7 @@ class Recommender(LightningModule, abc.ABC):
     def _evaluate(self, users: Tensor, stage: str) -> Ranking:
         scores = score_users(self.scores, users, self._seen)
         recommended, _ = top_k(scores, self.list_length)
-        figures, mean_auc = cast(MetricCollection, self.ranking_figures[stage]), cast(ValueMean, self.auc[stage])
+        figures, mean_auc = cast(MetricCollection, self.ranking_figures[stage]), cast(ShareMean, self.auc[stage])
         # Everybody gets a list, and counts where lists are counted; these ask for items that were held out.
         targets = self._held_out.padded(users)
         asked = targets[:, 0] >= 0
@@ -250,7 +254,7 @@ class Recommender(LightningModule, abc.ABC):
         # Indexing copies the scores, which most blocks need not.
         areas[asked] = auc(scores if bool(asked.all()) else scores[asked], targets[asked])
         figures.update(recommended[asked], targets[asked])
-        mean_auc.update(areas[~areas.isnan()])
+        mean_auc.update(areas)
         return {"users": users, "recommended": recommended, "targets": targets, "auc": areas}
 
     @torch.inference_mode()

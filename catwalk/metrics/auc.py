@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from catwalk.errors import DivergedError
-from catwalk.metrics.mean import Float64Mean
+from catwalk.metrics.mean import ShareMean
 
 TILE_ROWS = 32
 """Rows that are compared at a time, so that what is compared and the outcome stay in a CPU's cache."""
@@ -73,7 +73,7 @@ def auc(scores: Tensor, targets: Tensor) -> Tensor:
     return total / (count * others)
 
 
-class AUC(Float64Mean):
+class AUC(ShareMean):
     """Mean over users of the share of the other candidates that score lower than a held-out item, in [0, 1].
 
     The candidates are the items that the user has not seen; a user's share is the mean over the held-out items, which
@@ -97,7 +97,6 @@ class AUC(Float64Mean):
 
     higher_is_better = True
 
-    def update(self, scores: Tensor, targets: Tensor) -> None:
+    def update(self, scores: Tensor, targets: Tensor) -> None:  # type: ignore[override]
         """Add a batch of users; see :func:`auc` for what is expected of the arguments."""
-        values = auc(scores, targets)
-        self.add(values[~values.isnan()])
+        super().update(auc(scores, targets))

@@ -1,4 +1,4 @@
-"""A mean over users or items that keeps its precision."""
+"""Means over users or items that keep their precision."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -55,3 +55,34 @@ class ValueMean(Float64Mean):
     def update(self, values: Tensor) -> None:
         """Add values of any shape, each of which counts once."""
         self.add(values)
+
+
+class ShareMean(Metric):
+    """The mean of shares, in [0, 1], one per user; the same bits whatever their order, batches and processes.
+
+    They are summed as whole numbers of 2^-40, which is exact for up to 2^23 of them, and moves each by less than 1e-12.
+
+    Args:
+        **kwargs: Passed to :class:`torchmetrics.Metric`.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor) -> None:
+        """Add values of any shape, float64 in [0, 1] or NaN for a user who has none."""
+        values = values[~values.isnan()]
+        self.total = self.total + (values.double() * 2**40).round().long().sum()
+        self.count = self.count + values.numel()
+
+    def compute(self) -> Tensor:
+        """Return the mean, a float64 scalar; NaN if there were no values."""
+        return self.total.double() / 2**40 / self.count

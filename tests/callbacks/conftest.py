@@ -1,8 +1,13 @@
 """Features of the tiny shop, a recommender trained on them, and data modules over both."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import attacks
 import pytest
+import torch
+import torchvision
 from pytorch_lightning import seed_everything
 
 from catwalk.splits import RatioSplit
@@ -18,6 +23,22 @@ def features(trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("features")
     trained.table.write(folder, trained.catalogue)
     return folder
+
+
+@pytest.fixture(scope="session")
+def attacked(trained, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Return a function that puts an attack's files into a folder, and returns that."""
+    made = attacks.attack(trained, tmp_path_factory.mktemp("attack"))
+    return lambda folder: Path(shutil.copytree(made, folder, dirs_exist_ok=True))
+
+
+@pytest.fixture(scope="session")
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file with weights for LPIPS."""
+    path = tmp_path_factory.mktemp("trunk") / "squeeze.pth"
+    torch.manual_seed(5)
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), path)
+    return path
 
 
 @pytest.fixture

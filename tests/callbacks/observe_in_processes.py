@@ -1,45 +1,94 @@
-"""Observe an attack in a test on the CPU in one process or several; test_attacked_items.py runs it.
+"""Observe a training, a test and a prediction on the CPU in one process or several, with all callbacks that look on.
 
-Arguments: dataset folder, features folder, recommender, the attack's folder, file with the weights of LPIPS, number of
-processes, file for the figures.
+What is trained stays as it is, by a learning rate of 0: nothing but the number of processes can change a figure.
+test_observing_in_processes.py runs it. Arguments: dataset folder, features folder, classifier, recommender, file with
+the weights of LPIPS, number of processes, output folder.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
 
+import attacks
+import lpips  # noqa: F401 - before there are several processes, each of which would take its time
+import matplotlib.figure  # noqa: F401
+import observers
 import torch
-from pytorch_lightning import Trainer
+import wandb
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from torch.optim import SGD
 
-from callbacks import AttackedItems, AttackGallery, CategoryBars
-from datamodules import InteractionTriplets
-from lightning_modules import VBPR
+from callbacks import InjectPoisonedImages
+from catwalk.attacks import PGD
+from datamodules import InteractionTriplets, ProductImages
+from lightning_modules import VBPR, FreeAdversarialClassifier
 
 
-def main(dataset: str, features: str, recommender: str, attack: str, trunk: str, devices: str, output: str) -> None:
+class FinishRun(Callback):
+    """Ends W&B's run where it was begun: the process that starts the others knows nothing of it."""
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if wandb.run is not None:
+            wandb.finish()
+
+
+def no_learning(parameters):
+    return SGD(parameters, lr=0.0)
+
+
+def main(*arguments: str) -> None:
+    dataset, features, classifier, recommender, trunk, output = (Path(arguments[place]) for place in (0, 1, 2, 3, 4, 6))
+    devices = int(arguments[5])
     torch.set_num_threads(1)
     if sys.platform == "linux":
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    folder = Path(attack)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=int(devices),
-        strategy="ddp_fork" if int(devices) > 1 else "auto",
-        callbacks=[
-            AttackedItems(folder, [3, 8], mean_rank=True),
-            CategoryBars(folder, 8),
-            AttackGallery(folder, 3, "squeeze", Path(trunk)),
-        ],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+
+    def observe(name: str, model: LightningModule, data: LightningDataModule, callbacks: list, epochs: int) -> None:
+        """Fit, test and predict; the figures are in a file of each command."""
+        seed_everything(0, verbose=False)
+        for command in ("fit", "test", "predict"):
+            loggers = [CSVLogger(output, f"{name} {command}", "")]
+            if command == "fit":
+                loggers.append(WandbLogger(save_dir=output / f"{name} {command}", offline=True))
+            trainer = Trainer(
+                accelerator="cpu",
+                devices=devices,
+                strategy="ddp_fork" if devices > 1 else "auto",
+                max_epochs=epochs,
+                callbacks=[*callbacks, FinishRun()],
+                logger=loggers,
+                log_every_n_steps=1,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            quietly = {"test": {"verbose": False}, "predict": {"return_predictions": False}}.get(command, {})
+            checkpoint = {} if command == "fit" else {"ckpt_path": output / name / "whole.ckpt", "weights_only": True}
+            getattr(trainer, command)(model, data, **quietly, **checkpoint)
+
+    attack = output / "recommender"
+    inject = InjectPoisonedImages(classifier, PGD(epsilon=32.0), attacks.SOURCE, attack, attacks.TARGET, from_epoch=1)
+    observe(
+        "recommender",
+        VBPR(factors=4, visual_factors=4, top_k=[5], warm_start=recommender, optimizer=no_learning),
+        InteractionTriplets(dataset, features, batch_size=64 // devices, validation=True),
+        [inject, *(make(attack, trunk) for make in observers.OF_RECOMMENDERS.values())],
+        epochs=2,
     )
-    data = InteractionTriplets(Path(dataset), Path(features), validation=True)
-    (figures,) = trainer.test(VBPR(factors=4, visual_factors=4, top_k=[5]), data, ckpt_path=recommender, verbose=False)
-    if trainer.is_global_zero:
-        Path(output).write_text(json.dumps(figures))
+    observe(
+        "classifier",
+        FreeAdversarialClassifier(
+            backbone="catwalk.backbones.compact_cnn",
+            backbone_args={"width": 8},
+            weights=str(classifier),
+            freeze_up_to="5",
+            replays=2,
+            optimizer=no_learning,
+        ),
+        ProductImages(dataset, batch_size=32 // devices),
+        [make(output / "classifier") for make in observers.OF_CLASSIFIERS.values()],
+        epochs=2,
+    )
 
 
 if __name__ == "__main__":

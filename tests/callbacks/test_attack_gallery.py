@@ -1,4 +1,4 @@
-"""The gallery: the same items always, as they are, with what was found of them; and nothing changes by it."""
+"""The gallery: the same items always, as they are, with what was found of them."""
 
 import hashlib
 from dataclasses import replace
@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import rankings
 import torch
-import torchvision
 from PIL import Image
 from pytorch_lightning import seed_everything
 from safetensors.torch import load_file
 
 import catwalk.figures.gallery
-from callbacks import AttackedItems, AttackGallery, CategoryBars, InjectPoisonedImages, PerceptualDistance
+from callbacks import AttackGallery, InjectPoisonedImages
 from catwalk.attacks import PGD
 from catwalk.errors import CatwalkError
 from catwalk.figures.gallery import GalleryItem, difference, draw_gallery
@@ -26,17 +25,9 @@ from datamodules import InteractionTriplets
 from lightning_modules import BPRMF, VBPR
 
 
-@pytest.fixture(scope="module")
-def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("trunk") / "squeeze.pth"
-    torch.manual_seed(5)
-    torch.save(torchvision.models.squeezenet1_1().state_dict(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def folder(trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return attacks.attack(trained, tmp_path_factory.mktemp("attack"))
+@pytest.fixture
+def folder(attacked, tmp_path: Path) -> Path:
+    return attacked(tmp_path / "earlier attack")
 
 
 @pytest.fixture
@@ -153,29 +144,6 @@ def test_what_cannot_be_had_is_left_out(folder, triplets, make_trainer, drawn) -
     assert len(items) == len(attacks.rows_of(folder / "attacked_items.csv"))
     assert {(item.lpips, item.rank_before, item.rank_after) for item in items} == {(None, None, None)}
     assert all(0 < item.ssim < 1 for item in items)
-
-
-def test_observing_changes_nothing(trained, shop, features, make_trainer, trunk, tmp_path) -> None:
-    """Weights bit for bit, the features in use, modes, random numbers, and the data module."""
-    states = []
-    for observed in (True, False):
-        folder, data = tmp_path / str(observed), InteractionTriplets(shop, features, validation=True)
-        watching = [
-            PerceptualDistance(folder, "squeeze", trunk),
-            AttackedItems(folder, mean_rank=True),
-            CategoryBars(folder),
-            AttackGallery(folder),
-        ]
-        inject = InjectPoisonedImages(
-            trained.checkpoint, PGD(epsilon=32.0), attacks.SOURCE, folder, attacks.TARGET, from_epoch=1
-        )
-        model = fit(make_trainer, data, inject, *(watching if observed else []))
-        assert all(module.training for module in model.modules())
-        assert torch.equal(data.feature_table.features, trained.table.features)
-        assert torch.equal(model.features.features, load_file(folder / "features.safetensors")["features"])
-        states.append([*model.state_dict().values(), model._item_vectors, torch.get_rng_state()])
-        assert (folder / "gallery.png").exists() == observed
-    assert all(torch.equal(*pair) for pair in zip(*states, strict=True))
 
 
 def test_differences_are_drawn_around_grey() -> None:

@@ -1,19 +1,14 @@
-"""The figures of the attacked items are those of brute force, however many processes count them."""
+"""The figures of the attacked items are those of brute force."""
 
-import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import attacks
 import numpy as np
-import observe_in_processes
 import pytest
 import rankings
 import torch
-import torchvision
 from pytorch_lightning import seed_everything
 from pytorch_lightning.loggers import CSVLogger
 from safetensors.torch import load_file
@@ -28,9 +23,9 @@ from lightning_modules import VBPR, ProductClassifier
 TOP_K = (3, 8)
 
 
-@pytest.fixture(scope="module")
-def folder(trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return attacks.attack(trained, tmp_path_factory.mktemp("attack"))
+@pytest.fixture
+def folder(attacked, tmp_path: Path) -> Path:
+    return attacked(tmp_path / "earlier attack")
 
 
 @pytest.mark.parametrize("values", [1000, 3], ids=["few ties", "many ties"])
@@ -119,31 +114,6 @@ def test_the_items_of_the_attack_in_the_same_run_are_followed_from_before_it_on(
         if data.catalogue.item_ids[item] in attacked
     ]
     assert ranks[1] == pytest.approx(np.mean(expected), rel=1e-6)
-
-
-def test_two_processes_find_what_one_does(shop, features, recommender, folder: Path, tmp_path: Path) -> None:
-    """The figures are the same to the last bit, and so are the pictures."""
-    trunk = tmp_path / "squeeze.pth"
-    torch.manual_seed(5)
-    torch.save(torchvision.models.squeezenet1_1().state_dict(), trunk)
-    found = []
-    for devices in (1, 2):
-        output = tmp_path / f"{devices}.json"
-        arguments = [*map(str, (shop, features, recommender, folder, trunk, devices, output))]
-        if devices == 1:
-            observe_in_processes.main(*arguments)
-        else:
-            script = [sys.executable, observe_in_processes.__file__, *arguments]
-            done = subprocess.run(script, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, done.stderr
-        pictures = [folder / name for name in ("gallery.png", "category_bars.png", "confusion.png")]
-        found.append((json.loads(output.read_text()), [picture.read_bytes() for picture in pictures]))
-        for picture in pictures:
-            picture.unlink()
-    figures = [{name: value for name, value in one.items() if "attacked/" in name} for one, _ in found]
-    assert len(figures[0]) == 7
-    assert figures[0] == figures[1]
-    assert found[0][1] == found[1][1]
 
 
 @pytest.mark.parametrize("kind", [AttackedItems, CategoryBars, AttackGallery])

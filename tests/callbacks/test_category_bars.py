@@ -24,9 +24,9 @@ from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
 
-@pytest.fixture(scope="module")
-def folder(trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return attacks.attack(trained, tmp_path_factory.mktemp("attack"))
+@pytest.fixture
+def folder(attacked, tmp_path: Path) -> Path:
+    return attacked(tmp_path / "earlier attack")
 
 
 @pytest.fixture
@@ -132,6 +132,28 @@ def test_a_fit_shows_the_last_validation_beside_the_last_clean_one(
     assert (then, after) == tuple([row[name] for row in rows] for name in ("category_before", "category_after"))
     assert title == f"PGD (ε = 32): what the network sees in the {len(rows)} attacked items"
     assert {path.name for path in folder.glob("*.png")} == {"category_bars.png", "confusion.png"}
+
+
+def test_a_test_shows_nothing_of_the_fit_that_wrote_its_checkpoint(
+    trained, shop, features, make_trainer, tmp_path, drawn
+) -> None:
+    folder, data = tmp_path / "attack", InteractionTriplets(shop, features, validation=True)
+    inject = InjectPoisonedImages(
+        trained.checkpoint, PGD(epsilon=32.0), attacks.SOURCE, folder, attacks.TARGET, from_epoch=1
+    )
+    trainer = make_trainer(max_epochs=2, callbacks=[CategoryBars(folder), inject])
+    trainer.fit(VBPR(factors=4, visual_factors=4), data)
+    trainer.save_checkpoint(tmp_path / "poisoned.ckpt")
+    (_, before, _), _ = drawn["draw_category_bars"]
+    assert before is not None
+    model, found = VBPR(factors=4, visual_factors=4), []
+    for callback in (CategoryBars(folder), CategoryHitRatio()):
+        trainer = make_trainer(callbacks=[callback])
+        found += trainer.test(model, data, ckpt_path=tmp_path / "poisoned.ckpt", weights_only=True, verbose=False)
+    (now, before, _), settings = drawn["draw_category_bars"]
+    assert now == pytest.approx({name: found[1][f"test/chr@20/{name}"] for name in now})
+    assert before is None
+    assert settings["title"] == "CHR@20 in the test"
 
 
 def test_a_fit_without_validation_shows_the_confusion_alone(folder, triplets, make_trainer, drawn) -> None:

@@ -61,6 +61,29 @@ def test_lightning_finds_the_last_one_and_no_unfinished_one(shop, make_trainer, 
     assert again.global_step == 22
 
 
+def test_a_run_killed_in_a_validation_goes_on_with_that(shop, make_trainer, tmp_path):
+    """Although the last batch before it is one of those after which to save."""
+    validated = []
+
+    class Validated(Callback):
+        def on_validation_start(self, trainer, pl_module):
+            if not trainer.sanity_checking:
+                validated.append(trainer.current_epoch)
+                if validated == [0, 1]:
+                    raise RuntimeError("killed")
+
+    def callbacks():
+        return [ResumableCheckpoint(str(tmp_path), "whole", every_n_batches=11), Validated()]
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(shop, make_trainer, callbacks(), max_epochs=3)
+    trainer = make_trainer(max_epochs=3, enable_checkpointing=True, callbacks=callbacks())
+    model = ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8})
+    trainer.fit(model, ProductImages(shop, batch_size=32), ckpt_path="last", weights_only=True)
+    assert trainer.global_step == 33
+    assert validated == [0, 1, 1, 2]
+
+
 def test_the_best_epoch_by_a_figure(shop, make_trainer, tmp_path):
     losses = []
 
@@ -72,6 +95,17 @@ def test_the_best_epoch_by_a_figure(shop, make_trainer, tmp_path):
     callback = ResumableCheckpoint(str(tmp_path), "{epoch}", 0, monitor="val/loss", mode="max")
     fit(shop, make_trainer, [callback, Record()], max_epochs=3)
     assert [path.name for path in tmp_path.iterdir()] == [f"epoch={losses.index(max(losses))}.ckpt"]
+
+
+@pytest.mark.parametrize("monitor", [None, "val/loss"])
+def test_a_second_training_begins_with_nothing_saved(shop, make_trainer, tmp_path, monitor):
+    """It takes the same steps to the same loss, which is no better than that of the first."""
+    callback = ResumableCheckpoint(str(tmp_path), "whole", 0, monitor=monitor, mode="min")
+    for _ in range(2):
+        fit(shop, make_trainer, [callback], max_epochs=1)
+        (path,) = tmp_path.iterdir()
+        assert steps(path) == 11
+        path.unlink()
 
 
 def test_bad_settings():

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 from pytorch_lightning import seed_everything
 from pytorch_lightning.loggers import CSVLogger
@@ -23,14 +22,6 @@ from catwalk.perceptual import LPIPS
 from lightning_modules import VBPR
 
 pytestmark = pytest.mark.filterwarnings("ignore:images whose shorter side")
-
-
-@pytest.fixture(scope="module")
-def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("trunk") / "squeeze.pth"
-    torch.manual_seed(5)
-    torch.save(torchvision.models.squeezenet1_1().state_dict(), path)
-    return path
 
 
 @pytest.fixture
@@ -89,13 +80,6 @@ def test_every_image_has_a_row_and_the_means_are_logged(
     for name in ("lpips", "ssim", "mse", "l2_levels", "changed_pixels"):
         assert float(logged[f"attack/{name}"]) == pytest.approx(np.mean([float(row[name]) for row in rows]), rel=1e-12)
     assert float(logged["attack/linf_levels"]) == max(int(row["linf_levels"]) for row in rows)
-
-
-def test_training_is_the_same_bit_for_bit(triplets, make_trainer, callbacks: list) -> None:
-    measured = fit(make_trainer, triplets, callbacks)
-    alone = fit(make_trainer, triplets, callbacks[1:])
-    assert measured.state_dict().keys() == alone.state_dict().keys()
-    assert all(torch.equal(weight, alone.state_dict()[name]) for name, weight in measured.state_dict().items())
 
 
 def test_images_of_an_earlier_run_and_of_many_sizes_are_measured_in_a_test(

@@ -1,7 +1,7 @@
 """Train an AMR on the CPU in several processes; run by test_recommender.py in a fresh process.
 
-Arguments: dataset folder, features folder, number of processes, triplets of a step in all processes, file for the
-weights.
+Arguments: dataset folder, features folder, strategy, number of processes, triplets of a step in all processes, file for
+the weights.
 """
 
 import os
@@ -26,7 +26,7 @@ class Save(Callback):
         trainer.save_checkpoint(self.output)
 
 
-def main(dataset: str, features: str, devices: str, batch: str, output: str) -> None:
+def main(dataset: str, features: str, strategy: str, devices: str, batch: str, output: str) -> None:
     torch.set_num_threads(1)
     if sys.platform == "linux":
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -34,7 +34,7 @@ def main(dataset: str, features: str, devices: str, batch: str, output: str) -> 
     trainer = Trainer(
         accelerator="cpu",
         devices=int(devices),
-        strategy="ddp_fork" if int(devices) > 1 else "auto",
+        strategy=strategy,
         max_epochs=3,
         logger=False,
         enable_checkpointing=False,

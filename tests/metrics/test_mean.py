@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from catwalk.metrics.mean import Float64Mean
+from catwalk.metrics.mean import Float64Mean, ShareMean
 
 
 class Mean(Float64Mean):
@@ -33,3 +33,17 @@ def test_state_follows_the_device() -> None:
     assert mean.total.device.type == mean.count.device.type == "meta"
     mean.reset()
     assert mean.total.device.type == "meta"
+
+
+def test_shares_have_one_mean_in_every_order_and_in_any_parts() -> None:
+    shares = torch.rand(10_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    shares[::7] = torch.nan
+    means = set()
+    for seed, size in ((0, 1), (1, 64), (2, 3000)):
+        mean = ShareMean()
+        for part in shares[torch.randperm(10_000, generator=torch.Generator().manual_seed(seed))].split(size):
+            mean.update(part)
+        means.add(mean.to(torch.bfloat16).compute().item())
+    assert min(means) == pytest.approx(shares.nanmean().item(), abs=1e-12)
+    assert len(means) == 1
+    assert ShareMean().compute().isnan()
