@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -130,7 +130,7 @@ class Task:
         return craft_all
 
 
-def ours(method: Method, task: Task, **arguments: str) -> Craft:
+def ours(method: Method, task: Task, **arguments: Any) -> Craft:
     attack = method.ours(batch_size=task.batch_size, **arguments)
 
     def craft(images: Tensor, targets: Tensor) -> Tensor:
@@ -268,11 +268,14 @@ def installed_rivals() -> dict[str, Rival]:
     return {name: rival for name, rival in RIVALS.items() if importlib.util.find_spec(rival.module)}
 
 
-def contestants(method: Method, task: Task, bf16: bool) -> dict[str, Craft]:
+def contestants(method: Method, task: Task, bf16: bool, compiled: bool) -> dict[str, Craft]:
     """Return everyone who can run a method, by name; all but ours once for each memory layout of the network."""
-    crafts = {OURS: ours(method, task)}
+    forms: dict[str, dict[str, Any]] = {OURS: {}}
     if bf16:
-        crafts[f"{OURS}, bf16"] = ours(method, task, precision="bf16")
+        forms[f"{OURS}, bf16"] = {"precision": "bf16"}
+    if compiled:
+        forms |= {f"{name}, compiled": {**settings, "compiled": True} for name, settings in forms.items()}
+    crafts = {name: ours(method, task, **settings) for name, settings in forms.items()}
     networks = {name: copy.deepcopy(task.network).to(memory_format=layout) for name, layout in LAYOUTS.items()}
     makers = {"bare loop": bare_loop} | {name: rival.make for name, rival in installed_rivals().items()}
     for name, make in makers.items():
@@ -283,7 +286,9 @@ def contestants(method: Method, task: Task, bf16: bool) -> dict[str, Craft]:
     return crafts
 
 
-def measure(name: str, task: Task, rounds: int, bf16: bool, clock: Clock) -> tuple[list[list[str]], str]:
+def measure(
+    name: str, task: Task, rounds: int, bf16: bool, compiled: bool, clock: Clock
+) -> tuple[list[list[str]], str]:
     """Let everyone attack a task.
 
     Returns:
@@ -292,7 +297,7 @@ def measure(name: str, task: Task, rounds: int, bf16: bool, clock: Clock) -> tup
     Raises:
         RuntimeError: If ours exceeds its budget.
     """
-    crafts = contestants(METHODS[name], task, bf16)
+    crafts = contestants(METHODS[name], task, bf16, compiled)
     results: dict[str, Tensor] = {}
 
     def timed(contestant: str) -> float:
@@ -380,7 +385,8 @@ def untrained_task(name: str, arguments: argparse.Namespace) -> Task:
     untrained = NETWORKS[name]
     torch.manual_seed(SEED)
     network = build_network(untrained.backbone, {}, CATEGORIES)
-    shape = (arguments.images, 3, untrained.image_size, untrained.image_size)
+    size = arguments.image_size or untrained.image_size
+    shape = (arguments.images, 3, size, size)
     levels = (torch.rand(shape) * 255).round().to(torch.uint8)
     with torch.no_grad():
         for _ in range(3):
@@ -407,6 +413,8 @@ def main() -> None:
         "--batch-size", type=int, help="images attacked at once, by all; default: 32, and 8 for resnet50"
     )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, of which the best counts; default: 3")
+    parser.add_argument("--image-size", type=int, help="height and width of noise; default: 64, and 160 for resnet50")
+    parser.add_argument("--compiled", action="store_true", help="add ours with the network compiled")
     parser.add_argument("--no-bf16", dest="bf16", action="store_false", help="leave out ours in bfloat16")
     parser.add_argument(
         "--weight-gradients",
@@ -429,7 +437,7 @@ def main() -> None:
     for make in [partial(trained_task, arguments)] if arguments.classifier else tasks:
         task = make()
         for name in arguments.attacks:
-            more_rows, more_remarks = measure(name, task, arguments.rounds, arguments.bf16, clock)
+            more_rows, more_remarks = measure(name, task, arguments.rounds, arguments.bf16, arguments.compiled, clock)
             rows += more_rows
             remarks.append(more_remarks)
     print(f"{markdown_table(HEADER, rows)}\n")

@@ -8,6 +8,7 @@ The contract and the results are in ``benchmarks/README.md``; Cornac and pandas 
 import argparse
 import contextlib
 import gc
+import importlib.util
 import io
 import json
 import logging
@@ -44,6 +45,8 @@ USERS, ITEMS, PAIRS, FEATURES, FACTORS, BATCH = 24_379, 7_371, 64_641, 2_048, 64
 """Amazon Men of the paper, less a test purchase of each user, with ResNet-50's features and the paper's K and batch."""
 
 CATEGORIES, TOP_K = 100, 20
+
+HAS_CORNAC = importlib.util.find_spec("cornac") is not None
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -94,9 +97,10 @@ class BareLoop:
     that allocates them anew, as one writes it without measuring, is slower.
     """
 
-    def __init__(self, name: str, data: InteractionTriplets) -> None:
+    def __init__(self, name: str, data: InteractionTriplets, device: torch.device) -> None:
         torch.manual_seed(0)
         self.name = name
+        self.device = device
         self.users, self.items = (self._embedding(count) for count in (data.num_users, data.num_items))
         factors: list[Tensor] = [self.users.weight, self.items.weight]
         self.optimizers: list[torch.optim.Optimizer] = []
@@ -104,16 +108,15 @@ class BareLoop:
         if self.is_visual:
             assert data.feature_table is not None
             self.visual_users = self._embedding(data.num_users)
-            self.projection = nn.Parameter(0.01 * torch.randn(FEATURES, FACTORS))
+            self.projection = nn.Parameter(0.01 * torch.randn(FEATURES, FACTORS, device=device))
             factors.append(self.visual_users.weight)
             self.optimizers.append(torch.optim.Adam([self.projection], lr=0.01))
-            self.features, self.scale = data.feature_table.features, data.feature_table.scale
-            self.left, self.right = torch.empty(2, BATCH, FEATURES)
+            self.features, self.scale = data.feature_table.features.to(device), data.feature_table.scale
+            self.left, self.right = torch.empty(2, BATCH, FEATURES, device=device)
         self.optimizers.append(torch.optim.SparseAdam(factors, lr=0.01))
 
-    @staticmethod
-    def _embedding(count: int) -> nn.Embedding:
-        table = nn.Embedding(count, FACTORS, sparse=True)
+    def _embedding(self, count: int) -> nn.Embedding:
+        table = nn.Embedding(count, FACTORS, sparse=True, device=self.device)
         nn.init.normal_(table.weight, std=0.01)
         return table
 
@@ -146,7 +149,7 @@ class BareLoop:
 
 def bare_seconds(name: str, data: InteractionTriplets, triplets: list[tuple[Tensor, ...]], clock: Clock) -> float:
     """Return the seconds per triplet of a pass over batches, after a warm-up of ten."""
-    loop = BareLoop(name, data)
+    loop = BareLoop(name, data, clock.device)
     for batch in triplets[:10]:
         loop.step(*batch)
     start = clock.now()
@@ -167,9 +170,10 @@ class EpochClock(Callback):
         self.ends.append(self.clock.now())
 
 
-def make_trainer(*callbacks: Callback, epochs: int = 1) -> Trainer:
+def make_trainer(clock: Clock, *callbacks: Callback, epochs: int = 1) -> Trainer:
     return Trainer(
-        accelerator="cpu",
+        accelerator="gpu" if clock.device.type == "cuda" else "cpu",
+        devices=1,
         max_epochs=epochs,
         logger=False,
         enable_checkpointing=False,
@@ -182,7 +186,7 @@ def make_trainer(*callbacks: Callback, epochs: int = 1) -> Trainer:
 def our_seconds(make: Callable[[], PairwiseRecommender], data: InteractionTriplets, clock: Clock) -> float:
     """Return the seconds per triplet of ``Trainer.fit``: of the second epoch."""
     epochs = EpochClock(clock)
-    make_trainer(epochs, epochs=2).fit(make(), data)
+    make_trainer(clock, epochs, epochs=2).fit(make(), data)
     return (epochs.ends[1] - epochs.ends[0]) / len(data.split.users)
 
 
@@ -231,7 +235,7 @@ def training_table(shop: Shop, rounds: int, clock: Clock) -> str:
     """Return the table of training."""
     data = shop.data()
     data.setup("fit")
-    triplets = list(data.train_dataloader())
+    triplets = [tuple(column.to(clock.device) for column in batch) for batch in data.train_dataloader()]
     ours: dict[str, Callable[[], PairwiseRecommender]] = {
         "BPR-MF": BPRMF,
         "APR": APR,
@@ -246,8 +250,9 @@ def training_table(shop: Shop, rounds: int, clock: Clock) -> str:
         if name in ("BPR-MF", "VBPR", "AMR"):
             contestants[f"floor {name}"] = partial(bare_seconds, name, data, triplets, clock)
         contestants[f"ours {name}"] = partial(our_seconds, make, data, clock)
-    contestants["Cornac VBPR"] = partial(cornac_seconds, "VBPR", data, 20, clock)
-    contestants["Cornac AMR"] = partial(cornac_seconds, "AMR", data, 6, clock)
+    if HAS_CORNAC:
+        contestants["Cornac VBPR"] = partial(cornac_seconds, "VBPR", data, 20, clock)
+        contestants["Cornac AMR"] = partial(cornac_seconds, "AMR", data, 6, clock)
     best = {name: min(times) for name, times in take_turns(contestants, rounds, "Training").items()}
     rows = []
     for name in ours:
@@ -273,13 +278,14 @@ def evaluation_table(shop: Shop, rounds: int, clock: Clock) -> str:
     """Return the table of the evaluation."""
     data = shop.data()
     data.setup("test")
-    model = VBPR()
-    trainer = make_trainer(CategoryHitRatio([TOP_K]))
-    trainer.test(model, data, verbose=False)
+    model, tested = VBPR(), VBPR()
+    for each in (model, tested):
+        make_trainer(clock, CategoryHitRatio([TOP_K])).test(each, data, verbose=False)
     assert data.feature_table is not None
-    categories = torch.from_numpy(data.feature_table.categories)
-    model.prepare_scores(data)
-    everybody = torch.arange(data.num_users)
+    categories = torch.from_numpy(data.feature_table.categories).to(clock.device)
+    model.to(clock.device).prepare_scores(data)  # a Trainer leaves it on the CPU
+    everybody = torch.arange(data.num_users, device=clock.device)
+    seen = data.seen_items("test").to(clock.device)
     with torch.inference_mode():
         left, right = model.user_vectors(everybody), model.item_vectors()
 
@@ -287,26 +293,25 @@ def evaluation_table(shop: Shop, rounds: int, clock: Clock) -> str:
         _ = left @ right.T
 
     def in_blocks(rows: int) -> None:
-        out = torch.empty(rows, len(right))
+        out = torch.empty(rows, len(right), device=clock.device)
         for block in left.split(rows):
             torch.mm(block, right.T, out=out[: len(block)])
 
     def lists_and_categories() -> None:
-        seen = data.seen_items("test")
         for users in user_blocks(everybody, data.num_items):
             recommended, _ = top_k(score_users(model.scores, users, seen), TOP_K)
             category_hits(recommended, categories, CATEGORIES, TOP_K)
 
     def whole_test() -> None:
-        make_trainer(CategoryHitRatio([TOP_K])).test(model, data, verbose=False)
+        make_trainer(clock, CategoryHitRatio([TOP_K])).test(tested, data, verbose=False)
 
     sample = everybody[:40]
-    lists, classes = published_tables(data, categories)
+    lists, classes = published_tables(data, categories.cpu())
 
     def published() -> None:
         published_way(lists, classes, sample)
 
-    cornac_model = cornac_trained("VBPR", data, 1, [], clock)
+    cornac_model = cornac_trained("VBPR", data, 1, [], clock) if HAS_CORNAC else None
     ranked_by_cornac = everybody[:500]
 
     def by_cornac() -> None:
@@ -328,9 +333,10 @@ def evaluation_table(shop: Shop, rounds: int, clock: Clock) -> str:
         "the same in blocks into one buffer": timed(partial(in_blocks, 512)),
         "top 20 of all users, CHR@20 of all categories": timed(lists_and_categories),
         "`Trainer.test`: these, HR, nDCG, AUC, nCDCG": timed(whole_test),
-        "Cornac's `rank` of its VBPR, top 20, nothing masked": lambda: cornac_share * timed(by_cornac)(),
         "CHR alone the paper's code's way, lists given": lambda: share * timed(published)(),
     }
+    if HAS_CORNAC:
+        contestants["Cornac's `rank` of its VBPR, top 20, nothing masked"] = lambda: cornac_share * timed(by_cornac)()
     best = {name: min(times) for name, times in take_turns(contestants, rounds, "Evaluation").items()}
     first, second, *_ = best.values()
     rows = [[name, f"{value:,.2f}", f"{value / first:.2f}", f"{value / second:.2f}"] for name, value in best.items()]
@@ -366,7 +372,7 @@ def grown(folder: Path) -> dict[str, float]:
         gc.collect()
         figures[f"{name} memory"] = _peak_memory()
     start = clock.now()
-    make_trainer(CategoryHitRatio([TOP_K])).test(VBPR(), data, verbose=False)
+    make_trainer(clock, CategoryHitRatio([TOP_K])).test(VBPR(), data, verbose=False)
     return figures | {"test": clock.now() - start, "memory": _peak_memory()}
 
 
@@ -412,6 +418,12 @@ def main() -> None:
     parser.add_argument("--grown", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--made", type=int, help=argparse.SUPPRESS)
     add_clock_arguments(parser)
+    parser.add_argument(
+        "--device",
+        type=torch.device,
+        default=torch.device("cpu"),
+        help="of training and evaluation; growth is measured on the CPU; default: cpu",
+    )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -421,8 +433,9 @@ def main() -> None:
     if arguments.grown is not None:
         print(json.dumps(grown(arguments.grown)))
         return
-    clock = make_clock(parser, arguments, torch.device("cpu"))
-    print(describe_run(clock, ["torch", "pytorch-lightning", "cornac"]), flush=True)
+    clock = make_clock(parser, arguments, arguments.device)
+    packages = ["torch", "pytorch-lightning", *(["cornac"] if HAS_CORNAC else [])]
+    print(describe_run(clock, packages), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         shop = make_shop(Path(folder, "shop"))
         if "training" in arguments.parts:

@@ -21,6 +21,7 @@ from catwalk.backbones import Network
 from catwalk.batching import ROW_MULTIPLE, Bucket, padded_batches, size_buckets
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
+from catwalk.frozen_network import exact_convolutions
 from catwalk.images import UInt8Array, to_float
 from catwalk.tables import read_table
 
@@ -54,13 +55,14 @@ class Predictions(NamedTuple):
 
 
 @torch.inference_mode()
+@exact_convolutions()
 def predict(
     network: Network,
     levels: Tensor | Sequence[UInt8Array],
     batch_size: int = 256,
     buckets: Sequence[Bucket] | None = None,
 ) -> Predictions:
-    """Run a network over images; the results have the same bits for every ``batch_size``.
+    """Run a network over images, in exact float32; the results have the same bits for every ``batch_size``.
 
     Args:
         network: In eval mode.

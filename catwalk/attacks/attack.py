@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from catwalk.attacks.threat_model import Norm, ThreatModel
 from catwalk.batching import map_batches, padded_batches
 from catwalk.errors import CatwalkError
-from catwalk.frozen_network import Precision, eval_mode, frozen
+from catwalk.frozen_network import Precision, eval_mode, exact_convolutions, frozen
 
 Knowledge = Literal["network", "network and purchases", "network and recommender"]
 
@@ -208,7 +208,7 @@ class Attack(abc.ABC):
             with eval_mode(network):
                 self.check_targets(network, images[:1].clone(), targets)
             adversarial, iterations = self._craft(network, images, targets, keys, alone, progress)
-            with eval_mode(network), torch.no_grad():
+            with eval_mode(network), torch.no_grad(), exact_convolutions():
                 rows = adversarial, images, targets
                 succeeds = partial(self.succeeds, network)
                 success = map_batches(succeeds, *rows, batch_size=self.batch_size, alone=alone)

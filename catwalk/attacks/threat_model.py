@@ -320,7 +320,8 @@ def _shorten(perturbation: Tensor, weights: Tensor, budget: float) -> Tensor:
     carried = torch.where(sizes > 0, sizes - flat.abs(), -torch.inf)
     order = carried.argsort(dim=1, descending=True, stable=True)
     gains = ((2 * sizes - 1).clamp(min=0) * of_values).gather(1, order)
-    sum_before = (sizes**2 * of_values).sum(dim=1, keepdim=True) - (gains.cumsum(dim=1) - gains)
+    sums = gains.cpu().cumsum(dim=1).to(gains.device)  # CUDA has no deterministic sum of this kind
+    sum_before = (sizes**2 * of_values).sum(dim=1, keepdim=True) - (sums - gains)
     moved = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, sum_before > budget)
     return (steps - steps.sign() * moved).reshape(perturbation.shape)
 
