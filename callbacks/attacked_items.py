@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
+from torchmetrics import Metric
 
 from callbacks.ranked_lists import RankedListsCallback
 from catwalk.attacked_items import read_attacked_items
@@ -42,8 +43,6 @@ class AttackedItems(RankedListsCallback):
         self.attack = Path(attack)
         self.mean_rank = mean_rank
         self._items: Tensor | None = None
-        self._reach: ItemReach
-        self._ranks: ValueMean
         self._seen: SeenItems
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -60,16 +59,18 @@ class AttackedItems(RankedListsCallback):
             self._items = torch.from_numpy(read_attacked_items(self.attack, data.catalogue)[0])
         return self._items
 
-    def start(self, data: Any, device: torch.device, stage: str) -> None:
-        """Begin to count."""
-        self._items = self._read(data).to(device)
-        self._reach = ItemReach(self.top_k, self._items, data.num_items).to(device)
-        self._ranks = ValueMean().to(device)
-        self._seen = data.seen_items(stage).to(device)
+    def make_metrics(self, data: Any, stage: str) -> dict[str, Metric]:
+        """Return that of the lists and, if asked for, that of the ranks."""
+        items = self._read(data)
+        metrics: dict[str, Metric] = {"reach": ItemReach(self.top_k, items, data.num_items)}
+        if self.mean_rank:
+            self._seen = data.seen_items(stage)
+            metrics["mean_rank"] = ValueMean()
+        return metrics
 
     def count(self, ranking: Ranking) -> None:
         """Count the lists of some users."""
-        self._reach.update(ranking["recommended"])
+        self.metrics["reach"].update(ranking["recommended"])
 
     def on_validation_batch_end(
         self,
@@ -103,15 +104,15 @@ class AttackedItems(RankedListsCallback):
         assert isinstance(pl_module, Recommender)
         assert self._items is not None
         with trainer.precision_plugin.forward_context():  # the scores of the lists
-            scores = score_users(pl_module.scores, users, self._seen)
-        ranks = item_ranks(scores, self._items)
-        self._ranks.update(ranks[ranks > 0])
+            scores = score_users(pl_module.scores, users, self._seen.to(users.device))
+        ranks = item_ranks(scores, self._items.to(users.device))
+        self.metrics["mean_rank"].update(ranks[ranks > 0])
 
     def figures(self) -> dict[str, Tensor]:
         """Return all figures."""
         reach = {
             f"attacked/{name}@{k}": value
-            for name, values in self._reach.compute().items()
+            for name, values in self.metrics["reach"].compute().items()
             for k, value in zip(self.top_k, values.reshape(len(self.top_k)).unbind(), strict=True)
         }
-        return reach | ({"attacked/mean_rank": self._ranks.compute()} if self.mean_rank else {})
+        return reach | ({"attacked/mean_rank": self.metrics["mean_rank"].compute()} if self.mean_rank else {})

@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
+from torchmetrics import Metric
 
 from callbacks.other_features import clean_features, looking_at
 from callbacks.pictures import log_picture
@@ -61,7 +62,6 @@ class CategoryBars(RankedListsCallback):
         self.categories_by = categories_by
         self.names: tuple[str, ...] = ()
         self._item_categories = torch.zeros(0, dtype=torch.int64)
-        self._hit_ratio: CategoryHitRatio
         self._is_injected = False
         self._counted: dict[bool, _Counted] = {}
 
@@ -96,14 +96,13 @@ class CategoryBars(RankedListsCallback):
         """Look into the attack's folder before anything is tested."""
         read_attacked_items(self.attack, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
 
-    def start(self, data: Any, device: torch.device, stage: str) -> None:
-        """Begin to count."""
-        self._hit_ratio = CategoryHitRatio(self.top_k, self._item_categories, len(self.names)).to(device)
-        self._is_injected = data.features is not None and Path(data.features).resolve() == self.attack.resolve()
+    def make_metrics(self, data: Any, stage: str) -> dict[str, Metric]:
+        """Return CHR@K."""
+        return {"chr": CategoryHitRatio(self.top_k, self._item_categories, len(self.names))}
 
     def count(self, ranking: Ranking) -> None:
         """Count the lists of some users."""
-        self._hit_ratio.update(ranking["recommended"])
+        self.metrics["chr"].update(ranking["recommended"])
 
     def figures(self) -> dict[str, Tensor]:
         """Return nothing: what was counted is drawn."""
@@ -113,15 +112,17 @@ class CategoryBars(RankedListsCallback):
         """Keep what was counted."""
         super().on_validation_epoch_end(trainer, pl_module)
         if not trainer.sanity_checking:
-            self._keep(f"in the validation of epoch {trainer.current_epoch}")
+            self._keep(trainer, f"in the validation of epoch {trainer.current_epoch}")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what was counted."""
         super().on_test_epoch_end(trainer, pl_module)
-        self._keep("in the test")
+        self._keep(trainer, "in the test")
 
-    def _keep(self, when: str) -> None:
-        values = self._hit_ratio.compute().reshape(len(self.names)).tolist()
+    def _keep(self, trainer: Trainer, when: str) -> None:
+        features = trainer.datamodule.features  # type: ignore[attr-defined]
+        self._is_injected = features is not None and Path(features).resolve() == self.attack.resolve()
+        values = self.metrics["chr"].compute().reshape(len(self.names)).tolist()
         self._counted[self._is_injected] = _Counted(dict(zip(self.names, values, strict=True)), when)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

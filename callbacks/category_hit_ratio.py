@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
+from torchmetrics import Metric
 
 from callbacks.ranked_lists import CategoriesBy, RankedListsCallback, item_categories
 from catwalk.metrics import CategoryHitRatio as CategoryHitRatioMetric
@@ -39,8 +40,6 @@ class CategoryHitRatio(RankedListsCallback):
         self.categories_by = categories_by
         self.names: tuple[str, ...] = ()
         self._item_categories = torch.zeros(0, dtype=torch.int64)
-        self._hit_ratio: CategoryHitRatioMetric
-        self._dcg: NormalizedCategoryDCG
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the categories, before a recommender that has none of them is trained."""
@@ -48,23 +47,25 @@ class CategoryHitRatio(RankedListsCallback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._item_categories, self.names = item_categories(self, data, self.categories_by, self.categories)
 
-    def start(self, data: Any, device: torch.device, stage: str) -> None:
-        """Begin to count."""
+    def make_metrics(self, data: Any, stage: str) -> dict[str, Metric]:
+        """Return both metrics."""
         by_category = self.top_k, self._item_categories, len(self.names)
-        self._hit_ratio = CategoryHitRatioMetric(*by_category).to(device)
-        self._dcg = NormalizedCategoryDCG(*by_category, data.seen_items(stage)).to(device)
+        return {
+            "chr": CategoryHitRatioMetric(*by_category),
+            "ncdcg": NormalizedCategoryDCG(*by_category, data.seen_items(stage)),
+        }
 
     def count(self, ranking: Ranking) -> None:
         """Count the lists of some users."""
-        self._hit_ratio.update(ranking["recommended"])
-        self._dcg.update(ranking["recommended"], ranking["users"])
+        self.metrics["chr"].update(ranking["recommended"])
+        self.metrics["ncdcg"].update(ranking["recommended"], ranking["users"])
 
     def figures(self) -> dict[str, Tensor]:
         """Return both figures of the categories to log."""
         shape = len(self.top_k), len(self.names)
         return {
             f"{figure}@{k}/{name}": value
-            for figure, metric in (("chr", self._hit_ratio), ("ncdcg", self._dcg))
+            for figure, metric in self.metrics.items()
             for k, values in zip(self.top_k, metric.compute().reshape(shape).unbind(), strict=True)
             for name, value in zip(self.names, values.unbind(), strict=True)
             if self.categories is None or name in self.categories

@@ -1,23 +1,33 @@
 """Attacks the images of one category and puts what comes of it in the place of the clean features."""
 
+import pickle
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.seed import isolate_rng
 from rich.console import Console
 from rich.progress import Progress
 
+from callbacks.processes import gather
 from catwalk.attacks import Attack
 from catwalk.backbones import load_classifier
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
-from catwalk.poisoning import AttackSummary, poison, read_summary
+from catwalk.finished_attack import attack_key, has_key, is_finished, put_in_place
+from catwalk.partial_folders import partial_folder, remove_leftovers
+from catwalk.poisoning import AttackSummary, Poisoning, read_summary
 from catwalk.protocol import Protocol
 from lightning_modules.recommender import Recommender
+
+PARTIAL = ".partial"
+"""Folder in the attack's own where it is made."""
 
 
 class InjectPoisonedImages(Callback):
@@ -27,6 +37,10 @@ class InjectPoisonedImages(Callback):
     files take the place of the clean ones. With ``fit`` the recommender is trained on the poisoned catalogue
     (poisoning), from the beginning or from some epoch on; with ``test`` alone (or ``validate``, or ``predict``), a
     recommender that was trained on the clean one meets it (evasion).
+
+    Processes share the images among them. An attack is run once: where ``output`` holds what came of exactly this one
+    (:func:`catwalk.finished_attack.attack_key`), whole and as it was written, that is taken. What another attack left
+    there is replaced.
 
     Args:
         classifier: Checkpoint of the product classifier under attack: the one that made ``data.features``.
@@ -66,7 +80,7 @@ class InjectPoisonedImages(Callback):
         self._poisoned: FeatureTable | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Attack (in one process) and, if it is time, replace the features before the recommender takes them."""
+        """Attack, unless that was done, and, if it is time, replace the features before the recommender takes them."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         clean = getattr(data, "feature_table", None)
         if clean is None or data.features is None:
@@ -77,16 +91,25 @@ class InjectPoisonedImages(Callback):
         if Path(data.features).resolve() == self.output.resolve():
             raise CatwalkError(f"InjectPoisonedImages.output is {self.output}, where the clean features are")
         self._clean = data.features, clean
-        if self._poisoned is None:
-            if trainer.is_global_zero:
-                self._poison(trainer, data)
-            trainer.strategy.barrier("poisoned images are written")
-            self._poisoned = data.read_features(self.output)
-            self.summary = read_summary(self.output)
-            rank_zero_info(
-                f"{self.summary.attack} on {self.summary.n_attacked} items of {self.source}: success rate "
-                f"{self.summary.sr:.1%} ({self.summary.sr_clean:.1%} before), images in {self.output}"
-            )
+        purchases = None
+        if self.attack.knowledge == "network and purchases":
+            purchases = np.bincount(data.split.items, minlength=len(data.catalogue))
+        key, is_done = self._look(trainer, data, purchases)
+        if not is_done:
+            self._poison(trainer, data, purchases, key)
+        with _together(trainer):
+            self._poisoned, self.summary = data.read_features(self.output), read_summary(self.output)
+            if not has_key(self.output, key):
+                raise CatwalkError(
+                    f"InjectPoisonedImages.output: another run has just written another attack to {self.output}; give "
+                    "each attack a folder of its own"
+                )
+        assert self.summary is not None
+        rank_zero_info(
+            f"{self.summary.attack} on {self.summary.n_attacked} items of {self.source}: success rate "
+            f"{self.summary.sr:.1%} ({self.summary.sr_clean:.1%} before), images in {self.output}"
+            f"{', as an earlier run left them' if is_done else ''}"
+        )
         if stage != "fit" or self.from_epoch == 0:
             self._inject(data)
 
@@ -108,26 +131,67 @@ class InjectPoisonedImages(Callback):
             cast(Recommender, pl_module).take_features(data)
             rank_zero_info(f"epoch {trainer.current_epoch}: the recommender has the poisoned catalogue from now on")
 
-    def _poison(self, trainer: Trainer, data: Any) -> None:
-        """Attack, and leave the global random numbers as they are: the recommender begins as without an attack."""
+    def _look(self, trainer: Trainer, data: Any, purchases: NDArray[np.int64] | None) -> tuple[str | None, bool]:
+        """Return the attack's key, and whether the folder holds what came of it."""
+        found: tuple[str | None, bool] = None, False
+        with _together(trainer):
+            if trainer.is_global_zero:
+                key = attack_key(
+                    self.classifier,
+                    self.attack,
+                    data.catalogue,
+                    Path(data.features),
+                    source=self.source,
+                    target=self.target,
+                    protocol=self.protocol,
+                    purchases=purchases,
+                )
+                found = key, is_finished(self.output, key)
+        return gather([found], trainer.world_size)[0]
+
+    def _poison(self, trainer: Trainer, data: Any, purchases: NDArray[np.int64] | None, key: str | None) -> None:
+        """Attack, each process its share of the images, and put what comes of it into the folder.
+
+        The global random numbers stay as they are: the recommender begins as without an attack.
+        """
+        is_first, world_size = trainer.is_global_zero, trainer.world_size
         console = Console()
-        with isolate_rng(), Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            classifier = load_classifier(self.classifier)
-            classifier.network.to(trainer.strategy.root_device)
-            task = bar.add_task(f"{self.attack.name} on {self.source} images")
-            poison(
-                classifier,
-                self.attack,
-                data.catalogue,
-                # In float32, whatever the recommender's features are rounded to.
-                FeatureTable.read(data.features, data.catalogue),
-                self.output,
-                source=self.source,
-                target=self.target,
-                protocol=self.protocol,
-                purchases=np.bincount(data.split.items, minlength=len(data.catalogue)),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
+        is_shown = is_first and console.is_terminal
+        aside: Path | None = None
+        with ExitStack() as stack:
+            stack.enter_context(isolate_rng())
+            bar = stack.enter_context(Progress(console=console, transient=True, disable=not is_shown))
+            with _together(trainer):
+                if is_first:
+                    remove_leftovers(self.output / PARTIAL)
+                    aside = stack.enter_context(partial_folder(self.output / PARTIAL))
+            (folder,) = filter(None, gather([aside], world_size))
+            with _together(trainer):
+                classifier = load_classifier(self.classifier)
+                classifier.network.to(trainer.strategy.root_device)
+                poisoning = Poisoning.plan(
+                    classifier,
+                    self.attack,
+                    data.catalogue,
+                    # In float32, whatever the recommender's features are rounded to.
+                    FeatureTable.read(data.features, data.catalogue),
+                    source=self.source,
+                    target=self.target,
+                    protocol=self.protocol,
+                    purchases=purchases,
+                )
+                task = bar.add_task(f"{self.attack.name} on {self.source} images")
+                share, levels = poisoning.craft(
+                    trainer.global_rank,
+                    world_size,
+                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                )
+                poisoning.save(share, levels, folder)
+            shares = gather([share], world_size)
+            with _together(trainer):
+                if is_first:
+                    poisoning.complete(shares, folder)
+                    put_in_place(folder, self.output, key)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what the attack did."""
@@ -154,7 +218,38 @@ class InjectPoisonedImages(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the data module its clean features back."""
+        self._give_back(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the data module its clean features back: there will be no teardown."""
+        self._give_back(trainer)
+
+    def _give_back(self, trainer: Trainer) -> None:
         if self._clean is not None:
             data = trainer.datamodule  # type: ignore[attr-defined]
             data.features, data.feature_table = self._clean
             self._clean = None
+
+
+@contextmanager
+def _together(trainer: Trainer) -> Iterator[None]:
+    """Let every process do its part and wait for the others; what one of them raises, all raise."""
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    raised = [error for error in gather([_picklable(own)], trainer.world_size) if error is not None]
+    if own is not None:
+        raise own
+    if raised:
+        raise raised[0]
+
+
+def _picklable(error: Exception | None) -> Exception | None:
+    """Return an exception as it can be sent to another process: some cannot be made again from their arguments."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torchmetrics import Metric
 
 from catwalk.catalogue import number_of
 from catwalk.errors import CatwalkError
@@ -32,11 +33,13 @@ class RankedListsCallback(Callback, abc.ABC):
 
     def __init__(self, top_k: Sequence[int]) -> None:
         self.top_k = checked_lengths(top_k)
+        self.metrics: dict[str, Metric] = {}
         self._blocks: list[Ranking] = []
+        self._places = 0
 
     @abc.abstractmethod
-    def start(self, data: Any, device: torch.device, stage: str) -> None:
-        """Begin to count the lists of an epoch of ``val`` or ``test``."""
+    def make_metrics(self, data: Any, stage: str) -> dict[str, Metric]:
+        """Return what counts the lists of ``val`` or ``test``, by names of its own: made once in a run."""
 
     @abc.abstractmethod
     def count(self, ranking: Ranking) -> None:
@@ -49,16 +52,15 @@ class RankedListsCallback(Callback, abc.ABC):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that there is a recommender, and have it make lists that are long enough."""
         require_lists(self, pl_module, max(self.top_k))
+        self.metrics = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
-        self._blocks = []
-        self.start(trainer.datamodule, pl_module.device, "val")  # type: ignore[attr-defined]
+        self._start(trainer, pl_module, "val")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
-        self._blocks = []
-        self.start(trainer.datamodule, pl_module.device, "test")  # type: ignore[attr-defined]
+        self._start(trainer, pl_module, "test")
 
     def on_validation_batch_end(
         self,
@@ -92,13 +94,22 @@ class RankedListsCallback(Callback, abc.ABC):
         """Log."""
         self._log(pl_module, "test")
 
+    def _start(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._blocks, self._places = [], 0
+        if not self.metrics:
+            made = self.make_metrics(trainer.datamodule, stage)  # type: ignore[attr-defined]
+            self.metrics = {name: metric.to(pl_module.device) for name, metric in made.items()}
+        for metric in self.metrics.values():
+            metric.reset()
+
     def _collect(self, outputs: Ranking) -> None:
         self._blocks.append(outputs)
-        if sum(block["recommended"].numel() for block in self._blocks) >= PLACES_AT_ONCE:
+        self._places += outputs["recommended"].numel()
+        if self._places >= PLACES_AT_ONCE:
             self._count_collected()
 
     def _count_collected(self) -> None:
-        blocks, self._blocks = self._blocks, []
+        blocks, self._blocks, self._places = self._blocks, [], 0
         if blocks:
             self.count(
                 Ranking(

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -16,6 +15,10 @@ HELD_OUT_METRICS: dict[str, type] = {
     "recall": Recall,
     "precision": Precision,
 }
+
+
+EXPOSURE = "exposure"
+"""Name of the one metric that gives several figures."""
 
 
 class RankingFigures(RankedListsCallback):
@@ -31,30 +34,27 @@ class RankingFigures(RankedListsCallback):
 
     def __init__(self, top_k: Sequence[int] = (20,)) -> None:
         super().__init__(top_k)
-        self._held_out: dict[str, Metric] = {}
-        self._exposure: Exposure
 
-    def start(self, data: Any, device: torch.device, stage: str) -> None:
-        """Begin to count."""
-        self._held_out = {
-            f"{name}@{k}": kind(k).to(device) for k in self.top_k for name, kind in HELD_OUT_METRICS.items()
-        }
+    def make_metrics(self, data: Any, stage: str) -> dict[str, Metric]:
+        """Return those of held-out items, by what they are logged as, and that of exposure."""
+        held_out = {f"{name}@{k}": kind(k) for k in self.top_k for name, kind in HELD_OUT_METRICS.items()}
         # What may not be recommended in validation is what was bought in training; in the test it would be more.
-        self._exposure = Exposure(self.top_k, data.seen_items("val")).to(device)
+        return held_out | {EXPOSURE: Exposure(self.top_k, data.seen_items("val"))}
 
     def count(self, ranking: Ranking) -> None:
         """Count the lists of some users."""
         recommended, targets = ranking["recommended"], ranking["targets"]
-        self._exposure.update(recommended)
         asked = targets[:, 0] >= 0
-        for metric in self._held_out.values():
-            metric.update(recommended[asked], targets[asked])
+        lists, targets = recommended[asked], targets[asked]
+        for name, metric in self.metrics.items():
+            metric.update(recommended) if name == EXPOSURE else metric.update(lists, targets)
 
     def figures(self) -> dict[str, Tensor]:
         """Return all figures."""
+        figures = {name: metric.compute() for name, metric in self.metrics.items()}
         exposure = {
             f"{name}@{k}": value
-            for name, values in self._exposure.compute().items()
+            for name, values in figures.pop(EXPOSURE).items()
             for k, value in zip(self.top_k, values.reshape(len(self.top_k)).unbind(), strict=True)
         }
-        return {name: metric.compute() for name, metric in self._held_out.items()} | exposure
+        return figures | exposure

@@ -3,7 +3,7 @@
 import copy
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from catwalk.batching import map_batches, size_buckets
 from catwalk.catalogue import Catalogue, number_of
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, predict
+from catwalk.frozen_network import exact_convolutions
 from catwalk.images import Progress, UInt8Array, decode, save_png, to_float, truncated_images_allowed
 from catwalk.metrics import AttackSuccessRate
 from catwalk.metrics.feature_loss import feature_loss
@@ -187,143 +188,228 @@ def poison(
             share an image.
         ThreatModelError: If an image leaves the budget, before or after it was saved.
     """
-    network = classifier.network
-    if table.network != network_fingerprint(network):
-        raise CatwalkError(
-            "the features were made by another network than the classifier to attack: extract them with its checkpoint"
-        )
-    goal = goal_of(attack, table, source, target)
-    items = items_to_attack(table, catalogue, source, protocol.source_items)
-    paths = [png_name(catalogue.images[item]) for item in items]
-    if len(set(paths)) < len(paths):
-        shared = next(path for path in paths if paths.count(path) > 1)
-        raise CatwalkError(
-            f"several of the items to attack share the image {shared}, and each gets an adversarial image of its own: "
-            "give each item a file of its own"
-        )
-    attack = copy.copy(attack)
-    attack.threat_model = protocol.threat_model(attack.threat_model)
-    threat_model = attack.threat_model.of(network)
-    device = network.mean.device
-    scene = Scene(
-        items=torch.from_numpy(items).to(device),
-        item_ids=catalogue.item_ids,
-        category=goal,
-        category_names=table.category_names,
-        features=table.features.to(device),
-        categories=torch.from_numpy(table.categories).to(device),
-        purchases=None if purchases is None else torch.from_numpy(purchases).to(device),
+    poisoning = Poisoning.plan(
+        classifier, attack, catalogue, table, source=source, target=target, protocol=protocol, purchases=purchases
     )
-    truncated = truncated_images_allowed(catalogue.folder)
-    clean = [
-        decode(catalogue.folder / catalogue.images[item], classifier.image_size, allow_truncated=truncated)
-        for item in items
-    ]
-    keys = torch.from_numpy(catalogue.keys[items]).to(device)
-    crafted = _craft(attack, network, clean, attack.targets_of(scene), keys, progress)
-    _remove_earlier_images(folder)
-    for path, levels in zip(paths, crafted.levels, strict=True):
-        save_png(levels, folder / path)
-    read_back = [decode(folder / path) for path in paths]
-    pairs = [
-        (torch.from_numpy(now)[None], torch.from_numpy(then)[None]) for now, then in zip(read_back, clean, strict=True)
-    ]
-    for row, (now, then) in enumerate(pairs):
-        threat_model.verify_levels(now, then, first=row)
-
-    after = predict(network, read_back)
-    losses = feature_loss(table.features[torch.from_numpy(items)], after.features)
-    distances, lengths = (torch.cat([measure(*pair) for pair in pairs]) for measure in (linf_levels, l2_levels))
-    success_float = (crafted.categories == goal) == attack.targeted
-    before = torch.from_numpy(table.categories[items])
-    # One process attacks for all: it must not wait for what the others count.
-    rates = AttackSuccessRate(targeted=attack.targeted, sync_on_compute=False)
-    rates.update(before, after.categories, torch.full_like(before, goal))
-    figures = rates.compute()
-    rows = [
-        AttackedItem(
-            item_id=catalogue.item_ids[item],
-            image=paths[row],
-            category_before=table.category_names[table.categories[item]],
-            category_after=table.category_names[int(after.categories[row])],
-            probability_after=float(after.probabilities[row]),
-            success_float=bool(success_float[row]),
-            success=bool((after.categories[row] == goal) == attack.targeted),
-            iterations=int(crafted.iterations[row]),
-            feature_loss=float(losses[row]),
-            linf_levels=int(distances[row]),
-            l2_levels=float(lengths[row]),
-        )
-        for row, item in enumerate(items)
-    ]
-    summary = AttackSummary(
-        attack=attack.name,
-        norm=threat_model.norm,
-        epsilon=threat_model.epsilon,
-        space=threat_model.space,
-        clip=threat_model.clip,
-        quantisation=threat_model.quantisation,
-        purpose=attack.purpose(source, target),
-        source=source,
-        target=target,
-        n_attacked=len(items),
-        sr_float=float(success_float.double().mean()),
-        sr=float(figures["sr"]),
-        sr_clean=float(figures["sr_clean"]),
-        sr_net=None if figures["sr_net"].isnan() else float(figures["sr_net"]),
-        feature_loss=float(losses.mean()),
-        linf_levels=int(distances.max()),
-        l2_levels=float(lengths.mean()),
-    )
-    _write_rows(folder / ITEMS_FILE, rows)
-    (folder / SUMMARY_FILE).write_text(json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n", "utf-8")
-    poisoned = table.poisoned(items, after.features)
-    poisoned.write(folder, catalogue)
-    return poisoned
+    share, levels = poisoning.craft(progress=progress)
+    remove_earlier_images(folder)
+    poisoning.save(share, levels, folder)
+    return poisoning.complete([share], folder)
 
 
-class _Crafted(NamedTuple):
-    """What an attack made of some images.
+class Share(NamedTuple):
+    """What one process has attacked of the images.
 
     Attributes:
-        levels: Each image as it is to be saved, uint8 ``(3, H, W)``.
+        rows: Which of the attacked items, int64 ``(n,)``.
         categories: What the network sees in the images before they become 8-bit, int64 ``(n,)``.
-        iterations: int64 ``(n,)``.
+        iterations: What each image cost, int64 ``(n,)``.
     """
 
-    levels: list[Tensor]
+    rows: NDArray[np.int64]
     categories: Tensor
     iterations: Tensor
 
 
-def _craft(
-    attack: Attack,
-    network: Network,
-    clean: Sequence[UInt8Array],
-    targets: Tensor,
-    keys: Tensor,
-    progress: Progress | None,
-) -> _Crafted:
-    """Attack images, those of one size together."""
-    levels: list[Tensor] = [torch.empty(0)] * len(clean)
-    categories, iterations = (torch.zeros(len(clean), dtype=torch.int64) for _ in range(2))
-    done = 0
+@dataclass(frozen=True, eq=False)
+class Poisoning:
+    """The work of :func:`poison` in steps, of which processes can share the attack itself.
 
-    def report(count: int, _: int) -> None:
-        if progress is not None:
-            progress(done + count, len(clean))
+    Every process plans the same, crafts its share of the images and saves it into one folder; then one completes what
+    all have saved. What comes of it does not depend on how many they are.
 
-    for rows, alone in size_buckets(image.shape[1:] for image in clean):
-        images = to_float(torch.from_numpy(np.stack([clean[row] for row in rows])).to(keys.device))
-        places = torch.from_numpy(rows).to(keys.device)
-        result = attack(network, images, targets[places], keys=keys[places], alone=alone, progress=report)
-        for row, image in zip(rows, attack.threat_model.of(network).quantise(result.images, images).cpu(), strict=True):
-            levels[row] = image
-        with torch.inference_mode():
-            seen = map_batches(lambda batch: network(batch).argmax(dim=1), result.images, batch_size=256, alone=alone)
-        categories[rows], iterations[rows] = seen.cpu(), result.iterations.cpu()
-        done += len(rows)
-    return _Crafted(levels, categories, iterations)
+    Attributes:
+        network: The network under attack.
+        attack: The attack, with the protocol's threat model.
+        catalogue: The clean catalogue.
+        table: Its features.
+        source: Category that is attacked.
+        target: Category that the network shall see; None for an untargeted attack.
+        goal: The category to give the attack.
+        items: The items to attack, int64 ``(n,)``.
+        paths: Where each adversarial image is saved, relative to the folder.
+        clean: Their clean images.
+        targets: What the attack aims at, a row for each image, on the network's device.
+    """
+
+    network: Network
+    attack: Attack
+    catalogue: Catalogue
+    table: FeatureTable
+    source: str
+    target: str | None
+    goal: int
+    items: NDArray[np.int64]
+    paths: list[str]
+    clean: list[UInt8Array]
+    targets: Tensor
+
+    @classmethod
+    def plan(
+        cls,
+        classifier: Classifier,
+        attack: Attack,
+        catalogue: Catalogue,
+        table: FeatureTable,
+        *,
+        source: str,
+        target: str | None,
+        protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+        purchases: NDArray[np.int64] | None = None,
+    ) -> "Poisoning":
+        """Check that all fits, and read the clean images; arguments and errors are those of :func:`poison`."""
+        network = classifier.network
+        if table.network != network_fingerprint(network):
+            raise CatwalkError(
+                "the features were made by another network than the classifier to attack: extract them with its "
+                "checkpoint"
+            )
+        goal = goal_of(attack, table, source, target)
+        items = items_to_attack(table, catalogue, source, protocol.source_items)
+        paths = [png_name(catalogue.images[item]) for item in items]
+        if len(set(paths)) < len(paths):
+            shared = next(path for path in paths if paths.count(path) > 1)
+            raise CatwalkError(
+                f"several of the items to attack share the image {shared}, and each gets an adversarial image of its "
+                "own: give each item a file of its own"
+            )
+        attack = copy.copy(attack)
+        attack.threat_model = protocol.threat_model(attack.threat_model)
+        attack.threat_model.of(network)  # which must have what the space needs
+        device = network.mean.device
+        scene = Scene(
+            items=torch.from_numpy(items).to(device),
+            item_ids=catalogue.item_ids,
+            category=goal,
+            category_names=table.category_names,
+            features=table.features.to(device),
+            categories=torch.from_numpy(table.categories).to(device),
+            purchases=None if purchases is None else torch.from_numpy(purchases).to(device),
+        )
+        targets = attack.targets_of(scene)
+        truncated = truncated_images_allowed(catalogue.folder)
+        clean = [
+            decode(catalogue.folder / catalogue.images[item], classifier.image_size, allow_truncated=truncated)
+            for item in items
+        ]
+        return cls(network, attack, catalogue, table, source, target, goal, items, paths, clean, targets)
+
+    def craft(self, rank: int = 0, world_size: int = 1, progress: Progress | None = None) -> tuple[Share, list[Tensor]]:
+        """Attack a process's share of the images, those of one size together.
+
+        Args:
+            rank: This process, ``0..world_size - 1``.
+            world_size: Number of processes.
+            progress: Called as images are attacked.
+
+        Returns:
+            ``(share, levels)``: what was attacked, and each image as it is to be saved, uint8 ``(3, H, W)``.
+        """
+        device, threat_model = self.network.mean.device, self.attack.threat_model.of(self.network)
+        keys = torch.from_numpy(self.catalogue.keys[self.items]).to(device)
+        buckets, before = [], 0
+        for bucket in size_buckets(image.shape[1:] for image in self.clean):
+            # Every world_size-th image of all, so that shares are equal where there are few of each size.
+            buckets.append(bucket._replace(rows=bucket.rows[(rank - before) % world_size :: world_size]))
+            before += len(bucket.rows)
+        levels: list[Tensor] = []
+        none = torch.zeros(0, dtype=torch.int64)
+        categories, iterations = [none], [none]
+        total = sum(len(bucket.rows) for bucket in buckets)
+
+        def report(count: int, _: int) -> None:
+            if progress is not None:
+                progress(len(levels) + count, total)
+
+        for rows, alone in (bucket for bucket in buckets if len(bucket.rows)):
+            images = to_float(torch.from_numpy(np.stack([self.clean[row] for row in rows])).to(device))
+            places = torch.from_numpy(rows).to(device)
+            result = self.attack(
+                self.network, images, self.targets[places], keys=keys[places], alone=alone, progress=report
+            )
+            levels.extend(threat_model.quantise(result.images, images).cpu())
+            with torch.inference_mode(), exact_convolutions():
+                seen = map_batches(
+                    lambda batch: self.network(batch).argmax(dim=1), result.images, batch_size=256, alone=alone
+                )
+            categories.append(seen.cpu())
+            iterations.append(result.iterations.cpu())
+        attacked = np.concatenate([bucket.rows for bucket in buckets])
+        return Share(attacked, torch.cat(categories), torch.cat(iterations)), levels
+
+    def save(self, share: Share, levels: Sequence[Tensor], folder: Path) -> None:
+        """Save the images of a share."""
+        for row, image in zip(share.rows, levels, strict=True):
+            save_png(image, folder / self.paths[row])
+
+    def complete(self, shares: Sequence[Share], folder: Path) -> FeatureTable:
+        """Read back the images that all processes have saved, and write and return what comes of them.
+
+        Raises:
+            ThreatModelError: If an image has left the budget.
+        """
+        table, goal, attack = self.table, self.goal, self.attack
+        threat_model = attack.threat_model.of(self.network)
+        order = torch.from_numpy(np.concatenate([share.rows for share in shares]).argsort())
+        seen = torch.cat([share.categories for share in shares])[order]
+        iterations = torch.cat([share.iterations for share in shares])[order]
+        read_back = [decode(folder / path) for path in self.paths]
+        pairs = [
+            (torch.from_numpy(now)[None], torch.from_numpy(then)[None])
+            for now, then in zip(read_back, self.clean, strict=True)
+        ]
+        for row, (now, then) in enumerate(pairs):
+            threat_model.verify_levels(now, then, first=row)
+
+        after = predict(self.network, read_back)
+        losses = feature_loss(table.features[torch.from_numpy(self.items)], after.features)
+        distances, lengths = (torch.cat([measure(*pair) for pair in pairs]) for measure in (linf_levels, l2_levels))
+        success_float = (seen == goal) == attack.targeted
+        before = torch.from_numpy(table.categories[self.items])
+        # One process completes for all: it must not wait for what the others count.
+        rates = AttackSuccessRate(targeted=attack.targeted, sync_on_compute=False)
+        rates.update(before, after.categories, torch.full_like(before, goal))
+        figures = rates.compute()
+        rows = [
+            AttackedItem(
+                item_id=self.catalogue.item_ids[item],
+                image=self.paths[row],
+                category_before=table.category_names[table.categories[item]],
+                category_after=table.category_names[int(after.categories[row])],
+                probability_after=float(after.probabilities[row]),
+                success_float=bool(success_float[row]),
+                success=bool((after.categories[row] == goal) == attack.targeted),
+                iterations=int(iterations[row]),
+                feature_loss=float(losses[row]),
+                linf_levels=int(distances[row]),
+                l2_levels=float(lengths[row]),
+            )
+            for row, item in enumerate(self.items)
+        ]
+        summary = AttackSummary(
+            attack=attack.name,
+            norm=threat_model.norm,
+            epsilon=threat_model.epsilon,
+            space=threat_model.space,
+            clip=threat_model.clip,
+            quantisation=threat_model.quantisation,
+            purpose=attack.purpose(self.source, self.target),
+            source=self.source,
+            target=self.target,
+            n_attacked=len(self.items),
+            sr_float=float(success_float.double().mean()),
+            sr=float(figures["sr"]),
+            sr_clean=float(figures["sr_clean"]),
+            sr_net=None if figures["sr_net"].isnan() else float(figures["sr_net"]),
+            feature_loss=float(losses.mean()),
+            linf_levels=int(distances.max()),
+            l2_levels=float(lengths.mean()),
+        )
+        _write_rows(folder / ITEMS_FILE, rows)
+        (folder / SUMMARY_FILE).write_text(json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        poisoned = table.poisoned(self.items, after.features)
+        poisoned.write(folder, self.catalogue)
+        return poisoned
 
 
 def read_summary(folder: Path) -> AttackSummary:
@@ -336,13 +422,13 @@ def png_name(image: str) -> str:
     return image if PurePosixPath(image).suffix == ".png" else f"{image}.png"
 
 
-def _remove_earlier_images(folder: Path) -> None:
-    """Remove the images that an earlier attack wrote here: its items may have been others."""
+def remove_earlier_images(folder: Path, but: Collection[str] = ()) -> None:
+    """Remove the images that an earlier attack wrote here, but certain ones: its items may have been others."""
     if (folder / ITEMS_FILE).is_file():
         with (folder / ITEMS_FILE).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 image = PurePosixPath(row["image"])
-                if not image.is_absolute() and ".." not in image.parts:
+                if row["image"] not in but and not image.is_absolute() and ".." not in image.parts:
                     (folder / image).unlink(missing_ok=True)
 
 

@@ -11,13 +11,16 @@ from PIL import Image
 from torch.nn import functional as F
 
 from catwalk import poisoning
-from catwalk.attacks import FGSM, PGD
+from catwalk.attacks import APGD, FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.attacks.threat_model import ThreatModelError
-from catwalk.backbones import build_network
+from catwalk.backbones import build_network, network_fingerprint
+from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.features import FeatureTable
-from catwalk.poisoning import goal_of, items_to_attack, png_name, poison, read_summary
+from catwalk.features import FeatureTable, predict
+from catwalk.images import decode
+from catwalk.poisoning import Poisoning, goal_of, items_to_attack, png_name, poison, read_summary
 from catwalk.protocol import Protocol
+from catwalk.scorers import VisualScorer
 
 SOURCE, TARGET = "Sandal", "Sneaker"
 
@@ -193,6 +196,85 @@ def test_progress_is_reported(trained, tmp_path):
     run(trained, tmp_path, FGSM(epsilon=4, batch_size=16), progress=lambda done, total: calls.append((done, total)))
     number = read_summary(tmp_path).n_attacked
     assert calls[-1] == (number, number)
+
+
+class TestShares:
+    """Processes attack their shares of the images, and what comes of it is what comes of one process."""
+
+    def share_out(self, arguments, folder, world_size, **settings):
+        """Do as several processes would, the last of them first; return the shares."""
+        shares = []
+        for rank in reversed(range(world_size)):
+            poisoning = Poisoning.plan(*arguments, **{"source": SOURCE, "target": TARGET} | settings)
+            share, levels = poisoning.craft(rank, world_size)
+            poisoning.save(share, levels, folder)
+            shares.append(share)
+        Poisoning.plan(*arguments, **{"source": SOURCE, "target": TARGET} | settings).complete(shares, folder)
+        return shares
+
+    def knowing_recommender(self, trained):
+        random = torch.Generator().manual_seed(0)
+        num_items, num_features = trained.table.features.shape
+        attack = RankAttack(iterations=3)
+        attack.scorer = VisualScorer(
+            *(torch.randn(shape, generator=random) for shape in ((9, 4), (num_items, 4), (9, 4), (num_features, 4)))
+        )
+        return attack
+
+    @pytest.mark.parametrize("world_size", [2, 3, 30])
+    @pytest.mark.parametrize(
+        "attack",
+        [
+            PGD(iterations=3),
+            APGD(iterations=5),
+            CarliniWagner(searches=2, iterations=10),
+            FeatureMatching(iterations=3),
+            "rank",
+        ],
+        ids=lambda attack: attack if isinstance(attack, str) else type(attack).__name__,
+    )
+    def test_every_attack(self, trained, tmp_path, attack, world_size):
+        attack = self.knowing_recommender(trained) if attack == "rank" else attack
+        settings = {
+            "target": TARGET if attack.targeted else None,
+            "purchases": np.random.default_rng(0).integers(0, 9, len(trained.catalogue)),
+        }
+        arguments = trained.classifier, attack, trained.catalogue, trained.table
+        poison(*arguments, tmp_path / "one", source=SOURCE, **settings)
+        shares = self.share_out(arguments, tmp_path / "several", world_size, **settings)
+        assert contents(tmp_path / "several") == contents(tmp_path / "one")
+        sizes = [len(share.rows) for share in shares]
+        assert sum(sizes) == read_summary(tmp_path / "one").n_attacked < 30
+        assert max(sizes) - min(sizes) <= 1
+
+    @pytest.mark.parametrize("world_size", [2, 5])
+    def test_images_of_many_sizes(self, trained, shop_of_many_sizes, tmp_path, world_size):
+        catalogue, network = Catalogue.read(shop_of_many_sizes), trained.classifier.network
+        table = FeatureTable.from_predictions(
+            predict(network, [decode(catalogue.folder / image) for image in catalogue.images]),
+            trained.classifier.category_names,
+            catalogue.fingerprint,
+            network_fingerprint(network),
+        )
+        classifier = dataclasses.replace(trained.classifier, image_size=None)
+        arguments = classifier, PGD(iterations=3), catalogue, table
+        protocol = Protocol(source_items="dataset")
+        poison(*arguments, tmp_path / "one", source=SOURCE, target=TARGET, protocol=protocol)
+        shares = self.share_out(arguments, tmp_path / "several", world_size, protocol=protocol)
+        assert contents(tmp_path / "several") == contents(tmp_path / "one")
+        sizes = [len(share.rows) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+        shapes = {pixels(tmp_path / "one" / row["image"]).shape for row in read_rows(tmp_path / "one")}
+        assert len(shapes) > 3
+
+    def test_progress_is_that_of_the_share(self, trained):
+        calls = []
+        poisoning = Poisoning.plan(
+            trained.classifier, FGSM(), trained.catalogue, trained.table, source=SOURCE, target=TARGET
+        )
+        share, _ = poisoning.craft(1, 3, progress=lambda done, total: calls.append((done, total)))
+        assert calls == [(len(share.rows), len(share.rows))]
+        assert share.rows.tolist() == list(range(1, len(poisoning.items), 3))
 
 
 class TestWhatDoesNotFit:

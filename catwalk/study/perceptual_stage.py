@@ -51,8 +51,14 @@ class PerceptualStage(Stage):
 
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Measure every image."""
-        catalogue = self.attack.features.shop.catalogue
-        measured = measure_attacked_images(self.attack.folder, catalogue, self.lpips, progress=progress.callback)
+        features = self.attack.features
+        measured = measure_attacked_images(
+            self.attack.folder,
+            features.shop.catalogue,
+            self.lpips,
+            device=features.classifier.device,
+            progress=progress.callback,
+        )
         measured.write(folder / FIGURES_FILE)
         return {"figures": measured.figures.summary()}
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks.adversarial_accuracy import AdversarialAccuracy
@@ -28,7 +29,8 @@ from catwalk.imagenet import imagenet_categories
 from catwalk.labelled_images import LabelledImages
 from catwalk.poisoning import AttackSummary, poison, read_summary
 from catwalk.splits import Split, read_split
-from catwalk.study.cache import StageCache, stage_key
+from catwalk.stage_keys import file_hash, stage_key
+from catwalk.study.cache import StageCache
 from catwalk.study.grid import NO_ATTACK, Grid, Training
 from catwalk.study.progress import StudyProgress
 from catwalk.study.specification import Specification, attack_of, classifier_of, data_of, recommender_of
@@ -196,6 +198,11 @@ class ClassifierStage(Stage):
     def trainer_argument(self) -> str:
         """What the user calls the Trainer's arguments."""
         return f"extractors.{self.name}.trainer"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the CNN is trained, attacked, and its adversarial images are measured: the Trainer says it."""
+        return make_trainer(self.training.trainer, self.trainer_argument).strategy.root_device
 
     @property
     def outcome(self) -> str:
@@ -367,8 +374,10 @@ class AttackStage(Stage):
             attack.recommender = self.known.folder / RECOMMENDER_FILE
         if self._must_know_purchases:
             purchases = np.bincount(self.features.shop.read_split().items, minlength=len(catalogue))
+        classifier = load_classifier(self.features.classifier.folder / CLASSIFIER_FILE)
+        classifier.network.to(self.features.classifier.device)
         poison(
-            load_classifier(self.features.classifier.folder / CLASSIFIER_FILE),
+            classifier,
             attack,
             catalogue,
             self.features.table,
@@ -525,17 +534,6 @@ def _with_files_by_content(model: Specification) -> dict[str, Any]:
     if backbone_args.get("checkpoint_path"):  # timm's
         arguments["backbone_args"] = {**backbone_args, "checkpoint_path": file_hash(backbone_args["checkpoint_path"])}
     return {**model.settings, "init_args": arguments}
-
-
-def file_hash(path: str | Path | None) -> str | None:
-    """Return the SHA-256 of a file as hexadecimal digits; None where there is none."""
-    if path is None or not Path(path).is_file():
-        return None
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _without_paths(data: Specification) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from catwalk.study import cache
-from catwalk.study.cache import StageCache, modules_imported_by, stage_key
+from catwalk import stage_keys
+from catwalk.stage_keys import modules_imported_by, stage_key
+from catwalk.study.cache import StageCache
 
 TRAIN = '''"""Train."""
 import shopcode.layers
@@ -39,7 +40,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(cache, "OUR_PACKAGES", ("shopcode",))
+    monkeypatch.setattr(stage_keys, "OUR_PACKAGES", ("shopcode",))
 
     def key_after(name: str = "", old: str = "", new: str = "", **settings: object) -> str:
         if name:
@@ -47,12 +48,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
             text = path.read_text()
             assert old in text
             path.write_text(text.replace(old, new))
-        for function in (cache._source, cache._imports, cache._code_hash):
+        for function in (stage_keys._source, stage_keys._imports, stage_keys._code_hash):
             function.cache_clear()
         return stage_key({"seed": 0, **settings}, ["shopcode.train"])
 
     yield key_after
-    for function in (cache._source, cache._imports, cache._code_hash):
+    for function in (stage_keys._source, stage_keys._imports, stage_keys._code_hash):
         function.cache_clear()
     for name in [name for name in sys.modules if name.startswith("shopcode")]:
         del sys.modules[name]

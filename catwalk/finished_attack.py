@@ -1,0 +1,179 @@
+"""What an attack has left in a folder, whether it is whole, and of exactly which attack it is."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from catwalk.attacks.attack import Attack
+from catwalk.backbones import import_object, read_checkpoint, without_initial_weights
+from catwalk.catalogue import Catalogue, fingerprint_files
+from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE
+from catwalk.images import truncated_images_allowed
+from catwalk.poisoning import remove_earlier_images
+from catwalk.protocol import Protocol
+from catwalk.stage_keys import file_hash, modules_imported_by, stage_key
+
+FINISHED_FILE = "finished.json"
+
+SPEED = ("batch_size", "compiled")
+"""Arguments of every attack that change no result."""
+
+NETWORK = ("backbone", "backbone_args", "category_names", "mean", "std", "image_size")
+"""What a classifier's checkpoint says of its network besides the weights."""
+
+
+def attack_key(
+    classifier: Path,
+    attack: Attack,
+    catalogue: Catalogue,
+    features: Path,
+    *,
+    source: str,
+    target: str | None,
+    protocol: Protocol,
+    purchases: NDArray[np.int64] | None,
+) -> str | None:
+    """Return the key of an attack's result, the hash of all that it depends on, as a study keeps its own.
+
+    It does not depend on where files are, but on what they hold.
+
+    Args:
+        classifier: Checkpoint of the network under attack.
+        attack: The attack; all that it holds enters but for what changes speed alone.
+        catalogue: The clean catalogue.
+        features: Folder of its features.
+        source: As :func:`~catwalk.poisoning.poison` takes it, as are the others.
+        target: See there.
+        protocol: See there.
+        purchases: See there.
+
+    Returns:
+        The key; None where there can be none, for the attack holds something else than values, arrays and files, or
+        the code of the network or of the attack cannot be read, as in a notebook.
+
+    Raises:
+        CatwalkError: If the checkpoint is missing or unreadable.
+    """
+    checkpoint = read_checkpoint(classifier)
+    network = checkpoint.get("hyper_parameters", {})
+    if not {"state_dict", "hyper_parameters"} <= checkpoint.keys() or not set(NETWORK) <= network.keys():
+        return None  # it is no classifier's, as whoever attacks will find out
+    backbone = import_object(network["backbone"], "backbone").__module__
+    arguments = {name: value for name, value in vars(attack).items() if name not in SPEED}
+    settings = {
+        "network": {name: network[name] for name in NETWORK}
+        | {"backbone_args": without_initial_weights(network["backbone_args"]), "weights": checkpoint["state_dict"]},
+        "attack": {"class": f"{type(attack).__module__}.{type(attack).__qualname__}", "arguments": arguments},
+        "catalogue": dataclasses.replace(catalogue).fingerprint,  # of the images as they are now
+        "allow_truncated": truncated_images_allowed(catalogue.folder),
+        "features": fingerprint_files(features, [FEATURES_FILE, PREDICTIONS_FILE]),
+        "source": source,
+        "target": target,
+        "protocol": {**vars(protocol), "name": None, "chr_categories": None},
+        "purchases": purchases,
+    }
+    library = backbone.partition(".")[0]
+    with contextlib.suppress(PackageNotFoundError):  # whose networks change in time
+        settings["library"] = f"{library} {version(library)}"
+    modules = {backbone, *(kind.__module__ for kind in type(attack).__mro__)}
+    modules = {module for module in modules if module.partition(".")[0] not in sys.stdlib_module_names}
+    if not modules <= modules_imported_by(modules):  # where they have no source
+        return None
+    try:
+        return stage_key(_by_content(settings), ["catwalk.poisoning", *modules])
+    except _NoContentError:
+        return None
+
+
+class _NoContentError(Exception):
+    """Something whose content cannot be told."""
+
+
+def _by_content(value: Any) -> Any:
+    """Return what json can write of a value, the same if and only if the content is the same.
+
+    Raises:
+        _NoContentError: If it is none of plain values, arrays, files and containers of them.
+    """
+    if isinstance(value, Path):
+        if value.is_dir():
+            raise _NoContentError
+        return {"file": file_hash(value) or str(value)}
+    if isinstance(value, str):
+        file = file_hash(value)  # which an argument may name as well
+        return value if file is None else {"text": value, "file": file}
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, torch.Tensor):
+        array = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return {"dtype": str(value.dtype), "shape": list(value.shape), "values": hashlib.sha256(array).hexdigest()}
+    if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
+        values = hashlib.sha256(value.tobytes()).hexdigest()
+        return {"dtype": value.dtype.str, "shape": list(value.shape), "values": values}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        content = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {"class": f"{type(value).__module__}.{type(value).__qualname__}", "fields": _by_content(content)}
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {name: _by_content(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_by_content(entry) for entry in value]
+    raise _NoContentError
+
+
+def has_key(folder: Path, key: str | None) -> bool:
+    """Return whether a folder says that it holds the finished result of the attack with a key, or there is no key."""
+    return key is None or _read_record(folder).get("key") == key
+
+
+def is_finished(folder: Path, key: str | None) -> bool:
+    """Return whether a folder holds the result of the attack with a key, whole and as it was written."""
+    if key is None or not has_key(folder, key):
+        return False
+    return all(file_hash(folder / name) == digest for name, digest in _read_record(folder)["files"].items())
+
+
+def put_in_place(partial: Path, folder: Path, key: str | None) -> None:
+    """Move an attack's result from a folder of the same disk into its own, in the place of an earlier one.
+
+    What says that the folder holds a finished result goes first, and comes last.
+
+    Args:
+        partial: Folder with the files and nothing else.
+        folder: Their folder; other files in it stay, but for the images of an earlier attack.
+        key: The attack's key; without one nobody will take the result for a finished one.
+    """
+    paths = sorted(path for path in partial.rglob("*") if path.is_file())
+    files = {path.relative_to(partial).as_posix(): file_hash(path) for path in paths}
+    if is_finished(folder, key):  # another run was faster, with the same result
+        return
+    (folder / FINISHED_FILE).unlink(missing_ok=True)
+    changed = [name for name, digest in files.items() if file_hash(folder / name) != digest]
+    if FEATURES_FILE in changed:  # whose presence says that they belong to the rest
+        (folder / FEATURES_FILE).unlink(missing_ok=True)
+    remove_earlier_images(folder, but=files)
+    for name in sorted(changed, key=lambda name: name == FEATURES_FILE):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (partial / name).replace(folder / name)
+    if key is not None:
+        record = json.dumps({"key": key, "files": files}, indent=2, ensure_ascii=False) + "\n"
+        (partial / FINISHED_FILE).write_text(record, "utf-8")
+        (partial / FINISHED_FILE).replace(folder / FINISHED_FILE)
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """Return what a folder says of itself; nothing where that is not what we write."""
+    try:
+        record = json.loads((folder / FINISHED_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) and isinstance(record.get("files"), dict) else {}

@@ -1,0 +1,401 @@
+"""An attack is run once: its files are taken where they are whole and nothing that it depends on has changed."""
+
+import copy
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import Callback, seed_everything
+from safetensors.torch import load_file
+
+import callbacks.inject_poisoned_images
+from callbacks import InjectPoisonedImages
+from catwalk import poisoning
+from catwalk.attacks import FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
+from catwalk.errors import CatwalkError
+from catwalk.finished_attack import FINISHED_FILE
+from catwalk.poisoning import Poisoning, poison, read_summary
+from catwalk.protocol import Protocol
+from catwalk.splits import RatioSplit
+from datamodules import InteractionTriplets
+from lightning_modules import VBPR
+
+SOURCE, TARGET = "Sandal", "Sneaker"
+
+
+@pytest.fixture
+def crafted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list of the attacks that were run, which grows."""
+    names, craft = [], Poisoning.craft
+
+    def noted(self, *arguments, **settings):
+        names.append(self.attack.name)
+        return craft(self, *arguments, **settings)
+
+    monkeypatch.setattr(Poisoning, "craft", noted)
+    return names
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(callbacks.inject_poisoned_images, "rank_zero_info", lines.append)
+    return lines
+
+
+@pytest.fixture
+def inject(trained, tmp_path: Path):
+    """Return a function that makes the callback."""
+
+    def make(attack=None, **settings) -> InjectPoisonedImages:
+        arguments = {"classifier": trained.checkpoint, "source": SOURCE, "target": TARGET, "output": tmp_path / "out"}
+        return InjectPoisonedImages(attack=attack or PGD(epsilon=32.0), **arguments | settings)
+
+    return make
+
+
+@pytest.fixture
+def fit(shop, features, make_trainer):
+    """Return a function that trains a recommender on fresh data and returns it, with what its callbacks saw."""
+
+    def run(*given, epochs=1, data=None, model=None, ckpt_path=None, save=None, **settings) -> VBPR:
+        seed_everything(0, verbose=False)
+        model = model or VBPR(factors=4, visual_factors=4, top_k=[5])
+        data = data or InteractionTriplets(shop, features, batch_size=64, **settings)
+        trainer = make_trainer(max_epochs=epochs, callbacks=list(given))
+        trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
+        if save is not None:
+            trainer.save_checkpoint(save)
+        return model
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def same_weights(one: VBPR, other: VBPR) -> bool:
+    return all(torch.equal(weight, other.state_dict()[name]) for name, weight in one.state_dict().items())
+
+
+def test_a_second_run_takes_what_the_first_has_left(inject, fit, crafted, said, tmp_path):
+    first = fit(inject())
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+    second = fit(inject())
+    assert crafted == ["PGD (ε = 32)"]
+    assert same_weights(first, second)
+    assert torch.equal(second.features.features, load_file(tmp_path / "out" / "features.safetensors")["features"])
+    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+    assert contents(tmp_path / "out").keys() == {path.relative_to(tmp_path / "out").as_posix() for path in files}
+    assert len(said) == 2
+    assert said[1] == f"{said[0]}, as an earlier run left them"
+    assert said[0].endswith(f"images in {tmp_path / 'out'}")
+
+
+def test_training_testing_and_other_recommenders_share_one_attack(
+    inject, fit, crafted, shop, features, recommender, make_trainer
+):
+    callback = inject()
+    fit(callback)
+    fit(callback)
+    fit(inject(), model=VBPR(factors=2, visual_factors=3, top_k=[5]), seed=4, validation=True, feature_dtype="float16")
+    fit(inject(from_epoch=1), epochs=2, split=RatioSplit(0.4))
+    for run in ("test", "validate", "predict"):
+        model = VBPR(factors=4, visual_factors=4, top_k=[5])
+        settings = {} if run == "predict" else {"verbose": False}
+        getattr(make_trainer(callbacks=[inject()]), run)(
+            model, InteractionTriplets(shop, features), ckpt_path=recommender, **settings
+        )
+    fit(inject(PGD(epsilon=32.0, batch_size=3)))
+    assert len(crafted) == 1
+
+
+CHANGES = {
+    "epsilon": {"attack": PGD(epsilon=16.0)},
+    "step": {"attack": PGD(epsilon=32.0, step=1.0)},
+    "iterations": {"attack": PGD(epsilon=32.0, iterations=2)},
+    "random_start": {"attack": PGD(epsilon=32.0, random_start=False)},
+    "seed": {"attack": PGD(epsilon=32.0, seed=1)},
+    "norm": {"attack": PGD(epsilon=32.0, norm="l2")},
+    "precision": {"attack": PGD(epsilon=32.0, precision="bf16")},
+    "class": {"attack": FGSM(epsilon=32.0)},
+    "no budget": {"attack": CarliniWagner(searches=1, iterations=3)},
+    "untargeted": {"attack": PGD(epsilon=32.0, targeted=False), "target": None},
+    "source": {"source": "Bag"},
+    "target": {"target": "Bag"},
+    "source_items": {"protocol": Protocol(source_items="dataset")},
+    "epsilon_space": {"protocol": Protocol(epsilon_space="normalised")},
+    "clip": {"protocol": Protocol(clip=False)},
+    "quantise": {"protocol": Protocol(quantise="truncate")},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_changes_the_attack_is_run_again(inject, fit, crafted, tmp_path, change):
+    fit(inject())
+    (tmp_path / "out" / "mine.png").write_bytes(b"not an attack's")
+    fit(inject(**CHANGES[change]))
+    assert len(crafted) == 2
+    fit(inject(**CHANGES[change], output=tmp_path / "fresh"))
+    assert len(crafted) == 3
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh") | {"mine.png": b"not an attack's"}
+    fit(inject(**CHANGES[change]))
+    assert len(crafted) == 3
+    fit(inject())  # what was there before that is gone
+    assert len(crafted) == 4
+
+
+def test_another_network_is_attacked_again(inject, fit, crafted, trained, features, shop, tmp_path):
+    checkpoint = torch.load(trained.checkpoint, weights_only=True)
+    other = tmp_path / "other.ckpt"
+    torch.save(checkpoint | {"epoch": 99}, other)
+    fit(inject())
+    fit(inject(classifier=other))  # the same network
+    assert len(crafted) == 1
+    name = next(name for name in checkpoint["state_dict"] if name.endswith("head.bias"))
+    torch.save(checkpoint | {"state_dict": checkpoint["state_dict"] | {name: torch.ones(6)}}, other)
+    with pytest.raises(CatwalkError, match="the features were made by another network"):
+        fit(inject(classifier=other))
+    fit(inject())
+    assert len(crafted) == 1
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_purchases_matter_to_those_who_look_at_them(inject, fit, crafted, validation):
+    fit(inject(), validation=validation)
+    fit(inject(), validation=not validation)
+    assert len(crafted) == 1
+    fit(inject(FeatureMatching(iterations=2)), validation=validation)
+    fit(inject(FeatureMatching(iterations=2)), validation=not validation)
+    fit(inject(FeatureMatching(iterations=2)), validation=not validation)
+    assert len(crafted) == 3
+
+
+def test_a_known_recommender_is_its_parameters(inject, fit, crafted, recommender, tmp_path):
+    known = tmp_path / "known.ckpt"
+    shutil.copy(recommender, known)
+    for path in (recommender, known):
+        fit(inject(RankAttack(iterations=2, recommender=path), target=None))
+    assert len(crafted) == 1
+    fit(save=known)
+    fit(inject(RankAttack(iterations=2, recommender=known), target=None))
+    assert len(crafted) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["png", "attacked_items.csv", "attack.json", "features.safetensors", "predictions.csv", FINISHED_FILE]
+)
+@pytest.mark.parametrize("damage", ["cut", "edited", "missing"])
+def test_what_is_damaged_is_made_again(inject, fit, crafted, tmp_path, name, damage):
+    fit(inject())
+    folder = tmp_path / "out"
+    path = sorted(folder.rglob("*.png"))[3] if name == "png" else folder / name
+    before = contents(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content[:-20] if damage == "cut" else content)
+    if damage == "missing":
+        path.unlink()
+    fit(inject())
+    assert len(crafted) == 2
+    assert contents(folder) == before
+
+
+def test_what_a_function_left_is_no_finished_attack(inject, fit, crafted, trained, tmp_path):
+    poison(trained.classifier, PGD(), trained.catalogue, trained.table, tmp_path / "out", source=TARGET, target=SOURCE)
+    earlier = set((tmp_path / "out").rglob("*.png"))
+    fit(inject())
+    assert len(crafted) == 2
+    assert not earlier & set((tmp_path / "out").rglob("*.png"))
+    assert read_summary(tmp_path / "out").source == SOURCE
+
+
+class Unkept(PGD):
+    """An attack that holds what has no value."""
+
+    def __init__(self):
+        super().__init__(epsilon=32.0)
+        self.rule = lambda: None
+
+
+def test_an_attack_that_cannot_be_told_from_another_is_run_every_time(inject, fit, crafted, said, tmp_path):
+    fit(inject())
+    for _ in range(2):
+        fit(inject(Unkept()))
+    assert len(crafted) == 3
+    assert not (tmp_path / "out" / FINISHED_FILE).exists()
+    assert not any("earlier" in line for line in said)
+
+
+class TestWhatFails:
+    @pytest.fixture(params=["plan", "craft", "save", "complete", "put_in_place"])
+    def broken(self, request, monkeypatch):
+        """Return a function that lets a step of the attack fail, having done its work or part of it."""
+
+        def broken(where):
+            function = getattr(where, request.param)
+
+            def fails(*arguments, **settings):
+                if request.param == "save":
+                    poisoning.save_png(arguments[2][0], arguments[3] / "images" / "first.png")
+                elif request.param != "put_in_place":
+                    function(*arguments, **settings)
+                raise CatwalkError("it failed")
+
+            return fails
+
+        def let_it_fail(patch):
+            where = callbacks.inject_poisoned_images if request.param == "put_in_place" else Poisoning
+            patch.setattr(where, request.param, broken(where))
+
+        return let_it_fail
+
+    def test_leaves_nothing_where_nothing_was(self, inject, fit, broken, triplets, monkeypatch, tmp_path):
+        with monkeypatch.context() as patch:
+            broken(patch)
+            with pytest.raises(CatwalkError, match="it failed"):
+                fit(inject(), data=triplets)
+        assert not (tmp_path / "out").exists()
+        clean = triplets.feature_table
+        fit(inject(), data=triplets)
+        assert triplets.feature_table is clean
+
+    def test_leaves_an_earlier_attack_as_it_was(self, inject, fit, broken, crafted, monkeypatch, tmp_path):
+        fit(inject())
+        before = contents(tmp_path / "out")
+        with monkeypatch.context() as patch:
+            broken(patch)
+            with pytest.raises(CatwalkError, match="it failed"):
+                fit(inject(FGSM()))
+        assert contents(tmp_path / "out") == before
+        crafted.clear()
+        fit(inject())
+        assert crafted == []
+
+    def test_a_run_that_fails_later_gives_the_clean_features_back(self, inject, fit, triplets, features):
+        class Breaks(Callback):
+            def on_train_epoch_end(self, trainer, pl_module):
+                raise ZeroDivisionError
+
+        fit(inject(), data=triplets)
+        clean = triplets.feature_table
+        with pytest.raises(ZeroDivisionError):
+            fit(inject(), Breaks(), data=triplets)
+        assert triplets.feature_table is clean
+        assert triplets.features == features
+
+    def test_another_attack_written_at_the_same_time_is_noticed(self, inject, fit, triplets, monkeypatch, tmp_path):
+        read = InteractionTriplets.read_features
+
+        def meanwhile(self, folder):
+            table = read(self, folder)
+            if folder == tmp_path / "out":
+                (folder / FINISHED_FILE).write_text('{"key": "another", "files": {}}')
+            return table
+
+        monkeypatch.setattr(InteractionTriplets, "read_features", meanwhile)
+        with pytest.raises(CatwalkError, match=r"another run has just written another attack to .*out; give each"):
+            fit(inject(), data=triplets)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pytorch_lightning import Trainer
+from callbacks import InjectPoisonedImages
+from catwalk import finished_attack, poisoning
+from catwalk.attacks import PGD
+from datamodules import InteractionTriplets
+from lightning_modules import VBPR
+
+shop, features, classifier, output, step, count = sys.argv[1:]
+left = int(count)
+
+def killed(function):
+    def until_then(*arguments, **settings):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **settings)
+    return until_then
+
+if step == "save_png":
+    poisoning.save_png = killed(poisoning.save_png)
+elif step == "decode":
+    poisoning.decode = killed(poisoning.decode)
+else:
+    Path.replace = killed(Path.replace)
+attack = InjectPoisonedImages(Path(classifier), PGD(epsilon=32.0), "Sandal", Path(output), "Sneaker")
+trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[attack])
+trainer.fit(VBPR(factors=4, visual_factors=4, top_k=[5]), InteractionTriplets(Path(shop), Path(features)))
+"""
+
+
+@pytest.mark.parametrize(("step", "count"), [("save_png", 3), ("decode", 20), ("replace", 4)])
+def test_a_killed_attack_never_looks_finished(
+    inject, fit, crafted, shop, features, trained, tmp_path, step: str, count: int
+):
+    fit(inject(output=tmp_path / "whole"))
+    arguments = [shop, features, trained.checkpoint, tmp_path / "out", step, count]
+    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert left
+    assert not (tmp_path / "out" / FINISHED_FILE).exists()
+    fit(inject())
+    assert len(crafted) == 2
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert list((tmp_path / "out" / ".partial").iterdir()) == []
+
+
+class TestARunThatGoesOn:
+    """A fit that was stopped after an epoch and goes on ends as one that was not stopped."""
+
+    @pytest.mark.parametrize("from_epoch", [0, 1, 2, 3])
+    @pytest.mark.parametrize("stop", [1, 2, 3])
+    def test_with_the_attack_before_and_after(self, inject, fit, crafted, tmp_path, from_epoch, stop):
+        whole = fit(inject(from_epoch=from_epoch, output=tmp_path / "whole"), epochs=4)
+        path = tmp_path / "last.ckpt"
+        fit(inject(from_epoch=from_epoch), epochs=stop, save=path)
+        resumed = fit(inject(from_epoch=from_epoch), epochs=4, ckpt_path=path)
+        assert len(crafted) == 2
+        assert same_weights(resumed, whole)
+        assert torch.equal(resumed.features.features, whole.features.features)
+
+    def test_with_an_attack_that_was_lost_meanwhile(self, inject, fit, crafted, tmp_path):
+        whole = fit(inject(from_epoch=1), epochs=3)
+        fit(inject(from_epoch=1), epochs=2, save=tmp_path / "last.ckpt")
+        shutil.rmtree(tmp_path / "out")
+        resumed = fit(inject(from_epoch=1), epochs=3, ckpt_path=tmp_path / "last.ckpt")
+        assert len(crafted) == 2
+        assert same_weights(resumed, whole)
+
+
+def test_neither_attacking_nor_taking_leaves_a_trace(inject, shop, features, make_trainer, tmp_path):
+    """Random numbers, the attack and the data module are as they were."""
+    states = []
+
+    class Look(Callback):
+        def setup(self, trainer, pl_module, stage):
+            states.append((torch.get_rng_state(), random.getstate()))
+
+    attack = PGD(epsilon=32.0)
+    before = copy.deepcopy(vars(attack))
+    for given in ([Look()], [inject(attack), Look()], [inject(attack), Look()]):
+        seed_everything(3, verbose=False)
+        data = InteractionTriplets(shop, features, batch_size=64)
+        make_trainer(max_epochs=1, callbacks=given).fit(VBPR(factors=4, visual_factors=4, top_k=[5]), data)
+        assert data.features == features
+    assert vars(attack) == before
+    assert all(torch.equal(torch_state, states[0][0]) for torch_state, _ in states)
+    assert all(python_state == states[0][1] for _, python_state in states)
+    assert os.listdir(tmp_path / "out" / ".partial") == []
