@@ -108,7 +108,8 @@ class BareLoop:
 
     def __init__(self, setting: Setting, steps: int, random_start: bool) -> None:
         torch.manual_seed(SEED)
-        self.network = build_network(setting.backbone, setting.backbone_args, CATEGORIES).to(setting.device).train()
+        with setting.device:  # where Lightning draws the weights, too
+            self.network = build_network(setting.backbone, setting.backbone_args, CATEGORIES).train()
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
         )
@@ -323,7 +324,8 @@ def largest_difference(setting: Setting, training: Training) -> float:
     bare, lightning = loop.network.state_dict(), model.network.state_dict()
     if all(torch.equal(bare[name], initial[name]) for name in bare):
         raise RuntimeError(f"{training.name}: the bare loop has changed nothing, so there is nothing to compare")
-    return max(float((bare[name].double() - lightning[name].double()).abs().max()) for name in bare)
+    # A Trainer leaves its model on the CPU.
+    return max(float((bare[name].double().cpu() - lightning[name].double().cpu()).abs().max()) for name in bare)
 
 
 def measure(name: str, setting: Setting) -> tuple[list[list[str]], list[str]]:

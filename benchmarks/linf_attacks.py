@@ -271,6 +271,8 @@ def installed_rivals() -> dict[str, Rival]:
 def contestants(method: Method, task: Task, bf16: bool, compiled: bool) -> dict[str, Craft]:
     """Return everyone who can run a method, by name; all but ours once for each memory layout of the network."""
     forms: dict[str, dict[str, Any]] = {OURS: {}}
+    if task.images.device.type == "cuda":
+        forms[f"{OURS}, tf32"] = {"precision": "tf32"}  # as the others have it
     if bf16:
         forms[f"{OURS}, bf16"] = {"precision": "bf16"}
     if compiled:

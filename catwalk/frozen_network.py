@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from catwalk.subpixel_gradient import SubpixelConvolution, subpixel_kernel
 
-Precision = Literal["32", "bf16"]
+Precision = Literal["32", "tf32", "bf16"]
 
 _FOLDING_TOLERANCE = 1e-4
 """By how much folding may move a logit, as a share of the largest: float32 moves it by a hundredth of that."""
@@ -41,7 +41,7 @@ class FrozenNetwork(nn.Module):
 
     Args:
         network: Takes images in [0, 1], returns logits ``(N, C)``.
-        precision: ``"32"``, or ``"bf16"`` to let it compute in bfloat16 inside.
+        precision: As in :func:`frozen`.
         scale: What to multiply images by first, ``(1, 3, 1, 1)``; None leaves them.
         compiled: Whether to compile the network.
     """
@@ -98,7 +98,9 @@ def frozen(
     Args:
         network: Takes images in [0, 1], returns logits.
         images: float32 ``(N, 3, H, W)``, some images of the size to come, one at least.
-        precision: ``"bf16"`` lets the network compute in bfloat16 inside (autocast); images and logits stay float32.
+        precision: ``"32"`` computes in exact float32, on GPUs as well; ``"tf32"`` lets GPUs round what convolutions
+            take to 10 bits, as they do by default, and is ``"32"`` on CPUs; ``"bf16"`` lets the network compute in
+            bfloat16 inside (autocast). Images and logits stay float32.
         scale: What images are multiplied by first, ``(1, 3, 1, 1)``; None leaves them as they are.
         compiled: Whether to compile it (:func:`torch.compile`), with CUDA graphs on a GPU. Takes up to a minute.
 
@@ -109,6 +111,8 @@ def frozen(
         undo.enter_context(eval_mode(network))
         # For all that is done inside: gradients would be computed under an autocast around it, as the logits are not.
         undo.enter_context(torch.autocast(images.device.type, enabled=False))
+        if precision == "32":
+            undo.enter_context(exact_convolutions())
         # No inference mode: what is made in it could not take part in gradients later.
         with torch.inference_mode(False), torch.no_grad():
             example = images[:1] if scale is None else images[:1] * scale
@@ -127,7 +131,7 @@ def frozen(
                     _cast(layer, undo)
                 if isinstance(layer, nn.Conv2d):
                     _lay_out(layer, math.prod(results[-1][0][-2:]), precision, undo)
-                    if precision == "32" and not compiled:
+                    if precision != "bf16" and not compiled:
                         _quicken_gradient(layer, undo)
         yield FrozenNetwork(network, precision, scale, compiled)
 
@@ -151,10 +155,17 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
     """Keep GPUs from computing convolutions in TF32, as they do by default: it moves logits by more than rounding."""
-    # Since torch 2.9 they have a switch of their own, and the older one refuses to answer where it was used.
-    switch = getattr(torch.backends.cudnn, "conv", torch.backends.cudnn)
-    name, exact = ("allow_tf32", False) if switch is torch.backends.cudnn else ("fp32_precision", "ieee")
-    before = getattr(switch, name)
+    switch: Any = torch.backends.cudnn
+    name: str = "allow_tf32"
+    exact: Any = False
+    try:
+        before: Any = switch.allow_tf32
+    except RuntimeError:
+        # Since torch 2.9 convolutions have a switch of their own, and the older one, which the compiler reads, refuses
+        # to answer where that was used.
+        switch = switch.conv
+        name, exact = "fp32_precision", "ieee"
+        before = switch.fp32_precision
     setattr(switch, name, exact)
     try:
         yield
@@ -184,7 +195,7 @@ def _lay_out(convolution: nn.Conv2d, positions: int, precision: Precision, undo:
     if weight is None or weight.ndim != 4:  # it is computed from others
         return
     is_contiguous = (
-        precision == "32"
+        precision != "bf16"
         and weight.device.type == "cpu"
         and convolution.groups == 1
         and max(convolution.kernel_size) > 1

@@ -64,27 +64,26 @@ class LazyAdam(Optimizer):
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["step"] += 1
         first, second, (beta_1, beta_2) = state["exp_avg"], state["exp_avg_sq"], group["betas"]
-        is_sparse = gradient.is_sparse
-        if is_sparse:
+        rows = None
+        if gradient.is_sparse:
             gradient = gradient.coalesce()
             rows, gradient = gradient.indices()[0], gradient.values()
-            is_used = (gradient != 0).flatten(1).any(dim=1)
-            rows, gradient = rows[is_used], gradient[is_used]
-            old_first, old_second = first.index_select(0, rows), second.index_select(0, rows)
-        else:
-            old_first, old_second = first, second
-        new_first = old_first.lerp(gradient, 1 - beta_1)
-        new_second = (old_second * beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
-        corrected = (new_second / (1 - beta_2 ** state["step"])).sqrt_().add_(group["eps"])
-        change = new_first / corrected * (-group["lr"] / (1 - beta_1 ** state["step"]))
-        if is_sparse:
-            first.index_copy_(0, rows, new_first)
-            second.index_copy_(0, rows, new_second)
-            parameter.index_add_(0, rows, change)
-            return
+            first, second = first.index_select(0, rows), second.index_select(0, rows)
         is_used = gradient != 0
         if gradient.ndim > 1:
             is_used = is_used.flatten(1).any(dim=1).view(-1, *[1] * (gradient.ndim - 1))
-        first.copy_(torch.where(is_used, new_first, first))
-        second.copy_(torch.where(is_used, new_second, second))
-        parameter.add_(torch.where(is_used, change, 0.0))
+        new_first = first.lerp(gradient, 1 - beta_1)
+        new_second = (second * beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
+        corrected = (new_second / (1 - beta_2 ** state["step"])).sqrt_().add_(group["eps"])
+        change = new_first / corrected * (-group["lr"] / (1 - beta_1 ** state["step"]))
+        # Chosen by `where`, not by indices: a GPU need not say how many there are.
+        new_first, new_second = torch.where(is_used, new_first, first), torch.where(is_used, new_second, second)
+        change = torch.where(is_used, change, 0.0)
+        if rows is None:
+            state["exp_avg"].copy_(new_first)
+            state["exp_avg_sq"].copy_(new_second)
+            parameter.add_(change)
+        else:
+            state["exp_avg"].index_copy_(0, rows, new_first)
+            state["exp_avg_sq"].index_copy_(0, rows, new_second)
+            parameter.index_add_(0, rows, change)

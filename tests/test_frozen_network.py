@@ -29,7 +29,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from catwalk.backbones import build_network
-from catwalk.frozen_network import frozen
+from catwalk.frozen_network import exact_convolutions, frozen
 
 TRANSFORMER = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 4, "hidden_dim": 32, "mlp_dim": 64}
 BACKBONES = {  # with arguments, size of images, and BatchNorms that are left of all
@@ -249,22 +249,51 @@ def test_layouts(precision):
         assert inputs.is_contiguous() or not is_deep
 
 
+def is_exact():
+    """Return whether GPUs would compute convolutions in exact float32."""
+    try:
+        return not torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return torch.backends.cudnn.conv.fp32_precision == "ieee"
+
+
+@pytest.mark.parametrize("by", ["the older switch", "their own switch"])
+def test_convolutions_are_exact_meanwhile(by):
+    cudnn = torch.backends.cudnn
+    if by == "their own switch" and not hasattr(cudnn, "conv"):
+        pytest.skip("this version of torch has no such switch")
+    before = cudnn.allow_tf32
+    try:
+        for setting in (True, False):
+            if by == "the older switch":
+                cudnn.allow_tf32 = setting
+            else:
+                cudnn.conv.fp32_precision = "tf32" if setting else "ieee"
+            with exact_convolutions():
+                assert is_exact()
+            assert is_exact() != setting
+    finally:
+        cudnn.allow_tf32 = before
+
+
 def test_folds_where_a_gpu_would_compute_in_tf32():
     network, images = network_of("torchvision.models.resnet18"), make_images(size=32)
-    switch = getattr(torch.backends.cudnn, "conv", None)
     compute, expected = F.conv2d, exact(network, images)
 
     def rounded(values):
         return ((values.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
     def as_on_a_gpu(values, weight, *rest):
-        is_exact = switch.fp32_precision == "ieee" if switch else not torch.backends.cudnn.allow_tf32
-        return compute(values, weight, *rest) if is_exact else compute(rounded(values), rounded(weight), *rest)
+        return compute(values, weight, *rest) if is_exact() else compute(rounded(values), rounded(weight), *rest)
 
-    with mock.patch.object(F, "conv2d", as_on_a_gpu), torch.no_grad(), frozen(network, images) as view:
-        assert num_batch_norms(view, images) == 0
-        assert_close([view(images)], expected[:1], 0.01)
-        with pytest.raises(AssertionError):
+    with mock.patch.object(F, "conv2d", as_on_a_gpu), torch.no_grad():
+        with frozen(network, images, precision="tf32") as view:
+            assert num_batch_norms(view, images) == 0
+            assert_close([view(images)], expected[:1], 0.01)
+            with pytest.raises(AssertionError):
+                assert_close([view(images)], expected[:1], 1e-4)
+        with frozen(network, images) as view:
+            assert num_batch_norms(view, images) == 0
             assert_close([view(images)], expected[:1], 1e-4)
 
 

@@ -83,7 +83,9 @@ class Attack(abc.ABC):
         random_start: Whether images start from a random point, so that a call needs ``keys``.
         seed: Seed of the random starts.
         batch_size: Images per forward pass, at least 1; changes speed and memory, never the result.
-        precision: ``"bf16"`` lets the network compute in bfloat16 inside; images and perturbations stay float32.
+        precision: ``"32"`` is exact float32, on GPUs as well; ``"tf32"`` lets GPUs round in convolutions, as PyTorch
+            does by default; ``"bf16"`` lets the network compute in bfloat16 inside. Images and perturbations stay
+            float32.
         compiled: Whether to compile the network (with CUDA graphs on a GPU), which takes up to a minute at first.
 
     Attributes:

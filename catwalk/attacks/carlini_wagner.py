@@ -228,7 +228,7 @@ class CarliniWagner(Attack):
             True where the threat model truncates.
         targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
         **settings: As in :class:`Attack`. Without confidence ``precision`` must be ``"32"``: the nearest success lies
-            at the border between two categories, which bfloat16 moves.
+            at the border between two categories, which rounding moves.
 
     Raises:
         CatwalkError: If an argument is out of its range.

@@ -194,7 +194,7 @@ def test_refuses_wrong_targets(targets, error, message):
         ({"step": -1.0}, "step: .* epsilon / 10, got -1.0"),
         ({"iterations": 0}, "iterations: must be at least 1, got 0"),
         ({"norm": "l1"}, "norm: must be one of linf, l2, got 'l1'"),
-        ({"precision": "16"}, "precision: must be one of 32, bf16, got '16'"),
+        ({"precision": "16"}, "precision: must be one of 32, tf32, bf16, got '16'"),
     ],
 )
 def test_refuses_other_values(arguments, message):

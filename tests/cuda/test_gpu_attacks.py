@@ -80,6 +80,10 @@ def files(folder: Path):
     return rows, np.stack([decode(folder / row["image"]) for row in rows])
 
 
+MOST_LEVELS = 0.05
+"""By how many grey levels on average images may differ that rounding has led apart."""
+
+
 @every_attack
 def test_files_are_inside_the_ball_and_nearly_those_of_the_cpu(make_attack, trained, on_gpu, tmp_path, record_property):
     purchases = np.arange(ITEMS)
@@ -103,7 +107,7 @@ def test_files_are_inside_the_ball_and_nearly_those_of_the_cpu(make_attack, trai
     record_property("levels equal to the CPU's", float((levels == expected).mean()))
     record_property("mean difference in levels", float(np.abs(levels - expected.astype(np.int64)).mean()))
     # A gradient next to 0 has another sign where it was rounded otherwise, and steps that follow build on it.
-    assert np.abs(levels - expected.astype(np.int64)).mean() < 0.1
+    assert np.abs(levels - expected.astype(np.int64)).mean() < MOST_LEVELS
     summaries = read_summary(tmp_path / "gpu"), read_summary(tmp_path / "cpu")
     assert summaries[0].sr == pytest.approx(summaries[1].sr, abs=1.5 / len(rows))
     assert summaries[0].l2_levels == pytest.approx(summaries[1].l2_levels, rel=0.02)
@@ -126,8 +130,10 @@ def test_the_batch_hardly_shows(make_attack, on_gpu, images, record_property):
     for size, part in zip((7, 1), parts, strict=True):
         equal = share_of_equal(part.images, whole.images)
         record_property(f"values as with batches of 64, in batches of {size}", equal)
-        assert float((part.images - whole.images).abs().mean()) < 0.1 / 255
-        assert float((part.success != whole.success).double().mean()) < 0.03
+        difference = float((part.images - whole.images).abs().mean()) * 255
+        record_property(f"mean difference in levels, in batches of {size}", difference)
+        assert difference < MOST_LEVELS
+        assert float((part.success != whole.success).double().mean()) < 0.05
     # Both are padded to 16 images, and so are the same.
     assert torch.equal(parts[0].images, parts[1].images)
 
@@ -140,7 +146,7 @@ def test_bf16_reaches_as_much(name, on_gpu, images, record_property):
     )
     rates = [float(result.success.double().mean()) for result in (quick, plain)]
     record_property("success in bfloat16 and in float32", rates)
-    assert rates[0] == pytest.approx(rates[1], abs=0.05)
+    assert rates[0] == pytest.approx(rates[1], abs=0.1)
     assert quick.images.dtype == torch.float32
 
 

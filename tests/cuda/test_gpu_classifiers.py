@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, seed_everything
 from callbacks import AdversarialAccuracy
 from catwalk.attacks import PGD
 from catwalk.backbones import load_classifier
+from catwalk.frozen_network import exact_convolutions
 from datamodules import ProductImages
 from lightning_modules import (
     AdversarialClassifier,
@@ -60,34 +61,36 @@ class Noted(Callback):
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
 
 
-def fit(make_one, model, data, **settings):
+def fit(make_one, model, data, *callbacks, **settings):
     seed_everything(0, verbose=False)
     noted = Noted()
-    trainer = make_one(**{"max_epochs": 2} | settings, callbacks=[noted])
+    trainer = make_one(**{"max_epochs": 2} | settings, callbacks=[*callbacks, noted])
     trainer.fit(model, data)
     return trainer, noted
 
 
-@pytest.fixture(scope="module")
-def weights(trained, tmp_path_factory):
-    """The trained CNN's weights in a file, from which a training can begin on any device."""
-    path = tmp_path_factory.mktemp("weights") / "weights.pt"
-    checkpoint = torch.load(trained.checkpoint, weights_only=True)
-    prefix = "network."
-    state = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
-    names = {"head.weight": "6.weight", "head.bias": "6.bias"}
-    torch.save({names.get(name, name.removeprefix("body.")): value for name, value in state.items()}, path)
-    return path
+class BeginsWith(Callback):
+    """Begins with given weights: Lightning draws them on the device, where one seed gives others than on a CPU."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def on_fit_start(self, trainer, pl_module):
+        pl_module.network.load_state_dict(self.state)
 
 
 @pytest.mark.parametrize("name", ["T", "AT", "free AT"])
-def test_a_few_steps_beside_the_cpu(name, shop, weights, make_trainer, gpu_trainer, record_property):
+def test_a_few_steps_beside_the_cpu(name, shop, trained, make_trainer, gpu_trainer, record_property):
     """Without random starts, which every device draws for itself; from the same weights, on the same images."""
+    state = {key: value.clone() for key, value in trained.classifier.network.state_dict().items()}
     results = []
     for make_one, settings in ((make_trainer, {}), (gpu_trainer, {"deterministic": True})):
-        model = model_of(TRAININGS[name], weights=str(weights), optimizer=plain_descent, lr_scheduler=constant)
-        _, noted = fit(make_one, model, data_of(shop), max_epochs=1, limit_train_batches=2, **settings)
-        results.append((noted, {name: value.cpu() for name, value in model.network.state_dict().items()}))
+        model = model_of(TRAININGS[name], optimizer=plain_descent, lr_scheduler=constant)
+        with exact_convolutions():
+            _, noted = fit(
+                make_one, model, data_of(shop), BeginsWith(state), max_epochs=1, limit_train_batches=2, **settings
+            )
+        results.append((noted, {key: value.cpu() for key, value in model.network.state_dict().items()}))
     (_, expected), (noted, found) = results
     assert {device for device, _, weight, _ in noted.found} == {DEVICE.type}
     assert all(torch.equal(value, results[0][0].begun[key]) for key, value in noted.begun.items())
@@ -97,7 +100,7 @@ def test_a_few_steps_beside_the_cpu(name, shop, weights, make_trainer, gpu_train
         for others in (noted.begun, found)
     )
     record_property("difference of the weights, as a share of their change", float(off / moved))
-    assert off < 0.1 * moved  # TF32 has 10 bits, and a gradient next to 0 may have another sign
+    assert off < (0.001 if name == "T" else 0.1) * moved  # a gradient next to 0 may have another sign
     assert noted.losses == pytest.approx(results[0][0].losses, rel=0.01)
 
 

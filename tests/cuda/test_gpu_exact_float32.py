@@ -73,7 +73,7 @@ def test_features_in_batches_of_any_size(resnet_on_gpu, record_property):
     assert torch.equal(parts[0].features, parts[1].features)
 
 
-@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("precision", ["32", "tf32", "bf16"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_frozen_networks(precision, compiled, record_property):
     """BatchNorms are folded, logits and gradients are those of the network, and later calls leave earlier ones be."""
@@ -103,5 +103,5 @@ def test_frozen_networks(precision, compiled, record_property):
             assert tensor.dtype == torch.float32
     found = [float((one.cpu().double() - other).norm() / other.norm()) for one, other in zip(kept, exact, strict=True)]
     record_property("errors of logits and gradients, by their lengths", found)
-    assert max(found) < (0.01 if precision == "32" else 0.1)  # TF32 has 10 bits, bfloat16 7
+    assert max(found) < {"32": 1e-4, "tf32": 0.05, "bf16": 0.2}[precision]  # TF32 has 10 bits, bfloat16 7
     assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
