@@ -64,7 +64,9 @@ def errors(said: Path) -> str:
     return "\n".join(path.read_text()[-3000:] for path in sorted(said.glob("stderr*")))
 
 
-@pytest.mark.parametrize("name", ["pgd", "cw", "matching", "rank"])
+@pytest.mark.parametrize(
+    "name", ["pgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cw", "matching", "rank"))]
+)
 def test_the_files_and_figures_of_two_are_those_of_one(attack, tmp_path, name):
     codes, said = attack(name, 1, tmp_path / "one")
     assert codes == [0], errors(said)
@@ -85,6 +87,7 @@ def test_the_files_and_figures_of_two_are_those_of_one(attack, tmp_path, name):
     assert shared[0]["lines"] == [line.replace(str(tmp_path / "one"), str(tmp_path / "two")) for line in alone["lines"]]
 
 
+@pytest.mark.slow
 def test_any_number_takes_what_another_has_left(attack, tmp_path):
     output = tmp_path / "out"
     codes, said = attack("pgd", 3, output)
@@ -109,6 +112,7 @@ def test_what_one_cannot_do_ends_all(attack, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_bug_in_one_ends_all(attack, tmp_path):
     codes, said = attack("raises", 2, tmp_path / "out")
     assert codes == [1, 1], errors(said)
@@ -116,6 +120,7 @@ def test_a_bug_in_one_ends_all(attack, tmp_path):
     assert (said / "error1.txt").read_text() == "RuntimeError: CannotBeSent: 1 and 2"
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_leaves_nothing_that_looks_finished(attack, tmp_path):
     codes, said = attack("dies", 2, tmp_path / "out")
     assert codes[1] == -signal.SIGKILL, errors(said)
