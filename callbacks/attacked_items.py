@@ -36,10 +36,13 @@ class AttackedItems(RankedListsCallback):
         top_k: List lengths K.
         mean_rank: Rank the attacked items too. All scores are computed once more and sorted, which takes about twice
             as long as to find the lists; without it the figures cost next to nothing.
+        every_n_epochs: In ``fit``, look at the validations after epochs N, 2N, 3N, … alone; a test always.
     """
 
-    def __init__(self, attack: Path, top_k: Sequence[int] = (20,), mean_rank: bool = False) -> None:
-        super().__init__(top_k)
+    def __init__(
+        self, attack: Path, top_k: Sequence[int] = (20,), mean_rank: bool = False, every_n_epochs: int = 1
+    ) -> None:
+        super().__init__(top_k, every_n_epochs)
         self.attack = Path(attack)
         self.mean_rank = mean_rank
         self._items: Tensor | None = None
@@ -99,7 +102,7 @@ class AttackedItems(RankedListsCallback):
         self._rank(trainer, pl_module, outputs["users"])
 
     def _rank(self, trainer: Trainer, pl_module: LightningModule, users: Tensor) -> None:
-        if not self.mean_rank:
+        if not (self.mean_rank and self.is_counting):
             return
         assert isinstance(pl_module, Recommender)
         assert self._items is not None

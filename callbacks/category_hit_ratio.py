@@ -27,6 +27,7 @@ class CategoryHitRatio(RankedListsCallback):
         categories: Names of the categories to log; all by default.
         categories_by: ``network`` takes for an item's category what the network that made the features sees in its
             clean image (the paper's protocol), ``dataset`` what the dataset says.
+        every_n_epochs: In ``fit``, look at the validations after epochs N, 2N, 3N, … alone; a test always.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class CategoryHitRatio(RankedListsCallback):
         top_k: Sequence[int] = (20,),
         categories: Sequence[str] | None = None,
         categories_by: CategoriesBy = "network",
+        every_n_epochs: int = 1,
     ) -> None:
-        super().__init__(top_k)
+        super().__init__(top_k, every_n_epochs)
         self.categories = list(categories) if categories is not None else None
         self.categories_by = categories_by
         self.names: tuple[str, ...] = ()

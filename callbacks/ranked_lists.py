@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -26,13 +27,18 @@ class RankedListsCallback(Callback, abc.ABC):
 
     Args:
         top_k: List lengths K.
+        every_n_epochs: In ``fit``, look at the validations after epochs N, 2N, 3N, … alone.
 
     Raises:
-        CatwalkError: If there is no K, or a K is less than 1.
+        CatwalkError: If there is no K, or a K or ``every_n_epochs`` is less than 1.
     """
 
-    def __init__(self, top_k: Sequence[int]) -> None:
+    def __init__(self, top_k: Sequence[int], every_n_epochs: int = 1) -> None:
         self.top_k = checked_lengths(top_k)
+        if every_n_epochs < 1:
+            raise CatwalkError(f"{type(self).__name__}.every_n_epochs must be at least 1, got {every_n_epochs}")
+        self.every_n_epochs = every_n_epochs
+        self.is_counting = False
         self.metrics: dict[str, Metric] = {}
         self._blocks: list[Ranking] = []
         self._places = 0
@@ -95,7 +101,11 @@ class RankedListsCallback(Callback, abc.ABC):
         self._log(pl_module, "test")
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        is_fit = trainer.state.fn == TrainerFn.FITTING
+        self.is_counting = not is_fit or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         self._blocks, self._places = [], 0
+        if not self.is_counting:
+            return
         if not self.metrics:
             made = self.make_metrics(trainer.datamodule, stage)  # type: ignore[attr-defined]
             self.metrics = {name: metric.to(pl_module.device) for name, metric in made.items()}
@@ -103,6 +113,8 @@ class RankedListsCallback(Callback, abc.ABC):
             metric.reset()
 
     def _collect(self, outputs: Ranking) -> None:
+        if not self.is_counting:
+            return
         self._blocks.append(outputs)
         self._places += outputs["recommended"].numel()
         if self._places >= PLACES_AT_ONCE:
@@ -121,6 +133,8 @@ class RankedListsCallback(Callback, abc.ABC):
             )
 
     def _log(self, pl_module: LightningModule, stage: str) -> None:
+        if not self.is_counting:
+            return
         self._count_collected()
         figures = {f"{stage}/{name}": value for name, value in self.figures().items()}
         # All processes have the same, and Lightning warns of what they do not bring together: the largest has its bits.

@@ -30,10 +30,11 @@ class RankingFigures(RankedListsCallback):
 
     Args:
         top_k: List lengths K.
+        every_n_epochs: In ``fit``, look at the validations after epochs N, 2N, 3N, … alone; a test always.
     """
 
-    def __init__(self, top_k: Sequence[int] = (20,)) -> None:
-        super().__init__(top_k)
+    def __init__(self, top_k: Sequence[int] = (20,), every_n_epochs: int = 1) -> None:
+        super().__init__(top_k, every_n_epochs)
 
     def make_metrics(self, data: Any, stage: str) -> dict[str, Metric]:
         """Return those of held-out items, by what they are logged as, and that of exposure."""
