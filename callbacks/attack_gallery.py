@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
+from callbacks.observed_attack import attack_folder, catalogue_of
 from callbacks.other_features import clean_features, looking_at
 from callbacks.perceptual_distance import DISTANCES_FILE, PerceptualDistance
 from callbacks.pictures import log_picture
@@ -62,7 +63,7 @@ class AttackGallery(Callback):
     and measured of the shown ones otherwise. Nothing of the model, its data or its random numbers is touched.
 
     Args:
-        attack: The attack's folder: ``InjectPoisonedImages.output``.
+        attack: Folder of an earlier attack; null for the attack of the run.
         items: How many items to show, at most.
         net: Network of LPIPS, where it is measured here: ``vgg``, ``alex`` or ``squeeze``.
         trunk: File with its weights, see :class:`~catwalk.perceptual.LPIPS`; null looks for them where they usually
@@ -75,7 +76,7 @@ class AttackGallery(Callback):
 
     def __init__(
         self,
-        attack: Path,
+        attack: Path | None = None,
         items: int = 16,
         net: TrunkName = "vgg",
         trunk: Path | None = None,
@@ -83,7 +84,8 @@ class AttackGallery(Callback):
     ) -> None:
         if items < 1:
             raise CatwalkError(f"AttackGallery.items must be at least 1, got {items}")
-        self.attack = Path(attack)
+        self.attack = None if attack is None else Path(attack)
+        self.folder = Path()
         self.items = items
         self.net = net
         self.trunk = trunk
@@ -92,8 +94,11 @@ class AttackGallery(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load LPIPS, unless another callback will have measured it, so that nothing has begun if it cannot be had."""
+        self.folder = attack_folder(self, trainer, self.attack)
+        catalogue_of(self, trainer)
         others = [callback for callback in trainer.callbacks if isinstance(callback, PerceptualDistance)]  # type: ignore[attr-defined]
-        if trainer.is_global_zero and all(other.attack.resolve() != self.attack.resolve() for other in others):
+        measured = [attack_folder(other, trainer, other.attack).resolve() for other in others]
+        if trainer.is_global_zero and self.folder.resolve() not in measured:
             self._lpips, cause = load_lpips(self.net, self.trunk, self.on_missing)
             if cause is not None:
                 rank_zero_warn(f"LPIPS is left out: {cause}")
@@ -107,11 +112,11 @@ class AttackGallery(Callback):
         self._check(trainer.datamodule)  # type: ignore[attr-defined]
 
     def _check(self, data: Any) -> None:
-        read_attacked_items(self.attack, data.catalogue)
-        table, used = FeatureTable.read(self.attack, data.catalogue), getattr(data, "feature_table", None)
+        read_attacked_items(self.folder, data.catalogue)
+        table, used = FeatureTable.read(self.folder, data.catalogue), getattr(data, "feature_table", None)
         if used is not None and used.network != table.network:
             raise CatwalkError(
-                f"AttackGallery.attack: {self.attack} was attacked by another network than the one that made the "
+                f"AttackGallery.attack: {self.folder} was attacked by another network than the one that made the "
                 "recommender's features: give the attack on that one"
             )
 
@@ -128,9 +133,9 @@ class AttackGallery(Callback):
             from catwalk.figures.gallery import draw_gallery
             from catwalk.figures.style import save
 
-            summary = read_summary(self.attack)
+            summary = read_summary(self.folder)
             shown = self._gallery_items(trainer, pl_module)
-            path = self.attack / GALLERY_FILE
+            path = self.folder / GALLERY_FILE
             save(draw_gallery(shown, f"{summary.attack} on {summary.source}, to {summary.purpose}"), path)
             log_picture(trainer, "attack/gallery", path)
             _log_table(trainer, shown)
@@ -142,20 +147,20 @@ class AttackGallery(Callback):
 
         data = trainer.datamodule  # type: ignore[attr-defined]
         catalogue = data.catalogue
-        items, rows = read_attacked_items(self.attack, catalogue)
+        items, rows = read_attacked_items(self.folder, catalogue)
         chosen = np.argsort(catalogue.keys[items], kind="stable")[: self.items]
         items, rows = items[chosen], [rows[place] for place in chosen]
         truncated = truncated_images_allowed(catalogue.folder)
-        after = [decode(self.attack / row.image) for row in rows]
+        after = [decode(self.folder / row.image) for row in rows]
         before = [
             decode(catalogue.folder / catalogue.images[item], image.shape[1:], allow_truncated=truncated)
             for item, image in zip(items, after, strict=True)
         ]
-        table = FeatureTable.read(self.attack, catalogue)  # which holds what was seen before any attack
-        distances = _measured_before(self.attack, rows) or [
+        table = FeatureTable.read(self.folder, catalogue)  # which holds what was seen before any attack
+        distances = _measured_before(self.folder, rows) or [
             _measure(*pair, self._lpips) for pair in zip(before, after, strict=True)
         ]
-        ranks = _mean_ranks_before_and_after(trainer, model, items, self.attack)
+        ranks = _mean_ranks_before_and_after(trainer, model, items, self.folder)
         return [
             GalleryItem(
                 item_id=row.item_id,

@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.observed_attack import attack_folder
 from callbacks.ranked_lists import RankedListsCallback
 from catwalk.attacked_items import read_attacked_items
 from catwalk.metrics.item_reach import ItemReach, item_ranks
@@ -32,7 +33,7 @@ class AttackedItems(RankedListsCallback):
     images are injected, so that the figures show the jump.
 
     Args:
-        attack: The attack's folder: ``InjectPoisonedImages.output``.
+        attack: Folder of an earlier attack; null for the attack of the run.
         top_k: List lengths K.
         mean_rank: Rank the attacked items too. All scores are computed once more and sorted, which takes about twice
             as long as to find the lists; without it the figures cost next to nothing.
@@ -40,10 +41,11 @@ class AttackedItems(RankedListsCallback):
     """
 
     def __init__(
-        self, attack: Path, top_k: Sequence[int] = (20,), mean_rank: bool = False, every_n_epochs: int = 1
+        self, attack: Path | None = None, top_k: Sequence[int] = (20,), mean_rank: bool = False, every_n_epochs: int = 1
     ) -> None:
         super().__init__(top_k, every_n_epochs)
-        self.attack = Path(attack)
+        self.attack = None if attack is None else Path(attack)
+        self.folder = Path()
         self.mean_rank = mean_rank
         self._items: Tensor | None = None
         self._seen: SeenItems
@@ -52,6 +54,7 @@ class AttackedItems(RankedListsCallback):
         """Forget the items of an earlier run: this one may attack others."""
         super().setup(trainer, pl_module, stage)
         self._items = None
+        self.folder = attack_folder(self, trainer, self.attack)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look into the attack's folder before anything is trained."""
@@ -59,7 +62,7 @@ class AttackedItems(RankedListsCallback):
 
     def _read(self, data: Any) -> Tensor:
         if self._items is None:
-            self._items = torch.from_numpy(read_attacked_items(self.attack, data.catalogue)[0])
+            self._items = torch.from_numpy(read_attacked_items(self.folder, data.catalogue)[0])
         return self._items
 
     def make_metrics(self, data: Any, stage: str) -> dict[str, Metric]:

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.observed_attack import attack_folder
 from callbacks.other_features import clean_features, looking_at
 from callbacks.pictures import log_picture
 from callbacks.ranked_lists import CategoriesBy, RankedListsCallback, item_categories
@@ -50,15 +51,16 @@ class CategoryBars(RankedListsCallback):
     - ``confusion.png`` (``attack/confusion``): what the network saw in the attacked items before, and sees now.
 
     Args:
-        attack: The attack's folder: ``InjectPoisonedImages.output``, or that of an earlier attack.
+        attack: Folder of an earlier attack; null for the attack of the run.
         top_k: Length of the lists, K.
         categories_by: ``network`` takes for an item's category what the network that made the features sees in its
             clean image, ``dataset`` what the dataset says.
     """
 
-    def __init__(self, attack: Path, top_k: int = 20, categories_by: CategoriesBy = "network") -> None:
+    def __init__(self, attack: Path | None = None, top_k: int = 20, categories_by: CategoriesBy = "network") -> None:
         super().__init__([top_k])
-        self.attack = Path(attack)
+        self.attack = None if attack is None else Path(attack)
+        self.folder = Path()
         self.categories_by = categories_by
         self.names: tuple[str, ...] = ()
         self._item_categories = torch.zeros(0, dtype=torch.int64)
@@ -68,6 +70,7 @@ class CategoryBars(RankedListsCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the categories."""
         super().setup(trainer, pl_module, stage)
+        self.folder = attack_folder(self, trainer, self.attack)
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._item_categories, self.names = item_categories(self, data, self.categories_by, None)
         self._counted = {}
@@ -86,15 +89,15 @@ class CategoryBars(RankedListsCallback):
     @property
     def _settings(self) -> str:
         """What tells this callback from others of its kind."""
-        return f"{self.attack} {self.top_k[0]} {self.categories_by}"
+        return f"{self.folder} {self.top_k[0]} {self.categories_by}"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look into the attack's folder before anything is trained."""
-        read_attacked_items(self.attack, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
+        read_attacked_items(self.folder, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look into the attack's folder before anything is tested."""
-        read_attacked_items(self.attack, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
+        read_attacked_items(self.folder, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
 
     def make_metrics(self, data: Any, stage: str) -> dict[str, Metric]:
         """Return CHR@K."""
@@ -121,7 +124,7 @@ class CategoryBars(RankedListsCallback):
 
     def _keep(self, trainer: Trainer, when: str) -> None:
         features = trainer.datamodule.features  # type: ignore[attr-defined]
-        self._is_injected = features is not None and Path(features).resolve() == self.attack.resolve()
+        self._is_injected = features is not None and Path(features).resolve() == self.folder.resolve()
         values = self.metrics["chr"].compute().reshape(len(self.names)).tolist()
         self._counted[self._is_injected] = _Counted(dict(zip(self.names, values, strict=True)), when)
 
@@ -156,8 +159,8 @@ class CategoryBars(RankedListsCallback):
             from catwalk.figures.confusion import draw_confusion
             from catwalk.figures.style import save
 
-            _, rows = read_attacked_items(self.attack, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
-            summary = read_summary(self.attack)
+            _, rows = read_attacked_items(self.folder, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
+            summary = read_summary(self.folder)
             drawn = {
                 CONFUSION_FILE: draw_confusion(
                     [row.category_before for row in rows],
@@ -179,7 +182,7 @@ class CategoryBars(RankedListsCallback):
                     title=f"CHR@{self.top_k[0]} {now.when}",
                 )
             for name, figure in drawn.items():
-                save(figure, self.attack / name)
-                log_picture(trainer, f"attack/{name.removesuffix('.png')}", self.attack / name)
-            rank_zero_info(f"Drew {' and '.join(drawn)} in {self.attack}")
+                save(figure, self.folder / name)
+                log_picture(trainer, f"attack/{name.removesuffix('.png')}", self.folder / name)
+            rank_zero_info(f"Drew {' and '.join(drawn)} in {self.folder}")
         trainer.strategy.barrier("the categories are drawn")

@@ -8,6 +8,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 from rich.progress import Progress
 
+from callbacks.observed_attack import attack_folder, catalogue_of
 from catwalk.errors import CatwalkError
 from catwalk.perceptual import LPIPS, load_lpips
 from catwalk.perceptual.attacked_images import AttackedImages, measure_attacked_images
@@ -25,7 +26,7 @@ class PerceptualDistance(Callback):
     its random numbers is touched. One process measures, as one attacks.
 
     Args:
-        attack: The folder: ``InjectPoisonedImages.output``.
+        attack: Folder of an earlier attack; null for the attack of the run.
         net: Network of LPIPS: ``vgg``, ``alex`` or ``squeeze``.
         trunk: File with its weights, see :class:`~catwalk.perceptual.LPIPS`; null looks for them where they usually
             are.
@@ -35,7 +36,7 @@ class PerceptualDistance(Callback):
 
     def __init__(
         self,
-        attack: Path,
+        attack: Path | None = None,
         net: TrunkName = "vgg",
         trunk: Path | None = None,
         on_missing: Literal["error", "skip"] = "error",
@@ -43,19 +44,23 @@ class PerceptualDistance(Callback):
     ) -> None:
         if batch_size < 1:
             raise CatwalkError(f"PerceptualDistance.batch_size: must be at least 1, got {batch_size}")
-        self.attack = Path(attack)
+        self.attack = None if attack is None else Path(attack)
+        self.folder = Path()
         self.net = net
         self.trunk = trunk
         self.on_missing = on_missing
         self.batch_size = batch_size
         self._lpips: LPIPS | None = None
+        self._cause: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load LPIPS, so that nothing has begun if it cannot be had."""
+        self.folder = attack_folder(self, trainer, self.attack)
+        catalogue_of(self, trainer)
         if trainer.is_global_zero:
-            self._lpips, cause = load_lpips(self.net, self.trunk, self.on_missing)
-            if cause is not None:
-                rank_zero_warn(f"LPIPS is left out: {cause}")
+            self._lpips, self._cause = load_lpips(self.net, self.trunk, self.on_missing)
+            if self._cause is not None:
+                rank_zero_warn(f"LPIPS is left out: {self._cause}")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure and log."""
@@ -68,13 +73,15 @@ class PerceptualDistance(Callback):
     def _measure_and_log(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             measured = self._measure(trainer)
-            measured.write(self.attack / DISTANCES_FILE)
+            measured.write(self.folder / DISTANCES_FILE)
             figures = measured.figures.summary()
             rank_zero_info(
-                f"{self.attack}: {', '.join(f'{name} {value:.4g}' for name, value in figures.items())} of "
+                f"{self.folder}: {', '.join(f'{name} {value:.4g}' for name, value in figures.items())} of "
                 f"{len(measured.item_ids)} images"
             )
+            measure = {"net": self.net, "trunk_sha256": None if self._lpips is None else self._lpips.trunk_sha256}
             for logger in trainer.loggers:
+                logger.log_hyperparams({"lpips": {**measure, "left_out": self._cause}})
                 logger.log_metrics({f"attack/{name}": value for name, value in figures.items()})
         trainer.strategy.barrier("images are measured")
 
@@ -83,8 +90,8 @@ class PerceptualDistance(Callback):
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("Measuring adversarial images")
             return measure_attacked_images(
-                self.attack,
-                trainer.datamodule.catalogue,  # type: ignore[attr-defined]
+                self.folder,
+                catalogue_of(self, trainer),
                 self._lpips,
                 batch_size=self.batch_size,
                 device=trainer.strategy.root_device,

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.poisoning import ITEMS_FILE, SUMMARY_FILE, AttackedItem
+from catwalk.features import FeatureTable
+from catwalk.poisoning import ITEMS_FILE, SUMMARY_FILE, AttackedItem, read_summary
 from catwalk.tables import read_table
 
 
@@ -24,11 +25,15 @@ def read_attacked_items(folder: Path, catalogue: Catalogue) -> tuple[NDArray[np.
         ``(items, rows)``: the attacked items, int64 ``(n,)`` in ``0..N-1``, and what the attack did to each of them.
 
     Raises:
-        CatwalkError: If it or ``attack.json`` is missing, it is damaged, or the catalogue lacks one of the items.
+        CatwalkError: If it or ``attack.json`` is missing or damaged, or the attack was on another catalogue.
     """
     for name in (ITEMS_FILE, SUMMARY_FILE):
         if not (folder / name).is_file():
             raise CatwalkError(f"{folder} holds no {name}: give the folder that an attack's images were written to")
+    try:
+        read_summary(folder)
+    except (TypeError, ValueError) as error:
+        raise CatwalkError(f"{folder / SUMMARY_FILE} is damaged, attack again: {error}") from error
     path = folder / ITEMS_FILE
     table = read_table(path, [field.name for field in fields(AttackedItem)])
     numbers = {item: number for number, item in enumerate(catalogue.item_ids)}
@@ -39,6 +44,10 @@ def read_attacked_items(folder: Path, catalogue: Catalogue) -> tuple[NDArray[np.
         rows = [AttackedItem(**{name: _parsed(name, text) for name, text in row.items()}) for row in table.to_pylist()]
     except ValueError as error:
         raise CatwalkError(f"{path} is damaged, attack again: {error}") from error
+    try:
+        FeatureTable.read(folder, catalogue)
+    except CatwalkError as error:
+        raise CatwalkError(f"{folder} is no whole attack on {catalogue.name}: {error}") from error
     return np.array([numbers[row.item_id] for row in rows], dtype=np.int64), rows
 
 

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from catwalk.attacked_items import read_attacked_items
 from catwalk.batching import size_buckets
 from catwalk.catalogue import Catalogue
-from catwalk.errors import CatwalkError
 from catwalk.images import Progress, UInt8Array, decode, truncated_images_allowed
 from catwalk.perceptual.figures import PerceptualFigures, perceptual_figures
 from catwalk.perceptual.lpips_distance import LPIPS
-from catwalk.poisoning import ITEMS_FILE
-from catwalk.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -66,21 +64,13 @@ def measure_attacked_images(
     Raises:
         CatwalkError: If the folder holds no attacked images, or not those of this catalogue, or one cannot be read.
     """
-    if not (folder / ITEMS_FILE).is_file():
-        raise CatwalkError(f"{folder} holds no {ITEMS_FILE}: give the folder that an attack's images were written to")
-    rows = read_table(folder / ITEMS_FILE, ["item_id", "image"])
-    item_ids = tuple(rows.column("item_id").to_pylist())
-    image_of = dict(zip(catalogue.item_ids, catalogue.images, strict=True))
-    unknown = [item for item in item_ids if item not in image_of]
-    if unknown:
-        raise CatwalkError(
-            f"{folder / ITEMS_FILE}: {catalogue.name} has no item {unknown[0]!r}: give the dataset that was attacked"
-        )
-    adversarial = [decode(folder / image) for image in rows.column("image").to_pylist()]
+    items, rows = read_attacked_items(folder, catalogue)
+    item_ids = tuple(row.item_id for row in rows)
+    adversarial = [decode(folder / row.image) for row in rows]
     truncated = truncated_images_allowed(catalogue.folder)
     originals = [
-        decode(catalogue.folder / image_of[item], _size(now), allow_truncated=truncated)
-        for item, now in zip(item_ids, adversarial, strict=True)
+        decode(catalogue.folder / catalogue.images[item], _size(now), allow_truncated=truncated)
+        for item, now in zip(items, adversarial, strict=True)
     ]
     places, parts = [], []
     done = 0

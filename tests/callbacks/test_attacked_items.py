@@ -1,7 +1,5 @@
 """The figures of the attacked items are those of brute force."""
 
-import re
-import shutil
 from pathlib import Path
 
 import attacks
@@ -13,7 +11,7 @@ from pytorch_lightning import seed_everything
 from pytorch_lightning.loggers import CSVLogger
 from safetensors.torch import load_file
 
-from callbacks import AttackedItems, AttackGallery, CategoryBars, InjectPoisonedImages
+from callbacks import AttackedItems, InjectPoisonedImages
 from catwalk.attacks import PGD
 from catwalk.errors import CatwalkError, DivergedError
 from catwalk.metrics.item_reach import ItemReach, item_ranks
@@ -114,28 +112,6 @@ def test_the_items_of_the_attack_in_the_same_run_are_followed_from_before_it_on(
         if data.catalogue.item_ids[item] in attacked
     ]
     assert ranks[1] == pytest.approx(np.mean(expected), rel=1e-6)
-
-
-@pytest.mark.parametrize("kind", [AttackedItems, CategoryBars, AttackGallery])
-@pytest.mark.parametrize(
-    ("replace", "message"),
-    [
-        (None, "holds no attacked_items.csv: give the folder"),
-        ((r"\n\w.*?,", "\nnobody,"), "has no item 'nobody': give the dataset that was attacked"),
-        (("True|False", "maybe"), "is damaged, attack again: success_float must be True or False, got 'maybe'"),
-    ],
-)
-def test_a_folder_of_no_attack_or_of_another_shop_ends_the_run_before_it_begins(
-    folder: Path, triplets, make_trainer, model, tmp_path: Path, kind, replace: tuple[str, str] | None, message: str
-) -> None:
-    if replace is not None:
-        shutil.copy(folder / "attack.json", tmp_path)
-        (tmp_path / "attacked_items.csv").write_text(re.sub(*replace, (folder / "attacked_items.csv").read_text()))
-    callback = kind(tmp_path, on_missing="skip", trunk=tmp_path / "none") if kind is AttackGallery else kind(tmp_path)
-    trainer = make_trainer(max_epochs=1, callbacks=[callback])
-    with pytest.raises(CatwalkError, match=message):
-        trainer.fit(model, triplets)
-    assert trainer.global_step == 0
 
 
 def test_only_recommenders_have_such_figures(shop, folder: Path, make_trainer) -> None:

@@ -1,0 +1,49 @@
+"""What the callbacks share that observe an attack: which one it is, and of which catalogue."""
+
+from pathlib import Path
+
+from pytorch_lightning import Callback, Trainer
+
+from callbacks.inject_poisoned_images import InjectPoisonedImages
+from catwalk.catalogue import Catalogue
+from catwalk.errors import CatwalkError
+
+
+def attack_folder(callback: Callback, trainer: Trainer, given: Path | None) -> Path:
+    """Return the folder of the attack to observe.
+
+    Args:
+        callback: Who observes, whom messages name.
+        trainer: Who runs it.
+        given: The folder that it was given; None for that of the attack in this run.
+
+    Raises:
+        CatwalkError: If none was given and there is no attack in this run, or another one.
+    """
+    who = type(callback).__name__
+    injected = [other.output for other in trainer.callbacks if isinstance(other, InjectPoisonedImages)]  # type: ignore[attr-defined]
+    if given is None:
+        if not injected:
+            raise CatwalkError(
+                f"{who} observes the attack of its run, and there is none: add InjectPoisonedImages, or give "
+                f"{who}.attack the folder of an earlier attack"
+            )
+        return injected[0]
+    for folder in injected:
+        if folder.resolve() != given.resolve():
+            raise CatwalkError(
+                f"{who}.attack is {given}, but the images of {folder} are injected in this run: leave it out to "
+                "observe those"
+            )
+    return given
+
+
+def catalogue_of(callback: Callback, trainer: Trainer) -> Catalogue:
+    """Return the catalogue of a run's data module, or raise a :class:`CatwalkError` if it has none."""
+    who = type(callback).__name__
+    catalogue = getattr(trainer.datamodule, "catalogue", None)  # type: ignore[attr-defined]
+    if not isinstance(catalogue, Catalogue):
+        raise CatwalkError(
+            f"{who} observes attacks on a shop's images: it needs InteractionTriplets or ProductImages as data"
+        )
+    return catalogue
