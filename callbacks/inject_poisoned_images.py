@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from catwalk.attacks import Attack
 from catwalk.backbones import load_classifier
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
-from catwalk.finished_attack import attack_key, has_key, is_finished, put_in_place
+from catwalk.finished_attack import attack_key, check_folder, has_key, is_finished, put_in_place
 from catwalk.partial_folders import partial_folder, remove_leftovers
 from catwalk.poisoning import AttackSummary, Poisoning, read_summary
 from catwalk.protocol import Protocol
@@ -40,7 +40,7 @@ class InjectPoisonedImages(Callback):
 
     Processes share the images among them. An attack is run once: where ``output`` holds what came of exactly this one
     (:func:`catwalk.finished_attack.attack_key`), whole and as it was written, that is taken. What another attack left
-    there is replaced.
+    there is replaced; a folder with files of those names that are no attack's is refused, as is the dataset's.
 
     Args:
         classifier: Checkpoint of the product classifier under attack: the one that made ``data.features``.
@@ -80,7 +80,21 @@ class InjectPoisonedImages(Callback):
         self._poisoned: FeatureTable | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Attack, unless that was done, and, if it is time, replace the features before the recommender takes them."""
+        """Attack, unless that was done, and, if it is time, replace the features before the recommender takes them.
+
+        Raises:
+            CatwalkError: If there is another attack in the run, the run ends before the images are injected, there are
+                no features, or ``output`` holds what is no attack's.
+        """
+        number = sum(isinstance(other, InjectPoisonedImages) for other in trainer.callbacks)  # type: ignore[attr-defined]
+        if number > 1:
+            raise CatwalkError(f"InjectPoisonedImages: there can be one attack in a run, and there are {number}")
+        ends = stage == "fit" and trainer.max_epochs not in (None, -1)
+        if ends and 0 < self.from_epoch >= cast(int, trainer.max_epochs):
+            raise CatwalkError(
+                f"InjectPoisonedImages.from_epoch is {self.from_epoch}, counted from 0, and the run ends after "
+                f"trainer.max_epochs={trainer.max_epochs}: the images would never be injected"
+            )
         data = trainer.datamodule  # type: ignore[attr-defined]
         clean = getattr(data, "feature_table", None)
         if clean is None or data.features is None:
@@ -136,6 +150,7 @@ class InjectPoisonedImages(Callback):
         found: tuple[str | None, bool] = None, False
         with _together(trainer):
             if trainer.is_global_zero:
+                check_folder(self.output, data.catalogue)
                 key = attack_key(
                     self.classifier,
                     self.attack,
@@ -164,6 +179,7 @@ class InjectPoisonedImages(Callback):
             with _together(trainer):
                 if is_first:
                     remove_leftovers(self.output / PARTIAL)
+                    stack.callback(_remove_if_empty, self.output / PARTIAL)
                     aside = stack.enter_context(partial_folder(self.output / PARTIAL))
             (folder,) = filter(None, gather([aside], world_size))
             with _together(trainer):
@@ -228,7 +244,12 @@ class InjectPoisonedImages(Callback):
         if self._clean is not None:
             data = trainer.datamodule  # type: ignore[attr-defined]
             data.features, data.feature_table = self._clean
-            self._clean = None
+            self._clean = self._poisoned = None
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 @contextmanager

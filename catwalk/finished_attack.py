@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,29 @@ from numpy.typing import NDArray
 from catwalk.attacks.attack import Attack
 from catwalk.backbones import import_object, read_checkpoint, without_initial_weights
 from catwalk.catalogue import Catalogue, fingerprint_files
+from catwalk.errors import CatwalkError
 from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE
 from catwalk.images import truncated_images_allowed
-from catwalk.poisoning import remove_earlier_images
+from catwalk.poisoning import (
+    ITEMS_FILE,
+    SUMMARY_FILE,
+    AttackSummary,
+    lists_attacked_items,
+    png_name,
+    remove_earlier_images,
+)
 from catwalk.protocol import Protocol
 from catwalk.stage_keys import file_hash, modules_imported_by, stage_key
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 FINISHED_FILE = "finished.json"
+
+TABLES = (SUMMARY_FILE, ITEMS_FILE, PREDICTIONS_FILE, FEATURES_FILE)
+"""What every attack writes besides its images."""
 
 SPEED = ("batch_size", "compiled")
 """Arguments of every attack that change no result."""
@@ -139,13 +156,59 @@ def is_finished(folder: Path, key: str | None) -> bool:
     """Return whether a folder holds the result of the attack with a key, whole and as it was written."""
     if key is None or not has_key(folder, key):
         return False
-    return all(file_hash(folder / name) == digest for name, digest in _read_record(folder)["files"].items())
+    files = _read_record(folder)["files"]
+    is_complete = files.keys() >= {*TABLES} and None not in files.values()
+    return is_complete and all(file_hash(folder / name) == digest for name, digest in files.items())
+
+
+def check_folder(folder: Path, catalogue: Catalogue) -> None:
+    """Refuse a folder in which an attack would replace what is no attack's.
+
+    An attack's is a folder with ``finished.json``, ``attack.json`` or ``attacked_items.csv`` as attacks write them: one
+    that was killed while it was put in place, or damaged, has one of them at least.
+
+    Args:
+        folder: Where an attack is to be put, whether it exists yet or not.
+        catalogue: The clean catalogue.
+
+    Raises:
+        CatwalkError: If it is no folder, is the dataset's or lies in it or around it, or is no attack's and holds a
+            file of a name that the attack may write.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CatwalkError(f"InjectPoisonedImages.output is {folder}, which is no folder: give the attack one")
+    place, dataset = folder.resolve(), catalogue.folder.resolve()
+    if place.is_relative_to(dataset) or dataset.is_relative_to(place):
+        raise CatwalkError(
+            f"InjectPoisonedImages.output is {folder}, and the dataset is in {catalogue.folder}: give the attack a "
+            "folder of its own, neither in the dataset's nor around it"
+        )
+    if _is_of_an_attack(folder):
+        return
+    for name in (FINISHED_FILE, *TABLES, *map(png_name, catalogue.images)):
+        if (folder / name).exists():
+            raise CatwalkError(
+                f"InjectPoisonedImages.output is {folder}, where an attack might replace {name}, which is no attack's: "
+                "give the attack a folder of its own"
+            )
+
+
+def _is_of_an_attack(folder: Path) -> bool:
+    try:
+        summary = json.loads((folder / SUMMARY_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        summary = None
+    is_summary = isinstance(summary, dict) and summary.keys() == {
+        field.name for field in dataclasses.fields(AttackSummary)
+    }
+    return is_summary or "key" in _read_record(folder) or lists_attacked_items(folder)
 
 
 def put_in_place(partial: Path, folder: Path, key: str | None) -> None:
     """Move an attack's result from a folder of the same disk into its own, in the place of an earlier one.
 
-    What says that the folder holds a finished result goes first, and comes last.
+    What says that the folder holds a finished result goes first, and comes last. Runs of one machine that would put
+    something there at once wait for each other.
 
     Args:
         partial: Folder with the files and nothing else.
@@ -154,20 +217,38 @@ def put_in_place(partial: Path, folder: Path, key: str | None) -> None:
     """
     paths = sorted(path for path in partial.rglob("*") if path.is_file())
     files = {path.relative_to(partial).as_posix(): file_hash(path) for path in paths}
-    if is_finished(folder, key):  # another run was faster, with the same result
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder):
+        if is_finished(folder, key):  # another run was faster, with the same result
+            return
+        (folder / FINISHED_FILE).unlink(missing_ok=True)
+        changed = [name for name, digest in files.items() if file_hash(folder / name) != digest]
+        if FEATURES_FILE in changed:  # whose presence says that they belong to the rest
+            (folder / FEATURES_FILE).unlink(missing_ok=True)
+        remove_earlier_images(folder, but=files)
+        # First comes what says that the folder is an attack's, whenever the run is killed.
+        for name in sorted(changed, key=lambda name: (name == FEATURES_FILE, name != SUMMARY_FILE, name != ITEMS_FILE)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).replace(folder / name)
+        if key is not None:
+            record = json.dumps({"key": key, "files": files}, indent=2, ensure_ascii=False) + "\n"
+            (partial / FINISHED_FILE).write_text(record, "utf-8")
+            (partial / FINISHED_FILE).replace(folder / FINISHED_FILE)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process of this machine is in here with the same folder, and keep others out."""
+    if fcntl is None:
+        yield
         return
-    (folder / FINISHED_FILE).unlink(missing_ok=True)
-    changed = [name for name, digest in files.items() if file_hash(folder / name) != digest]
-    if FEATURES_FILE in changed:  # whose presence says that they belong to the rest
-        (folder / FEATURES_FILE).unlink(missing_ok=True)
-    remove_earlier_images(folder, but=files)
-    for name in sorted(changed, key=lambda name: name == FEATURES_FILE):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (partial / name).replace(folder / name)
-    if key is not None:
-        record = json.dumps({"key": key, "files": files}, indent=2, ensure_ascii=False) + "\n"
-        (partial / FINISHED_FILE).write_text(record, "utf-8")
-        (partial / FINISHED_FILE).replace(folder / FINISHED_FILE)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network disks do not lock folders
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

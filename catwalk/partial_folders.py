@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -17,7 +18,10 @@ def partial_folder(parent: Path) -> Iterator[Path]:
     """
     folder = parent / f"{_host()}-{os.getpid()}-{uuid.uuid4().hex}"
     created = [place for place in (parent, *parent.parents) if not place.exists()]
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except FileNotFoundError:  # another run has just removed the parent, which was empty
+        folder.mkdir(parents=True)
     try:
         yield folder
     except BaseException:
@@ -30,9 +34,11 @@ def partial_folder(parent: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove what killed runs left half-done."""
-    for folder in parent.glob(f"{_host()}-*-*"):
-        if not _is_running(int(folder.name.split("-")[-2])):
+    """Remove what killed runs left half-done, and nothing else."""
+    pattern = re.compile(re.escape(_host()) + r"-(\d{1,9})-[0-9a-f]{32}")
+    for folder in parent.glob("*"):
+        name = pattern.fullmatch(folder.name)
+        if name and not _is_running(int(name[1])):
             shutil.rmtree(folder, ignore_errors=True)
 
 

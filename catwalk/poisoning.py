@@ -4,7 +4,7 @@ import copy
 import csv
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -423,13 +423,33 @@ def png_name(image: str) -> str:
 
 
 def remove_earlier_images(folder: Path, but: Collection[str] = ()) -> None:
-    """Remove the images that an earlier attack wrote here, but certain ones: its items may have been others."""
-    if (folder / ITEMS_FILE).is_file():
-        with (folder / ITEMS_FILE).open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                image = PurePosixPath(row["image"])
-                if row["image"] not in but and not image.is_absolute() and ".." not in image.parts:
-                    (folder / image).unlink(missing_ok=True)
+    """Remove the images that an earlier attack wrote here, but certain ones: its items may have been others.
+
+    Nothing is removed where ``attacked_items.csv`` has other columns than an attack's.
+    """
+    for name in _earlier_images(folder):
+        image = PurePosixPath(name)
+        is_inside = not image.is_absolute() and ".." not in image.parts
+        if name not in but and is_inside and (folder / image).is_file():
+            (folder / image).unlink(missing_ok=True)
+
+
+def lists_attacked_items(folder: Path) -> bool:
+    """Return whether a folder has an ``attacked_items.csv`` with the columns of :class:`AttackedItem` and rows."""
+    return _earlier_images(folder) != []
+
+
+def _earlier_images(folder: Path) -> list[str]:
+    """Return what the rows of ``attacked_items.csv`` name as images; none where it is missing or not an attack's."""
+    columns = {field.name for field in fields(AttackedItem)}
+    try:
+        with (folder / ITEMS_FILE).open(newline="", encoding="utf-8", errors="replace") as file:
+            table = csv.DictReader(file)
+            if not columns <= set(table.fieldnames or ()):
+                return []
+            return [row["image"] for row in table if row["image"]]
+    except (OSError, csv.Error):
+        return []
 
 
 def _write_rows(path: Path, rows: Sequence[AttackedItem]) -> None:

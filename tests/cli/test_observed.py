@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import offline_runs
 import pytest
 import torch
 import torchvision
@@ -57,7 +58,13 @@ def test_pictures_and_figures_reach_the_loggers(work, run, monkeypatch: pytest.M
 
     (summary,) = summaries
     assert names <= set(summary)
-    assert {f"attack/{name}" for name in ("gallery", "category_bars", "confusion", "items")} <= set(summary)
+    pictures = {f"attack/{name}" for name in ("gallery", "category_bars", "confusion")}
+    assert {"attack/items", *pictures} <= set(summary)
+    (of_file,) = offline_runs.read_runs(Path("runs"))
+    assert names <= set(of_file.summary)
+    assert {name: of_file.summary[name]["_type"] for name in pictures} == dict.fromkeys(pictures, "image-file")
+    assert of_file.summary["attack/items"]["_type"] == "table-file"
+    assert of_file.config["lpips"] == {"net": "vgg", "trunk_sha256": lpips[0].trunk_sha256, "left_out": None}
     staged = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in Path("artifacts/staging").iterdir()}
     (table,) = (json.loads(path.read_bytes()) for path in staged.values() if path.read_bytes().startswith(b'{"_type"'))
     assert table["columns"] == [
