@@ -62,7 +62,7 @@ def test_pictures_and_figures_reach_the_loggers(work, run, monkeypatch: pytest.M
     assert {"attack/items", *pictures} <= set(summary)
     (of_file,) = offline_runs.read_runs(Path("runs"))
     assert names <= set(of_file.summary)
-    assert {name: of_file.summary[name]["_type"] for name in pictures} == dict.fromkeys(pictures, "image-file")
+    assert {name: of_file.summary[name]["_type"] for name in pictures} == dict.fromkeys(pictures, "images/separated")
     assert of_file.summary["attack/items"]["_type"] == "table-file"
     assert of_file.config["lpips"] == {"net": "vgg", "trunk_sha256": lpips[0].trunk_sha256, "left_out": None}
     staged = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in Path("artifacts/staging").iterdir()}
