@@ -20,7 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from pytorch_lightning.loggers import CSVLogger
 from timing import Clock, add_clock_arguments, describe_run, make_clock, markdown_table
 
-from callbacks import AttackedItems, CategoryHitRatio, RankingFigures
+from callbacks import AttackedItems, CategoryBars, CategoryHitRatio, RankingFigures
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
@@ -94,7 +94,8 @@ def main() -> None:
         "`CategoryHitRatio`": [CategoryHitRatio()],
         "`RankingFigures`": [RankingFigures()],
         "`AttackedItems`": [AttackedItems(attack)],
-        "all of them": [CategoryHitRatio(), RankingFigures(), AttackedItems(attack)],
+        "`CategoryBars`": [CategoryBars(attack)],
+        "all of them": [CategoryHitRatio(), RankingFigures(), AttackedItems(attack), CategoryBars(attack)],
         "all, with `mean_rank: true`": [CategoryHitRatio(), RankingFigures(), AttackedItems(attack, mean_rank=True)],
     }
     seconds = {name: epoch_seconds(data, observers, arguments.epochs, clock) for name, observers in sets.items()}

@@ -1,7 +1,6 @@
 """LightningCLI as Catwalk sets it up: any of our modules by class path, and a configuration that always counts."""
 
 import dataclasses
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -29,6 +28,7 @@ from catwalk.catalogue import fingerprint_files
 from catwalk.errors import CatwalkError
 from catwalk.one_line import one_line
 from catwalk.parsers import KEEP_NONE, ReadableHelp
+from catwalk.stage_keys import file_hash
 from datamodules import InteractionTriplets, ProductImages
 
 HELP = {
@@ -101,21 +101,12 @@ def provenance(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
         if data.feature_table is not None:
             known |= {"catalogue": data.feature_table.catalogue, "network": data.feature_table.network}
     if checkpoint is not None and Path(checkpoint).is_file():
-        known["checkpoint"] = _file_fingerprint(Path(checkpoint))
+        known["checkpoint"] = file_hash(Path(checkpoint))
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, InjectPoisonedImages):
-            known["classifier"] = _file_fingerprint(callback.classifier)
+            known["classifier"] = file_hash(callback.classifier)
             known["protocol"] = dataclasses.asdict(callback.protocol)
     return known
-
-
-def _file_fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file, as `sha256sum` prints it."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def run_folder(logger: Logger) -> Path | None:

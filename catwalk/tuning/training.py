@@ -20,10 +20,11 @@ from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError, DivergedError
 from catwalk.features import FEATURES_FILE, FeatureTable
 from catwalk.splits import read_split
+from catwalk.stage_keys import file_hash
 from catwalk.study.grid import Settings
 from catwalk.study.progress import StudyProgress
 from catwalk.study.specification import Specification, data_of, split_of
-from catwalk.study.stages import TRIPLETS, Shop, file_hash
+from catwalk.study.stages import TRIPLETS, Shop
 from catwalk.study.trainer import make_trainer, quiet_lightning
 from lightning_modules.recommender import Recommender
 

@@ -83,3 +83,11 @@ def test_an_artifact_needs_wandb_before_anything_is_predicted(shop, trained, mak
         trainer.predict(ProductClassifier(**SMALL), ProductImages(shop), ckpt_path=trained.checkpoint)
     assert trainer.predict_loop.batch_progress.total.ready == 0
     assert not (tmp_path / "features.safetensors").exists()
+
+
+def test_where_wandb_is_disabled_there_is_no_artifact(shop, trained, make_trainer, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    trainer = make_trainer(callbacks=[WriteFeatures(tmp_path / "features", artifact=True)])
+    model = ProductClassifier.load_from_checkpoint(trained.checkpoint, weights_only=True)
+    trainer.predict(model, ProductImages(shop), return_predictions=False)
+    assert (tmp_path / "features" / "features.safetensors").is_file()
