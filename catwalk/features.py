@@ -196,6 +196,7 @@ class FeatureTable:
         metadata = {STAMP: json.dumps(stamp, ensure_ascii=False)}
         try:
             safetensors.torch.save_file({"features": self.features.contiguous()}, partial, metadata)
+            partial.chmod((folder / PREDICTIONS_FILE).stat().st_mode & 0o777)  # safetensors lets nobody else read it
             partial.rename(path)
         finally:
             partial.unlink(missing_ok=True)

@@ -3,9 +3,11 @@
 import dataclasses
 import importlib
 import inspect
+import json
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from catwalk import attacks, stage_keys
+from catwalk import attacks, finished_attack, stage_keys
 from catwalk.attacks import FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.attacks.attack import Attack, AttackSettings
 from catwalk.catalogue import Catalogue
-from catwalk.finished_attack import FINISHED_FILE, attack_key, has_key, is_finished, put_in_place
+from catwalk.finished_attack import FINISHED_FILE, attack_key, check_folder, has_key, is_finished, put_in_place
 from catwalk.poisoning import poison
 from catwalk.protocol import Protocol
 from catwalk.scorers import VisualScorer
@@ -261,10 +263,29 @@ class TestFolders:
             path.write_bytes(content)
             assert is_finished(folder, "key")
 
-    @pytest.mark.parametrize("text", ["[]", '{"key": "key"}', '{"files": {}}', '{"key": "key", "files": 3}', "\x00"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "[]",
+            '{"key": "key"}',
+            '{"files": {}}',
+            '{"key": "key", "files": {}}',
+            '{"key": "key", "files": 3}',
+            "\x00",
+        ],
+    )
     def test_a_record_of_another_kind(self, tmp_path, text):
         (tmp_path / FINISHED_FILE).write_text(text)
         assert not is_finished(tmp_path, "key")
+
+    def test_a_record_of_a_missing_file(self, attacked, tmp_path):
+        folder = tmp_path / "out"
+        put_in_place(attacked(), folder, "key")
+        record = json.loads((folder / FINISHED_FILE).read_text())
+        assert is_finished(folder, "key")
+        record["files"]["images/missing.png"] = None
+        (folder / FINISHED_FILE).write_text(json.dumps(record))
+        assert not is_finished(folder, "key")
 
     def test_without_a_key_nothing_is_ever_finished(self, attacked, tmp_path):
         folder = tmp_path / "out"
@@ -305,6 +326,70 @@ class TestFolders:
             assert (folder / "features.safetensors").exists() == (killed_at == number - 1)
         put_in_place(second, folder, "second")
         assert is_finished(folder, "second")
+
+    def test_what_a_killed_move_left_can_be_replaced(self, attacked, trained, tmp_path, monkeypatch):
+        """Whichever file it was killed at, in a new folder."""
+        partial, folder = attacked(), tmp_path / "out"
+        (partial / "0.png").write_bytes(b"an image that sorts before all else")
+        catalogue, replace = dataclasses.replace(trained.catalogue, images=("0.png",)), Path.replace
+        for killed_at in range(1, len(contents(partial))):
+            left = [killed_at]
+
+            def killed(path, target, left=left):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+                return replace(path, target)
+
+            shutil.rmtree(folder)
+            shutil.copytree(partial, tmp_path / "copy", dirs_exist_ok=True)
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "replace", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    put_in_place(tmp_path / "copy", folder, "key")
+            assert len(contents(folder)) == killed_at
+            check_folder(folder, catalogue)
+
+    def test_two_runs_with_the_same_result_at_once(self, attacked, tmp_path, monkeypatch):
+        """What the first has finished is not taken away by the second, which had looked before that."""
+        partials, folder = (attacked(), attacked(1)), tmp_path / "out"
+        has_begun, has_looked, is_done = threading.Event(), threading.Event(), threading.Event()
+        replace, unlink, look, removed = Path.replace, Path.unlink, finished_attack.is_finished, []
+
+        def replacing(path, target):
+            if path.name == FINISHED_FILE and threading.current_thread() is first:
+                has_begun.set()
+                has_looked.wait(1)  # in vain, where the second has to wait
+            return replace(path, target)
+
+        def looking(*arguments):
+            found = look(*arguments)
+            if threading.current_thread() is second:
+                has_looked.set()
+                is_done.wait(60)
+            return found
+
+        def unlinking(path, **settings):
+            if path.name == FINISHED_FILE and is_done.is_set():
+                removed.append(path)
+            unlink(path, **settings)
+
+        def run(partial):
+            put_in_place(partial, folder, "key")
+            is_done.set()
+
+        first, second = (threading.Thread(target=run, args=[partial]) for partial in partials)
+        monkeypatch.setattr(Path, "replace", replacing)
+        monkeypatch.setattr(Path, "unlink", unlinking)
+        monkeypatch.setattr(finished_attack, "is_finished", looking)
+        first.start()
+        assert has_begun.wait(60)
+        second.start()
+        first.join()
+        second.join()
+        assert removed == []
+        assert has_looked.is_set()
+        assert look(folder, "key")
 
     def test_another_run_with_the_same_result_is_not_disturbed(self, attacked, tmp_path):
         first, second, folder = attacked(), attacked(1), tmp_path / "out"

@@ -191,6 +191,34 @@ def test_images_of_an_earlier_attack_do_not_stay(trained, tmp_path):
     assert found == later | {"mine.png"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"item_id,mine\n1,mine.png\n",
+        b"image\nmine.png\n",
+        b"",
+        b"\xff\xfe\x00,image\nmine.png\n",
+        b"image\n" + b"m" * 200_000 + b"\n",
+    ],
+)
+def test_images_that_are_no_attacks_stay(trained, tmp_path, text):
+    (tmp_path / "mine.png").write_bytes(b"not an attack's")
+    (tmp_path / "attacked_items.csv").write_bytes(text)
+    run(trained, tmp_path, FGSM())
+    assert (tmp_path / "mine.png").read_bytes() == b"not an attack's"
+
+
+def test_damaged_rows_of_an_earlier_attack(trained, tmp_path):
+    run(trained, tmp_path, FGSM())
+    path = tmp_path / "attacked_items.csv"
+    header, first, second, *_ = path.read_text().splitlines()
+    kept, gone = (tmp_path / line.split(",")[1] for line in (first, second))
+    path.write_text(f"{header}\n5\n5,\n5,images\n5,a\0b\n5,../x\n{second}\n")
+    poisoning.remove_earlier_images(tmp_path)
+    assert kept.is_file()
+    assert not gone.exists()
+
+
 def test_progress_is_reported(trained, tmp_path):
     calls = []
     run(trained, tmp_path, FGSM(epsilon=4, batch_size=16), progress=lambda done, total: calls.append((done, total)))

@@ -1,6 +1,7 @@
 """Poisoning (with fit) and evasion (with test) by the callback."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 from callbacks import CategoryHitRatio, InjectPoisonedImages
 from catwalk.attacks import PGD, Attack
 from catwalk.errors import CatwalkError
-from catwalk.poisoning import read_summary
+from catwalk.poisoning import Poisoning, read_summary
+from datamodules import InteractionTriplets
 from lightning_modules import BPRMF, VBPR
 
 
@@ -76,11 +78,12 @@ def test_test_alone_is_evasion(triplets, recommender, model, make_trainer, poiso
 class TestFromAnEpochOn:
     """The first epochs are those of a clean run, bit for bit; the others have the poisoned features."""
 
-    def states(self, make_trainer, data, *callbacks, epochs=3, **fitting):
+    def states(self, make_trainer, data, *callbacks, epochs=3, stop=None, **fitting):
         seen = []
 
         class Remember(Callback):
             def on_train_epoch_end(self, trainer, pl_module):
+                trainer.should_stop = trainer.current_epoch + 1 == stop
                 seen.append((pl_module.projection.detach().clone(), pl_module.features.features))
 
         seed_everything(0, verbose=False)
@@ -103,7 +106,8 @@ class TestFromAnEpochOn:
     @pytest.mark.parametrize("stop", [1, 3])
     def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(self, triplets, make_trainer, poison, tmp_path, stop):
         _, whole = self.states(make_trainer, triplets, poison(from_epoch=2), epochs=4)
-        trainer, _ = self.states(make_trainer, triplets, poison(from_epoch=2), epochs=stop)
+        trainer, seen = self.states(make_trainer, triplets, poison(from_epoch=2), epochs=4, stop=stop)
+        assert len(seen) == stop
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         path = tmp_path / "last.ckpt"
         _, resumed = self.states(
@@ -115,6 +119,27 @@ class TestFromAnEpochOn:
     def test_an_epoch_below_0_is_refused(self, poison):
         with pytest.raises(CatwalkError, match="from_epoch must be at least 0, got -1"):
             poison(from_epoch=-1)
+
+    @pytest.mark.parametrize("from_epoch", [3, 5])
+    def test_an_epoch_that_never_comes_is_refused(self, triplets, make_trainer, poison, tmp_path, from_epoch):
+        with pytest.raises(CatwalkError, match=f"from_epoch is {from_epoch}, .*trainer.max_epochs=3: the images would"):
+            self.states(make_trainer, triplets, poison(from_epoch=from_epoch))
+        assert not (tmp_path / "attack").exists()
+
+    def test_a_run_without_a_last_epoch(self, trained, triplets, make_trainer, poison, tmp_path):
+        _, seen = self.states(make_trainer, triplets, poison(from_epoch=1), epochs=-1, stop=2)
+        assert torch.equal(seen[0][1], trained.table.features)
+        assert torch.equal(seen[1][1], load_file(tmp_path / "attack" / "features.safetensors")["features"])
+
+    def test_a_test_has_no_epochs(self, triplets, recommender, model, make_trainer, poison):
+        trainer = make_trainer(max_epochs=1, callbacks=[poison(from_epoch=2)])
+        assert trainer.test(model, triplets, ckpt_path=str(recommender), verbose=False)
+
+
+def test_one_attack_in_a_run(triplets, make_trainer, poison, tmp_path) -> None:
+    with pytest.raises(CatwalkError, match="there can be one attack in a run, and there are 2"):
+        fit(make_trainer, triplets, poison(), poison(output=tmp_path / "other"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -161,8 +186,6 @@ def test_what_the_attack_did_is_logged(triplets, make_trainer, poison, tmp_path:
 
 
 def test_features_are_needed(shop, make_trainer, poison) -> None:
-    from datamodules import InteractionTriplets
-
     with pytest.raises(CatwalkError, match=r"data\.features is not given"):
         make_trainer(max_epochs=1, callbacks=[poison()]).fit(BPRMF(factors=4, top_k=[5]), InteractionTriplets(shop))
 
@@ -172,3 +195,56 @@ def test_the_clean_features_are_not_written_over(triplets, features, make_traine
     with pytest.raises(CatwalkError, match="where the clean features are"):
         fit(make_trainer, triplets, poison(output=features / ".." / features.name))
     assert (features / "features.safetensors").read_bytes() == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestWhatIsNoAttacksIsNotReplaced:
+    """It is refused before the attack."""
+
+    @pytest.fixture(autouse=True)
+    def _no_attack(self, monkeypatch):
+        monkeypatch.setattr(Poisoning, "craft", None)
+
+    @pytest.mark.parametrize("place", [".", "images", "attack", "..", "../link"])
+    def test_the_datasets_folder_and_those_in_and_around_it(
+        self, shop, features, make_trainer, poison, tmp_path, place
+    ) -> None:
+        folder = tmp_path / "all" / "shop"
+        shutil.copytree(shop, folder)
+        (tmp_path / "all" / "link").symlink_to(folder)
+        before = contents(tmp_path)
+        with pytest.raises(CatwalkError, match="give the attack a folder of its own, neither in the dataset's nor"):
+            fit(make_trainer, InteractionTriplets(folder, features), poison(output=folder / place))
+        assert {name for name in contents(tmp_path) if ".cache" not in name} == {
+            name for name in before if ".cache" not in name
+        }
+        assert all((tmp_path / name).read_bytes() == content for name, content in before.items())
+
+    def test_other_clean_features(self, triplets, features, make_trainer, poison, tmp_path) -> None:
+        shutil.copytree(features, tmp_path / "others")
+        before = contents(tmp_path)
+        with pytest.raises(CatwalkError, match=r"might replace predictions\.csv, which is no attack's"):
+            fit(make_trainer, triplets, poison(output=tmp_path / "others"))
+        assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        "name", ["predictions.csv", "attack.json", "attacked_items.csv", "finished.json", "features.safetensors", "png"]
+    )
+    @pytest.mark.parametrize("text", ["", "{}", "[1]", "item_id,image\n1,mine.png\n"])
+    def test_somebodys_file(self, trained, triplets, make_trainer, poison, tmp_path, name, text) -> None:
+        name = trained.catalogue.images[7] if name == "png" else name
+        path = tmp_path / "mine" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        with pytest.raises(CatwalkError, match=f"might replace {name}, which is no attack's: give"):
+            fit(make_trainer, triplets, poison(output=tmp_path / "mine"))
+        assert contents(tmp_path) == {f"mine/{name}": text.encode()}
+
+    def test_a_file_in_its_place(self, triplets, make_trainer, poison, tmp_path) -> None:
+        (tmp_path / "mine").write_text("mine")
+        with pytest.raises(CatwalkError, match="which is no folder"):
+            fit(make_trainer, triplets, poison(output=tmp_path / "mine"))
+        assert contents(tmp_path) == {"mine": b"mine"}
