@@ -24,12 +24,15 @@ class AdversarialAccuracy(Callback):
         attack: An untargeted attack; PGD with ε = 8 grey levels, ten steps of ε/6 and a random start by default.
         max_validation_images: How many validation images to attack at most, the first ones; all by default. The test
             attacks all of its images.
+        name: What stands before ``_accuracy`` in the figure's name; that of the attack's class by default.
 
     Raises:
         CatwalkError: If the attack is targeted or there is nothing to attack.
     """
 
-    def __init__(self, attack: Attack | None = None, max_validation_images: int | None = None) -> None:
+    def __init__(
+        self, attack: Attack | None = None, max_validation_images: int | None = None, name: str | None = None
+    ) -> None:
         self.attack = PGD(epsilon=8.0, iterations=10, targeted=False) if attack is None else attack
         if self.attack.targeted or self.attack.knowledge != "network":
             raise CatwalkError(
@@ -42,18 +45,24 @@ class AdversarialAccuracy(Callback):
                 f"{max_validation_images}"
             )
         self.max_validation_images = max_validation_images
+        self.name = type(self.attack).__name__.lower() if name is None else name
         self._hits = MeanMetric()
         self._left: int | None = None
 
     @property
     def figure(self) -> str:
         """What the figure is called, after the stage."""
-        return f"{type(self.attack).__name__.lower()}_accuracy"
+        return f"{self.name}_accuracy"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what has no categories to be right about."""
+        """Refuse what has no categories to be right about, and two figures of one name."""
         if not isinstance(pl_module, ProductClassifier):
             raise CatwalkError(f"AdversarialAccuracy measures product classifiers, not a {type(pl_module).__name__}")
+        others = (other for other in trainer.callbacks if isinstance(other, AdversarialAccuracy) and other is not self)  # type: ignore[attr-defined]
+        if any(other.figure == self.figure for other in others):
+            raise CatwalkError(
+                f"two AdversarialAccuracy would both log val/{self.figure}: give one of them another name (name: …)"
+            )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""

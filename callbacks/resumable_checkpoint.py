@@ -1,5 +1,7 @@
 """Checkpoints of what has been trained, and of where the training stands."""
 
+import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,11 @@ class ResumableCheckpoint(ModelCheckpoint):
         super().__init__(dirpath, filename, monitor=monitor, mode=mode, enable_version_counter=False)
         self.every_n_batches = every_n_batches
 
+    @property
+    def state_key(self) -> str:
+        """Name of its state in a checkpoint, which two of them in a run must not share."""
+        return f"{super().state_key} in {Path(str(self.dirpath)).name}/{self.filename}"
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget what another training has saved that had this callback before."""
         super().setup(trainer, pl_module, stage)
@@ -67,7 +74,13 @@ class ResumableCheckpoint(ModelCheckpoint):
         if "://" in folder:  # no disk of this machine: what stands there knows no renaming
             trainer.save_checkpoint(f"{folder}/last.ckpt")
             return
-        partial = Path(folder, "partial.ckpt")  # no "last" in its name, by which Lightning would find it
-        trainer.save_checkpoint(partial)  # in all processes: each has something to add
-        if trainer.is_global_zero:
-            partial.replace(Path(folder, "last.ckpt"))
+        # No "last" in its name, by which Lightning would find it; and this run's own, for others may save here as well.
+        own = f"partial-{platform.node()}-{os.getpid()}.ckpt"
+        partial = Path(folder, trainer.strategy.broadcast(own))
+        try:
+            trainer.save_checkpoint(partial)  # in all processes: each has something to add
+            if trainer.is_global_zero:
+                partial.replace(Path(folder, "last.ckpt"))
+        finally:
+            if trainer.is_global_zero:
+                partial.unlink(missing_ok=True)

@@ -1,13 +1,14 @@
 """Writes the items that a recommender puts on top for every user."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 
 from callbacks.processes import gather
+from callbacks.table_files import table_file, write_table
 from catwalk.errors import CatwalkError
 from catwalk.ranking import NO_ITEM
 from datamodules.interaction_triplets import InteractionTriplets
@@ -21,14 +22,17 @@ class WriteRecommendations(Callback):
     """During ``catwalk predict`` with a recommender, writes ``user_id,rank,item_id`` for every user, best first.
 
     Args:
-        output: CSV file to write.
+        output: CSV file to write, or Parquet if its name ends in ``.parquet``.
         top_k: Length of the lists; the longest of the recommender's own ``top_k`` by default.
+
+    Raises:
+        CatwalkError: If the file's name ends in something else, it is a folder, or ``top_k`` is less than 1.
     """
 
     def __init__(self, output: Path, top_k: int | None = None) -> None:
         if top_k is not None and top_k < 1:
             raise CatwalkError(f"top_k must be at least 1, got {top_k}")
-        self.output = Path(output)
+        self.output = table_file("WriteRecommendations.output", output)
         self.top_k = top_k
         self._lists: Lists = {}
 
@@ -68,11 +72,16 @@ class WriteRecommendations(Callback):
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         lists = {user: items for share in shares for user, items in share.items()}
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        with self.output.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["user_id", "rank", "item_id"])
-            for user in sorted(lists):
-                items = [data.catalogue.item_ids[item] for item in lists[user] if item != NO_ITEM]
-                writer.writerows([data.split.user_ids[user], rank, item] for rank, item in enumerate(items, start=1))
+        places = [
+            (data.split.user_ids[user], rank, data.catalogue.item_ids[item])
+            for user in sorted(lists)
+            for rank, item in enumerate((item for item in lists[user] if item != NO_ITEM), start=1)
+        ]
+        users, ranks, items = zip(*places, strict=True) if places else ((), (), ())
+        columns = {
+            "user_id": pa.array(users, pa.string()),
+            "rank": pa.array(ranks, pa.int64()),
+            "item_id": pa.array(items, pa.string()),
+        }
+        write_table(pa.table(columns), self.output)
         rank_zero_info(f"Wrote the recommendations of {len(lists)} users to {self.output}")

@@ -1,13 +1,10 @@
 """Writes what a test found of every single user, for statistics."""
 
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
@@ -15,12 +12,10 @@ from torch import Tensor
 
 from callbacks.processes import gather
 from callbacks.ranked_lists import CategoriesBy, item_categories, require_lists
-from catwalk.errors import CatwalkError
+from callbacks.table_files import table_file, write_table
 from catwalk.metrics.category_hit_ratio import category_hits_per_user
 from catwalk.metrics.held_out import target_ranks
 from lightning_modules.recommender import checked_lengths
-
-ROWS_AT_ONCE = 1024
 
 
 class Users(NamedTuple):
@@ -66,9 +61,7 @@ class WriteUserFigures(Callback):
         categories: Sequence[str] | None = None,
         categories_by: CategoriesBy = "network",
     ) -> None:
-        self.output = Path(output)
-        if self.output.suffix not in (".csv", ".parquet"):
-            raise CatwalkError(f"WriteUserFigures.output must end in .csv or .parquet, got {self.output}")
+        self.output = table_file("WriteUserFigures.output", output)
         self.top_k = checked_lengths(top_k)
         self.categories = list(categories) if categories is not None else None
         self.categories_by = categories_by
@@ -116,11 +109,7 @@ class WriteUserFigures(Callback):
         if not trainer.is_global_zero:
             return
         table = self._table(trainer.datamodule, parts)  # type: ignore[attr-defined]
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        if self.output.suffix == ".parquet":
-            pa.parquet.write_table(table, self.output)
-        else:
-            _write_csv(table, self.output)
+        write_table(table, self.output)
         rank_zero_info(f"Wrote the figures of {len(table)} users to {self.output}")
 
     def _table(self, data: Any, parts: list[Users]) -> pa.Table:
@@ -155,17 +144,3 @@ def _held_out_columns(targets: Tensor, ranks: Tensor, item_ids: Sequence[str]) -
         "held_out_item_ids": pa.ListArray.from_arrays(offsets, ids),
         "ranks": pa.ListArray.from_arrays(offsets, places),
     }
-
-
-def _write_csv(table: pa.Table, path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(table.column_names)
-        for rows in table.to_batches(max_chunksize=ROWS_AT_ONCE):
-            columns = [[_cell(value) for value in column.to_pylist()] for column in rows.columns]
-            writer.writerows(zip(*columns, strict=True))
-
-
-def _cell(value: Any) -> Any:
-    """Return a list as JSON, and anything else as it is."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value

@@ -95,6 +95,21 @@ def test_bad_settings(settings, message):
         AdversarialAccuracy(**settings)
 
 
+def test_two_need_two_names(shop, trained, make_trainer, model):
+    weak = PGD(epsilon=1.0, targeted=False)
+
+    def validate(*callbacks):
+        trainer = make_trainer(callbacks=list(callbacks))
+        data = ProductImages(shop, batch_size=8)
+        return trainer.validate(model, data, ckpt_path=trained.checkpoint, weights_only=True, verbose=False)[0]
+
+    with pytest.raises(CatwalkError, match="two AdversarialAccuracy would both log val/pgd_accuracy: give one of them"):
+        validate(AdversarialAccuracy(), AdversarialAccuracy(weak))
+    both = validate(AdversarialAccuracy(), AdversarialAccuracy(weak, name="weak_pgd"))
+    assert both["val/weak_pgd_accuracy"] == validate(AdversarialAccuracy(weak))["val/pgd_accuracy"]
+    assert both["val/pgd_accuracy"] == validate(AdversarialAccuracy())["val/pgd_accuracy"]
+
+
 def test_it_is_not_for_recommenders(recommender, triplets, make_trainer):
     from lightning_modules import VBPR
 

@@ -1,5 +1,8 @@
 """ResumableCheckpoint: what it writes, when, and what a kill in the middle of writing leaves."""
 
+import os
+import platform
+
 import pytest
 import torch
 from pytorch_lightning import Callback, seed_everything
@@ -111,3 +114,12 @@ def test_a_second_training_begins_with_nothing_saved(shop, make_trainer, tmp_pat
 def test_bad_settings():
     with pytest.raises(CatwalkError, match="every_n_batches: must be at least 0"):
         ResumableCheckpoint("runs", "x", every_n_batches=-1)
+
+
+def test_two_runs_that_save_into_one_folder_leave_each_others_parts_alone(shop, make_trainer, tmp_path):
+    """Another run is about to rename what it has written while this one saves."""
+    others = tmp_path / f"partial-{platform.node()}-{os.getpid() + 1}.ckpt"
+    others.write_text("of another run")
+    fit(shop, make_trainer, [ResumableCheckpoint(str(tmp_path), "model", every_n_batches=4)], max_epochs=1)
+    assert others.read_text() == "of another run"
+    assert {path.name for path in tmp_path.iterdir()} == {"model.ckpt", "last.ckpt", others.name}

@@ -3,10 +3,12 @@
 import csv
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 import torch
 
 from callbacks import CategoryHitRatio, WriteRecommendations
+from catwalk.errors import CatwalkError
 
 
 @pytest.mark.parametrize(("top_k", "length"), [(3, 3), (8, 8), (None, 5)])
@@ -22,3 +24,25 @@ def test_the_lists_are_those_of_the_model(
     rows = [[users[u], str(r + 1), items[i]] for u, row in enumerate(expected.tolist()) for r, i in enumerate(row)]
     with path.open(encoding="utf-8") as file:
         assert list(csv.reader(file)) == [["user_id", "rank", "item_id"], *rows]
+
+
+def test_parquet_holds_what_csv_does(triplets, recommender, model, make_trainer, tmp_path: Path) -> None:
+    csv_file, parquet = tmp_path / "lists.csv", tmp_path / "lists.parquet"
+    trainer = make_trainer(callbacks=[WriteRecommendations(csv_file), WriteRecommendations(parquet)])
+    trainer.predict(model, triplets, ckpt_path=recommender, weights_only=True, return_predictions=False)
+    table = pyarrow.parquet.read_table(parquet)
+    with csv_file.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [{**row, "rank": str(row["rank"])} for row in table.to_pylist()] == rows
+    assert len(rows) > triplets.num_users
+    assert table.schema.field("rank").type == "int64"
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        CatwalkError, match=r"WriteRecommendations\.output must end in \.csv or \.parquet, got lists.txt"
+    ):
+        WriteRecommendations(Path("lists.txt"))
+    (tmp_path / "lists.csv").mkdir()
+    with pytest.raises(CatwalkError, match=r"must be a file, and .*lists\.csv is a folder"):
+        WriteRecommendations(tmp_path / "lists.csv")
