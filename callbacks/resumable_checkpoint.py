@@ -1,7 +1,6 @@
 """Checkpoints of what has been trained, and of where the training stands."""
 
-import os
-import platform
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,10 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from catwalk.errors import CatwalkError
+from catwalk.partial_folders import partial_folder, remove_leftovers
+
+ASIDE = ".partial"
+"""Folder beside a run's checkpoints for the one that is being written."""
 
 
 class ResumableCheckpoint(ModelCheckpoint):
@@ -38,11 +41,6 @@ class ResumableCheckpoint(ModelCheckpoint):
         super().__init__(dirpath, filename, monitor=monitor, mode=mode, enable_version_counter=False)
         self.every_n_batches = every_n_batches
 
-    @property
-    def state_key(self) -> str:
-        """Name of its state in a checkpoint, which two of them in a run must not share."""
-        return f"{super().state_key} in {Path(str(self.dirpath)).name}/{self.filename}"
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget what another training has saved that had this callback before."""
         super().setup(trainer, pl_module, stage)
@@ -50,6 +48,8 @@ class ResumableCheckpoint(ModelCheckpoint):
             self.best_k_models, self.best_model_path, self.kth_best_model_path = {}, "", ""
             self.best_model_score = self.current_score = None
             self._last_global_step_saved = 0
+        if stage == "fit" and trainer.is_global_zero and "://" not in str(self.dirpath):
+            remove_leftovers(Path(str(self.dirpath), ASIDE))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -74,13 +74,13 @@ class ResumableCheckpoint(ModelCheckpoint):
         if "://" in folder:  # no disk of this machine: what stands there knows no renaming
             trainer.save_checkpoint(f"{folder}/last.ckpt")
             return
-        # No "last" in its name, by which Lightning would find it; and this run's own, for others may save here as well.
-        own = f"partial-{platform.node()}-{os.getpid()}.ckpt"
-        partial = Path(folder, trainer.strategy.broadcast(own))
-        try:
-            trainer.save_checkpoint(partial)  # in all processes: each has something to add
-            if trainer.is_global_zero:
-                partial.replace(Path(folder, "last.ckpt"))
-        finally:
-            if trainer.is_global_zero:
-                partial.unlink(missing_ok=True)
+        aside, own = Path(folder, ASIDE), None
+        with ExitStack() as stack:
+            if trainer.is_global_zero:  # in a folder of this run's own, for others may save here as well
+                own = stack.enter_context(partial_folder(aside)) / "last.ckpt"
+            trainer.save_checkpoint(str(trainer.strategy.broadcast(own)))  # in all processes: each has something to add
+            if own is not None:
+                own.replace(Path(folder, "last.ckpt"))
+        if own is not None:
+            with suppress(OSError):  # another run is saving
+                aside.rmdir()
