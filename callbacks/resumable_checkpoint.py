@@ -78,7 +78,9 @@ class ResumableCheckpoint(ModelCheckpoint):
         with ExitStack() as stack:
             if trainer.is_global_zero:  # in a folder of this run's own, for others may save here as well
                 own = stack.enter_context(partial_folder(aside)) / "last.ckpt"
-            trainer.save_checkpoint(str(trainer.strategy.broadcast(own)))  # in all processes: each has something to add
+            partial = trainer.strategy.broadcast(own)
+            assert partial is not None
+            trainer.save_checkpoint(partial)  # in all processes: each has something to add
             if own is not None:
                 own.replace(Path(folder, "last.ckpt"))
         if own is not None:
