@@ -23,7 +23,7 @@ class PerceptualDistance(Callback):
     They are measured on the files, before a recommender is trained (``fit``) or ranks (``test``): those that
     :class:`~callbacks.InjectPoisonedImages` writes in the same run, wherever it stands among the callbacks, or those of
     an earlier one. ``perceptual_distances.csv`` in that folder gets a row per image. Nothing of the model, its data or
-    its random numbers is touched. One process measures, as one attacks.
+    its random numbers is touched. One process measures.
 
     Args:
         attack: Folder of an earlier attack; null for the attack of the run.
