@@ -51,6 +51,8 @@ class InjectPoisonedImages(Callback):
         protocol: Who says which items are of the source category, and how the attack's budget is meant.
         from_epoch: Epoch of ``fit``, counted from 0, at whose beginning the images are injected. The epochs before it,
             and their validation, are on the clean catalogue, so that the figures of every epoch show the jump.
+        backbone: Import path of the classifier's backbone, where it is your own: a checkpoint alone decides about none
+            but those of Catwalk, torchvision and timm.
 
     Raises:
         CatwalkError: If ``from_epoch`` is negative.
@@ -65,6 +67,7 @@ class InjectPoisonedImages(Callback):
         target: str | None = None,
         protocol: Protocol = Protocol(),  # noqa: B008 - frozen
         from_epoch: int = 0,
+        backbone: str | None = None,
     ) -> None:
         if from_epoch < 0:
             raise CatwalkError(f"InjectPoisonedImages.from_epoch must be at least 0, got {from_epoch}")
@@ -75,6 +78,7 @@ class InjectPoisonedImages(Callback):
         self.output = Path(output)
         self.protocol = protocol
         self.from_epoch = from_epoch
+        self.backbone = backbone
         self.summary: AttackSummary | None = None
         self._clean: tuple[Path, FeatureTable] | None = None
         self._poisoned: FeatureTable | None = None
@@ -160,6 +164,7 @@ class InjectPoisonedImages(Callback):
                     target=self.target,
                     protocol=self.protocol,
                     purchases=purchases,
+                    backbone=self.backbone,
                 )
                 found = key, is_finished(self.output, key)
         return gather([found], trainer.world_size)[0]
@@ -183,7 +188,7 @@ class InjectPoisonedImages(Callback):
                     aside = stack.enter_context(partial_folder(self.output / PARTIAL))
             (folder,) = filter(None, gather([aside], world_size))
             with _together(trainer):
-                classifier = load_classifier(self.classifier)
+                classifier = load_classifier(self.classifier, self.backbone)
                 classifier.network.to(trainer.strategy.root_device)
                 poisoning = Poisoning.plan(
                     classifier,

@@ -5,7 +5,7 @@ import importlib
 import urllib.error
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from catwalk.errors import CatwalkError
-from catwalk.pretrained_weights import TOLERANCE, PretrainedWeights, check_file, read_weights
+from catwalk.known_backbones import check_backbone
+from catwalk.pretrained_weights import TOLERANCE, PretrainedWeights, check_file, read_weights, verify_checksums
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -344,23 +345,26 @@ class Classifier:
     image_size: tuple[int, int] | None
 
 
-def load_classifier(path: str | Path) -> Classifier:
+def load_classifier(path: str | Path, backbone: str | None = None) -> Classifier:
     """Load the network of a checkpoint that ``catwalk fit`` wrote for a product classifier.
 
+    Nothing that the file says is imported but what Catwalk, torchvision and timm build by name
+    (:mod:`catwalk.known_backbones`); anything else must be named by the caller as well.
+
+    Args:
+        path: The checkpoint.
+        backbone: Import path of the checkpoint's backbone, where it is your own.
+
     Raises:
-        CatwalkError: If the file is missing or is no such checkpoint.
+        CatwalkError: If the file is missing or is no such checkpoint, or its backbone is neither known nor named.
     """
     checkpoint = read_checkpoint(path)
-    settings = checkpoint.get("hyper_parameters", {})
-    if "category_names" not in settings or "state_dict" not in checkpoint:
+    settings = NetworkSettings.of(checkpoint, path)
+    if settings is None:
         raise CatwalkError(f"{path} is not a checkpoint of a product classifier")
+    settings.check_backbone(path, backbone)
     network = build_network(
-        settings["backbone"],
-        # Initial weights that the trained ones replace: reading or downloading them would be wasted.
-        without_initial_weights(settings["backbone_args"]),
-        len(settings["category_names"]),
-        settings["mean"],
-        settings["std"],
+        settings.backbone, settings.backbone_args, len(settings.category_names), settings.mean, settings.std
     )
     prefix = "network."
     weights = {name.removeprefix(prefix): weight for name, weight in checkpoint["state_dict"].items()}
@@ -368,19 +372,81 @@ def load_classifier(path: str | Path) -> Classifier:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise CatwalkError(f"{path} does not fit the network it describes: {error}") from error
-    size = settings["image_size"]
-    return Classifier(network.eval(), tuple(settings["category_names"]), tuple(size) if size is not None else None)
+    return Classifier(network.eval(), settings.category_names, settings.image_size)
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """What the checkpoint of a product classifier says of its network besides the weights, as plain values.
+
+    Attributes:
+        backbone: Import path.
+        backbone_args: Its keyword arguments, without those that load initial weights, which the trained ones replace.
+        category_names: Names of the C categories.
+        mean: Mean per colour channel.
+        std: Standard deviation per colour channel.
+        image_size: ``(height, width)`` of the images that it was trained on; None if those were of their own size.
+    """
+
+    backbone: str
+    backbone_args: dict[str, Any]
+    category_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any], path: str | Path) -> "NetworkSettings | None":
+        """Take the settings from a checkpoint; None if it is not one of a product classifier.
+
+        Raises:
+            CatwalkError: If a setting is of another kind than ``catwalk fit`` writes.
+        """
+        saved, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
+        names = [field.name for field in fields(cls)]
+        if not isinstance(saved, Mapping) or not isinstance(weights, Mapping) or not set(names) <= set(saved):
+            return None
+        arguments, size = saved["backbone_args"], saved["image_size"]
+        sound = {
+            "backbone": isinstance(saved["backbone"], str),
+            "backbone_args": arguments is None
+            or (isinstance(arguments, Mapping) and all(isinstance(name, str) for name in arguments)),
+            "category_names": _is_list_of(saved["category_names"], str) and len(saved["category_names"]) > 0,
+            "mean": _is_list_of(saved["mean"], int | float) and len(saved["mean"]) == 3,
+            "std": _is_list_of(saved["std"], int | float) and len(saved["std"]) == 3,
+            "image_size": size is None or (_is_list_of(size, int) and len(size) == 2 and min(size) >= 1),
+        }
+        for name in names:
+            if not sound[name]:
+                raise CatwalkError(f"{path} is damaged: its {name} cannot be {saved[name]!r}")
+        return cls(
+            backbone=saved["backbone"],
+            backbone_args=without_initial_weights(arguments),
+            category_names=tuple(saved["category_names"]),
+            mean=tuple(saved["mean"]),
+            std=tuple(saved["std"]),
+            image_size=None if size is None else (size[0], size[1]),
+        )
+
+    def check_backbone(self, path: str | Path, named: str | None, argument: str = "backbone") -> None:
+        """Refuse a backbone that is neither known nor named: :func:`~catwalk.known_backbones.check_backbone`."""
+        check_backbone(str(path), self.backbone, self.backbone_args, named, argument)
+
+
+def _is_list_of(value: Any, kind: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(entry, kind) for entry in value)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint's tensors and plain values; code in it is refused.
 
     Raises:
-        CatwalkError: If the file is missing or unreadable.
+        CatwalkError: If the file is missing, unreadable or damaged, by the checksums in it.
     """
     if not Path(path).is_file():
         raise CatwalkError(f"checkpoint {path} does not exist")
     try:
+        verify_checksums(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = (str(error) or type(error).__name__).splitlines()[0]

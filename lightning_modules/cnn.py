@@ -3,12 +3,12 @@
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -32,7 +32,8 @@ from catwalk.errors import CatwalkError
 from catwalk.features import Predictions, predict
 from catwalk.imagenet import imagenet_categories
 from catwalk.images import ItemImages
-from lightning_modules.checkpoints import check_checkpoint
+from catwalk.known_backbones import check_backbone
+from lightning_modules.checkpoints import CheckpointedModule, check_checkpoint
 
 SIZES = ("category_names", "image_size")
 """What a checkpoint must know besides its settings: it comes from the data module."""
@@ -44,7 +45,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """What the Trainer may compute with: images, perturbations and weights stay float32 in all of them."""
 
 
-class ProductClassifier(LightningModule):
+class ProductClassifier(CheckpointedModule):
     """A CNN that learns the categories of product images by cross-entropy (traditional training, T in the paper).
 
     Batches are ``(images, categories)`` with float32 images ``(N, 3, H, W)`` in [0, 1]; normalisation happens inside.
@@ -197,6 +198,13 @@ class ProductClassifier(LightningModule):
                     "a file as weights, or let the backbone load its own, such as backbone_args: "
                     "{weights: IMAGENET1K_V2}"
                 )
+
+    @classmethod
+    def check_settings(cls, path: str | Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
+        """Raise a CatwalkError if the checkpoint's backbone is neither known nor given."""
+        arguments = without_initial_weights(given.get("backbone_args", saved.get("backbone_args")))
+        backbone = saved.get("backbone")
+        check_backbone(str(path), given.get("backbone", backbone), arguments, given.get("backbone"))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network that the checkpoint describes where there is no data module, and check that it fits."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict, cast, get_args
 
 import torch
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -14,7 +14,7 @@ from catwalk.metrics import HitRate, NormalizedDCG
 from catwalk.metrics.auc import auc
 from catwalk.metrics.mean import ShareMean
 from catwalk.ranking import check_list_length, rank_users, score_users, top_k
-from lightning_modules.checkpoints import check_checkpoint
+from lightning_modules.checkpoints import CheckpointedModule, check_checkpoint
 
 BUILT_FOR = "built_for"
 """Key of a checkpoint with the sizes of the data, and by what features are divided."""
@@ -50,7 +50,7 @@ class Ranking(Lists):
     auc: Tensor
 
 
-class Recommender(LightningModule, abc.ABC):
+class Recommender(CheckpointedModule, abc.ABC):
     """Base of the recommenders: ranks the whole catalogue for every user and logs HR@K, nDCG@K and AUC.
 
     A subclass says how to build its parameters and how it scores. The numbers of users and items and the features come

@@ -21,7 +21,7 @@ from callbacks.category_hit_ratio import CategoryHitRatio
 from callbacks.write_features import WriteFeatures
 from callbacks.write_user_figures import WriteUserFigures
 from catwalk.attacks.attack import Attack
-from catwalk.backbones import import_object, load_classifier
+from catwalk.backbones import Classifier, import_object, load_classifier
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
@@ -193,6 +193,10 @@ class ClassifierStage(Stage):
         trainer.save_checkpoint(folder / CLASSIFIER_FILE)
         (figures,) = trainer.test(model, data, verbose=False) or ({},)
         return {"accuracy": figures.get("test/accuracy"), "loss": figures.get("test/loss")}
+
+    def load(self) -> Classifier:
+        """Return the trained network, of the backbone that the study names."""
+        return load_classifier(self.folder / CLASSIFIER_FILE, self.model.settings["init_args"]["backbone"])
 
     @property
     def trainer_argument(self) -> str:
@@ -374,7 +378,7 @@ class AttackStage(Stage):
             attack.recommender = self.known.folder / RECOMMENDER_FILE
         if self._must_know_purchases:
             purchases = np.bincount(self.features.shop.read_split().items, minlength=len(catalogue))
-        classifier = load_classifier(self.features.classifier.folder / CLASSIFIER_FILE)
+        classifier = self.features.classifier.load()
         classifier.network.to(self.features.classifier.device)
         poison(
             classifier,
