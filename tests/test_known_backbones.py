@@ -79,7 +79,9 @@ def test_what_the_user_names_is_trusted(backbone, arguments):
 
 
 def test_what_the_user_names_must_be_the_checkpoints():
-    with pytest.raises(CatwalkError, match=r"mine: is my\.network, and x\.ckpt was trained with your\.network"):
+    with pytest.raises(
+        CatwalkError, match=r"mine: is my\.network, and x\.ckpt was trained with backbone your\.network"
+    ):
         check_backbone("x.ckpt", "your.network", {}, named="my.network", argument="mine")
 
 

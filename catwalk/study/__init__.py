@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from catwalk import __version__
-from catwalk.catalogue import Catalogue, number_of
+from catwalk.catalogue import number_of
 from catwalk.errors import CatwalkError
 from catwalk.perceptual import LPIPS, load_lpips
 from catwalk.protocol import Protocol
@@ -90,12 +90,13 @@ def run_study(
         CatwalkError: If the grid does not fit the dataset, or LPIPS or W&B's account cannot be had; nothing has been
             written then.
     """
-    cache = StageCache(output / "cache")
+    console = Console()
+    cache = StageCache(output / "cache", partial(console.print, markup=False, highlight=False, style="yellow"))
     folder = output / name
     if folder.resolve() in (output.resolve(), cache.folder.resolve()):
         raise CatwalkError(f"name: {name!r} is not a name for a study's folder")
     grid = Grid(dataset, source, target, extractors, attacks, recommenders, seeds, top_k, protocol)
-    shop = Shop(Catalogue.read(dataset), None if split is None else split_of(split))
+    shop = Shop.read(dataset, None if split is None else split_of(split))
     if not 1 <= top_k <= len(shop.catalogue):
         raise CatwalkError(f"top_k: must lie in 1..{len(shop.catalogue)}, the size of the catalogue, got {top_k}")
     measure, why_not = load_lpips(lpips.net, lpips.trunk, lpips.on_missing) if attacks else (None, None)
@@ -105,7 +106,6 @@ def run_study(
     cache.remove_leftovers()
     stages = _in_order(runs)
     waiting = [stage for stage in stages if not stage.is_done]
-    console = Console()
     console.print(
         f"[bold]Study {escape(name)}[/]: {len(runs)} cells, {len(stages)} stages, "
         f"{len(stages) - len(waiting)} of them done before",
@@ -277,9 +277,9 @@ def _write_manifest(
         },
         "dataset": {
             "name": shop.catalogue.name,
-            "catalogue": shop.catalogue.fingerprint,
-            "labelled images": shop.labelled_images,
-            "interactions": shop.interactions,
+            "catalogue": shop.items.fingerprint,
+            "labelled images": shop.labelled_images.fingerprint,
+            "interactions": shop.interactions.fingerprint,
             "split": None if shop.split is None else shop.split.settings,
         },
         "protocol": vars(grid.protocol),

@@ -43,6 +43,7 @@ class PerceptualStage(Stage):
         self.inputs = (attack,)
         known = "" if attack.known is None else f", {attack.known.name}, seed {attack.known.seed}"
         self.description = f"Looks of {attack.name}, CNN {attack.features.classifier.name}{known}"
+        self.files = attack.features.files
         self.modules = ("catwalk.perceptual.attacked_images",)
         self.settings = {
             "attack": attack.key,

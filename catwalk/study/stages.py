@@ -5,11 +5,11 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -35,6 +35,7 @@ from catwalk.study.grid import NO_ATTACK, Grid, Training
 from catwalk.study.progress import StudyProgress
 from catwalk.study.specification import Specification, attack_of, classifier_of, data_of, recommender_of
 from catwalk.study.trainer import make_trainer, quiet_lightning
+from catwalk.watched_files import WatchedFiles, watch, watch_folder
 from lightning_modules.pairwise import PairwiseRecommender
 from lightning_modules.recommender import Recommender
 
@@ -47,35 +48,66 @@ TRIPLETS = "datamodules.InteractionTriplets"
 
 @dataclass(frozen=True)
 class Shop:
-    """The dataset of a study, with the fingerprints that its stages depend on.
+    """The dataset of a study, with the fingerprints that its stages depend on, and the files behind these.
 
     Attributes:
         catalogue: What is sold.
+        lists: The files that say what is sold, watched since before they were read.
         split: How the purchases are divided; as :func:`~catwalk.splits.read_split` does without a rule by default.
     """
 
     catalogue: Catalogue
+    lists: WatchedFiles
     split: Specification | None = None
+
+    @classmethod
+    def read(cls, folder: str | Path, split: Specification | None = None) -> "Shop":
+        """Read the catalogue of a dataset folder; errors are those of :meth:`~catwalk.catalogue.Catalogue.read`."""
+        lists = watch_folder(Path(folder), "items.*", "dataset.json")
+        return cls(Catalogue.read(folder), lists, split)
 
     def read_split(self) -> Split:
         """Return the purchases, divided."""
         return read_split(self.catalogue, rule=None if self.split is None else self.split.instantiate())
 
     @cached_property
-    def interactions(self) -> str:
-        """SHA-256 of the files that say who bought what; they are read once, to see that they are sound."""
-        self.read_split()
-        digest = hashlib.sha256()
+    def items(self) -> "Contents":
+        """The catalogue and its images."""
         folder = self.catalogue.folder
-        files = [path for pattern in ("interactions.*", "splits/*") for path in sorted(folder.glob(pattern))]
-        for path in files:
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-        return digest.hexdigest()
+        images = WatchedFiles(lambda: [folder / image for image in self.catalogue.images])
+        return Contents(replace(self.catalogue).fingerprint, (self.lists, images))
 
     @cached_property
-    def labelled_images(self) -> str:
-        """Fingerprint of the labelled images; what is held out is up to the data module's own arguments."""
-        return LabelledImages.read(self.catalogue).fingerprint
+    def interactions(self) -> "Contents":
+        """The files that say who bought what; they are read once, to see that they are sound."""
+        folder, patterns = self.catalogue.folder, ("interactions.*", "splits/*")
+        files = watch_folder(folder, *patterns)
+        self.read_split()
+        digest = hashlib.sha256()
+        for path in [path for pattern in patterns for path in sorted(folder.glob(pattern))]:
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+        return Contents(digest.hexdigest(), (files,))
+
+    @cached_property
+    def labelled_images(self) -> "Contents":
+        """The labelled images; what is held out of them is up to the data module's own arguments."""
+        folder = self.catalogue.folder
+        table = watch_folder(folder, "labelled_images.*")
+        labelled = LabelledImages.read(self.catalogue)
+        images = WatchedFiles(lambda: [folder / image for image in labelled.images])
+        return Contents(labelled.fingerprint, (self.lists, table, images))
+
+
+class Contents(NamedTuple):
+    """What some files held when their states were taken.
+
+    Attributes:
+        fingerprint: Of the contents, which enters the keys of what is made of them.
+        files: The files, watched since before they were read.
+    """
+
+    fingerprint: str
+    files: tuple[WatchedFiles, ...]
 
 
 class Stage(abc.ABC):
@@ -87,6 +119,7 @@ class Stage(abc.ABC):
         settings: What the result depends on, as plain values; with the code of ``modules`` they make its key.
         modules: Names of the modules that make it.
         inputs: The stages whose results it reads.
+        files: Other files that it reads, watched since before their contents entered its settings.
     """
 
     kind: str
@@ -94,6 +127,7 @@ class Stage(abc.ABC):
     settings: dict[str, Any]
     modules: tuple[str, ...]
     inputs: "tuple[Stage, ...]" = ()
+    files: tuple[WatchedFiles, ...] = ()
 
     def __init__(self, cache: StageCache) -> None:
         self.cache = cache
@@ -115,25 +149,45 @@ class Stage(abc.ABC):
 
     @property
     def is_done(self) -> bool:
-        """Whether the result is there."""
-        return self.cache.has(self.kind, self.key)
+        """Whether the result is there, whole and as it was written."""
+        return self.cache.take(self.kind, self.key, self.description) is not None
 
     def run(self, progress: StudyProgress) -> None:
-        """Make the result, unless it is there."""
-        if self.is_done:
-            return
+        """Make the result, unless it is there or another run makes it first.
+
+        Raises:
+            CatwalkError: If a file that it reads was written meanwhile; nothing is kept then.
+        """
 
         def timed(folder: Path) -> Mapping[str, Any]:
             start = time.perf_counter()
+            self._require_unchanged()
             try:
                 figures = self.make(folder, progress)
             except MisconfigurationException as error:  # settings of the Trainer that do not go together
                 raise CatwalkError(f"{self.description}: {error}") from error
+            self._require_unchanged()
             return {**figures, "seconds": round(time.perf_counter() - start, 3), "settings": self.settings}
 
         with progress.stage(self.description), quiet_lightning():
-            self.cache.write(self.kind, self.key, timed)
+            self.cache.write(self.kind, self.key, timed, self.description)
         progress.done(self.description, self.outcome, self.record["seconds"])
+
+    def _require_unchanged(self) -> None:
+        """Raise a CatwalkError unless all that the result is made of is as it was when it entered the key."""
+        for files in self.files:
+            files.require_unchanged(self.description)
+        for stage in self.inputs:
+            stage.require_sound()
+
+    def require_sound(self) -> None:
+        """Raise a CatwalkError if the result, or one that it was made of, was written since it was checked."""
+        result = self.cache.take(self.kind, self.key, self.description)
+        if result is None:
+            raise CatwalkError(f"{self.description}: the result in {self.folder} has gone; run the same command again")
+        result.files.require_unchanged(self.description)
+        for stage in self.inputs:
+            stage.require_sound()
 
     @abc.abstractmethod
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
@@ -156,6 +210,7 @@ class ClassifierStage(Stage):
         self.name = name
         self.training = training
         self.model = classifier_of(training.model, name)
+        weights = watch(*_files_of(self.model))
         data = f"extractors.{name}.data"
         self.data = data_of(training.data, IMAGES, data, dataset=str(shop.catalogue.folder), seed=training.seed)
         model = self.model.instantiate()
@@ -172,8 +227,10 @@ class ClassifierStage(Stage):
             "trainer": training.trainer or {},
             "seed": training.seed,
         }
+        self.files = (shop.lists, weights)
         if self.is_trained_here:
-            self.settings["labelled images"] = shop.labelled_images
+            self.settings["labelled images"] = shop.labelled_images.fingerprint
+            self.files = (*shop.labelled_images.files, weights)
         library = backbone.__module__.partition(".")[0]
         with contextlib.suppress(PackageNotFoundError):  # whose networks, and weights called DEFAULT, change in time
             self.settings["library"] = f"{library} {version(library)}"
@@ -238,8 +295,9 @@ class AccuracyStage(Stage):
         self.settings = {
             "classifier": classifier.key,
             "attack": self.attack.settings,
-            "labelled images": shop.labelled_images,
+            "labelled images": shop.labelled_images.fingerprint,
         }
+        self.files = shop.labelled_images.files
 
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Attack every test image."""
@@ -271,7 +329,8 @@ class FeaturesStage(Stage):
         self.classifier = classifier
         self.inputs = (classifier,)
         self.modules = ("callbacks.write_features", classifier.model.module)
-        self.settings = {"classifier": classifier.key, "catalogue": shop.catalogue.fingerprint}
+        self.settings = {"classifier": classifier.key, "catalogue": shop.items.fingerprint}
+        self.files = shop.items.files
 
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Run the CNN over the catalogue."""
@@ -353,9 +412,11 @@ class AttackStage(Stage):
                 f"attacks: {name} knows the study's own recommenders, trained on the clean catalogue, so leave "
                 "recommender out"
             )
+        self.files = features.files
         self._must_know_purchases = self.attack.knowledge == "network and purchases"
         if self._must_know_purchases:
-            self.settings["interactions"] = features.shop.interactions
+            self.settings["interactions"] = features.shop.interactions.fingerprint
+            self.files += features.shop.interactions.files
             if features.shop.split is not None:
                 self.settings["split"] = features.shop.split.settings
                 self.modules += (features.shop.split.module,)
@@ -469,9 +530,10 @@ class RecommenderStage(Stage):
             "chr categories": grid.protocol.chr_categories,
             "source": grid.source,  # of which every user's hits are kept
             "features": self.source.key,
-            "catalogue": shop.catalogue.fingerprint,
-            "interactions": shop.interactions,
+            "catalogue": shop.items.fingerprint,
+            "interactions": shop.interactions.fingerprint,
         }
+        self.files = (*shop.items.files, *shop.interactions.files)
         if self.start is not None:
             self.settings["warm start"] = self.start.key
 
@@ -538,6 +600,13 @@ def _with_files_by_content(model: Specification) -> dict[str, Any]:
     if backbone_args.get("checkpoint_path"):  # timm's
         arguments["backbone_args"] = {**backbone_args, "checkpoint_path": file_hash(backbone_args["checkpoint_path"])}
     return {**model.settings, "init_args": arguments}
+
+
+def _files_of(model: Specification) -> list[Path]:
+    """Return the files that a network's settings name to read its weights from."""
+    arguments = model.settings["init_args"]
+    named = [arguments.get("weights"), (arguments.get("backbone_args") or {}).get("checkpoint_path")]
+    return [Path(path) for path in named if path]
 
 
 def _without_paths(data: Specification) -> dict[str, Any]:

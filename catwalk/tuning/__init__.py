@@ -119,6 +119,7 @@ def run_search(
                 stopper = EarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
                 with progress.stage(f"trial {number}"):
                     training.run(trial, folder, progress, logger, follower, stopper)
+                training.require_unchanged(f"trial {number}")
                 _, figure = results.best_epoch(study.get_trials()[number])
                 completed = follower.state == TrialState.COMPLETE
                 journal.add_trial(study.tell(trial, figure if completed else None, follower.state))

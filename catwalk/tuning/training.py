@@ -5,7 +5,7 @@ import copy
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from catwalk.study.progress import StudyProgress
 from catwalk.study.specification import Specification, data_of, split_of
 from catwalk.study.stages import TRIPLETS, Shop
 from catwalk.study.trainer import make_trainer, quiet_lightning
+from catwalk.watched_files import WatchedFiles, watch
 from lightning_modules.recommender import Recommender
 
 OWN_DATA = {
@@ -59,6 +60,7 @@ class SearchedTraining:
     features: Path | None
     seed: int
     split: Settings | None = None
+    _watched: list[WatchedFiles] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         for name in self.data:
@@ -134,23 +136,39 @@ class SearchedTraining:
             raise CatwalkError(f"model.optimizer: {error}") from error
 
     def identity(self, search: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all that the trials of a search depend on, files by their contents."""
-        catalogue = Catalogue.read(self.dataset)
+        """Return all that the trials of a search depend on, files by their contents, and watch these from now on."""
         split = None if self.split is None else split_of(self.split)
-        prints: dict[str, str | None] = {
-            "catalogue": catalogue.fingerprint,
-            "interactions": Shop(catalogue, split).interactions,
-        }
-        if self.features is not None:
-            FeatureTable.read(self.features, catalogue)
-            prints["features"] = file_hash(self.features / FEATURES_FILE)
+        shop = Shop.read(self.dataset, split)
         first = {path: _ends(path, limits)[0] for path, limits in search.items()}
         model = self.specifications(first)["model"].settings  # with the defaults of today
-        prints["warm start"] = file_hash(model["init_args"].get("warm_start"))
+        start = model["init_args"].get("warm_start")
+        named = [self.features / FEATURES_FILE] if self.features is not None else []
+        self._watched[:] = [
+            watch(*named, *([Path(start)] if start else [])),
+            *shop.items.files,
+            *shop.interactions.files,
+        ]
+        prints: dict[str, str | None] = {
+            "catalogue": shop.items.fingerprint,
+            "interactions": shop.interactions.fingerprint,
+        }
+        if self.features is not None:
+            FeatureTable.read(self.features, shop.catalogue)
+            prints["features"] = file_hash(self.features / FEATURES_FILE)
+        prints["warm start"] = file_hash(start)
         stated = {"search": search, "model": model, "data": self.data, "trainer": self.trainer, "seed": self.seed}
         if split is not None:
             stated["split"] = split.settings
         return {**stated, **{name: value and value[:12] for name, value in prints.items()}}
+
+    def require_unchanged(self, what: str) -> None:
+        """Raise a CatwalkError if something that the trials depend on was written since :meth:`identity`.
+
+        Args:
+            what: What is being made, for the message.
+        """
+        for files in self._watched:
+            files.require_unchanged(what)
 
     def run(
         self,

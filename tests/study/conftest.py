@@ -80,9 +80,9 @@ def run(settings: Settings, output: Path) -> Study:
     made: list[str] = []
     write = StageCache.write
 
-    def write_and_tell(self: StageCache, stage: str, key: str, make: Callable) -> None:
-        write(self, stage, key, make)
-        made.append(stage)
+    def write_and_tell(self: StageCache, stage: str, *arguments: Any) -> None:
+        if write(self, stage, *arguments):
+            made.append(stage)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StageCache, "write", write_and_tell)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from catwalk.backbones import compact_cnn, load_classifier
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.imagenet import imagenet_categories
 from catwalk.study import run_study as study_of
@@ -81,7 +80,7 @@ def test_imagenets_classes_untrained(settings, run_study, imagenet_weights: Path
 
 def test_a_trained_checkpoint_without_training(shop, trained, tmp_path: Path) -> None:
     training = Training(**extractor(trained.checkpoint, backbone_args={"width": 8}))
-    stage = ClassifierStage(StageCache(tmp_path), Shop(Catalogue.read(shop)), "T", training)
+    stage = ClassifierStage(StageCache(tmp_path), Shop.read(shop), "T", training)
 
     class Progress:
         def __getattr__(self, name: str) -> Any:
@@ -97,7 +96,7 @@ def test_a_trained_checkpoint_without_training(shop, trained, tmp_path: Path) ->
 
 def key(shop: Path, cache: Path, weights: Path, **settings: Any) -> str:
     training = Training(**extractor(weights, **settings))
-    return ClassifierStage(StageCache(cache), Shop(Catalogue.read(shop)), "T", training).key
+    return ClassifierStage(StageCache(cache), Shop.read(shop), "T", training).key
 
 
 def test_the_key_has_the_content_of_the_file_and_not_its_place(shop, imagenet_weights: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from catwalk.attacks import PGD, ThreatModel
-from catwalk.catalogue import Catalogue
 from catwalk.cli import main
 from catwalk.protocol import Protocol
 from catwalk.study import Grid, Training
@@ -27,7 +26,7 @@ def test_their_settings_are_accepted(shop: Path, tmp_path: Path, name: str) -> N
         for kind in ("extractors", "recommenders")
     }
     grid = Grid(dataset=shop, **{"seeds": [0], "top_k": 20, "protocol": Protocol()} | settings)
-    cache, catalogue = StageCache(tmp_path), Shop(Catalogue.read(shop))
+    cache, catalogue = StageCache(tmp_path), Shop.read(shop)
     for extractor, training in grid.extractors.items():
         features = FeaturesStage(cache, catalogue, ClassifierStage(cache, catalogue, extractor, training))
         named = zip(grid.attack_names, grid.attacks, strict=True)

@@ -1,16 +1,20 @@
 """Keys that follow code and settings, and results that are whole or not there."""
 
 import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from catwalk import stage_keys
 from catwalk.stage_keys import modules_imported_by, stage_key
-from catwalk.study.cache import StageCache
+from catwalk.study.cache import RECORD_FILE, StageCache
 
 TRAIN = '''"""Train."""
 import shopcode.layers
@@ -120,14 +124,127 @@ def test_a_result_is_there_when_it_is_whole(stages: StageCache) -> None:
     assert (stages.path("kind", "key") / "deep" / "file").read_text() == "content"
 
 
-def test_of_two_runs_at_the_same_time_the_first_one_stays(stages: StageCache) -> None:
-    def make(folder: Path) -> dict:
-        stages.write("kind", "key", lambda other: {"by": "first"})
-        return {"by": "second"}
+def test_of_two_runs_at_the_same_time_the_second_waits_and_takes_what_the_first_made(tmp_path: Path) -> None:
+    has_begun, told = threading.Event(), []
 
-    stages.write("kind", "key", make)
-    assert stages.read("kind", "key") == {"by": "first"}
-    assert list(stages._partial.glob("*")) == []
+    def make_slowly(folder: Path) -> dict:
+        has_begun.set()
+        while not told:  # until the other says that it waits
+            time.sleep(0.01)
+        return {"by": "first"}
+
+    def never(folder: Path) -> dict:
+        raise AssertionError("made twice")
+
+    first, second = StageCache(tmp_path / "cache"), StageCache(tmp_path / "cache", told.append)
+    with ThreadPoolExecutor() as pool:
+        made = pool.submit(first.write, "kind", "key", make_slowly)
+        assert has_begun.wait(60)
+        assert second.write("kind", "key", never, "A stage") is False
+        assert made.result() is True
+    assert second.read("kind", "key") == {"by": "first"}
+    assert len(told) == 1
+    assert told[0].startswith("A stage: waits for process ")
+    assert list(first._partial.glob("*")) == []
+
+
+def fill(folder: Path) -> dict:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "numbers").write_bytes(bytes(range(256)) * 256)
+    (folder / "text.csv").write_text("a,b\n1,2\n")
+    return {"figure": 0.25, "nested": {"b": 1, "a": [None, "é"]}}
+
+
+def zeros(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(16 * 1024)
+        file.write(bytes(16 * 1024))
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "zeros in the middle": (lambda path: zeros(path / "deep/numbers"), "deep/numbers was changed"),
+    "a flipped bit": (lambda path: flip(path / "text.csv"), "text.csv was changed"),
+    "cut off": (lambda path: os.truncate(path / "deep/numbers", 100), "deep/numbers was changed"),
+    "emptied": (lambda path: os.truncate(path / "text.csv", 0), "text.csv was changed"),
+    "longer": (lambda path: (path / "text.csv").open("a").write("3,4\n"), "text.csv was changed"),
+    "removed": (lambda path: (path / "text.csv").unlink(), "text.csv is missing"),
+    "a folder in its place": (
+        lambda path: ((path / "text.csv").unlink(), (path / "text.csv").mkdir()),
+        "text.csv is missing",
+    ),
+    "a record that was edited": (
+        lambda path: (path / RECORD_FILE).write_text((path / RECORD_FILE).read_text().replace("0.25", "0.75")),
+        "stage.json was changed",
+    ),
+    "a record that was emptied": (lambda path: os.truncate(path / RECORD_FILE, 0), "stage.json is missing or damaged"),
+    "half of a record": (lambda path: os.truncate(path / RECORD_FILE, 99), "stage.json is missing or damaged"),
+    "another kind of record": (lambda path: (path / RECORD_FILE).write_text("[]"), "stage.json is missing or damaged"),
+    "a record without contents": (lambda path: (path / RECORD_FILE).write_text("{}"), "stage.json was changed"),
+    "bytes that are no text": (
+        lambda path: (path / RECORD_FILE).write_bytes(b"\xff\xfe\x00"),
+        "stage.json is missing or damaged",
+    ),
+    "no record": (lambda path: (path / RECORD_FILE).unlink(), "stage.json is missing or damaged"),
+    "an empty folder": (lambda path: (shutil.rmtree(path), path.mkdir()), "stage.json is missing or damaged"),
+    "a file in its place": (lambda path: (shutil.rmtree(path), path.touch()), "stage.json is missing or damaged"),
+    "another result": (
+        lambda path: (shutil.rmtree(path), shutil.copytree(path.parent / "other", path)),
+        "stage.json is of another result, kind/other,",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_result_is_set_aside_and_made_again(tmp_path: Path, damage: Callable, words: str) -> None:
+    first = StageCache(tmp_path)
+    for key in ("key", "other"):
+        first.write("kind", key, fill)
+    written = contents(tmp_path / "kind" / "key")
+    damage(tmp_path / "kind" / "key")
+    told: list[str] = []
+    cache = StageCache(tmp_path, told.append)
+    assert cache.take("kind", "key", "A stage") is None
+    place = tmp_path / "damaged" / "kind-key-1"
+    assert told == [
+        f"A stage: {words}{' after it was written' if 'changed' in words else ''} in {tmp_path / 'kind/key'}; it is "
+        f"set aside in {place} and made again"
+    ]
+    assert place.exists()
+    assert cache.write("kind", "key", fill)
+    assert contents(tmp_path / "kind" / "key") == written
+    assert StageCache(tmp_path).read("kind", "key") == {"figure": 0.25, "nested": {"b": 1, "a": [None, "é"]}}
+    damage(tmp_path / "kind" / "key")
+    assert StageCache(tmp_path, told.append).write("kind", "key", fill)  # without a look before
+    assert contents(tmp_path / "kind" / "key") == written
+    assert (tmp_path / "damaged" / "kind-key-2").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_comes_to_stand_beside_a_result_is_no_damage(stages: StageCache, tmp_path: Path) -> None:
+    stages.write("kind", "key", fill)
+    result = stages.take("kind", "key")
+    (stages.path("kind", "key") / "features.float16.safetensors").touch()
+    assert result.files.written() is None
+    assert StageCache(tmp_path / "cache").has("kind", "key")
+
+
+def test_a_result_that_is_written_after_it_was_checked_is_noticed(stages: StageCache) -> None:
+    stages.write("kind", "key", fill)
+    result = stages.take("kind", "key")
+    path = stages.path("kind", "key") / "text.csv"
+    times = path.stat()
+    path.write_text("a,b\n1,3\n")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as `cp -p` would
+    assert result.files.written() == path
 
 
 def test_a_failure_leaves_nothing_where_nothing_was(stages: StageCache, tmp_path: Path) -> None:

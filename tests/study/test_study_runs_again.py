@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image, ImageOps
 
 from catwalk.catalogue import Catalogue
+from catwalk.labelled_images import LabelledImages
 from catwalk.splits import LeaveLastOut, RatioSplit, read_split
+from catwalk.study import stages
 from catwalk.study.cache import StageCache
 
 
@@ -100,7 +103,7 @@ def test_a_study_goes_on_after_a_failure_in_any_stage(
     write = StageCache.write
     failed: set[str] = set()
 
-    def fail_once(self: StageCache, stage: str, key: str, make) -> None:
+    def fail_once(self: StageCache, stage: str, key: str, make, *description: str) -> None:
         """Fail when the stage has made its files."""
 
         def make_and_fail(folder: Path):
@@ -110,7 +113,7 @@ def test_a_study_goes_on_after_a_failure_in_any_stage(
                 raise KeyboardInterrupt if len(failed) % 2 else ValueError("broken")
             return record
 
-        write(self, stage, key, make_and_fail)
+        write(self, stage, key, make_and_fail, *description)
 
     monkeypatch.setattr(StageCache, "write", fail_once)
     attempts = 0
@@ -142,7 +145,7 @@ from catwalk.study.cache import StageCache
 
 write, count = StageCache.write, 0
 
-def write_and_die(self, stage, key, make):
+def write_and_die(self, stage, key, make, *description):
     global count
     count += 1
 
@@ -152,7 +155,7 @@ def write_and_die(self, stage, key, make):
             os.kill(os.getpid(), signal.SIGKILL)
         return record
 
-    write(self, stage, key, make_and_die)
+    write(self, stage, key, make_and_die, *description)
 
 StageCache.write = write_and_die
 main(["study", "--config", sys.argv[2], "--output", sys.argv[3]])
@@ -171,6 +174,117 @@ def test_a_killed_study_goes_on(finished, settings, run_study, tmp_path: Path) -
     assert len(study.made) == len(finished.made) - (at - 1), at
     assert study.tables == finished.tables, at
     assert leftovers(output) == []
+
+
+def damage_one_of_each(cache: Path) -> dict[str, str]:
+    """Damage a file of a result of every kind, each in another way; return what the screen is to say of it."""
+    folders = {kind: sorted((cache / kind).iterdir())[0] for kind in ("classifier", "accuracy", "features", "attack")}
+    classifier, features = folders["classifier"] / "classifier.ckpt", folders["features"] / "features.safetensors"
+    recommenders = sorted(path for path in (cache / "recommender").iterdir() if (path / "recommender.ckpt").exists())
+    image = sorted(folders["attack"].rglob("*.png"))[0]
+    content = bytearray(classifier.read_bytes())
+    content[len(content) // 2] ^= 1
+    classifier.write_bytes(content)
+    with features.open("r+b") as file:
+        file.seek(features.stat().st_size // 2)
+        file.write(bytes(256))
+    ImageOps.invert(Image.open(image).convert("RGB")).save(image)
+    record = folders["accuracy"] / "stage.json"
+    record.write_text(record.read_text().replace('"accuracy": ', '"accuracy": 1'))
+    (recommenders[0] / "stage.json").write_text("")
+    shutil.rmtree(recommenders[1])
+    recommenders[1].mkdir()
+    (recommenders[2] / "users.parquet").unlink()
+    return {
+        "CNN T: classifier.ckpt was changed": "classifier",
+        "Accuracy of CNN T under PGD (ε = 8): stage.json was changed": "accuracy",
+        "features.safetensors was changed": "features",
+        f"{image.relative_to(folders['attack']).as_posix()} was changed": "attack",
+        "stage.json is missing or damaged": "recommender",
+        "users.parquet is missing": "recommender",
+    }
+
+
+def test_damaged_results_are_told_and_made_again(
+    finished, settings, run_study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "runs"
+    shutil.copytree(finished.output, output)
+    (output / "tiny").rename(output / "before")
+    lines = damage_one_of_each(output / "cache")
+    capsys.readouterr()
+    study = run_study(settings, output)
+    assert study.tables == finished.tables
+    assert sorted(study.made) == sorted([*lines.values(), "recommender"])
+    screen = " ".join(capsys.readouterr().out.split())
+    for line in lines:
+        assert line in screen
+    assert screen.count("it is set aside in") == len(study.made)
+    assert len(list((output / "cache" / "damaged").iterdir())) == len(study.made)
+    assert run_study(settings, output).made == ()
+
+
+def halve(dataset: Path) -> None:
+    path = dataset / "interactions.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: len(lines) // 2]))
+
+
+def invert_an_image(dataset: Path) -> None:
+    path = dataset / Catalogue.read(dataset).images[3]
+    ImageOps.invert(Image.open(path).convert("RGB")).save(path)
+
+
+def invert_a_labelled_image(dataset: Path) -> None:
+    path = dataset / LabelledImages.read(Catalogue.read(dataset)).images[3]
+    ImageOps.invert(Image.open(path).convert("RGB")).save(path)
+
+
+def swap_categories(dataset: Path) -> None:
+    path = dataset / "items.csv"
+    path.write_text(path.read_text().replace("Sandal", "x").replace("Sneaker", "Sandal").replace("x", "Sneaker"))
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "name"),
+    [
+        (halve, "RecommenderStage", "interactions.csv"),
+        (invert_an_image, "FeaturesStage", "images/"),
+        (invert_a_labelled_image, "ClassifierStage", ".png"),
+        (swap_categories, "AttackStage", "items.csv"),
+    ],
+    ids=["purchases", "an image of the features", "an image of the training", "categories"],
+)
+def test_what_is_read_while_the_dataset_changes_is_not_kept(
+    finished, settings, run_study, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, change, stage, name
+) -> None:
+    dataset, output = tmp_path / "shop", tmp_path / "runs"
+    shutil.copytree(settings["dataset"], dataset)
+    settings["dataset"] = str(dataset)
+    kind = getattr(stages, stage)
+    if stage != "ClassifierStage":  # what comes before is as it was
+        shutil.copytree(finished.output, output)
+        for folder in (output / "cache" / kind.kind).iterdir():
+            shutil.rmtree(folder)
+    before = results(output)
+    make = kind.make
+
+    def change_and_make(self, *arguments):
+        change(dataset)
+        return make(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "make", change_and_make)
+        with pytest.raises(SystemExit) as ended:
+            run_study(settings, output)
+    assert ended.value.code == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert name in error
+    assert "was written" in error or "has changed" in error or "another catalogue" in error
+    assert results(output) == before
+    shutil.rmtree(dataset)
+    shutil.copytree(finished.settings["dataset"], dataset)
+    assert run_study(settings, output).tables == finished.tables
 
 
 def test_seconds_are_in_the_cells_and_nowhere_else(finished) -> None:
