@@ -19,11 +19,12 @@ from callbacks.processes import gather
 from catwalk.attacks import Attack
 from catwalk.backbones import load_classifier
 from catwalk.errors import CatwalkError
-from catwalk.features import FeatureTable
+from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
 from catwalk.finished_attack import attack_key, check_folder, has_key, is_finished, put_in_place
 from catwalk.partial_folders import partial_folder, remove_leftovers
 from catwalk.poisoning import AttackSummary, Poisoning, read_summary
 from catwalk.protocol import Protocol
+from catwalk.watched_files import WatchedFiles, watch
 from lightning_modules.recommender import Recommender
 
 PARTIAL = ".partial"
@@ -82,13 +83,15 @@ class InjectPoisonedImages(Callback):
         self.summary: AttackSummary | None = None
         self._clean: tuple[Path, FeatureTable] | None = None
         self._poisoned: FeatureTable | None = None
+        self._watched: list[WatchedFiles] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Attack, unless that was done, and, if it is time, replace the features before the recommender takes them.
 
         Raises:
             CatwalkError: If there is another attack in the run, the run ends before the images are injected, there are
-                no features, or ``output`` holds what is no attack's.
+                no features, ``output`` holds what is no attack's, or a file that the attack is made of was written
+                meanwhile.
         """
         number = sum(isinstance(other, InjectPoisonedImages) for other in trainer.callbacks)  # type: ignore[attr-defined]
         if number > 1:
@@ -155,6 +158,7 @@ class InjectPoisonedImages(Callback):
         with _together(trainer):
             if trainer.is_global_zero:
                 check_folder(self.output, data.catalogue)
+                self._watched = self._watch(data)
                 key = attack_key(
                     self.classifier,
                     self.attack,
@@ -168,6 +172,12 @@ class InjectPoisonedImages(Callback):
                 )
                 found = key, is_finished(self.output, key)
         return gather([found], trainer.world_size)[0]
+
+    def _watch(self, data: Any) -> list[WatchedFiles]:
+        """Watch the files that the attack is made of."""
+        folder, images = data.catalogue.folder, data.catalogue.images
+        features = [Path(data.features) / name for name in (FEATURES_FILE, PREDICTIONS_FILE)]
+        return [watch(self.classifier, *features), WatchedFiles(lambda: [folder / image for image in images])]
 
     def _poison(self, trainer: Trainer, data: Any, purchases: NDArray[np.int64] | None, key: str | None) -> None:
         """Attack, each process its share of the images, and put what comes of it into the folder.
@@ -212,6 +222,8 @@ class InjectPoisonedImages(Callback):
             with _together(trainer):
                 if is_first:
                     poisoning.complete(shares, folder)
+                    for files in self._watched:
+                        files.require_unchanged(self.attack.name)
                     put_in_place(folder, self.output, key)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

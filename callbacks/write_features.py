@@ -73,7 +73,11 @@ class WriteFeatures(Callback):
         self._parts.append((batch.items.cpu(), *outputs))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join the shares of all processes, in the order of the catalogue, and write them."""
+        """Join the shares of all processes, in the order of the catalogue, and write them.
+
+        Raises:
+            CatwalkError: If the catalogue or an image was written meanwhile.
+        """
         assert isinstance(pl_module, ProductClassifier)
         shares = gather(self._parts, trainer.world_size)
         self._parts = []
@@ -92,6 +96,8 @@ class WriteFeatures(Callback):
             catalogue=catalogue.fingerprint,
             network=network_fingerprint(pl_module.network),
         )
+        for files in trainer.datamodule.watched:  # type: ignore[attr-defined]
+            files.require_unchanged("the features")
         table.write(self.output, catalogue)
         rank_zero_info(f"Wrote {FEATURES_FILE} and {PREDICTIONS_FILE} of {len(catalogue)} items to {self.output}")
         if self.artifact:

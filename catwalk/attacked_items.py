@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
+from catwalk.finished_attack import changed_file
 from catwalk.poisoning import ITEMS_FILE, SUMMARY_FILE, AttackedItem, read_summary
 from catwalk.tables import read_table
 
@@ -25,15 +26,13 @@ def read_attacked_items(folder: Path, catalogue: Catalogue) -> tuple[NDArray[np.
         ``(items, rows)``: the attacked items, int64 ``(n,)`` in ``0..N-1``, and what the attack did to each of them.
 
     Raises:
-        CatwalkError: If it or ``attack.json`` is missing or damaged, or the attack was on another catalogue.
+        CatwalkError: If it or ``attack.json`` is missing or damaged, a file was changed after the attack wrote it, or
+            the attack was on another catalogue.
     """
     for name in (ITEMS_FILE, SUMMARY_FILE):
         if not (folder / name).is_file():
             raise CatwalkError(f"{folder} holds no {name}: give the folder that an attack's images were written to")
-    try:
-        read_summary(folder)
-    except (TypeError, ValueError) as error:
-        raise CatwalkError(f"{folder / SUMMARY_FILE} is damaged, attack again: {error}") from error
+    read_summary(folder)
     path = folder / ITEMS_FILE
     table = read_table(path, [field.name for field in fields(AttackedItem)])
     numbers = {item: number for number, item in enumerate(catalogue.item_ids)}
@@ -48,6 +47,9 @@ def read_attacked_items(folder: Path, catalogue: Catalogue) -> tuple[NDArray[np.
         FeatureTable.read(folder, catalogue)
     except CatwalkError as error:
         raise CatwalkError(f"{folder} is no whole attack on {catalogue.name}: {error}") from error
+    changed = changed_file(folder)
+    if changed is not None:
+        raise CatwalkError(f"{folder / changed} is missing or was changed after the attack wrote it: attack again")
     return np.array([numbers[row.item_id] for row in rows], dtype=np.int64), rows
 
 

@@ -1,13 +1,14 @@
 """The features of every item and the category that the network sees in it, as tensors and as files."""
 
 import csv
+import hashlib
 import json
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import safetensors
@@ -23,10 +24,15 @@ from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.frozen_network import exact_convolutions
 from catwalk.images import UInt8Array, to_float
+from catwalk.stage_keys import file_hash
 from catwalk.tables import read_table
+from catwalk.watched_files import FileState, file_state
 
 FEATURES_FILE = "features.safetensors"
 PREDICTIONS_FILE = "predictions.csv"
+DIGESTS = "sha256"
+"""The entry of the stamp with SHA-256 of stamp, features and predictions."""
+
 STAMP = "catwalk"
 """The entry of the file's metadata that says what the features were made of."""
 
@@ -192,8 +198,13 @@ class FeatureTable:
             "catalogue": self.catalogue,
             "network": self.network,
         }
+        digests = {
+            "stamp": _text_digest(stamp),
+            "features": _digest(self.features),
+            PREDICTIONS_FILE: file_hash(folder / PREDICTIONS_FILE),
+        }
         # As one entry: safetensors writes several in an order that changes from file to file.
-        metadata = {STAMP: json.dumps(stamp, ensure_ascii=False)}
+        metadata = {STAMP: json.dumps({**stamp, DIGESTS: digests}, ensure_ascii=False)}
         try:
             safetensors.torch.save_file({"features": self.features.contiguous()}, partial, metadata)
             partial.chmod((folder / PREDICTIONS_FILE).stat().st_mode & 0o777)  # safetensors lets nobody else read it
@@ -244,6 +255,7 @@ class FeatureTable:
         predictions = read_table(predictions_path, ["item_id", "category", "probability"])
         if tuple(predictions.column("item_id").to_pylist()) != catalogue.item_ids:
             raise CatwalkError(f"{predictions_path} does not list the items of {catalogue.folder}")
+        _verify(path, predictions_path, stamp, features)
         if in_memory:
             stored, features = features, torch.empty(features.shape, dtype=getattr(torch, dtype))
             for block, values in zip(_blocks(features), _converted(stored, dtype, path), strict=True):
@@ -265,6 +277,43 @@ class FeatureTable:
             catalogue=made_of,
             network=made_by,
         )
+
+
+_verified: set[tuple[Path, FileState | None, FileState | None]] = set()
+"""Files that this process has compared with their digests, and their states then."""
+
+
+def _verify(path: Path, predictions_path: Path, stamp: dict[str, Any], features: Tensor) -> None:
+    """Compare features and predictions with the digests that were written with them; older files have none.
+
+    Raises:
+        CatwalkError: If they were changed.
+    """
+    digests = stamp.pop(DIGESTS, None)
+    files = (path.resolve(), file_state(path), file_state(predictions_path))
+    if digests is None or files in _verified:
+        return
+    found = {
+        "stamp": (path, _text_digest(stamp)),
+        "features": (path, _digest(features)),
+        PREDICTIONS_FILE: (predictions_path, file_hash(predictions_path)),
+    }
+    for name, (file, digest) in found.items():
+        if not isinstance(digests, dict) or digests.get(name) != digest:
+            raise CatwalkError(f"{file} is damaged, extract the features again: it was changed after it was written")
+    _verified.add(files)
+
+
+def _digest(features: Tensor) -> str:
+    """Return the SHA-256 of the bytes of features ``(N, D)``."""
+    digest = hashlib.sha256()
+    for block in _blocks(features):
+        digest.update(block.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _text_digest(stamp: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(stamp, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
 def _blocks(features: Tensor) -> Iterator[Tensor]:

@@ -155,9 +155,13 @@ def is_finished(folder: Path, key: str | None) -> bool:
     """Return whether a folder holds the result of the attack with a key, whole and as it was written."""
     if key is None or not has_key(folder, key):
         return False
-    files = _read_record(folder)["files"]
-    is_complete = files.keys() >= {*TABLES} and None not in files.values()
-    return is_complete and all(file_hash(folder / name) == digest for name, digest in files.items())
+    return _read_record(folder)["files"].keys() >= {*TABLES} and changed_file(folder) is None
+
+
+def changed_file(folder: Path) -> str | None:
+    """Return a file that is missing or not as the folder says that it was written; None if there is none."""
+    files = _read_record(folder).get("files", {})
+    return next((name for name, digest in files.items() if digest is None or file_hash(folder / name) != digest), None)
 
 
 def check_folder(folder: Path, catalogue: Catalogue) -> None:

@@ -413,8 +413,16 @@ class Poisoning:
 
 
 def read_summary(folder: Path) -> AttackSummary:
-    """Read ``attack.json`` of a folder that :func:`poison` wrote."""
-    return AttackSummary(**json.loads((folder / SUMMARY_FILE).read_text("utf-8")))
+    """Read ``attack.json`` of a folder that :func:`poison` wrote.
+
+    Raises:
+        CatwalkError: If it is missing or damaged.
+    """
+    path = folder / SUMMARY_FILE
+    try:
+        return AttackSummary(**json.loads(path.read_text("utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise CatwalkError(f"{path} is damaged, attack again: {error}") from error
 
 
 def png_name(image: str) -> str:

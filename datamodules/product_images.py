@@ -17,6 +17,7 @@ from catwalk.catalogue import Catalogue, item_names
 from catwalk.errors import CatwalkError
 from catwalk.images import ItemImages, StoredImages, load_images, store_images, to_float
 from catwalk.labelled_images import LabelledImages
+from catwalk.watched_files import WatchedFiles, watch_folder
 from datamodules.batches import Batches, check_shares, first_batch
 
 
@@ -38,6 +39,11 @@ class ProductImages(LightningDataModule):
         shift: Move training images by up to this many pixels in each direction, filled up by repeating the border.
         seed: Seed of order, augmentation and what is held out.
         cache: Folder for the 8-bit arrays; ``.cache`` inside the dataset folder by default.
+
+    Attributes:
+        catalogue: The catalogue, once it has been read.
+        labelled: The labelled images.
+        watched: The files of the catalogue, watched since before they were read.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class ProductImages(LightningDataModule):
         self.cache = cache
         self.catalogue: Catalogue
         self.labelled: LabelledImages
+        self.watched: tuple[WatchedFiles, ...] = ()
         self._labelled_levels: NDArray[np.uint8] | None = None
         self._item_images: StoredImages | None = None
 
@@ -90,7 +97,10 @@ class ProductImages(LightningDataModule):
 
     def _read(self) -> None:
         if not hasattr(self, "catalogue"):
+            lists = watch_folder(self.dataset, "items.*", "dataset.json")
             self.catalogue = Catalogue.read(self.dataset)
+            images = WatchedFiles(lambda: [self.dataset / image for image in self.catalogue.images])
+            self.watched = lists, images
             self.labelled = LabelledImages.read(self.catalogue, self.validation_share, self.test_share, self.seed)
 
     @property

@@ -277,6 +277,38 @@ class TestRefusals:
         with pytest.raises(CatwalkError, match=rf"predictions\.csv {message}"):
             FeatureTable.read(tmp_path, catalogue)
 
+    @pytest.mark.parametrize("damage", ["zeros", "a bit", "another scale", "categories"])
+    def test_changed_after_it_was_written(self, table, catalogue, tmp_path, damage):
+        table.write(tmp_path, catalogue)
+        FeatureTable.read(tmp_path, catalogue)  # it was sound, and this process has seen so
+        path = tmp_path / ("predictions.csv" if damage == "categories" else "features.safetensors")
+        content = bytearray(path.read_bytes())
+        if damage == "zeros":
+            content[-800:-400] = bytes(400)
+        elif damage == "a bit":
+            content[-1] ^= 1
+        elif damage == "another scale":
+            scale = str(table.scale)
+            other = ("1" if scale[0] != "1" else "2") + scale[1:]
+            content = content.replace(scale.encode(), other.encode())
+        else:
+            first, second = table.category_names[:2]
+            text = content.decode().replace(first, "?").replace(second, first).replace("?", second)
+            content = text.encode()
+        assert path.read_bytes() != content
+        path.write_bytes(content)
+        with pytest.raises(CatwalkError, match=rf"{path.name} is damaged, extract the features again: it was changed"):
+            FeatureTable.read(tmp_path, catalogue)
+
+    def test_files_of_earlier_versions_have_no_digests(self, table, catalogue, tmp_path):
+        table.write(tmp_path, catalogue)
+        path = tmp_path / "features.safetensors"
+        with safe_open(path, "pt") as file:
+            stamp = json.loads(file.metadata()["catwalk"])
+        del stamp["sha256"]
+        save_file({"features": table.features}, path, {"catwalk": json.dumps(stamp)})
+        assert torch.equal(FeatureTable.read(tmp_path, catalogue).features, table.features)
+
     def test_predictions_that_lack(self, table, catalogue, tmp_path):
         table.write(tmp_path, catalogue)
         (tmp_path / "predictions.csv").unlink()

@@ -279,6 +279,24 @@ class TestWhatFails:
         fit(inject(), data=triplets)
         assert triplets.feature_table is clean
 
+    @pytest.mark.parametrize("what", ["an image", "the features"])
+    def test_what_is_written_while_the_attack_runs(self, inject, fit, shop, features, monkeypatch, tmp_path, what):
+        """What was attacked may then be neither what the key says nor what is there afterwards."""
+        shutil.copytree(shop, tmp_path / "shop")
+        shutil.copytree(features, tmp_path / "features")
+        craft = Poisoning.craft
+
+        def craft_and_touch(self, *arguments, **settings):
+            image = tmp_path / "shop" / self.catalogue.images[0]
+            path = image if what == "an image" else tmp_path / "features" / "features.safetensors"
+            path.write_bytes(path.read_bytes())
+            return craft(self, *arguments, **settings)
+
+        monkeypatch.setattr(Poisoning, "craft", craft_and_touch)
+        with pytest.raises(CatwalkError, match="was written, added or removed while this ran, so PGD"):
+            fit(inject(), data=InteractionTriplets(tmp_path / "shop", tmp_path / "features", batch_size=64))
+        assert not (tmp_path / "out").exists()
+
     def test_leaves_an_earlier_attack_as_it_was(self, inject, fit, broken, crafted, monkeypatch, tmp_path):
         fit(inject())
         before = contents(tmp_path / "out")

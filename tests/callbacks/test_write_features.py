@@ -10,6 +10,7 @@ from pathlib import Path
 import offline_runs
 import pytest
 import wandb
+from pytorch_lightning import Callback
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from callbacks import WriteFeatures
@@ -41,6 +42,21 @@ def test_the_files_are_those_of_the_network(shop, features, trained, make_traine
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in features.iterdir()}
     for path in features.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_features_of_images_that_change_meanwhile_are_not_written(shop, trained, make_trainer, tmp_path: Path) -> None:
+    shutil.copytree(shop, tmp_path / "shop")
+
+    class Replace(Callback):
+        def on_predict_batch_end(self, trainer, *_: object) -> None:
+            catalogue = trainer.datamodule.catalogue
+            shutil.copyfile(tmp_path / "shop" / catalogue.images[1], tmp_path / "shop" / catalogue.images[0])
+
+    trainer = make_trainer(callbacks=[WriteFeatures(tmp_path / "features"), Replace()])
+    model = ProductClassifier.load_from_checkpoint(trained.checkpoint)
+    with pytest.raises(CatwalkError, match="was written, added or removed while this ran, so the features would not"):
+        trainer.predict(model, ProductImages(tmp_path / "shop"), return_predictions=False)
+    assert not (tmp_path / "features" / "features.safetensors").exists()
 
 
 @pytest.mark.parametrize("from_others", [False, True], ids=["of a checkpoint", "with weights of others"])
