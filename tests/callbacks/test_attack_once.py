@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 from pytorch_lightning import Callback, seed_everything
 from safetensors.torch import load_file
 
 import callbacks.inject_poisoned_images
 from callbacks import InjectPoisonedImages
 from catwalk import poisoning
+from catwalk.attacked_items import read_attacked_items
 from catwalk.attacks import FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.errors import CatwalkError
 from catwalk.finished_attack import FINISHED_FILE
@@ -218,6 +220,15 @@ def test_what_is_damaged_is_made_again(inject, fit, crafted, tmp_path, name, dam
     fit(inject())
     assert len(crafted) == 2
     assert contents(folder) == before
+
+
+def test_images_that_were_changed_since_are_not_observed(inject, fit, trained, tmp_path):
+    fit(inject())
+    assert len(read_attacked_items(tmp_path / "out", trained.catalogue)[1]) > 3
+    path = sorted((tmp_path / "out").rglob("*.png"))[3]
+    ImageOps.invert(Image.open(path).convert("RGB")).save(path)
+    with pytest.raises(CatwalkError, match=rf"{path.name} is missing or was changed after the attack wrote it"):
+        read_attacked_items(tmp_path / "out", trained.catalogue)
 
 
 def test_what_a_function_left_is_no_finished_attack(inject, fit, crafted, trained, tmp_path):
