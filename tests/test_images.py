@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from image_files import png, tiff
 from PIL import Image
 
 from catwalk import images as module
@@ -119,6 +120,118 @@ class TestDecode:
         assert expected[0, :4].tolist() == [0, 0, 255, 255]
         assert np.array_equal(decoded(tmp_path / f"a.{suffix}"), np.repeat(expected[..., None], 3, axis=2))
 
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    def test_16_bits_of_a_png_are_rounded_alike(self, random, tmp_path, channels):
+        numbers = random.integers(65_536, size=(9, 14, channels), dtype=np.uint16)
+        numbers[0, :4] = np.array([[0], [128], [129], [65_407]])
+        (tmp_path / "a.png").write_bytes(png(numbers))
+        expected = np.floor(numbers / 257 + 0.5)
+        assert expected[0, :4, 0].tolist() == [0, 0, 1, 255]
+        if channels in (2, 4):
+            colour, share = expected[..., :-1], expected[..., -1:] / 255
+            assert abs(decoded(tmp_path / "a.png") - (colour * share + 255 * (1 - share))).max() <= 1
+            expected = np.where(share == 1, colour, np.nan)
+            numbers[..., -1] = 65_535
+            (tmp_path / "a.png").write_bytes(png(numbers))
+            expected = colour
+        assert np.array_equal(decoded(tmp_path / "a.png"), np.broadcast_to(expected, (9, 14, 3)))
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("compressed", [False, True])
+    @pytest.mark.parametrize("kind", ["grey", "RGB", "RGBA", "RGBX", "CMYK"])
+    def test_16_bits_of_a_tiff_are_rounded_alike(self, random, tmp_path, order, compressed, kind):
+        channels, photometric, extra = {
+            "grey": (1, 1, None),
+            "RGB": (3, 2, None),
+            "RGBA": (4, 2, 2),
+            "RGBX": (4, 2, 0),
+            "CMYK": (4, 5, None),
+        }[kind]
+        numbers = random.integers(65_536, size=(9, 14, channels), dtype=np.uint16)
+        if kind == "RGBA":
+            numbers[..., 3] = 65_535
+        content = tiff(numbers, order=order, photometric=photometric, compressed=compressed, extra=extra)
+        (tmp_path / "a.tif").write_bytes(content)
+        expected = np.floor(numbers / 257 + 0.5)
+        if kind == "CMYK":
+            expected = np.asarray(Image.fromarray(expected.astype(np.uint8), "CMYK").convert("RGB"))
+        assert np.array_equal(decoded(tmp_path / "a.tif"), np.broadcast_to(expected[..., :3], (9, 14, 3)))
+
+    @pytest.mark.parametrize("orientation", [3, 6])
+    def test_16_bits_are_turned_upright(self, random, tmp_path, orientation):
+        numbers = random.integers(65_536, size=(9, 14, 3), dtype=np.uint16)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        header, rest = png(numbers)[:33], png(numbers)[33:]
+        content = exif.tobytes().removeprefix(b"Exif\0\0")
+        chunk = len(content).to_bytes(4, "big") + b"eXIf" + content + zlib.crc32(b"eXIf" + content).to_bytes(4, "big")
+        (tmp_path / "a.png").write_bytes(header + chunk + rest)
+        expected = np.floor(numbers / 257 + 0.5)
+        expected = expected[::-1, ::-1] if orientation == 3 else expected.transpose(1, 0, 2)[:, ::-1]
+        assert np.array_equal(decoded(tmp_path / "a.png"), expected)
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_the_transparent_colour_of_16_bits_is_that_one_alone(self, tmp_path, channels):
+        numbers = np.full((1, 3, channels), 30_000, dtype=np.uint16)
+        numbers[0, 1] += 1
+        numbers[0, 2, -1] = 5
+        (tmp_path / "a.png").write_bytes(png(numbers, transparent=[30_000] * channels))
+        expected = np.broadcast_to(np.floor(numbers / 257 + 0.5), (1, 3, 3)).copy()
+        expected[0, 0] = 255
+        assert np.array_equal(decoded(tmp_path / "a.png"), expected)
+
+    def test_grey_of_12_bits(self, random, tmp_path):
+        numbers = random.integers(4096, size=(9, 14, 1), dtype=np.uint16)
+        numbers[0, :2, 0] = 0, 4095
+        (tmp_path / "a.tif").write_bytes(tiff(numbers, bits=12))
+        expected = np.floor(numbers / 4095 * 255 + 0.5)
+        assert np.array_equal(decoded(tmp_path / "a.tif"), np.broadcast_to(expected, (9, 14, 3)))
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("depth", ["u1", "u2"])
+    def test_white_may_be_0(self, random, tmp_path, order, depth):
+        numbers = random.integers(256, size=(9, 14, 1)).astype(depth) * (257 if depth == "u2" else 1)
+        (tmp_path / "a.tif").write_bytes(tiff(numbers.astype(depth), order=order, photometric=0))
+        if depth == "u2" and order == ">":
+            with pytest.raises(CatwalkError, match=r"a\.tif cannot be read: it is a TIFF file .*; convert it"):
+                decode(tmp_path / "a.tif")
+            return
+        expected = 255 - numbers // (257 if depth == "u2" else 1)
+        assert np.array_equal(decoded(tmp_path / "a.tif"), np.broadcast_to(expected, (9, 14, 3)))
+
+    @pytest.mark.parametrize(
+        ("dtype", "kind"),
+        [("f4", "floating-point numbers"), ("u4", "of 32 bits"), ("i4", "of 32 bits"), ("i2", "signed whole numbers")],
+    )
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_numbers_of_which_nobody_knows_the_white_are_refused(self, tmp_path, dtype, kind, order):
+        (tmp_path / "a.tif").write_bytes(tiff(np.ones((9, 14, 1), dtype=dtype), order=order))
+        with pytest.raises(CatwalkError, match=rf"a\.tif cannot be read: .*({kind}|of a kind that Pillow does not)"):
+            decode(tmp_path / "a.tif")
+
+    @pytest.mark.parametrize("dtype", ["f4", "u4"])
+    def test_so_are_colours_of_32_bits(self, tmp_path, dtype):
+        (tmp_path / "a.tif").write_bytes(tiff(np.ones((9, 14, 3), dtype=dtype)))
+        with pytest.raises(CatwalkError, match=r"a\.tif cannot be read: .*; convert it to JPEG or PNG"):
+            decode(tmp_path / "a.tif")
+
+    def test_a_map_of_floats_is_refused(self, tmp_path):
+        (tmp_path / "a.pfm").write_bytes(b"Pf\n2 1\n-1.0\n" + np.array([0.2, 0.9], dtype="<f4").tobytes())
+        with pytest.raises(CatwalkError, match=r"a\.pfm cannot be read: it holds floating-point numbers"):
+            decode(tmp_path / "a.pfm")
+
+    @pytest.mark.parametrize("most", [1023, 65_535])
+    def test_grey_maps_of_more_than_8_bits(self, random, tmp_path, most):
+        numbers = random.integers(most + 1, size=(9, 14, 1))
+        content = f"P5 14 9 {most}\n".encode() + numbers.astype(">u2").tobytes()
+        (tmp_path / "a.pgm").write_bytes(content)
+        assert abs(decoded(tmp_path / "a.pgm") - 255 * numbers / most).max() <= 0.51
+
+    def test_16_bits_stored_apart_are_refused_where_they_would_be_misread(self, tmp_path):
+        (tmp_path / "a.tif").write_bytes(tiff(np.full((9, 14, 3), 40_000, dtype=np.uint16), apart=True))
+        with pytest.raises(CatwalkError, match=r"a\.tif cannot be read: it is a TIFF file with 16 bits .* apart"):
+            decode(tmp_path / "a.tif")
+
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_exif_orientation(self, pixels, tmp_path, orientation):
         exif = Image.Exif()
@@ -141,6 +254,38 @@ class TestDecode:
     def test_formats(self, tmp_path, file_format):
         Image.new("RGB", (14, 9), (200, 40, 90)).save(tmp_path / "image", file_format)
         assert abs(decoded(tmp_path / "image").astype(int) - [200, 40, 90]).max() <= 3
+
+    @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG"])
+    @pytest.mark.parametrize("first", ["transparent", "white", "black"])
+    @pytest.mark.parametrize("empty", [1, 3])
+    def test_an_animation_is_what_it_first_shows(self, tmp_path, file_format, first, empty):
+        shown = np.zeros((9, 14, 4), dtype=np.uint8)
+        shown[2:7, 3:9] = 200, 40, 90, 255
+        later = shown[:, ::-1].copy()
+        blank = Image.new("RGBA", (14, 9), {"transparent": (9, 9, 9, 0)}.get(first, first))
+        if first != "transparent":
+            shown[..., 3] = later[..., 3] = 255
+        frames = [blank] * empty + [Image.fromarray(shown), Image.fromarray(later)]
+        settings = {"GIF": {"disposal": 2}, "WEBP": {"lossless": True}, "PNG": {}}[file_format]
+        durations = [100 * number for number in range(1, empty + 3)]  # frames that are equal are not joined
+        frames[0].save(
+            tmp_path / "a", file_format, save_all=True, append_images=frames[1:], duration=durations, **settings
+        )
+        expected = np.asarray(Image.alpha_composite(Image.new("RGBA", (14, 9), "white"), Image.fromarray(shown)))
+        assert abs(decoded(tmp_path / "a") - expected[..., :3].astype(int)).max() <= 3
+
+    @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG"])
+    def test_an_animation_that_shows_something_is_its_first_frame(self, pixels, tmp_path, file_format):
+        frames = [Image.fromarray(image).quantize(16).convert("RGB") for image in (pixels, 255 - pixels)]
+        lossless = {"lossless": True} if file_format == "WEBP" else {}
+        frames[0].save(tmp_path / "a", file_format, save_all=True, append_images=frames[1:], duration=100, **lossless)
+        assert np.array_equal(decoded(tmp_path / "a"), np.asarray(frames[0]))
+
+    @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG"])
+    def test_an_animation_of_nothing_is_nothing(self, tmp_path, file_format):
+        blank = [Image.new("RGB", (14, 9), colour) for colour in ("white", "black", "white")]
+        blank[0].save(tmp_path / "a", file_format, save_all=True, append_images=blank[1:], duration=100)
+        assert (decoded(tmp_path / "a") >= 254).all()
 
     def test_resizing_is_that_of_pillow(self, pixels, tmp_path):
         Image.fromarray(pixels).save(tmp_path / "a.png")

@@ -15,7 +15,7 @@ from catwalk.labelled_images import SPLITS, LabelledImages
 
 IntArray = NDArray[np.int64]
 Header = tuple[int, int, str]
-"""Width, height and Pillow's mode of an image file."""
+"""Width, height and Pillow's mode of an image file, with its colour profile unless that is sRGB's."""
 
 TOP = 0.2
 """Share of the items, the most bought ones, whose purchases tell how long the tail is."""
@@ -359,7 +359,7 @@ class ImageFacts:
         images: Number of files.
         different_sizes: Number of different sizes.
         sizes: Width, height and number of files of the commonest sizes.
-        modes: Number of files by Pillow's mode, the commonest first.
+        modes: Number of files by Pillow's mode and the colour profile unless that is sRGB's, the commonest first.
         smallest: Path, width and height of the smallest by area; None if none is readable.
         largest: The same of the largest.
         unreadable: Number of files whose header cannot be read.

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from catwalk.catalogue import Catalogue
+from catwalk.colour_profiles import foreign_profile
 from catwalk.overview.facts import Header, SplitFacts
 from catwalk.tables import find_table
 
@@ -48,6 +49,8 @@ def split_facts(catalogue: Catalogue, tables: Sequence[Path]) -> SplitFacts:
 def read_headers(folder: Path, images: Sequence[str]) -> list[Header | None]:
     """Return width, height and mode of every image, without decoding; None where the header cannot be read.
 
+    The mode names a colour profile that is not sRGB's, and what is done about it: ``"RGB, Display P3, converted"``.
+
     Args:
         folder: The dataset folder.
         images: Paths relative to ``folder``.
@@ -64,6 +67,7 @@ def read_headers(folder: Path, images: Sequence[str]) -> list[Header | None]:
 def _header(path: Path) -> Header | None:
     try:
         with Image.open(path) as image:
-            return *image.size, image.mode
+            profile = foreign_profile(image)
+            return *image.size, image.mode if profile is None else f"{image.mode}, {profile.name}"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_files import ADOBE_RGB, SRGB, grey_profile, matrix_profile
 from PIL import Image
 
 from catwalk.catalogue import Catalogue
@@ -78,6 +79,23 @@ def test_headers_are_what_decoding_finds(tmp_path: Path) -> None:
             expected.append((image.width, image.height, image.mode))
     found = read_headers(tmp_path, ["torn.png", *names, "text.png", "absent.png"])
     assert found == [None, *expected, None, None]
+
+
+def test_a_colour_profile_stands_beside_the_mode(tmp_path: Path) -> None:
+    adobe = matrix_profile(ADOBE_RGB, 2.2, "Adobe RGB (1998)")
+    profiles = {"a.png": adobe, "b.jpg": adobe, "c.webp": b"damaged", "d.tif": matrix_profile(SRGB), "e.png": None}
+    for name, profile in profiles.items():
+        Image.new("RGB", (8, 9)).save(tmp_path / name, icc_profile=profile)
+    Image.new("L", (8, 9)).save(tmp_path / "f.png", icc_profile=grey_profile(1.8, "Old screen"))
+    found = read_headers(tmp_path, [*profiles, "f.png"])
+    assert [header[2] for header in found if header is not None] == [
+        "RGB, Adobe RGB (1998), converted",
+        "RGB, Adobe RGB (1998), converted",
+        "RGB, unreadable profile, left aside",
+        "RGB",
+        "RGB",
+        "L, Old screen, converted",
+    ]
 
 
 def test_an_image_too_large_to_decode_has_a_header_without_a_warning(
