@@ -24,7 +24,7 @@ from catwalk.perceptual import LPIPS, load_lpips
 from catwalk.perceptual.figures import perceptual_figures
 from catwalk.perceptual.trunks import TrunkName
 from catwalk.poisoning import AttackedItem, read_summary
-from catwalk.ranking import score_users, user_blocks
+from catwalk.ranking import user_blocks
 from catwalk.tables import read_table
 from lightning_modules.recommender import Recommender
 
@@ -262,6 +262,6 @@ def _mean_ranks(
     total, count = (torch.zeros(len(items), dtype=torch.int64, device=device) for _ in range(2))
     with looking_at(table, model, trainer) as other:
         for users in user_blocks(torch.arange(data.num_users, device=device), data.num_items):
-            ranks = item_ranks(score_users(other.scores, users, seen), wanted)
+            ranks = item_ranks(other.candidate_scores(users, seen), wanted)
             total, count = total + ranks.sum(dim=0), count + (ranks > 0).sum(dim=0)
     return [rank / users if users else None for rank, users in zip(total.tolist(), count.tolist(), strict=True)]

@@ -14,7 +14,7 @@ from callbacks.ranked_lists import RankedListsCallback
 from catwalk.attacked_items import read_attacked_items
 from catwalk.metrics.item_reach import ItemReach, item_ranks
 from catwalk.metrics.mean import ValueMean
-from catwalk.ranking import SeenItems, score_users
+from catwalk.ranking import SeenItems
 from lightning_modules.recommender import Ranking, Recommender
 
 
@@ -110,7 +110,7 @@ class AttackedItems(RankedListsCallback):
         assert isinstance(pl_module, Recommender)
         assert self._items is not None
         with trainer.precision_plugin.forward_context():  # the scores of the lists
-            scores = score_users(pl_module.scores, users, self._seen.to(users.device))
+            scores = pl_module.candidate_scores(users, self._seen.to(users.device))
         ranks = item_ranks(scores, self._items.to(users.device))
         self.metrics["mean_rank"].update(ranks[ranks > 0])
 

@@ -20,7 +20,7 @@ from catwalk.features import FeatureTable
 from catwalk.metrics import CategoryHitRatio
 from catwalk.metrics.category_hit_ratio import category_hits
 from catwalk.poisoning import read_summary
-from catwalk.ranking import score_users, top_k, user_blocks
+from catwalk.ranking import top_k, user_blocks
 from lightning_modules.recommender import Ranking, Recommender
 
 BARS_FILE = "category_bars.png"
@@ -149,7 +149,7 @@ class CategoryBars(RankedListsCallback):
         seen = data.seen_items("test").to(model.device)
         with looking_at(table, model, trainer) as other:
             for block in user_blocks(users, data.num_items):
-                recommended, _ = top_k(score_users(other.scores, block, seen), k)
+                recommended, _ = top_k(other.candidate_scores(block, seen), k)
                 hits = hits + category_hits(recommended, categories, len(self.names), k).squeeze(0)
         return dict(zip(self.names, (hits.double() / len(users)).tolist(), strict=True))
 

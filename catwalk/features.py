@@ -42,6 +42,9 @@ FeatureStorage = Literal["device", "host", "disk"]
 FeatureDtype = Literal["float32", "float16", "bfloat16"]
 """In which type features lie there; what is computed with them is computed in float32."""
 
+STORED_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""Types in which a file may hold features."""
+
 BLOCK_BYTES = 64 * 2**20
 """Bound on the float32 features that are worked on at once where the whole matrix is gone through."""
 
@@ -155,10 +158,18 @@ class FeatureTable:
     def from_predictions(
         cls, predictions: Predictions, category_names: tuple[str, ...], catalogue: str, network: str
     ) -> "FeatureTable":
-        """Make the table of a clean catalogue."""
-        scale = float(predictions.features.abs().max())
-        if not (np.isfinite(scale) and scale > 0):
-            raise CatwalkError(f"the network's features are unusable: their largest absolute value is {scale}")
+        """Make the table of a clean catalogue.
+
+        Raises:
+            CatwalkError: If the features are no matrix of finite numbers, or all are 0.
+        """
+        try:
+            scale = _checked_scale(_largest(predictions.features))
+        except ValueError as error:
+            raise CatwalkError(
+                f"the network's features are unusable: {error}; the network's training has diverged, or its last layers "
+                "are dead: train it again with a lower learning rate, or take another"
+            ) from error
         return cls(
             features=predictions.features,
             categories=predictions.categories.numpy(),
@@ -175,7 +186,14 @@ class FeatureTable:
         Args:
             items: ``(n,)`` in ``0..N-1``.
             features: ``(n, D)``, of the table's own type.
+
+        Raises:
+            CatwalkError: If a feature is NaN or infinite.
         """
+        try:
+            _largest(features)
+        except ValueError as error:
+            raise CatwalkError(f"the network's features of the changed images are unusable: {error}") from error
         changed = self.features.clone()
         changed[torch.from_numpy(items)] = features
         return replace(self, features=changed)
@@ -227,8 +245,8 @@ class FeatureTable:
                 older (``features.float16.safetensors``).
 
         Raises:
-            CatwalkError: If there are none, they are damaged, they were made of another catalogue, a feature is beyond
-                what the type holds, or the file of another type cannot be written.
+            CatwalkError: If there are none, they are damaged or no matrix of finite numbers, they were made of another
+                catalogue, a feature is beyond what the type holds, or the file of another type cannot be written.
         """
         path = Path(folder) / FEATURES_FILE
         if not path.is_file():
@@ -241,9 +259,11 @@ class FeatureTable:
                 stamp = json.loads((file.metadata() or {})[STAMP])
                 features = file.get_tensor("features")  # memory-mapped
             names = tuple(stamp["category_names"])
-            scale, made_of, made_by = float(stamp["scale"]), stamp["catalogue"], stamp["network"]
+            scale, made_of, made_by = _checked_scale(float(stamp["scale"])), stamp["catalogue"], stamp["network"]
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CatwalkError(f"{path} cannot be read: {error}") from error
+        if features.ndim == 0:
+            raise CatwalkError(f"{path} holds a single number as features; extract them with `catwalk predict`")
         if made_of != catalogue.fingerprint:
             raise CatwalkError(
                 f"{path} was made of another catalogue than {catalogue.folder} (or its images have changed since): "
@@ -251,6 +271,12 @@ class FeatureTable:
             )
         if len(features) != len(catalogue):
             raise CatwalkError(f"{path} holds {len(features)} rows of features for the {len(catalogue)} items")
+        try:
+            _largest(features)
+        except ValueError as error:
+            raise CatwalkError(
+                f"{path} holds unusable features: {error}; extract them again with `catwalk predict`"
+            ) from error
         predictions_path = Path(folder) / PREDICTIONS_FILE
         predictions = read_table(predictions_path, ["item_id", "category", "probability"])
         if tuple(predictions.column("item_id").to_pylist()) != catalogue.item_ids:
@@ -266,6 +292,8 @@ class FeatureTable:
         try:
             categories = np.array([numbers[name] for name in predictions.column("category").to_pylist()])
             probabilities = np.array(predictions.column("probability").to_pylist(), dtype=np.float32)
+            if not ((probabilities >= 0) & (probabilities <= 1)).all():
+                raise ValueError("a probability is not in [0, 1]")
         except (KeyError, ValueError) as error:
             raise CatwalkError(f"{predictions_path} is damaged, extract the features again: {error}") from error
         return cls(
@@ -314,6 +342,42 @@ def _digest(features: Tensor) -> str:
 
 def _text_digest(stamp: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(stamp, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+
+
+def _largest(features: Tensor) -> float:
+    """Return the largest absolute value of features, of any floating type.
+
+    Raises:
+        ValueError: If they are no matrix of such numbers, one is NaN or infinite or beyond float32, or there are none.
+    """
+    if features.dtype not in STORED_DTYPES:
+        raise ValueError(f"they are {str(features.dtype).removeprefix('torch.')} and not floating-point numbers")
+    if features.ndim != 2 or not features.numel():
+        raise ValueError(f"they must be a matrix of a row per item and at least one column, and are {_shape(features)}")
+    largest, start, limit = 0.0, 0, torch.finfo(torch.float32).max
+    for block in _blocks(features):
+        low, high = (float(end) for end in block.aminmax())
+        if not (-limit <= low and high <= limit):  # NaN is both the lowest and the highest
+            row, column = (~(block.abs() <= limit)).nonzero()[0].tolist()
+            value = float(block[row, column])
+            raise ValueError(f"feature {column} of item number {start + row} is {value}, and must be a finite float32")
+        largest, start = max(largest, -low, high), start + len(block)
+    return largest
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) + (" numbers" if tensor.ndim == 1 else "")
+
+
+def _checked_scale(scale: float) -> float:
+    """Return the largest absolute value of features, or raise a ``ValueError`` if they cannot be divided by it."""
+    least = torch.finfo(torch.float32).tiny
+    if not (np.isfinite(scale) and scale >= least):
+        raise ValueError(
+            f"the largest absolute value of the features, which recommenders divide by, must be a finite number above "
+            f"{least:.2g}, and is {scale}"
+        )
+    return scale
 
 
 def _blocks(features: Tensor) -> Iterator[Tensor]:

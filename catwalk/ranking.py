@@ -1,5 +1,6 @@
 """Ranking the whole catalogue for every user: blocks of users, seen items masked, ties broken by item index."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
@@ -19,6 +20,37 @@ GROUP_SIZE = 8
 
 NO_ITEM = -1
 """Fills the end of a list where a user has fewer candidates than the list has places."""
+
+
+def mask_value(dtype: torch.dtype) -> float:
+    """Return what stands among scores of a type for an item that is no candidate: the lowest number of the type.
+
+    It is finite: minus infinity would be the same as a score that has overflowed. No score may be so low.
+    """
+    return torch.finfo(dtype).min
+
+
+def check_scores(scores: Tensor, may_be_masked: bool = True) -> None:
+    """Raise a :class:`DivergedError` if a score is NaN or infinite.
+
+    Args:
+        scores: Float, of any shape.
+        may_be_masked: Whether :func:`mask_value` may be among them.
+    """
+    if not scores.numel():
+        return
+    low, high = scores.detach().aminmax()
+    mask = mask_value(scores.dtype)
+    if not ((low >= mask if may_be_masked else low > mask) and high < torch.inf):
+        # Both are NaN where one score is.
+        raise not_finite(high if high.isnan() or high == torch.inf else low)
+
+
+def not_finite(score: Tensor | float) -> DivergedError:
+    """Return the error for a score that is NaN, infinite, or too low for the scores' type."""
+    value = float(score)
+    what = "NaN" if math.isnan(value) else f"{value:.6g}" if math.isfinite(value) else f"infinite ({value})"
+    return DivergedError(f"a score is {what}, and scores must be finite numbers")
 
 
 class UserItems:
@@ -128,9 +160,9 @@ class SeenItems(UserItems):
         >>> seen = SeenItems.from_pairs(torch.tensor([1, 0, 1]), torch.tensor([2, 0, 1]), num_users=2, num_items=3)
         >>> seen.counts
         tensor([1, 2])
-        >>> seen.mask_(torch.zeros(2, 3), torch.tensor([1, 0]))
-        tensor([[0., -inf, -inf],
-                [-inf, 0., 0.]])
+        >>> seen.mask_(torch.zeros(2, 3), torch.tensor([1, 0])) < 0
+        tensor([[False,  True,  True],
+                [ True, False, False]])
         >>> seen.contains(torch.tensor([0, 0]), torch.tensor([0, 1]))
         tensor([ True, False])
     """
@@ -142,7 +174,7 @@ class SeenItems(UserItems):
         self._keys = torch.cat([self.users * num_items + items, end])
 
     def mask_(self, scores: Tensor, users: Tensor) -> Tensor:
-        """Set the scores of what each user has seen to minus infinity, in place.
+        """Set the scores of what each user has seen to :func:`mask_value`, in place.
 
         Args:
             scores: Float ``(B, N)``, on the device of this object.
@@ -161,7 +193,7 @@ class SeenItems(UserItems):
         rows = torch.repeat_interleave(torch.arange(len(users), device=users.device), counts)
         first = counts.cumsum(0) - counts  # where each user's entries begin among those of this block
         entries = torch.arange(len(rows), device=users.device) + (starts - first)[rows]
-        scores[rows, self.items[entries]] = -torch.inf
+        scores[rows, self.items[entries]] = mask_value(scores.dtype)
         return scores
 
     def contains(self, users: Tensor, items: Tensor) -> Tensor:
@@ -188,7 +220,7 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     where it goes over the end of the list, a second ``topk`` finds the smallest indices among the equals.
 
     Args:
-        scores: Float ``(B, N)``; minus infinity marks an item that is no candidate.
+        scores: Finite ``(B, N)``; :func:`mask_value` marks an item that is no candidate.
         k: Length of the lists, ``1..N``.
 
     Returns:
@@ -197,12 +229,14 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Raises:
         CatwalkError: If ``k`` is less than 1 or larger than the catalogue.
-        ValueError: If ``scores`` is not a matrix of floats, or contains NaN.
+        DivergedError: If a score that takes part is NaN or infinite.
+        ValueError: If ``scores`` is not a matrix of floats.
 
     Example:
         >>> import torch
-        >>> from catwalk.ranking import top_k
-        >>> items, scores = top_k(torch.tensor([[0.5, 0.9, 0.5, 0.5], [-torch.inf, 0.1, -torch.inf, -torch.inf]]), k=2)
+        >>> from catwalk.ranking import mask_value, top_k
+        >>> seen = mask_value(torch.float32)
+        >>> items, scores = top_k(torch.tensor([[0.5, 0.9, 0.5, 0.5], [seen, 0.1, seen, seen]]), k=2)
         >>> items
         tensor([[ 1,  0],
                 [ 1, -1]])
@@ -213,20 +247,26 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     check_list_length(k, num_items)
     scores = scores.detach()
     values, items = _highest(scores, min(k + 1, num_items))
+    mask = mask_value(scores.dtype)
     # topk takes NaN for the greatest value, so one that is anywhere in a row is the row's first
-    if values[:, 0].isnan().any():
-        raise DivergedError("scores contain NaN: the model has diverged, and its ranking would mean nothing")
+    if not (values[:, 0] < torch.inf).all():
+        check_scores(values)
+    # Minus infinity is below the mask: it can be anywhere in a row whose list is short.
+    is_short = values[:, k - 1] <= mask
+    if is_short.any():
+        check_scores(scores[is_short])
     if k < num_items:
-        over_the_end = ((values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)).nonzero().squeeze(1)
+        over_the_end = ((values[:, k - 1] == values[:, k]) & (values[:, k] > mask)).nonzero().squeeze(1)
         values, items = values[:, :k].contiguous(), items[:, :k].contiguous()
         if len(over_the_end):
             rows = scores[over_the_end]
             items[over_the_end] = _choose_among_equals(rows, values[over_the_end], items[over_the_end])
             values[over_the_end] = rows.gather(1, items[over_the_end])
-    ties = ((values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -torch.inf)).any(dim=1).nonzero().squeeze(1)
+    ties = ((values[:, 1:] == values[:, :-1]) & (values[:, 1:] > mask)).any(dim=1).nonzero().squeeze(1)
     if len(ties):
         values[ties], items[ties] = _order_equals(values[ties], items[ties])
-    return items.masked_fill_(values == -torch.inf, NO_ITEM), values
+    is_filler = values == mask
+    return items.masked_fill_(is_filler, NO_ITEM), values.masked_fill_(is_filler, -torch.inf)
 
 
 def _highest(scores: Tensor, k: int, in_order: bool = True) -> tuple[Tensor, Tensor]:
@@ -308,7 +348,7 @@ def user_blocks(
 
 
 def score_users(score: Callable[[Tensor], Tensor], users: Tensor, seen: SeenItems) -> Tensor:
-    """Score the catalogue for one block of users, with what they have seen at minus infinity.
+    """Score the catalogue for one block of users, with what they have seen at :func:`mask_value`.
 
     The block is padded to a multiple of 16 rows while it is scored, so that a user's scores have the same bits in
     every block.
@@ -323,12 +363,15 @@ def score_users(score: Callable[[Tensor], Tensor], users: Tensor, seen: SeenItem
         Float ``(B, N)``, to be handed to :func:`top_k` and to metrics that need every score.
 
     Raises:
+        DivergedError: If a score is NaN or infinite, of an item that the user has seen, too.
         ValueError: If there are no users, or ``score`` returns another shape.
     """
     if not len(users):
         raise ValueError("score_users needs at least one user")
     padding = users[-1:].expand(-len(users) % ROW_MULTIPLE)
-    return seen.mask_(score(torch.cat([users, padding]))[: len(users)], users)
+    scores = score(torch.cat([users, padding]))[: len(users)]
+    check_scores(scores, may_be_masked=False)
+    return seen.mask_(scores, users)
 
 
 def rank_users(
@@ -348,7 +391,8 @@ def rank_users(
 
     Raises:
         CatwalkError: If ``k`` is less than 1 or larger than the catalogue.
-        ValueError: If there are no users, or the scores are NaN or of another shape.
+        DivergedError: If a score is NaN or infinite.
+        ValueError: If there are no users, or the scores are of another shape.
     """
     check_list_length(k, seen.num_items)
     if not len(users):

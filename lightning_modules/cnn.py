@@ -34,6 +34,7 @@ from catwalk.imagenet import imagenet_categories
 from catwalk.images import ItemImages
 from catwalk.known_backbones import check_backbone
 from lightning_modules.checkpoints import CheckpointedModule, check_checkpoint
+from lightning_modules.finite_loss import FiniteLoss
 
 SIZES = ("category_names", "image_size")
 """What a checkpoint must know besides its settings: it comes from the data module."""
@@ -45,7 +46,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """What the Trainer may compute with: images, perturbations and weights stay float32 in all of them."""
 
 
-class ProductClassifier(CheckpointedModule):
+class ProductClassifier(FiniteLoss, CheckpointedModule):
     """A CNN that learns the categories of product images by cross-entropy (traditional training, T in the paper).
 
     Batches are ``(images, categories)`` with float32 images ``(N, 3, H, W)`` in [0, 1]; normalisation happens inside.
@@ -233,7 +234,9 @@ class ProductClassifier(CheckpointedModule):
 
     def classification_loss(self, images: Tensor, categories: Tensor) -> Tensor:
         """Return the mean cross-entropy of images ``(N, 3, H, W)`` in [0, 1], as training minimises it."""
-        return F.cross_entropy(self(images), categories, label_smoothing=self.hparams["label_smoothing"])
+        loss = F.cross_entropy(self(images), categories, label_smoothing=self.hparams["label_smoothing"])
+        self.watch_loss(loss)
+        return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure loss and accuracy."""
@@ -247,9 +250,18 @@ class ProductClassifier(CheckpointedModule):
         images, categories = batch
         logits = self(images)
         accuracy.update(logits, categories)
-        count = len(images)
-        self.log(f"{stage}/loss", F.cross_entropy(logits, categories), sync_dist=True, batch_size=count)
+        count, loss = len(images), F.cross_entropy(logits, categories)
+        self.watch_loss(loss, stage)
+        self.log(f"{stage}/loss", loss, sync_dist=True, batch_size=count)
         self.log(f"{stage}/accuracy", accuracy, prog_bar=True, batch_size=count)
+
+    def on_validation_epoch_end(self) -> None:
+        """Refuse a loss that is no number, and the accuracy that goes with it."""
+        self.require_finite_loss("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Refuse a loss that is no number, and the accuracy that goes with it."""
+        self.require_finite_loss("test")
 
     def predict_step(self, batch: ItemImages, batch_idx: int) -> Predictions:
         """Return features and categories of the images of a batch; a row does not depend on its batch."""
@@ -290,6 +302,7 @@ class ProductClassifier(CheckpointedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the training depends on besides its settings."""
+        super().on_save_checkpoint(checkpoint)
         if self._random_seed is not None:
             checkpoint[TRAINING] = {"random_seed": self._random_seed, **self._shape_of_training}
         # The file of the initial weights is no longer needed, and may be gone when the checkpoint is read.
@@ -339,6 +352,7 @@ class ProductClassifier(CheckpointedModule):
 
     def on_validation_start(self) -> None:
         """Let all processes measure one and the same network."""
+        super().on_validation_start()
         self._share_running_statistics()
 
     def on_train_end(self) -> None:

@@ -121,6 +121,7 @@ class PairwiseRecommender(Recommender):
     def training_step(self, batch: Triplets, batch_idx: int) -> Tensor:
         """Return the loss of a batch of triplets."""
         loss = self.loss(*batch)
+        self.watch_loss(loss)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
         return loss
 

@@ -1,7 +1,8 @@
 """What all recommenders share: ranking of the whole catalogue, and its figures."""
 
 import abc
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict, cast, get_args
 
 import torch
@@ -9,12 +10,13 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from catwalk.errors import CatwalkError
+from catwalk.errors import CatwalkError, DivergedError
 from catwalk.metrics import HitRate, NormalizedDCG
 from catwalk.metrics.auc import auc
 from catwalk.metrics.mean import ShareMean
-from catwalk.ranking import check_list_length, rank_users, score_users, top_k
+from catwalk.ranking import SeenItems, check_list_length, rank_users, score_users, top_k
 from lightning_modules.checkpoints import CheckpointedModule, check_checkpoint
+from lightning_modules.finite_loss import FiniteLoss, why_not_finite
 
 BUILT_FOR = "built_for"
 """Key of a checkpoint with the sizes of the data, and by what features are divided."""
@@ -50,7 +52,7 @@ class Ranking(Lists):
     auc: Tensor
 
 
-class Recommender(CheckpointedModule, abc.ABC):
+class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
     """Base of the recommenders: ranks the whole catalogue for every user and logs HR@K, nDCG@K and AUC.
 
     A subclass says how to build its parameters and how it scores. The numbers of users and items and the features come
@@ -170,6 +172,7 @@ class Recommender(CheckpointedModule, abc.ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the recommender was built for."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint[BUILT_FOR] = self.built_for
         checkpoint[TRAINED_ON] = self.trained_on
 
@@ -238,13 +241,30 @@ class Recommender(CheckpointedModule, abc.ABC):
         self.log_dict(cast(MetricCollection, self.ranking_figures[stage]))
         self.log(f"{stage}/auc", cast(ShareMean, self.auc[stage]))
 
+    def candidate_scores(self, users: Tensor, seen: SeenItems) -> Tensor:
+        """Score the catalogue for a block of users, with what they have seen masked; see :func:`score_users`.
+
+        Raises:
+            DivergedError: If a score is NaN or infinite.
+        """
+        with self._naming_itself():
+            return score_users(self.scores, users, seen)
+
+    @contextlib.contextmanager
+    def _naming_itself(self) -> Iterator[None]:
+        """Let an error about scores say whose they are, and the likely cause."""
+        try:
+            yield
+        except DivergedError as error:
+            raise DivergedError(f"{type(self).__name__}: {error}; {why_not_finite(self)}") from error
+
     def predict_step(self, users: Tensor, batch_idx: int) -> Lists:
         """Rank the catalogue for a block of users."""
-        scores = score_users(self.scores, users, self._seen)
+        scores = self.candidate_scores(users, self._seen)
         return {"users": users, "recommended": top_k(scores, self.list_length)[0]}
 
     def _evaluate(self, users: Tensor, stage: str) -> Ranking:
-        scores = score_users(self.scores, users, self._seen)
+        scores = self.candidate_scores(users, self._seen)
         recommended, _ = top_k(scores, self.list_length)
         figures, mean_auc = cast(MetricCollection, self.ranking_figures[stage]), cast(ShareMean, self.auc[stage])
         # Everybody gets a list, and counts where lists are counted; these ask for items that were held out.
@@ -272,8 +292,8 @@ class Recommender(CheckpointedModule, abc.ABC):
             with score minus infinity where a user has fewer than ``k`` candidates.
 
         Raises:
-            CatwalkError: If ``k`` is not in ``1..N``, a user number is unknown, there is no data module, or there is
-                something to learn that has not been learnt.
+            CatwalkError: If ``k`` is not in ``1..N``, a user number is unknown, there is no data module, there is
+                something to learn that has not been learnt, or a score is NaN or infinite.
         """
         if data is not None:
             self.take_features(data)
@@ -288,7 +308,8 @@ class Recommender(CheckpointedModule, abc.ABC):
         if len(users) and not (int(users.min()) >= 0 and int(users.max()) < self.sizes["num_users"]):
             raise CatwalkError(f"users must be numbers in 0..{self.sizes['num_users'] - 1}")
         self._prepare_ranking(data, "test")
-        return rank_users(self.scores, users.to(self.device), k, self._seen)
+        with self._naming_itself():
+            return rank_users(self.scores, users.to(self.device), k, self._seen)
 
 
 def checked_lengths(top_k: Sequence[int]) -> tuple[int, ...]:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from catwalk.errors import DivergedError
 from catwalk.metrics.mean import ShareMean
+from catwalk.ranking import check_scores, mask_value
 
 TILE_ROWS = 32
 """Rows that are compared at a time, so that what is compared and the outcome stay in a CPU's cache."""
@@ -16,7 +16,8 @@ def auc(scores: Tensor, targets: Tensor) -> Tensor:
     Other held-out items are not among the other candidates.
 
     Args:
-        scores: Float ``(B, N)``; minus infinity marks what the user has seen, which is no candidate.
+        scores: Finite ``(B, N)``; :func:`~catwalk.ranking.mask_value` marks what the user has seen, which is no
+            candidate.
         targets: int64 ``(B,)``, the one held-out item of each user, or ``(B, T)``, any number of them from 1 on, each
             at most once; ``-1`` fills the rows of users with fewer.
 
@@ -25,14 +26,17 @@ def auc(scores: Tensor, targets: Tensor) -> Tensor:
         besides the held-out items.
 
     Raises:
-        ValueError: If shapes do not fit, a user has no target, a target is not below N or is masked, or a score is NaN.
+        DivergedError: If a score is NaN or infinite.
+        ValueError: If shapes do not fit, a user has no target, or a target is not below N or is masked.
 
     Example:
         >>> import torch
         >>> from catwalk.metrics.auc import auc
-        >>> auc(torch.tensor([[0.1, 0.5, -torch.inf, 0.5, 0.9]]), torch.tensor([1]))
+        >>> from catwalk.ranking import mask_value
+        >>> scores = torch.tensor([[0.1, 0.5, mask_value(torch.float32), 0.5, 0.9]])
+        >>> auc(scores, torch.tensor([1]))
         tensor([0.5000], dtype=torch.float64)
-        >>> auc(torch.tensor([[0.1, 0.5, -torch.inf, 0.5, 0.9]]), torch.tensor([[1, 4]]))  # 1 and 1/2, 1 and 1
+        >>> auc(scores, torch.tensor([[1, 4]]))  # 1 and 1/2, 1 and 1
         tensor([0.8750], dtype=torch.float64)
     """
     if scores.ndim != 2 or targets.ndim not in (1, 2) or len(targets) != len(scores):
@@ -42,16 +46,16 @@ def auc(scores: Tensor, targets: Tensor) -> Tensor:
     scores = scores.detach()
     if not len(targets):
         return torch.zeros(0, dtype=torch.float64, device=scores.device)
-    if scores.amax().isnan():  # the maximum hands NaN on
-        raise DivergedError("scores contain NaN: the model has diverged")
+    check_scores(scores)
+    mask = mask_value(scores.dtype)
     targets = targets.reshape(len(targets), -1)
     num_items = scores.shape[1]
     if (targets.amax(dim=1) < 0).any() or (targets >= num_items).any():
         raise ValueError(f"targets must be in 0..{num_items - 1}; leave out users without a held-out item")
     rows, columns = (targets >= 0).nonzero(as_tuple=True)
     target_scores = scores[rows, targets[rows, columns]]
-    if (target_scores == -torch.inf).any():
-        raise ValueError("a target's score is minus infinity: the held-out item is among the seen items")
+    if (target_scores == mask).any():
+        raise ValueError("a target's score is masked: the held-out item is among the seen items")
     # Floats, for a CPU adds them up several times faster than booleans; float32 counts exactly up to 2 ** 24.
     dtype = torch.float32 if num_items <= 2**24 else torch.float64
     outcomes = torch.empty((min(TILE_ROWS, len(rows)), num_items), dtype=dtype, device=scores.device)
@@ -60,7 +64,7 @@ def auc(scores: Tensor, targets: Tensor) -> Tensor:
     tiles = scores.split(TILE_ROWS) if targets.shape[1] == 1 else (scores[its] for its in rows.split(TILE_ROWS))
     for tile, target in zip(tiles, target_scores[:, None].split(TILE_ROWS), strict=True):
         out = outcomes[: len(tile)]
-        masked = torch.eq(tile, -torch.inf, out=out).sum(dim=1).double()
+        masked = torch.eq(tile, mask, out=out).sum(dim=1).double()
         lower = torch.lt(tile, target, out=out).sum(dim=1).double() - masked
         equal = torch.eq(tile, target, out=out).sum(dim=1).double()
         points.append(lower + 0.5 * equal)

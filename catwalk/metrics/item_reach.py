@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
 
-from catwalk.errors import DivergedError
 from catwalk.metrics.held_out import check_recommended, list_lengths
+from catwalk.ranking import check_scores, mask_value
 
 
 def item_ranks(scores: Tensor, items: Tensor) -> Tensor:
@@ -19,31 +19,31 @@ def item_ranks(scores: Tensor, items: Tensor) -> Tensor:
     Every user's scores are sorted once, which is cheaper than to compare them with those of each of the items.
 
     Args:
-        scores: Float ``(B, N)``; minus infinity marks an item that is no candidate.
+        scores: Finite ``(B, N)``; :func:`~catwalk.ranking.mask_value` marks an item that is no candidate.
         items: int64 ``(n,)``, each in ``0..N-1``.
 
     Returns:
         int64 ``(B, n)``: 1 is the best; 0 where the item is no candidate of the user.
 
     Raises:
-        DivergedError: If a score is NaN.
+        DivergedError: If a score is NaN or infinite.
 
     Example:
         >>> import torch
         >>> from catwalk.metrics.item_reach import item_ranks
-        >>> item_ranks(torch.tensor([[0.5, 0.9, 0.5, -torch.inf]]), torch.tensor([2, 1, 3]))
+        >>> from catwalk.ranking import mask_value
+        >>> item_ranks(torch.tensor([[0.5, 0.9, 0.5, mask_value(torch.float32)]]), torch.tensor([2, 1, 3]))
         tensor([[3, 1, 0]])
     """
+    check_scores(scores)
+    is_candidate = scores[:, items] > mask_value(scores.dtype)
     scores = scores.detach().float()
     wanted = scores[:, items].contiguous()
     ascending = _sorted(scores)
-    if ascending[:, -1].isnan().any():
-        raise DivergedError("scores contain NaN: the model has diverged, and its ranking would mean nothing")
     not_higher = torch.searchsorted(ascending, wanted, right=True)
     # The last of those is of the item itself; is the one before it equal?
     tied = (not_higher > 1) & (ascending.gather(1, (not_higher - 2).clamp_(min=0)) == wanted)
     ranks = scores.shape[1] - not_higher + 1
-    is_candidate = wanted > -torch.inf
     rows = (tied & is_candidate).any(dim=1).nonzero().squeeze(1)
     if len(rows):
         keys = _distinct(scores[rows])
