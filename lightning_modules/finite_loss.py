@@ -49,6 +49,8 @@ class FiniteLoss(LightningModule):
 
         The last loss tells then whether the training has recovered.
         """
+        if self._trainer is None:
+            return False
         return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def on_train_epoch_end(self) -> None:
@@ -68,8 +70,11 @@ def why_not_finite(module: LightningModule) -> str:
     """Return the likely cause of outputs that are NaN or infinite, and what to do about it."""
     for name, parameter in module.named_parameters():
         if not parameter.isfinite().all():
-            return f"its parameters ({name}) are not finite: its training has diverged; train it again with a lower learning rate"
+            return (
+                f"its parameters ({name}) are not finite, for its training has diverged: train it again with a lower "
+                "learning rate"
+            )
     return (
-        "its parameters are finite, so numbers have overflowed on the way: train it again with a lower learning rate or "
-        "more regularization, or give trainer.precision: 32-true"
+        "its parameters are finite, so numbers have overflowed on the way: train it again with a lower learning rate "
+        "or more regularization"
     )

@@ -7,18 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from catwalk.errors import CatwalkError
-from catwalk.ranking import SeenItems, rank_users, score_users, top_k, user_blocks
+from catwalk.errors import CatwalkError, DivergedError
+from catwalk.ranking import SeenItems, mask_value, rank_users, score_users, top_k, user_blocks
 
 INF = float("inf")
+MASK = torch.finfo(torch.float32).min
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def lists_by_hand(scores: np.ndarray, k: int) -> tuple[list[list[int]], list[list[float]]]:
+def lists_by_hand(scores: np.ndarray, k: int, mask: float) -> tuple[list[list[int]], list[list[float]]]:
     """Sort every row whole, by score and then by index, in plain Python."""
     items, values = [], []
     for row in scores.tolist():
-        candidates = [item for item, score in enumerate(row) if score != -INF]
+        candidates = [item for item, score in enumerate(row) if score != mask]
         best = sorted(candidates, key=lambda item: (-row[item], item))[:k]
         items.append(best + [-1] * (k - len(best)))
         values.append([row[item] for item in best] + [-INF] * (k - len(best)))
@@ -27,7 +28,7 @@ def lists_by_hand(scores: np.ndarray, k: int) -> tuple[list[list[int]], list[lis
 
 def assert_lists(scores: Tensor, k: int) -> None:
     items, values = top_k(scores, k)
-    expected_items, expected_values = lists_by_hand(scores.double().cpu().numpy(), k)
+    expected_items, expected_values = lists_by_hand(scores.double().cpu().numpy(), k, mask_value(scores.dtype))
     assert items.dtype == torch.int64
     assert values.dtype == scores.dtype
     assert items.tolist() == expected_items
@@ -41,9 +42,9 @@ def assert_lists(scores: Tensor, k: int) -> None:
 def test_top_k_of_scores_with_ties(device: str, dtype: torch.dtype, levels: int, k: int) -> None:
     generator = torch.Generator().manual_seed(levels)
     scores = torch.randint(-levels, levels, (23, 200), generator=generator).to(dtype)
-    scores[torch.rand(23, 200, generator=generator) < 0.3] = -INF
-    scores[3] = -INF
-    scores[4, 9:] = -INF
+    scores[torch.rand(23, 200, generator=generator) < 0.3] = torch.finfo(dtype).min
+    scores[3] = torch.finfo(dtype).min
+    scores[4, 9:] = torch.finfo(dtype).min
     assert_lists(scores.to(device), k)
 
 
@@ -68,14 +69,14 @@ def test_a_tie_over_the_end_of_the_list_takes_the_smallest_indices(device: str) 
 def test_top_k_of_rows_long_enough_for_groups(device: str, num_items: int, k: int, levels: int) -> None:
     generator = torch.Generator().manual_seed(num_items + levels)
     scores = torch.randint(-levels, levels + 1, (12, num_items), generator=generator).float()
-    scores[torch.rand(scores.shape, generator=generator) < 0.3] = -INF
+    scores[torch.rand(scores.shape, generator=generator) < 0.3] = MASK
     scores[torch.rand(scores.shape, generator=generator) < 0.1] = -0.0
-    scores[0] = -INF
-    scores[1, : num_items - 3] = -INF  # fewer candidates than places, the last columns among them
+    scores[0] = MASK
+    scores[1, : num_items - 3] = MASK  # fewer candidates than places, the last columns among them
     scores[2] = torch.arange(num_items)  # the highest are the columns that fill no group
     scores[3] = -torch.arange(num_items)
-    scores[4, ::2] = INF
-    scores[5] = -INF
+    scores[4, ::2] = -MASK
+    scores[5] = MASK
     scores[5, num_items % 7 :: max(num_items // 8, 1)] = 7.0  # members of one group tie
     assert_lists(scores.to(device), k)
     for rows in (1, 5):  # blocks of another size, and rows that are not side by side in memory
@@ -88,7 +89,7 @@ def test_top_k_of_rows_long_enough_for_groups(device: str, num_items: int, k: in
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), num_items=st.integers(40, 300), k=st.integers(1, 4))
 def test_top_k_of_any_long_rows(data: st.DataObject, num_items: int, k: int) -> None:
-    levels = data.draw(st.lists(st.sampled_from([-INF, -2.5, -0.0, 0.0, 1e-45, 1.0, INF]), min_size=1, max_size=4))
+    levels = data.draw(st.lists(st.sampled_from([MASK, -1e38, -0.0, 0.0, 1e-45, 1.0, -MASK]), min_size=1, max_size=4))
     seed = data.draw(st.integers(0, 2**16))
     drawn = torch.randint(len(levels), (3, num_items), generator=torch.Generator().manual_seed(seed))
     assert_lists(torch.tensor(levels)[drawn], k)
@@ -97,14 +98,14 @@ def test_top_k_of_any_long_rows(data: st.DataObject, num_items: int, k: int) -> 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), num_items=st.integers(1, 12), num_rows=st.integers(0, 4))
 def test_top_k_of_any_scores(data: st.DataObject, num_items: int, num_rows: int) -> None:
-    levels = st.sampled_from([-INF, -2.5, -0.0, 0.0, 1e-45, 1.0, INF])
+    levels = st.sampled_from([MASK, -1e38, -0.0, 0.0, 1e-45, 1.0, -MASK])
     rows = data.draw(st.lists(st.lists(levels, min_size=num_items, max_size=num_items), min_size=num_rows, max_size=4))
     k = data.draw(st.integers(1, num_items))
     assert_lists(torch.tensor(rows, dtype=torch.float32).reshape(len(rows), num_items), k)
 
 
 def test_top_k_leaves_its_input_alone() -> None:
-    scores = torch.tensor([[1.0, 1.0, 1.0, -INF]], requires_grad=True)
+    scores = torch.tensor([[1.0, 1.0, 1.0, MASK]], requires_grad=True)
     before = scores.detach().clone()
     items, values = top_k(scores, 4)
     assert items.tolist() == [[0, 1, 2, -1]]
@@ -127,11 +128,43 @@ def test_top_k_needs_a_large_enough_catalogue() -> None:
 @pytest.mark.parametrize(("num_items", "column"), [(100, 0), (100, 70), (100, 99), (1_003, 0), (1_003, 1_002)])
 def test_top_k_refuses_nan(device: str, num_items: int, column: int) -> None:
     scores = torch.randn(5, num_items, device=device)
-    scores[0, 3] = INF
-    scores[3] = -INF
+    scores[3] = MASK
     scores[3, column] = torch.nan
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(DivergedError, match="a score is NaN"):
         top_k(scores, 2)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [INF, -INF])
+@pytest.mark.parametrize("num_items", [6, 300])
+def test_an_infinite_score_is_no_purchase_and_no_tie(device: str, dtype: torch.dtype, value: float, num_items: int):
+    scores = torch.linspace(0, 1, num_items, device=device).repeat(3, 1).to(dtype)
+    scores[1, :-2] = torch.finfo(dtype).min  # a list that is short but for the score that has overflowed
+    scores[1, -1] = value
+    with pytest.raises(DivergedError, match=rf"a score is infinite \({value}\)"):
+        top_k(scores, 3)
+
+
+@pytest.mark.parametrize("value", [INF, -INF, torch.nan, MASK])
+@pytest.mark.parametrize("seen_item", [0, 1, 4])
+def test_scores_are_looked_at_before_they_are_masked(value: float, seen_item: int) -> None:
+    """Whether the item was bought or not, and whether it would be in a list or not."""
+    scores = torch.arange(5.0).repeat(16, 1)
+    scores[2, 4] = value
+    seen = SeenItems.from_pairs(torch.tensor([2]), torch.tensor([seen_item]), num_users=16, num_items=5)
+    for rank in (lambda score, users: score_users(score, users, seen), lambda *two: rank_users(*two, 1, seen)):
+        with pytest.raises(DivergedError, match="scores must be finite"):
+            rank(lambda users: scores[: len(users)].clone(), torch.arange(10))
+
+
+def test_no_score_is_mistaken_for_a_mask() -> None:
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        lowest = np.nextafter(MASK, np.float32(0)) if dtype == torch.float32 else torch.finfo(dtype).min / 2
+        scores = torch.tensor([[1.0, lowest, 0.0]], dtype=dtype)
+        seen = SeenItems.from_pairs(torch.tensor([0]), torch.tensor([2]), num_users=1, num_items=3)
+        items, _ = rank_users(lambda users, scores=scores: scores.repeat(len(users), 1), torch.tensor([0]), 3, seen)
+        assert items.tolist() == [[0, 1, -1]]
 
 
 @pytest.mark.parametrize("scores", [torch.zeros(10), torch.zeros(2, 10, dtype=torch.int64)])
@@ -168,7 +201,7 @@ def test_seen_items_are_the_sets_of_the_pairs(size: int) -> None:
     block = torch.tensor([5, 12, 0, 5, 7])  # with a repeat, out of order, one without history
     scores = torch.ones(len(block), num_items)
     assert seen.mask_(scores, block) is scores
-    expected = [[-INF if item in histories[user] else 1.0 for item in range(num_items)] for user in block.tolist()]
+    expected = [[MASK if item in histories[user] else 1.0 for item in range(num_items)] for user in block.tolist()]
     assert scores.tolist() == expected
 
 
@@ -208,7 +241,7 @@ def test_seen_items_move_to_a_device_once(device: str) -> None:
     there = SeenItems.from_pairs(users, items, 13, 29).to(device)
     assert there.to(device) is there
     scores = there.mask_(torch.zeros(13, 29, device=device), torch.arange(13, device=device))
-    assert (scores == -INF).sum(dim=1).tolist() == [len(history) for history in histories]
+    assert (scores == MASK).sum(dim=1).tolist() == [len(history) for history in histories]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -274,8 +307,8 @@ def test_ranking_is_the_same_to_the_bit_for_every_block_size_and_order() -> None
 
     exact = model.users.double().numpy() @ model.items.double().numpy().T
     for user, history in enumerate(histories):
-        exact[user, sorted(history)] = -INF
-    assert whole_items.tolist() == lists_by_hand(exact, k)[0]
+        exact[user, sorted(history)] = MASK
+    assert whole_items.tolist() == lists_by_hand(exact, k, MASK)[0]
 
 
 def test_users_with_few_candidates_get_short_lists_without_seen_items() -> None:
@@ -291,7 +324,7 @@ def test_masking_is_done_in_the_memory_of_the_scores() -> None:
     seen = SeenItems.from_pairs(torch.arange(20), torch.ones(20, dtype=torch.int64), num_users=20, num_items=3)
     scores = score_users(lambda users: table[: len(users)], torch.arange(20), seen)
     assert scores.data_ptr() == table.data_ptr()
-    assert scores.tolist() == [[0.0, -INF, 0.0]] * 20
+    assert scores.tolist() == [[0.0, MASK, 0.0]] * 20
     assert (table[20:] == 0).all()  # padding
 
 

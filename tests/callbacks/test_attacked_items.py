@@ -15,6 +15,7 @@ from callbacks import AttackedItems, InjectPoisonedImages
 from catwalk.attacks import PGD
 from catwalk.errors import CatwalkError, DivergedError
 from catwalk.metrics.item_reach import ItemReach, item_ranks
+from catwalk.ranking import mask_value
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import VBPR, ProductClassifier
 
@@ -35,14 +36,22 @@ def test_ranks_are_those_of_a_sorted_list(values: int) -> None:
     no_candidate = generator.random(scores.shape) < 0.2
     no_candidate[0] = True
     items = generator.permutation(57)[:9]
-    found = item_ranks(torch.from_numpy(np.where(no_candidate, -np.inf, scores)), torch.from_numpy(items))
+    masked = np.where(no_candidate, np.finfo(scores.dtype).min, scores)
+    found = item_ranks(torch.from_numpy(masked), torch.from_numpy(items))
     for row, candidates in zip(found.tolist(), attacks.ranked_candidates(scores, no_candidate), strict=True):
         assert row == [candidates.index(item) + 1 if item in candidates else 0 for item in items]
 
 
-def test_a_model_that_has_diverged_has_no_ranks() -> None:
-    with pytest.raises(DivergedError, match="NaN"):
-        item_ranks(torch.tensor([[1.0, torch.nan, 0.0]]), torch.tensor([0]))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_items_are_masked_in_any_type(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[1.0, mask_value(dtype), 2.0, mask_value(dtype), 2.0]], dtype=dtype)
+    assert item_ranks(scores, torch.tensor([0, 1, 2, 3, 4])).tolist() == [[3, 0, 1, 0, 2]]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_model_that_has_diverged_has_no_ranks(value: float) -> None:
+    with pytest.raises(DivergedError, match=r"a score is (NaN|infinite)"):
+        item_ranks(torch.tensor([[1.0, value, 0.0]]), torch.tensor([0]))
 
 
 @pytest.mark.parametrize("stage", ["val", "test"])

@@ -19,11 +19,12 @@ from catwalk.metrics import (
 )
 from catwalk.metrics.auc import auc
 from catwalk.metrics.item_reach import item_ranks
-from catwalk.ranking import SeenItems, UserItems, score_users, top_k
+from catwalk.ranking import SeenItems, UserItems, mask_value, score_users, top_k
 from catwalk.sampling import TripletSampler
 from catwalk.splits import read_split
 
 USERS, ITEMS, K = 333, 1000, 20
+MASK = mask_value(torch.float32)
 
 
 @pytest.fixture(scope="module", params=["distinct", "ties"])
@@ -34,15 +35,15 @@ def scores(request):
     if request.param == "ties":
         scores = (scores * 2).round() / 2
         scores[:7] = 0.25
-    scores[torch.rand(scores.shape, generator=random) < 0.1] = -torch.inf
-    scores[11, K // 2 :] = -torch.inf
+    scores[torch.rand(scores.shape, generator=random) < 0.1] = MASK
+    scores[11, K // 2 :] = MASK
     return scores
 
 
 @pytest.fixture(scope="module")
 def targets(scores):
     """One to three held-out items of every user, all of them candidates."""
-    found = scores.masked_fill(scores == -torch.inf, -99).argsort(dim=1)[:, -400:][:, [5, 200, 399]]
+    found = scores.masked_fill(scores == MASK, -99).argsort(dim=1)[:, -400:][:, [5, 200, 399]]
     found[11] = -1
     found[11, 0] = scores[11].argmax()
     found[::2, 2] = -1
@@ -52,7 +53,7 @@ def targets(scores):
 
 @pytest.fixture(scope="module")
 def seen(scores):
-    users, items = (scores == -torch.inf).nonzero(as_tuple=True)
+    users, items = (scores == MASK).nonzero(as_tuple=True)
     return SeenItems.from_pairs(users, items, USERS, ITEMS)
 
 
@@ -71,7 +72,7 @@ def test_top_k_by_brute_force(scores):
     items, _ = top_k(scores.to(DEVICE), K)
     values = scores.numpy() + 0.0
     order = np.lexsort((np.broadcast_to(np.arange(ITEMS), values.shape), -values))[:, :K]
-    expected = np.where(np.take_along_axis(values, order, 1) == -np.inf, -1, order)
+    expected = np.where(np.take_along_axis(values, order, 1) == MASK, -1, order)
     assert np.array_equal(items.cpu().numpy(), expected)
 
 
@@ -84,7 +85,7 @@ def test_seen_items(scores, seen):
     items = torch.arange(-1, ITEMS + 1)
     same(there.contains(users[:, None].to(DEVICE), items.to(DEVICE)), seen.contains(users[:, None], items))
     same(there.padded(users.to(DEVICE)), seen.padded(users))
-    pairs = (scores == -torch.inf).nonzero().flip(0).to(DEVICE)
+    pairs = (scores == MASK).nonzero().flip(0).to(DEVICE)
     built = UserItems.from_pairs(pairs[:, 0], pairs[:, 1], USERS, ITEMS)
     same(built.items, seen.items)
 

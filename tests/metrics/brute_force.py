@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from catwalk.ranking import SeenItems
+from catwalk.ranking import SeenItems, mask_value
 
+MASK = mask_value(torch.float32)
 NUM_CATEGORIES = 5
 TOP_K = 10
 TOP_KS = [7, 1, 10]
@@ -54,7 +55,7 @@ def recall(recommended: np.ndarray, targets: np.ndarray, k: int) -> float:
 def auc(scores: np.ndarray, targets: np.ndarray) -> float:
     shares = []
     for row, its in users_of(scores, targets):
-        others = [score for item, score in enumerate(row) if item not in its and score != -math.inf]
+        others = [score for item, score in enumerate(row) if item not in its and score != MASK]
         if others:
             points = [
                 1.0 if row[item] > score else 0.5 if row[item] == score else 0.0 for item in its for score in others
@@ -148,7 +149,7 @@ def make_data(seed: int = 0, num_users: int = 61, num_items: int = 40) -> Data:
     masked[5] = True  # no candidate but the target
     masked[6, 4:] = True  # fewer candidates than places
     masked[np.arange(num_users), targets] = False
-    scores[masked] = -np.inf
+    scores[masked] = MASK
     recommended = np.full((num_users, 12), -1)
     for user in range(num_users):
         candidates = [item for item in range(num_items) if not masked[user, item]]

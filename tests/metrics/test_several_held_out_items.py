@@ -72,7 +72,9 @@ def test_auc_equals_brute_force(split: list[int]) -> None:
 
 
 def test_auc_does_not_compare_held_out_items_with_one_another() -> None:
-    scores = torch.tensor([[3.0, 1.0, 2.0, 0.0, 2.0], [1.0, 1.0, 1.0, 1.0, 1.0], [5.0, 4.0, -torch.inf, 1.0, 0.0]])
+    scores = torch.tensor(
+        [[3.0, 1.0, 2.0, 0.0, 2.0], [1.0, 1.0, 1.0, 1.0, 1.0], [5.0, 4.0, brute_force.MASK, 1.0, 0.0]]
+    )
     targets = torch.tensor([[0, 1, 3], [2, 4, -1], [3, 4, -1]])
     # of 6 pairs with the two others item 0 wins 2; all are level; none is won
     assert auc(scores, targets).tolist() == [2 / 6, 0.5, 0.0]
