@@ -10,4 +10,8 @@ class CatwalkError(Exception):
 
 
 class DivergedError(CatwalkError, ValueError):
-    """A training has diverged: what it scores is NaN."""
+    """A training has diverged: a loss or a score is NaN or infinite."""
+
+
+class TooLargeError(CatwalkError):
+    """Something takes more memory than the machine has."""

@@ -167,8 +167,8 @@ class FeatureTable:
             scale = _checked_scale(_largest(predictions.features))
         except ValueError as error:
             raise CatwalkError(
-                f"the network's features are unusable: {error}; the network's training has diverged, or its last layers "
-                "are dead: train it again with a lower learning rate, or take another"
+                f"the network's features are unusable: {error}; its training has diverged, or its last layers are "
+                "dead: train it again with a lower learning rate, or take another"
             ) from error
         return cls(
             features=predictions.features,

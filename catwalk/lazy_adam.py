@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from catwalk.errors import CatwalkError
+from catwalk.limits import check_number
 
 
 class LazyAdam(Optimizer):
@@ -36,8 +37,7 @@ class LazyAdam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        if not lr >= 0:
-            raise CatwalkError(f"lr must be at least 0, got {lr}")
+        check_number(lr, "lr", least=0)
         if not all(0 <= beta < 1 for beta in betas):
             raise CatwalkError(f"betas must be at least 0 and less than 1, got {tuple(betas)}")
         if not eps > 0:

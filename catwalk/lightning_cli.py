@@ -26,6 +26,7 @@ from catwalk import __version__, known_notices
 from catwalk.backbones import read_checkpoint
 from catwalk.catalogue import fingerprint_files
 from catwalk.errors import CatwalkError
+from catwalk.limits import check_seed
 from catwalk.one_line import one_line
 from catwalk.parsers import KEEP_NONE, ReadableHelp
 from catwalk.stage_keys import file_hash
@@ -161,6 +162,17 @@ class CatwalkCLI(LightningCLI):
         commands = LightningCLI.subcommands()
         # What is predicted is written by callbacks; collecting it as well would only take memory.
         return {**commands, "predict": {*commands["predict"], "return_predictions"}}
+
+    def _set_seed(self) -> None:
+        """Seed the run; PyTorch Lightning's own complaint about a seed would be no message for a user.
+
+        Raises:
+            CatwalkError: If the seed is not in 0..2^32 - 1.
+        """
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and seed is not None:
+            check_seed(seed, "seed_everything")
+        super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it was given.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.interactions import IntArray, Interactions
+from catwalk.limits import check_seed
 from catwalk.ranking import UserItems
 from catwalk.tables import find_table
 
@@ -180,14 +181,13 @@ class LeaveRandomOut(LeaveLastOut):
         seed: Seed of the order.
 
     Raises:
-        CatwalkError: If the seed is negative.
+        CatwalkError: If the seed is not in 0..2^32 - 1.
     """
 
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise CatwalkError(f"LeaveRandomOut.seed must be at least 0, got {self.seed}")
+        check_seed(self.seed, "LeaveRandomOut.seed")
 
     def moments(self, interactions: Interactions) -> NDArray[Any]:
         """Return random numbers, one per purchase."""

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureDtype, FeatureRows, FeatureStorage, FeatureTable
+from catwalk.limits import check_count, check_seed
 from catwalk.ranking import MAX_BLOCK_BYTES, SeenItems, UserItems, user_blocks
 from catwalk.sampling import Negatives, TripletSampler
 from catwalk.splits import Split, SplitRule, read_split
@@ -60,9 +61,8 @@ class InteractionTriplets(LightningDataModule):
         split: SplitRule | None = None,
     ) -> None:
         super().__init__()
-        for argument, value, lowest in (("batch_size", batch_size, 1), ("seed", seed, 0)):
-            if value < lowest:
-                raise CatwalkError(f"{argument} must be at least {lowest}, got {value}")
+        check_count(batch_size, "batch_size")
+        check_seed(seed)
         for argument, choice, choices in (
             ("negatives", negatives, get_args(Negatives)),
             ("feature_storage", feature_storage, get_args(FeatureStorage)),

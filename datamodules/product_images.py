@@ -1,6 +1,6 @@
 """Product images in batches: the labelled ones to train and test a CNN, the catalogue to extract features."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from catwalk.catalogue import Catalogue, item_names
 from catwalk.errors import CatwalkError
 from catwalk.images import ItemImages, StoredImages, load_images, store_images, to_float
 from catwalk.labelled_images import LabelledImages
+from catwalk.limits import check_count, check_memory, check_seed
 from catwalk.watched_files import WatchedFiles, watch_folder
 from datamodules.batches import Batches, check_shares, first_batch
 
@@ -59,14 +60,14 @@ class ProductImages(LightningDataModule):
         cache: Path | None = None,
     ) -> None:
         super().__init__()
-        for argument, value, lowest in (
-            ("batch_size", batch_size, 1),
-            ("image_size", min(image_size or (1,)), 1),
-            ("shift", shift, 0),
-            ("seed", seed, 0),
-        ):
-            if value < lowest:
-                raise CatwalkError(f"{argument} must be at least {lowest}, got {value}")
+        check_count(batch_size, "batch_size")
+        check_count(shift, "shift", least=0)
+        check_seed(seed)
+        if image_size is not None:
+            if not isinstance(image_size, Sequence) or len(image_size) != 2:
+                raise CatwalkError(f"image_size must be a height and a width, got {image_size!r}")
+            for side in image_size:
+                check_count(side, "image_size")
         self.dataset = Path(dataset)
         self.image_size = image_size
         self.batch_size = batch_size
@@ -102,6 +103,14 @@ class ProductImages(LightningDataModule):
             images = WatchedFiles(lambda: [self.dataset / image for image in self.catalogue.images])
             self.watched = lists, images
             self.labelled = LabelledImages.read(self.catalogue, self.validation_share, self.test_share, self.seed)
+            if self.image_size is not None:
+                height, width = self.image_size
+                rows = min(self.batch_size, len(self.labelled.images), len(self.catalogue))
+                check_memory(
+                    rows * 3 * height * width * 4,  # as float32
+                    f"a batch of {rows} images of image_size {height}, {width}",
+                    "give a smaller image_size or batch_size",
+                )
 
     @property
     def category_names(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from catwalk.limits import check_memory
 from catwalk.scorers import Reduction, Regularizer, bpr_loss, dot, parameter_penalty
 from lightning_modules.pairwise import PairwiseRecommender, embedding
 
@@ -45,8 +46,14 @@ class BPRMF(PairwiseRecommender):
 
     def build(self, num_users: int, num_items: int, num_features: int) -> None:
         """Create ``P``, ``Q`` and the biases."""
-        self.users = embedding(num_users, self.hparams["factors"])
-        self.items = embedding(num_items, self.hparams["factors"])
+        factors = self.hparams["factors"]
+        check_memory(
+            4 * factors * (num_users + num_items),
+            f"factors {factors} of {num_users} users and {num_items} items",
+            "give fewer factors",
+        )
+        self.users = embedding(num_users, factors)
+        self.items = embedding(num_items, factors)
         if self.hparams["item_bias"]:
             self.item_biases = nn.Embedding(num_items, 1)
             nn.init.zeros_(self.item_biases.weight)

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from catwalk.backbones import read_checkpoint
 from catwalk.errors import CatwalkError
 from catwalk.lazy_adam import LazyAdam
+from catwalk.limits import check_number
 from lightning_modules.checkpoints import check_checkpoint
 from lightning_modules.recommender import BUILT_FOR, TRAINED_ON, Recommender, check_same
 
@@ -56,8 +57,7 @@ class PairwiseRecommender(Recommender):
         for group, rate in (learning_rates or {}).items():
             if group not in self.groups:
                 raise CatwalkError(f"learning_rates: there is no group {group!r}, only {', '.join(self.groups)}")
-            if not rate >= 0:
-                raise CatwalkError(f"learning_rates: that of {group} must be at least 0, got {rate}")
+            check_number(rate, f"learning_rates: that of {group}", least=0)
         self.make_optimizer: Callable[[Iterable], Optimizer] = optimizer or _default_optimizer
         self.learning_rates = dict(learning_rates or {})
         self.warm_start = warm_start

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from catwalk.counter_random import uniform
-from catwalk.errors import CatwalkError
+from catwalk.limits import check_seed
 from lightning_modules.recommender import Recommender
 
 
@@ -24,8 +24,8 @@ class Random(Recommender):
 
     def __init__(self, seed: int | None = None, top_k: Sequence[int] = (20,)) -> None:
         super().__init__(top_k)
-        if seed is not None and seed < 0:
-            raise CatwalkError(f"seed must be at least 0, got {seed}")
+        if seed is not None:
+            check_seed(seed)
         self.seed = torch.initial_seed() if seed is None else seed
 
     def build(self, num_users: int, num_items: int, num_features: int) -> None:

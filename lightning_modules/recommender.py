@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from catwalk.errors import CatwalkError, DivergedError
+from catwalk.limits import check_number
 from catwalk.metrics import HitRate, NormalizedDCG
 from catwalk.metrics.auc import auc
 from catwalk.metrics.mean import ShareMean
@@ -85,11 +86,11 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         self.auc = nn.ModuleDict({"val": ShareMean(), "test": ShareMean()})
 
     def check_at_least(self, least: float, *names: str) -> None:
-        """Raise a CatwalkError if one of these hyper-parameters is given and less than it may be, or NaN."""
+        """Raise a CatwalkError if one of these hyper-parameters is given and less than it may be, NaN or infinite."""
         for name in names:
             value = self.hparams[name]
-            if value is not None and not value >= least:
-                raise CatwalkError(f"{name} must be at least {least}, got {value}")
+            if value is not None:
+                check_number(value, name, least)
 
     def check_choice(self, choices: Any, name: str) -> None:
         """Raise a CatwalkError unless a hyper-parameter is one of a ``Literal``'s values."""
@@ -314,6 +315,8 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
 
 def checked_lengths(top_k: Sequence[int]) -> tuple[int, ...]:
     """Return list lengths, or raise a :class:`CatwalkError` if there is none or one is less than 1."""
+    if not isinstance(top_k, Sequence):
+        raise CatwalkError(f"top_k must be a list of lengths, such as [{top_k}], got {top_k!r}")
     if not top_k or min(top_k) < 1:
         raise CatwalkError(f"top_k must name list lengths of at least 1, got {list(top_k)}")
     return tuple(top_k)

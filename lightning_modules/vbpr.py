@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from catwalk.limits import check_memory
 from catwalk.scorers import dot, parameter_penalty
 from lightning_modules.bpr_mf import BPRMF
 from lightning_modules.pairwise import embedding
@@ -65,6 +66,11 @@ class VBPR(BPRMF):
         width = self.hparams["factors"]
         if not self.hparams["shared_user_factors"]:
             width = self.hparams["visual_factors"]
+            check_memory(
+                4 * width * (num_users + num_features),
+                f"visual_factors {width} of {num_users} users and {num_features} features",
+                "give fewer visual_factors",
+            )
             self.visual_users = embedding(num_users, width)
         self.projection = nn.Parameter(torch.empty(num_features, width))
         nn.init.trunc_normal_(self.projection, std=0.01, a=-0.02, b=0.02)

@@ -16,6 +16,7 @@ from catwalk.attacks.threat_model import Norm, ThreatModel
 from catwalk.batching import map_batches, padded_batches
 from catwalk.errors import CatwalkError
 from catwalk.frozen_network import Precision, eval_mode, exact_convolutions, frozen
+from catwalk.limits import check_seed
 
 Knowledge = Literal["network", "network and purchases", "network and recommender"]
 
@@ -112,6 +113,7 @@ class Attack(abc.ABC):
             raise CatwalkError(f"batch_size: must be at least 1, got {batch_size!r}")
         if precision not in get_args(Precision):
             raise CatwalkError(f"precision: must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+        check_seed(seed)
         self.threat_model = ThreatModel(norm, epsilon)
         self.targeted = targeted
         self.random_start = random_start

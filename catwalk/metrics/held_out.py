@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from catwalk.limits import check_memory
+
 
 def target_ranks(recommended: Tensor, targets: Tensor, top_k: int) -> Tensor:
     """Return the place of each target among the first ``top_k`` recommendations.
@@ -117,6 +119,7 @@ class HeldOutRankMetric(Metric):
         **kwargs: Passed to :class:`torchmetrics.Metric`.
 
     Raises:
+        CatwalkError: If ``top_k`` is so large that its counts are more than the machine's memory.
         ValueError: If ``top_k`` is less than 1.
     """
 
@@ -132,6 +135,8 @@ class HeldOutRankMetric(Metric):
     def __init__(self, top_k: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_top_k(top_k)
+        # A count for each rank of each number of items, twice while a batch is added.
+        check_memory(2 * 8 * top_k * (top_k + 1), f"top_k {top_k}", "give a smaller top_k")
         self.top_k = top_k
         # Of users with n items, or at least K: their number in column 0, and in column r what stood at rank r.
         self.add_state("rank_counts", torch.zeros(top_k, top_k + 1, dtype=torch.int64), dist_reduce_fx="sum")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from catwalk.errors import CatwalkError
+from catwalk.limits import check_seed
 from catwalk.protocol import Protocol
 from catwalk.study.specification import attack_of
 
@@ -67,6 +68,11 @@ class Grid:
         for argument in ("extractors", "recommenders", "seeds"):
             if not getattr(self, argument):
                 raise CatwalkError(f"{argument}: a study needs at least one")
+        for seed in self.seeds:
+            check_seed(seed, "seeds: each")
+        for argument in ("extractors", "recommenders"):
+            for name, training in getattr(self, argument).items():
+                check_seed(training.seed, f"{argument}.{name}.seed")
         if len(set(self.seeds)) < len(self.seeds):
             raise CatwalkError(f"seeds: each may occur once, got {self.seeds}")
         self._check_warm_starts()

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from catwalk.errors import CatwalkError
+from catwalk.limits import check_seed
 from catwalk.study.grid import Settings
 from catwalk.study.progress import StudyProgress
 from catwalk.tuning.journal import open_journal
@@ -82,6 +83,7 @@ def run_search(
     for argument, value in (("trials", trials), ("patience", patience)):
         if value < 1:
             raise CatwalkError(f"{argument}: must be at least 1, got {value}")
+    check_seed(seed)
     if timeout is not None and not timeout > 0:
         raise CatwalkError(f"timeout: must be more than 0 seconds, got {timeout}")
     if wandb not in (False, "off", "offline", "online"):
@@ -117,8 +119,15 @@ def run_search(
                 logger = None if wandb in (False, "off") else _wandb_run(f"{name} {number}", name, folder, wandb)
                 follower = FollowTrial(trial, monitor)
                 stopper = EarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
-                with progress.stage(f"trial {number}"):
-                    training.run(trial, folder, progress, logger, follower, stopper)
+                try:
+                    with progress.stage(f"trial {number}"):
+                        training.run(trial, folder, progress, logger, follower, stopper)
+                except (CatwalkError, OSError):  # the search's, or the machine's, and no trial's
+                    raise
+                except Exception:  # of which the same trial would die again, and no other would get its turn
+                    journal.add_trial(study.tell(trial, state=TrialState.FAIL))
+                    results.write()
+                    raise
                 training.require_unchanged(f"trial {number}")
                 _, figure = results.best_epoch(study.get_trials()[number])
                 completed = follower.state == TrialState.COMPLETE

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from catwalk.errors import CatwalkError
-from catwalk.tuning.training import SearchedTraining
+from catwalk.tuning.training import FAILURE, SearchedTraining
 
 TRIALS_FILE, BEST_FILE = "trials.csv", "best.yaml"
 SHOWN_TRIALS = 5
@@ -59,6 +59,11 @@ class Results:
         epoch = best(sorted(figures), key=figures.__getitem__)
         return epoch, figures[epoch]
 
+    def _last_failure(self) -> str:
+        """Return why the last trial failed that did, as the end of a sentence."""
+        failures = [trial.user_attrs[FAILURE] for trial in self.study.get_trials() if FAILURE in trial.user_attrs]
+        return f" (the last failure: {failures[-1]})" if failures else ""
+
     def write(self) -> None:
         """Write ``trials.csv``, and ``best.yaml`` where a trial has been completed."""
         text = io.StringIO()
@@ -84,7 +89,10 @@ class Results:
         """Return a trial, how it ended beside the best so far, and its seconds."""
         trial = self.study.get_trials()[number]
         epoch, value = self.best_epoch(trial)
-        outcome = "no figure" if value is None else f"{value:.4f} in epoch {epoch}"
+        failure = trial.user_attrs.get(FAILURE)
+        outcome = ("no figure" if failure is None else "failed") if value is None else f"{value:.4f} in epoch {epoch}"
+        if failure is not None:
+            outcome += f" ({failure})"
         if trial.state == TrialState.PRUNED:
             outcome += f", pruned after {trial.last_step}"
         ranked = self.ranked()
@@ -102,7 +110,7 @@ class Results:
         if not ranked:
             raise CatwalkError(
                 f"{self.name}: no trial has been completed with a finite {self.monitor}; give it more time, or narrow "
-                "the ranges of the search"
+                f"the ranges of the search{self._last_failure()}"
             )
         table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
         for heading in ["Trial", *map(_short, self.paths), self.monitor, "Epoch", "Seconds"]:

@@ -1,6 +1,5 @@
 """What a search trains: a recommender and its data, some of whose arguments are drawn from ranges."""
 
-import contextlib
 import copy
 import math
 import time
@@ -15,9 +14,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.memory import is_oom_error
 
 from catwalk.catalogue import Catalogue
-from catwalk.errors import CatwalkError, DivergedError
+from catwalk.errors import CatwalkError, DivergedError, TooLargeError
 from catwalk.features import FEATURES_FILE, FeatureTable
 from catwalk.splits import read_split
 from catwalk.stage_keys import file_hash
@@ -37,6 +37,9 @@ OWN_DATA = {
     "validation": "a search always holds out the validation items",
 }
 """Arguments of ``InteractionTriplets`` that a search gives by itself, and why."""
+
+FAILURE = "failure"
+"""Attribute of a trial that has failed: why, in a line."""
 
 
 @dataclass(frozen=True)
@@ -178,24 +181,34 @@ class SearchedTraining:
         logger: WandbLogger | None,
         *callbacks: pl.Callback,
     ) -> None:
-        """Train with the parameters of a trial, and note the seconds."""
+        """Train with the parameters of a trial, and note the seconds and, where the trial has failed, why.
+
+        A trial fails where its settings do: a class refuses them, the training diverges, or the memory does not
+        suffice. Its figures before that count.
+
+        Raises:
+            CatwalkError: If no trial could be trained as the search is stated.
+        """
         start = time.perf_counter()
         settings = {"num_sanity_val_steps": 1, **self.trainer, **({"logger": logger} if logger is not None else {})}
         try:
             with quiet_lightning():
                 pl.seed_everything(self.seed, verbose=False)
-                made = {name: its.instantiate() for name, its in self.specifications(trial.params).items()}
                 trainer = make_trainer(settings, "trainer", folder, progress, *callbacks)
                 if logger is not None:
                     logger.log_hyperparams(trial.params)
-                with contextlib.suppress(DivergedError):  # whose figures so far count, if there are any
-                    trainer.fit(made["model"], made["data"])
+                try:
+                    made = {name: its.instantiate() for name, its in self.specifications(trial.params).items()}
+                except CatwalkError as error:
+                    _note_failure(trial, error)
+                else:
+                    _fit(trainer, made["model"], made["data"], trial)
         except MisconfigurationException as error:
             raise CatwalkError(f"trainer: {error}") from error
         finally:
             if logger is not None:
                 logger.experiment.finish()
-        trial.set_user_attr("seconds", round(time.perf_counter() - start, 3))
+            trial.set_user_attr("seconds", round(time.perf_counter() - start, 3))
 
 
 class FollowTrial(pl.Callback):
@@ -233,6 +246,22 @@ class FollowTrial(pl.Callback):
             known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
             raise CatwalkError(f"monitor: there is no figure {self.monitor!r}; there are {', '.join(known)}")
         return float(trainer.callback_metrics[self.monitor])
+
+
+def _fit(trainer: pl.Trainer, model: Recommender, data: pl.LightningDataModule, trial: optuna.Trial) -> None:
+    """Train, and note why where the trial's settings do not let it."""
+    try:
+        trainer.fit(model, data)
+    except (DivergedError, TooLargeError, MemoryError) as error:
+        _note_failure(trial, error)
+    except RuntimeError as error:
+        if not is_oom_error(error):
+            raise
+        _note_failure(trial, error)
+
+
+def _note_failure(trial: optuna.Trial, error: Exception) -> None:
+    trial.set_user_attr(FAILURE, " ".join((str(error) or type(error).__name__).split()))
 
 
 def _arguments(settings: dict[str, Any]) -> dict[str, Any]:

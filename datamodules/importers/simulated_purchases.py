@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catwalk.errors import CatwalkError
+from catwalk.limits import check_seed
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -290,10 +291,9 @@ def random_stream(seed: int, name: str) -> np.random.Generator:
     """Return the random numbers of one named purpose: drawing more of one stream leaves all others as they are.
 
     Raises:
-        CatwalkError: If the seed is negative.
+        CatwalkError: If the seed is not in 0..2^32 - 1.
     """
-    if seed < 0:
-        raise CatwalkError(f"seed must be at least 0, got {seed}")
+    check_seed(seed)
     return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")])
 
 
