@@ -1,12 +1,13 @@
 """Strict reading of CSV and Parquet tables whose ids are text."""
 
 import codecs
+import contextlib
 import csv
 import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -22,6 +23,9 @@ STRAY_QUOTE = re.compile(rb'(?<!\xef\xbb)[^,\n\r"]"[^,\n\r"]')
 
 BLOCK = 1 << 22
 """Bytes of a CSV file that are parsed at a time."""
+
+LONGEST_ROW = 1 << 24
+"""Bytes above which a row is refused: what has no line breaks would have to fit into memory."""
 
 
 def find_table(folder: Path, stem: str) -> Path | None:
@@ -73,13 +77,15 @@ def scan_table(
     is_parquet = path.suffix == ".parquet"
     rows = 0
     try:
-        for batch in _scan_parquet(path) if is_parquet else _scan_csv(path, header):
-            if rows == 0:
-                _check_columns(path, columns, optional, batch.schema.names)
-            there = [*columns, *(name for name in optional if name in batch.schema.names)]
-            kept = batch.select(list(dict.fromkeys(there)))  # one column may serve two purposes
-            yield _as_text(path, kept, columns, rows)
-            rows += batch.num_rows
+        # Closed at once, and not when the memory of an error is gone.
+        with contextlib.closing(_scan_parquet(path) if is_parquet else _scan_csv(path, header)) as batches:
+            for batch in batches:
+                if rows == 0:
+                    _check_columns(path, columns, optional, batch.schema.names)
+                there = [*columns, *(name for name in optional if name in batch.schema.names)]
+                kept = batch.select(list(dict.fromkeys(there)))  # one column may serve two purposes
+                yield _as_text(path, kept, columns, rows)
+                rows += batch.num_rows
     except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
         place = None if is_parquet else _find_malformed_line(path, header)
         raise CatwalkError(place or f"{path} cannot be read: {str(error).splitlines()[0]}") from error
@@ -111,29 +117,74 @@ def _as_text(path: Path, batch: pa.RecordBatch, columns: Sequence[str], before: 
     return batch
 
 
-def _scan_parquet(path: Path) -> Iterator[pa.RecordBatch]:
+def _scan_parquet(path: Path) -> Generator[pa.RecordBatch, None, None]:
     with pa.parquet.ParquetFile(path) as file:
         # A file without rows has no batch, and yet columns that are to be checked.
         yield from file.iter_batches() if file.metadata.num_rows else [_empty(file.schema_arrow.names)]
 
 
-def _scan_csv(path: Path, header: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+def _scan_csv(path: Path, header: Sequence[str] | None) -> Generator[pa.RecordBatch, None, None]:
+    """Parse a file block by block, each a whole number of rows, that this thread has read.
+
+    pyarrow must not read ahead from a Python file: its threads would want the interpreter when that has ended after an
+    error, and abort the process.
+    """
     delimiter, has_quotes = _dialect(path)
     parsing = pa.csv.ParseOptions(
         delimiter=delimiter, quote_char='"' if has_quotes else False, newlines_in_values=has_quotes
     )
-    # One thread: with several, a message about a ragged row says at random which row it is.
-    reading = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=header)
-    names = list(header) if header is not None else _csv_names(path, parsing)
-    converting = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names}, check_utf8=False)
-    with _open_csv(path) as file, pa.csv.open_csv(file, reading, parsing, converting) as reader:
-        is_empty = True
-        for batch in reader:
-            if batch.num_rows:
-                is_empty = False
-                yield batch
-        if is_empty:
-            yield _empty(names)
+    names, has_header, is_empty = list(header or ()), header is None, True
+    with contextlib.closing(_CheckedText(path, has_quotes)) as file:
+        for block in _whole_rows(file, has_quotes):
+            # One thread: with several, a message about a ragged row says at random which row it is.
+            reading = pa.csv.ReadOptions(
+                use_threads=False, block_size=max(len(block), 1), column_names=None if has_header else names
+            )
+            if has_header:
+                with pa.csv.open_csv(pa.BufferReader(block), parse_options=parsing) as first:
+                    names, has_header = first.schema.names, False
+            converting = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names}, check_utf8=False)
+            for batch in pa.csv.read_csv(pa.BufferReader(block), reading, parsing, converting).to_batches():
+                if batch.num_rows:
+                    is_empty = False
+                    yield batch
+    if is_empty:
+        yield _empty(names)
+
+
+def _whole_rows(file: "_CheckedText", has_quotes: bool) -> Iterator[bytes]:
+    """Cut a file's bytes into blocks that end where a row does; there is at least one block."""
+    rest, is_first = b"", True
+    while data := file.read(BLOCK):
+        joined = rest + data
+        end = _end_of_rows(joined, has_quotes)
+        if end:
+            yield joined[:end]
+            is_first = False
+        rest = joined[end:]
+        if len(rest) > LONGEST_ROW:
+            raise pa.ArrowInvalid(f"a row is longer than {LONGEST_ROW:,} bytes")
+    if rest or is_first:
+        yield rest
+
+
+def _end_of_rows(data: bytes, has_quotes: bool) -> int:
+    """Return where the last row ends that is there whole, behind its line break; 0 if none is.
+
+    ``data`` begins with a row. A line break after an odd number of quotation marks is within a cell.
+    """
+    end = len(data)
+    is_inside = has_quotes and data.count(b'"') % 2 == 1
+    while True:
+        if is_inside:
+            end = data.rindex(b'"', 0, end)  # where the cell opens
+        last = max(data.rfind(b"\n", 0, end), data.rfind(b"\r", 0, end))
+        if last < 0:
+            return 0
+        is_inside = has_quotes and data.count(b'"', last, end) % 2 == 1
+        if not is_inside:
+            return last + 1
+        end = last
 
 
 def _empty(names: Sequence[str]) -> pa.RecordBatch:
@@ -145,20 +196,11 @@ def _dialect(path: Path) -> tuple[str, bool]:
     return ("\t", False) if path.name.removesuffix(".gz").endswith(".tsv") else (",", True)
 
 
-def _csv_names(path: Path, parsing: pa.csv.ParseOptions) -> list[str]:
-    with _open_csv(path) as file, pa.csv.open_csv(file, parse_options=parsing) as reader:
-        return reader.schema.names
-
-
-def _open_csv(path: Path) -> "_CheckedText":
-    return _CheckedText(path, quotes=_dialect(path)[1])
-
-
 def _open_bytes(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
-class _CheckedText(io.RawIOBase):
+class _CheckedText:
     """The bytes of a text file, checked as they pass for what a parser would let through or take for something else."""
 
     def __init__(self, path: Path, quotes: bool) -> None:
@@ -170,14 +212,12 @@ class _CheckedText(io.RawIOBase):
         self._lines = 0
         self._tail = b""
 
-    def readable(self) -> bool:
-        return True
-
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
-        super().close()
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
+        """Return up to so many bytes, none at the end, or raise a CatwalkError."""
         data = self._file.read(size)
         pending = len(self._decoder.getstate()[0])
         try:

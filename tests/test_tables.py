@@ -1,6 +1,8 @@
 """Tables whose cells are text, whatever they look like."""
 
+import contextlib
 import gzip
+import threading
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -177,3 +179,38 @@ class TestScanning:
         path.write_text("id,name\n" + rows + "60,\n", encoding="utf-8", newline="")
         with pytest.raises(CatwalkError, match=r"row 61: 'name' is empty"):
             list(scan_table(path, ["id", "name"]))
+
+    def test_old_line_ends_and_cells_of_many_lines_may_lie_across_blocks(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tables, "BLOCK", 16)
+        path = tmp_path / "table.csv"
+        path.write_bytes(b"id,name\r" + b"\r".join(b"%d,a" % number for number in range(50)))
+        assert read_table(path, ["id"]).column("id").to_pylist() == [str(number) for number in range(50)]
+        cell = "x\n" * 100 + '"'
+        path.write_text('id,name\n1,"' + cell.replace('"', '""') + '"\n2,b\n', newline="")
+        assert read_table(path, ["id", "name"]).column("name").to_pylist() == [cell, "b"]
+
+    def test_a_row_without_end_is_refused(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tables, "BLOCK", 16)
+        monkeypatch.setattr(tables, "LONGEST_ROW", 40)
+        (tmp_path / "table.tsv").write_text("id\n" + "x" * 100)
+        with pytest.raises(CatwalkError, match=r"table\.tsv cannot be read: a row is longer than 40 bytes"):
+            read_table(tmp_path / "table.tsv", ["id"])
+
+    @pytest.mark.parametrize("trouble", ["1,a\n,b\n", "1,a\n2,b,c\n", "1,a\n2,\0\n", '1,a\n2,"b\n', "1,a\n2,b\n"])
+    def test_only_this_thread_reads(self, tmp_path, monkeypatch, trouble):
+        """A thread of pyarrow that still reads when the interpreter ends aborts the process."""
+        monkeypatch.setattr(tables, "BLOCK", 8)
+        readers, read = [], tables._CheckedText.read
+
+        def watched_read(file, size):
+            readers.append(threading.get_ident())
+            return read(file, size)
+
+        monkeypatch.setattr(tables._CheckedText, "read", watched_read)
+        path = tmp_path / "table.csv"
+        path.write_text("id,name\n" + trouble + "3,c\n" * 100)
+        with contextlib.suppress(CatwalkError):
+            for number, _ in enumerate(scan_table(path, ["id", "name"])):
+                if number == 20:
+                    break
+        assert set(readers) == {threading.get_ident()}
