@@ -21,6 +21,7 @@ from rich.console import Console
 from catwalk.errors import CatwalkError
 from catwalk.tables import read_table, scan_table
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
+from datamodules.importers.items import DAMAGED_ITEMS, DAMAGED_PURCHASES, check_known
 from datamodules.importers.purchases import Numbering, Purchases
 
 IMAGES, TRAINING, TEST, CLASSES = Path("original/images"), "trainingset.tsv", "testset.tsv", "classes.csv"
@@ -34,7 +35,9 @@ UNCLASSIFIED = "unclassified"
 """Category of the items of which the release does not state one."""
 
 
-def amazon_release(source: Path, dest: Path, name: str | None = None, allow_truncated: bool = False) -> None:
+def amazon_release(
+    source: Path, dest: Path, name: str | None = None, allow_truncated: bool = False, leave_out_damaged: bool = False
+) -> None:
     """Write the paper's Amazon Men or Amazon Women, as its authors release it, as a dataset folder.
 
     The published split stays as it is. Purchases of items without an image are left out and counted; items that nobody
@@ -45,6 +48,7 @@ def amazon_release(source: Path, dest: Path, name: str | None = None, allow_trun
         dest: The dataset folder to write; it must not exist, or be empty.
         name: Name of the dataset, for tables; by default that of the folder, so that amazon_men is called Amazon Men.
         allow_truncated: Take images that end too early as far as they go, rather than refuse them.
+        leave_out_damaged: Leave out and count items whose image cannot be decoded, rather than end with an error.
 
     Raises:
         CatwalkError: If DEST is not empty, or a file is missing or malformed.
@@ -59,15 +63,29 @@ def amazon_release(source: Path, dest: Path, name: str | None = None, allow_trun
     training.check_some_left(source / TRAINING)
     test.check_some_left(source / TEST)
     items = [str(number) for number in sorted(map(int, images))]
-    labels = [classes.get(item, UNCLASSIFIED) for item in items]
-    paths = [f"images/{item}{images[item].suffix.lower()}" for item in items]
-    left_out = Counter(training.left_out) + Counter(test.left_out)
-    left_out["files that are no numbered image"] = strange
-    left_out["classes of items without an image"] = len(classes.keys() - images.keys())
+    paths = {item: f"images/{item}{images[item].suffix.lower()}" for item in items}
     with DatasetWriter(dest) as writer:
         sources = [images[item].relative_to(source).as_posix() for item in items]
-        writer.copy_images(source, sources, paths, allow_truncated=allow_truncated)
-        writer.write_items(items, paths, labels)
+        damaged = writer.copy_images(
+            source,
+            sources,
+            list(paths.values()),
+            allow_truncated=allow_truncated,
+            leave_out_damaged=leave_out_damaged,
+        )
+        if damaged:
+            lost = {items[row] for row in damaged}
+            items = [item for item in items if item not in lost]
+            training, test = (purchases.of_items(items, DAMAGED_PURCHASES) for purchases in (training, test))
+            training.check_some_left(source / TRAINING)
+            test.check_some_left(source / TEST)
+        left_out = Counter(training.left_out) + Counter(test.left_out)
+        left_out["files that are no numbered image"] = strange
+        left_out["classes of items without an image"] = len(classes.keys() - images.keys())
+        if damaged:
+            left_out[DAMAGED_ITEMS] = len(damaged)
+        labels = [classes.get(item, UNCLASSIFIED) for item in items]
+        writer.write_items(items, [paths[item] for item in items], labels)
         # The authors' script writes 0 or nothing, which says of no purchase that it was earlier than another.
         has_times = all(len(np.unique(purchases.timestamps)) > 1 for purchases in (training, test))
         for part, purchases in (("train", training), ("test", test)):
@@ -175,6 +193,7 @@ def _read_part(path: Path, images: Mapping[str, Path]) -> Purchases:
             left_out["times of purchases, because others have none"] = len(stated)
         numbers = np.zeros(len(numbers))
     purchases = Purchases(user_ids, item_ids, user_numbers, item_numbers, numbers, left_out)
+    check_known(purchases, images, path, path.parent / IMAGES)
     part = "training" if path.name == TRAINING else "test"
     return purchases.of_items(images, f"{part} purchases of items without an image").without_repeats()
 

@@ -29,6 +29,7 @@ from rich.console import Console
 from catwalk.errors import CatwalkError
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
 from datamodules.importers.download import Fetched, fetch_images
+from datamodules.importers.items import DAMAGED_ITEMS, DAMAGED_PURCHASES, Items, check_images, refuse_strangers
 from datamodules.importers.json_lines import Records
 from datamodules.importers.purchases import IntArray, Numbering, Purchases, check_core
 
@@ -56,6 +57,9 @@ PLACEHOLDER = "/no-img"
 
 LATEST = 4_102_444_800
 """The year 2100 in Unix seconds: no review is younger."""
+
+EXAMPLES = 1000
+"""Ids of unknown items of which one is shown where most are unknown."""
 
 BATCH = 1 << 16
 """Reviews that are kept as Python objects at a time."""
@@ -105,6 +109,7 @@ class Goods:
         titles: Their titles, empty where there is none.
         urls: The addresses of their images, empty where there is none.
         places: The place of every item of the metadata, or why it is not among them.
+        imageless: Those that are known to have no image, whose reviews are left out only once they were counted.
         left_out: How many lines and items are left out, by cause.
     """
 
@@ -114,6 +119,7 @@ class Goods:
     titles: list[str] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)
     places: dict[str, int] = field(default_factory=dict)
+    imageless: frozenset[str] = frozenset()
     left_out: Counter[str] = field(default_factory=Counter)
 
 
@@ -133,6 +139,7 @@ def amazon_reviews(
     requests_per_second: float = 10.0,
     downloads: Path | None = None,
     leave_out_failed: bool = False,
+    leave_out_damaged: bool = False,
 ) -> None:
     """Write Amazon's reviews (2014, 2018 or 2023) as a dataset folder; images are fetched, or taken from a folder.
 
@@ -158,6 +165,8 @@ def amazon_reviews(
         downloads: Folder in which fetched images stay; by default a hidden one beside DEST, which is removed when the
             dataset folder is complete, and from which an interrupted import goes on.
         leave_out_failed: Leave out and count items whose image cannot be fetched, rather than end with an error.
+        leave_out_damaged: Leave out and count items whose image in the folder IMAGES cannot be decoded, rather than
+            end with an error.
 
     Raises:
         CatwalkError: If an argument is out of range, DEST is not empty, a file is missing or malformed, or images
@@ -174,11 +183,25 @@ def amazon_reviews(
         raise CatwalkError("downloads: nothing is fetched where images are given; leave one of the two out")
     files = None if images is None else find_images(images)
     goods = read_metadata(metadata, prefix, level, skip_malformed)
-    for place, item in enumerate(goods.ids):
-        if item not in files if files is not None else not goods.urls[place]:
-            goods.places[item] = NO_IMAGE
-            goods.left_out["items without an image"] += 1
-    purchases = read_reviews(reviews, goods, min_rating, skip_malformed).without_repeats()
+    has_image = {item for item, url in zip(goods.ids, goods.urls, strict=True) if url} if files is None else {*files}
+    without_image = [item for item in goods.ids if item not in has_image]
+    if without_image:
+        goods.left_out["items without an image"] = len(without_image)
+    if images is None:
+        goods.places |= dict.fromkeys(without_image, NO_IMAGE)
+    else:
+        goods.imageless = frozenset(without_image)
+    purchases = read_reviews(reviews, metadata, goods, min_rating, skip_malformed)
+    if images is not None:
+        # Of what would be in the core: nobody has the images of the rest.
+        wanted = purchases.without_repeats().core(core, one_pass).items_bought
+        named = [item for item in goods.ids if item in wanted]
+        absent = [row for row, item in enumerate(named) if item not in has_image]
+        check_images(absent, Items(named, [f"{item}.jpg" for item in named]), metadata, images)
+        goods.places |= dict.fromkeys(without_image, NO_IMAGE)
+        if without_image:
+            purchases = purchases.of_items(has_image, NOT_ON_SALE[NO_IMAGE])
+    purchases = purchases.without_repeats()
     candidates = purchases.core(core, one_pass)
     candidates.check_some_left(reviews)
     places, lost = goods.places, Counter[str]()
@@ -199,12 +222,27 @@ def amazon_reviews(
         goods.left_out["items without enough reviews"] = (
             sum(place >= 0 for place in places.values()) - len(items) - lost.total()
         )
-        labels = [goods.categories[places[item]] for item in items]
-        paths = [f"images/{item}{files[item].suffix.lower()}" for item in items]
+        paths = {item: f"images/{item}{files[item].suffix.lower()}" for item in items}
         root = kept_downloads if images is None else images
         sources = [files[item].relative_to(root).as_posix() for item in items]
-        writer.copy_images(root, sources, paths, allow_truncated=allow_truncated)
-        writer.write_items(items, paths, labels, [goods.titles[places[item]] for item in items])
+        damaged = writer.copy_images(
+            root,
+            sources,
+            list(paths.values()),
+            allow_truncated=allow_truncated,
+            leave_out_damaged=leave_out_damaged,
+        )
+        if damaged:
+            copied = [item for item in items if item not in {items[row] for row in damaged}]
+            goods.left_out[DAMAGED_ITEMS] = len(damaged)
+            candidates = candidates.of_items(copied, DAMAGED_PURCHASES).core(core, one_pass)
+            candidates.check_some_left(reviews)
+            items = [item for item in copied if item in candidates.items_bought]
+            goods.left_out["items without enough reviews"] += len(copied) - len(items)
+            writer.remove_images(paths[item] for item in sorted({*copied} - {*items}))
+        labels = [goods.categories[places[item]] for item in items]
+        titles = [goods.titles[places[item]] for item in items]
+        writer.write_items(items, [paths[item] for item in items], labels, titles)
         writer.write_interactions(*candidates.columns())
         writer.describe(
             name=f"Amazon {prefix[-1]}" if prefix else f"Amazon {goods.release.year}",
@@ -284,12 +322,20 @@ def read_metadata(path: Path, prefix: Sequence[str], level: int, skip_malformed:
     return goods
 
 
-def read_reviews(path: Path, goods: Goods, min_rating: float | None = None, skip_malformed: bool = False) -> Purchases:
-    """Read the reviews of the items on sale, of which there may be tens of millions."""
+def read_reviews(
+    path: Path, metadata: Path, goods: Goods, min_rating: float | None = None, skip_malformed: bool = False
+) -> Purchases:
+    """Read the reviews of the items on sale, of which there may be tens of millions.
+
+    Raises:
+        CatwalkError: If a line is malformed, or most reviews are of items that the metadata lack.
+    """
     release, places = goods.release, goods.places
     latest = LATEST * (1000 if release.unit == "ms" else 1)
     kept = _Columns()
     left_out: Counter[str] = Counter()
+    strangers: set[str] = set()
+    total = 0
     with Records(path, skip_malformed) as records:
         for number, record in enumerate(records):
             if number == 0:
@@ -301,11 +347,14 @@ def read_reviews(path: Path, goods: Goods, min_rating: float | None = None, skip
             if type(time) is not int or not 0 < time < latest:
                 records.refuse(f"has no time in {release.time!r} but {str(time)[:40]!r}")
                 continue
+            total += 1
             place = places.get(item, UNKNOWN)
             if place < 0:
                 left_out[NOT_ON_SALE[place]] += 1
+                if place == UNKNOWN and len(strangers) < EXAMPLES:
+                    strangers.add(item)
                 continue
-            if min_rating is not None:
+            if min_rating is not None and item not in goods.imageless:
                 rating = record.get(release.rating)
                 if type(rating) is not float and type(rating) is not int:
                     records.refuse(f"has no number of stars in {release.rating!r} but {str(rating)[:40]!r}")
@@ -316,6 +365,9 @@ def read_reviews(path: Path, goods: Goods, min_rating: float | None = None, skip
             kept.add(user, place, time)
     if records.malformed:
         left_out["malformed lines of reviews"] = records.malformed
+    unknown = left_out[NOT_ON_SALE[UNKNOWN]]
+    if 2 * unknown > total:
+        refuse_strangers(unknown, total, sorted(strangers), places, path, metadata, what="reviews")
     (user_ids, users), items, times = kept.finish()
     return Purchases(user_ids, goods.ids, users, items, times.astype(f"datetime64[{release.unit}]"), dict(left_out))
 

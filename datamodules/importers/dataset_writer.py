@@ -133,8 +133,9 @@ class DatasetWriter:
         paths: Sequence[str],
         *,
         allow_truncated: bool = False,
+        leave_out_damaged: bool = False,
         title: str = "Copying images",
-    ) -> None:
+    ) -> list[int]:
         """Copy image files, byte by byte, after decoding each of them, with a progress bar on standard error.
 
         Args:
@@ -143,40 +144,53 @@ class DatasetWriter:
             paths: Where they go, relative to the folder.
             allow_truncated: Take files that end too early; they are counted, and ``dataset.json`` says that whoever
                 reads the folder is to take them as far as they go.
+            leave_out_damaged: Leave out files that cannot be decoded, rather than refuse them.
             title: What the progress bar says.
 
+        Returns:
+            The rows of the files that are left out, in order.
+
         Raises:
-            CatwalkError: If a file cannot be decoded, is missing, or lies outside ``root``.
+            CatwalkError: If a file is missing, lies outside ``root``, or cannot be decoded; all of those are listed
+                on standard error before, where they are several.
         """
         check_image_paths(root, sources, lambda row: f"the source, {sources[row]}")
         for parent in sorted({(self.folder / path).parent for path in paths}):
             parent.mkdir(parents=True, exist_ok=True)
-        truncated: list[int] = []
+        damaged: dict[int, str] = {}
 
         def copy(row: int) -> None:
             try:
                 decode(root / sources[row])
             except CatwalkError as error:
-                if not allow_truncated:
-                    remedy = "remove the file to leave its item out"
-                    if _ends_early(root / sources[row]):
-                        remedy += ", or give --allow-truncated: it only ends too early"
-                    raise CatwalkError(f"{error}; {remedy}") from error
-                truncated.append(row)
-            # On file systems that know no capitals, "A.jpg" must not overwrite "a.jpg".
-            with open(root / sources[row], "rb") as file, open(self.folder / paths[row], "xb") as target:
-                shutil.copyfileobj(file, target)
+                damaged[row] = str(error)
+            else:
+                self._copy(root / sources[row], paths[row])
 
         _in_threads(copy, len(paths), title)
         # After the others: what allows truncated files allows them to all threads, and none would be counted.
-        for row in sorted(truncated):
-            try:
-                decode(root / sources[row], allow_truncated=True)
-            except CatwalkError as error:
-                raise CatwalkError(f"{error}; remove the file to leave its item out") from error
-        self._allow_truncated = allow_truncated
+        ends_early = {row for row in sorted(damaged) if _ends_early(root / sources[row])}
         if allow_truncated:
-            self._counts["truncated_images"] = self._counts.get("truncated_images", 0) + len(truncated)
+            for row in sorted(ends_early):
+                self._copy(root / sources[row], paths[row])
+                del damaged[row]
+            self._allow_truncated = True
+            self._counts["truncated_images"] = self._counts.get("truncated_images", 0) + len(ends_early)
+        if damaged and (not leave_out_damaged or len(damaged) == len(paths)):
+            raise _refuse_damaged([damaged[row] for row in sorted(damaged)], len(paths), bool(ends_early & {*damaged}))
+        return sorted(damaged)
+
+    def _copy(self, source: Path, path: str) -> None:
+        # On file systems that know no capitals, "A.jpg" must not overwrite "a.jpg".
+        with open(source, "rb") as file, open(self.folder / path, "xb") as target:
+            shutil.copyfileobj(file, target)
+
+    def remove_images(self, paths: Iterable[str]) -> None:
+        """Remove images that were copied and whose items are left out after all, and folders that become empty."""
+        for path in paths:
+            (self.folder / path).unlink()
+            with contextlib.suppress(OSError):
+                (self.folder / path).parent.rmdir()
 
     def write_items(
         self, item_ids: Sequence[str], images: Sequence[str], categories: Sequence[str], titles: Sequence[str] = ()
@@ -240,6 +254,7 @@ class DatasetWriter:
         made_by: Mapping[str, Any] | None = None,
         simulated_purchases: Mapping[str, Any] | None = None,
         left_out: Mapping[str, int] | None = None,
+        repaired: Mapping[str, int] | None = None,
     ) -> None:
         """State what ``dataset.json`` is to say beyond the counts.
 
@@ -253,6 +268,7 @@ class DatasetWriter:
             made_by: The command and its arguments.
             simulated_purchases: How the purchases were simulated; None where they are real.
             left_out: How many things of the source are not in the folder, by cause.
+            repaired: How many things were written in another way in the source, by kind.
         """
         self._description = {
             "name": name,
@@ -263,6 +279,9 @@ class DatasetWriter:
             "made_by": dict(made_by or {}) | {"catwalk_version": __version__},
             "simulated_purchases": None if simulated_purchases is None else dict(simulated_purchases),
         }
+        mended = {what: count for what, count in (repaired or {}).items() if count}
+        if mended:
+            self._description["repaired"] = mended
 
     def _complete(self) -> None:
         """Write ``dataset.json`` and put the folder in its place."""
@@ -332,6 +351,25 @@ class DatasetWriter:
             yield
         except OSError as error:
             raise CatwalkError(f"{self._given} cannot be written: {error}") from error
+
+
+def _refuse_damaged(reasons: Sequence[str], count: int, some_end_early: bool) -> CatwalkError:
+    """Return what is said of images that cannot be decoded, after all of them were listed."""
+    remedy = "remove the file to leave its item out, or give --leave-out-damaged"
+    allow = ", or --allow-truncated: it only ends too early"
+    if len(reasons) > 1:
+        console = Console(stderr=True)
+        for reason in reasons:
+            console.print(f"• {_printable(reason)}", soft_wrap=True, highlight=False, markup=False)
+        reasons = [f"{len(reasons):,} of {count:,} images cannot be read, all listed above; the first: {reasons[0]}"]
+        remedy = "remove the files to leave their items out, or give --leave-out-damaged"
+        allow = ", or --allow-truncated for those that only end too early"
+    return CatwalkError(f"{reasons[0]}; {remedy}{allow if some_end_early else ''}")
+
+
+def _printable(text: str) -> str:
+    """Return a text without what would be a command to a terminal."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _ends_early(path: Path) -> bool:
@@ -428,6 +466,8 @@ def print_summary(writer: DatasetWriter, console: Console) -> None:
         lines.append(f"labelled images for the CNN: {parts}")
     left_out = [f"{count:,} {cause}" for cause, count in info["left_out"].items() if count]
     lines.append(f"left out: {'; '.join(left_out) or 'nothing'}")
+    if "repaired" in info:
+        lines.append(f"repaired: {'; '.join(f'{count:,} {what}' for what, count in info['repaired'].items())}")
     if simulated:
         lines.append(
             "the purchases are SIMULATED, by the choice model that dataset.json records: nobody bought these articles"

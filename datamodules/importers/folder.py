@@ -2,9 +2,9 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,15 @@ from catwalk.catalogue import check_image_paths
 from catwalk.errors import CatwalkError
 from catwalk.tables import read_table, scan_table
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
+from datamodules.importers.items import (
+    DAMAGED_ITEMS,
+    DAMAGED_PURCHASES,
+    SUFFIXES,
+    Items,
+    check_images,
+    check_known,
+    tidy_categories,
+)
 from datamodules.importers.purchases import (
     LONGEST_ID,
     Numbering,
@@ -25,10 +34,21 @@ from datamodules.importers.purchases import (
     is_file_name,
 )
 
-SUFFIXES = frozenset(
-    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
-)
-"""Endings of the files that are images in a tree of folders, in small letters."""
+Layout = Literal["categories", "splits"]
+"""What the folders in a tree of images are."""
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""The splits by the names that folders have, in small letters."""
+
+OUTSIDE = "items outside the core"
 
 TIMES = (
     pa.int64(),
@@ -37,41 +57,6 @@ TIMES = (
     *(pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")),
 )
 """What a column of times may hold, one and the same in all rows."""
-
-
-@dataclass
-class Items:
-    """What is on sale.
-
-    Attributes:
-        ids: The shop's own ids, N of them.
-        images: Where their images are, relative to the source.
-        categories: The names of their categories.
-        titles: Their titles, or none at all.
-        left_out: How many things are left out, by cause.
-        without_image: The ids of the items that are left out for want of an image.
-    """
-
-    ids: list[str] = field(default_factory=list)
-    images: list[str] = field(default_factory=list)
-    categories: list[str] = field(default_factory=list)
-    titles: list[str] = field(default_factory=list)
-    left_out: dict[str, int] = field(default_factory=dict)
-    without_image: list[str] = field(default_factory=list)
-
-    def take(self, rows: list[int]) -> "Items":
-        """Keep the items at these places."""
-
-        def kept(column: list[str]) -> list[str]:
-            return [column[row] for row in rows] if column else []
-
-        return replace(
-            self,
-            ids=kept(self.ids),
-            images=kept(self.images),
-            categories=kept(self.categories),
-            titles=kept(self.titles),
-        )
 
 
 def folder(
@@ -89,16 +74,21 @@ def folder(
     core: int = 1,
     one_pass: bool = False,
     allow_truncated: bool = False,
+    leave_out_damaged: bool = False,
+    layout: Layout | None = None,
     name: str | None = None,
     origin: str = "not stated",
     licence: str = "not stated",
 ) -> None:
     """Write your own shop as a dataset folder: photographs with categories, and a log of purchases.
 
-    Without ITEMS the folders in SOURCE are the categories, and an item's id is the name of its image's file.
+    Without ITEMS the folders in SOURCE are the categories, and an item's id is the name of its image's file. Where
+    they are called train, validation and test, the categories are the folders in them, and the CNN learns from these
+    splits.
 
     Args:
-        source: Folder of the images: SOURCE/Category/item.jpg, or in any order where ITEMS lists them.
+        source: Folder of the images: SOURCE/Category/item.jpg, SOURCE/train/Category/item.jpg, or in any order where
+            ITEMS lists them.
         dest: The dataset folder to write; it must not exist, or be empty.
         items: Table of the items, CSV, TSV or Parquet, with the paths of their images below SOURCE.
         item: Column of the items' ids, in both tables.
@@ -113,6 +103,9 @@ def folder(
             that nobody bought stay.
         one_pass: Drop users and then items with fewer than CORE purchases once only, as the paper's code does.
         allow_truncated: Take images that end too early as far as they go, rather than refuse them.
+        leave_out_damaged: Leave out and count items whose image cannot be decoded, rather than end with an error.
+        layout: What the folders in SOURCE are: categories, or splits with the categories in them; by default what
+            their names say.
         name: The shop's name, for tables; that of the folder SOURCE by default.
         origin: Where the data comes from and who is to be cited.
         licence: Under which licence it may be used.
@@ -141,37 +134,57 @@ def folder(
     }
     if purchases is None and any(given.values()):
         raise CatwalkError(f"{next(what for what in given if given[what])} is about purchases: give --purchases")
+    if items is not None and layout is not None:
+        raise CatwalkError("layout: where ITEMS lists the images, it does not matter in which folders they are")
     if not source.is_dir():
         raise CatwalkError(f"source: there is no folder {source}")
     if items is None:
         if dest.resolve().is_relative_to(source.resolve()):
             raise CatwalkError(f"dest: {dest} lies in {source}, whose folders are categories: give another folder")
-        on_sale = read_tree(source, purchases)
+        on_sale = read_tree(source, purchases, layout)
     else:
         on_sale = read_items(items, source, item, image, category, title)
     check_image_paths(source, on_sale.images, lambda row: f"item {on_sale.ids[row]!r}")
+    on_sale.categories, tidied = tidy_categories(
+        on_sale.categories, items or source, None if items is None else category
+    )
     bought = None
-    left_out = dict(on_sale.left_out)
     if purchases is not None:
         bought = read_purchases(purchases, user, purchased_item or item, time)
-        bought = _of_items(bought, on_sale, purchases, items or source).without_repeats().core(core, one_pass)
+        check_known(bought, [*on_sale.ids, *on_sale.without_image], purchases, items or source)
+        bought = _of_items(bought, on_sale).without_repeats().core(core, one_pass)
         bought.check_some_left(purchases)
         if core > 1:
-            rows = [row for row, one in enumerate(on_sale.ids) if one in bought.items_bought]
-            left_out["items outside the core"] = len(on_sale.ids) - len(rows)
-            on_sale = on_sale.take(rows)
-        left_out |= bought.left_out
-    images = [
-        f"images/{one}{PurePosixPath(path).suffix}" for one, path in zip(on_sale.ids, on_sale.images, strict=True)
-    ]
+            on_sale = on_sale.where(bought.items_bought, OUTSIDE)
     with DatasetWriter(dest) as writer:
-        writer.copy_images(source, on_sale.images, images, allow_truncated=allow_truncated)
+        paths = dict(zip(on_sale.ids, _paths(on_sale), strict=True))
+        damaged = writer.copy_images(
+            source,
+            on_sale.images,
+            list(paths.values()),
+            allow_truncated=allow_truncated,
+            leave_out_damaged=leave_out_damaged,
+        )
+        if damaged:
+            lost = {on_sale.ids[row] for row in damaged}
+            on_sale = on_sale.where(paths.keys() - lost, DAMAGED_ITEMS)
+            if bought is not None:
+                bought = bought.of_items(on_sale.ids, DAMAGED_PURCHASES).core(core, one_pass)
+                bought.check_some_left(purchases)
+                if core > 1:
+                    left, on_sale = set(on_sale.ids), on_sale.where(bought.items_bought, OUTSIDE)
+                    writer.remove_images(paths[one] for one in sorted(left.difference(on_sale.ids)))
+        images = [paths[one] for one in on_sale.ids]
         writer.write_items(on_sale.ids, images, on_sale.categories, on_sale.titles)
+        if on_sale.splits:
+            writer.write_labelled_images(images, on_sale.categories, on_sale.splits)
         if bought is not None:
             writer.write_interactions(*bought.columns())
         made_by: dict[str, object] = {"importer": "folder"}
         if items is not None:
             made_by |= {"items": items.name, "item": item, "image": image, "category": category, "title": title}
+        if on_sale.splits:
+            made_by["layout"] = "splits"
         if purchases is not None:
             made_by |= {
                 "purchases": purchases.name,
@@ -187,7 +200,8 @@ def folder(
             licence=licence,
             categories=sorted(set(on_sale.categories)),
             made_by=made_by,
-            left_out=left_out,
+            repaired={"names of categories": tidied},
+            left_out=on_sale.left_out | ({} if bought is None else bought.left_out),
         )
     console = Console()
     print_summary(writer, console)
@@ -195,19 +209,19 @@ def folder(
         console.print("• the order of rows is the time of the purchases: no --time was given", markup=False)
 
 
-def read_tree(source: Path, purchases: Path | None = None) -> Items:
-    """Find the images in ``source/Category/…/item.jpg``, in the order of their paths.
+def read_tree(source: Path, purchases: Path | None = None, layout: Layout | None = None) -> Items:
+    """Find the images in ``source/Category/…/item.jpg`` or ``source/train/Category/…/item.jpg``, ordered by path.
 
     Args:
-        source: The folder whose folders are the categories.
+        source: The folder whose folders are the categories, or the splits.
         purchases: A file that may lie in it as well.
+        layout: What the folders are; None goes by their names.
 
     Raises:
-        CatwalkError: If there is none, a folder is a link, or two files give the same id.
+        CatwalkError: If there is none, a folder is a link, two files give the same id, or it is not plain what the
+            folders are.
     """
-    found = Items()
-    paths: dict[str, Path] = {}
-    causes: Counter[str] = Counter()
+    found, paths, causes = Items(), [], Counter[str]()
     for place, folders, files in os.walk(source, onerror=_refuse):
         inside = Path(place).relative_to(source)
         causes["hidden files and folders"] += sum(entry.startswith(".") for entry in [*folders, *files])
@@ -220,27 +234,73 @@ def read_tree(source: Path, purchases: Path | None = None) -> Items:
             if path.suffix.lower() not in SUFFIXES:
                 is_log = purchases is not None and (source / path).resolve() == purchases.resolve()
                 causes["files that are no images"] += not is_log
-            elif not inside.parts:
-                causes["images outside the folders of categories"] += 1
             else:
                 _check_name(source, path)
-                if path.stem in paths:
-                    raise CatwalkError(
-                        f"source: {source / paths[path.stem]} and {source / path} both give the item {path.stem!r}: "
-                        "rename one of them"
-                    )
-                paths[path.stem] = path
-                found.ids.append(path.stem)
-                found.images.append(path.as_posix())
-                found.categories.append(path.parts[0])
-    if not found.ids:
+                paths.append(path)
+    has_splits = _has_splits(source, paths, layout)
+    depth = 2 if has_splits else 1
+    kept = [path for path in paths if len(path.parts) > depth]
+    causes["images outside the folders of categories"] += len(paths) - len(kept)
+    if not kept:
         listed = "; ".join(f"{count:,} {cause}" for cause, count in causes.items() if count)
+        example = f"{source}/{paths[0].parts[0] if has_splits else 'Shoes'}/{'Shoes/' if has_splits else ''}item.jpg"
         raise CatwalkError(
-            f"source: {source} has no images in folders of categories, as in {source}/Shoes/item.jpg"
+            f"source: {source} has no images in folders of categories, as in {example}"
             f"{f' ({listed})' if listed else ''}; or list them in a table with --items"
         )
+    found.ids = [path.stem for path in kept]
+    if has_splits and purchases is None and len(set(found.ids)) < len(kept):
+        found.ids = ["-".join(path.with_suffix("").parts) for path in kept]  # nobody else knows these items
+    owners: dict[str, Path] = {}
+    for one, path in zip(found.ids, kept, strict=True):
+        if one in owners:
+            raise CatwalkError(
+                f"source: {source / owners[one]} and {source / path} both give the item {one!r}: rename one of them"
+            )
+        if not is_file_name(one):
+            raise CatwalkError(f"source: {source / path} gives the item {one[:80]!r}…, of over {LONGEST_ID} bytes")
+        owners[one] = path
+    found.images = [path.as_posix() for path in kept]
+    found.categories = [path.parts[depth - 1] for path in kept]
+    found.splits = [SPLIT_NAMES[path.parts[0].casefold()] for path in kept] if has_splits else []
     found.left_out |= causes
     return found
+
+
+def _has_splits(source: Path, images: Sequence[Path], layout: Layout | None) -> bool:
+    """Return whether the folders in a source are splits, or raise a CatwalkError if they may be either."""
+    if layout == "categories":
+        return False
+    named = sorted({path.parts[0] for path in images if len(path.parts) > 1})
+    splits = [name for name in named if name.casefold() in SPLIT_NAMES]
+    others = [name for name in named if name not in splits]
+    if layout == "splits" and (others or not splits):
+        raise CatwalkError(
+            f"layout: {source} has the folders {_listed(named)}, and splits are called {_listed(SPLIT_NAMES)}"
+        )
+    if splits and not others:
+        return True
+    if len({SPLIT_NAMES[name.casefold()] for name in splits}) > 1:
+        raise CatwalkError(
+            f"source: {source} has the splits {_listed(splits)} and beside them {_listed(others)}: move these away, or "
+            "give --layout categories if all of them are categories"
+        )
+    below = {path.parts[1] for path in images if len(path.parts) > 2}
+    if len({SPLIT_NAMES.get(name.casefold()) for name in below} - {None}) > 1:
+        if not all(name.casefold() in SPLIT_NAMES for name in below):
+            return False
+        raise CatwalkError(
+            f"source: the folders in {source}/{named[0]} are called {_listed(sorted(below))}, as splits are: give "
+            f"{source}/{named[0]} if the categories are in these, put the splits first, as in "
+            f"{source}/{sorted(below)[0]}/{named[0]}/item.jpg, or give --layout categories to take no notice of them"
+        )
+    return False
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    shown = names if len(names) <= 8 else [*names[:8], "…"]
+    return ", ".join(shown) or "none"
 
 
 def _refuse(error: OSError) -> NoReturn:
@@ -287,17 +347,17 @@ def read_items(path: Path, source: Path, item: str, image: str, category: str, t
         absent = {row for row, text in enumerate(images) if not (_leads_out(text) or (source / text).is_file())}
     except OSError as error:
         raise CatwalkError(f"{path}: the image {error.filename} cannot be looked for: {error.strerror}") from error
-    if 2 * len(absent) > len(ids):
-        row = min(absent)
-        raise CatwalkError(
-            f"{path}: {len(absent):,} of {len(ids):,} items have no image below {source}; that of item {ids[row]!r} is "
-            f"{images[row]!r}"
-        )
     everything = Items(ids, images, table.column(category).to_pylist(), titles)
+    check_images(sorted(absent), everything, path, source)
     kept = everything.take([row for row in range(len(ids)) if row not in absent])
     kept.left_out = {"items without an image": len(absent)}
     kept.without_image = [ids[row] for row in sorted(absent)]
     return kept
+
+
+def _paths(items: Items) -> list[str]:
+    """Return where the images go: under their items' ids."""
+    return [f"images/{one}{PurePosixPath(path).suffix}" for one, path in zip(items.ids, items.images, strict=True)]
 
 
 def _leads_out(image: str) -> bool:
@@ -364,17 +424,9 @@ def parse_times(times: list[pa.Array], path: Path, column: str) -> NDArray[np.ge
     )
 
 
-def _of_items(bought: Purchases, on_sale: Items, path: Path, catalogue: Path) -> Purchases:
-    """Keep the purchases of what is on sale, or raise a CatwalkError if most are of something else."""
+def _of_items(bought: Purchases, on_sale: Items) -> Purchases:
+    """Keep the purchases of what is on sale, counted apart from those of items without an image."""
     known = bought.of_items([*on_sale.ids, *on_sale.without_image], "purchases of items that are not in the catalogue")
-    unknown = len(bought) - len(known)
-    if 2 * unknown > len(bought):
-        names = {*on_sale.ids, *on_sale.without_image}
-        stranger = next(bought.item_ids[one] for one in bought.items if bought.item_ids[one] not in names)
-        raise CatwalkError(
-            f"{path}: {unknown:,} of {len(bought):,} purchases are of items that {catalogue} does not have, such as "
-            f"{stranger!r}; its ids are like {on_sale.ids[0]!r}"
-        )
     if not on_sale.without_image:
         return known
     return known.of_items(on_sale.ids, "purchases of items without an image")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -18,9 +17,18 @@ from catwalk.catalogue import check_image_paths
 from catwalk.errors import CatwalkError
 from catwalk.tables import read_table, scan_table
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
+from datamodules.importers.items import (
+    DAMAGED_ITEMS,
+    DAMAGED_PURCHASES,
+    Items,
+    check_images,
+    check_known,
+    tidy_categories,
+)
 from datamodules.importers.purchases import Numbering, Purchases, check_core, check_ids, first_misfit, fits
 
 ARTICLES, TRANSACTIONS = "articles.csv", "transactions_train.csv"
+UNSOLD = "articles that nobody bought"
 
 
 def hm(
@@ -33,6 +41,7 @@ def hm(
     core: int = 1,
     one_pass: bool = False,
     allow_truncated: bool = False,
+    leave_out_damaged: bool = False,
 ) -> None:
     """Write H&M's Kaggle data as a dataset folder: photographs, product types and purchases.
 
@@ -48,6 +57,8 @@ def hm(
         core: Keep users and items with at least this many purchases, repeated until nothing changes.
         one_pass: Drop users and then items with fewer than CORE purchases once only, as the paper's code does.
         allow_truncated: Take photographs that end too early as far as they go, rather than refuse them.
+        leave_out_damaged: Leave out and count articles whose photograph cannot be decoded, rather than end with an
+            error.
 
     Raises:
         CatwalkError: If an argument is out of range, DEST is not empty, or a file is missing or malformed.
@@ -59,42 +70,54 @@ def hm(
         raise CatwalkError(f"source: there is no folder {source}")
     columns = ["article_id", category, *([] if group is None else ["index_group_name"])]
     articles = read_table(source / ARTICLES, columns, ["prod_name"])
-    left_out = {}
+    all_ids = articles.column("article_id").to_pylist()
+    check_ids(all_ids, source / ARTICLES, "article_id")
+    labels, tidied = tidy_categories(articles.column(category).to_pylist(), source / ARTICLES, category)
+    photographs = [f"images/{one[:3]}/{one}.jpg" for one in all_ids]
+    titles = articles.column("prod_name").to_pylist() if "prod_name" in articles.column_names else []
+    on_sale = Items(all_ids, photographs, labels, titles)
     if group is not None:
-        groups, everything = articles.column("index_group_name"), len(articles)
-        articles = articles.filter(pa.compute.equal(groups, group))
-        if not len(articles):
-            known = ", ".join(sorted(groups.unique().to_pylist()))
+        groups = articles.column("index_group_name").to_pylist()
+        if group not in groups:
+            known = ", ".join(sorted(set(groups)))
             raise CatwalkError(f"group: no article has {group!r} in the column index_group_name, which has {known}")
-        left_out["articles of other groups"] = everything - len(articles)
-    ids = articles.column("article_id").to_pylist()
-    check_ids(ids, source / ARTICLES, "article_id")
-    photographs = {item: f"{item[:3]}/{item}.jpg" for item in ids}
-    shown = {item for item in ids if (source / "images" / photographs[item]).is_file()}
-    left_out["articles without a photograph"] = len(ids) - len(shown)
+        of_group = {one for one, own in zip(all_ids, groups, strict=True) if own == group}
+        on_sale = on_sale.where(of_group, "articles of other groups")
+    ids = on_sale.ids
+    absent = [row for row, image in enumerate(on_sale.images) if not (source / image).is_file()]
+    check_images(absent, on_sale, source / ARTICLES, source)
+    on_sale = on_sale.where({*ids}.difference(ids[row] for row in absent), "articles without a photograph")
 
     purchases = read_transactions(source / TRANSACTIONS)
+    check_known(purchases, all_ids, source / TRANSACTIONS, source / ARTICLES)
     purchases = purchases.of_items(ids, "purchases of other articles")
-    purchases = purchases.of_items(shown, "purchases of articles without a photograph")
+    purchases = purchases.of_items(on_sale.ids, "purchases of articles without a photograph")
     purchases = purchases.between(days["first_day"], days["last_day"]).without_repeats().core(core, one_pass)
     purchases.check_some_left(source)
-    rows = [row for row, item in enumerate(ids) if item in purchases.items_bought]
-    left_out["articles that nobody bought"] = len(shown) - len(rows)
-    kept = articles.take(pa.array(rows))
-    item_ids = kept.column("article_id").to_pylist()
-    labels = kept.column(category).to_pylist()
-    images = [f"images/{photographs[item]}" for item in item_ids]
-    check_image_paths(source, images, lambda row: f"article {item_ids[row]!r}")
+    on_sale = on_sale.where(purchases.items_bought, UNSOLD)
+    check_image_paths(source, on_sale.images, lambda row: f"article {on_sale.ids[row]!r}")
     with DatasetWriter(dest) as writer:
-        writer.copy_images(source, images, images, allow_truncated=allow_truncated)
-        titles = kept.column("prod_name").to_pylist() if "prod_name" in kept.column_names else []
-        writer.write_items(item_ids, images, labels, titles)
+        damaged = writer.copy_images(
+            source,
+            on_sale.images,
+            on_sale.images,
+            allow_truncated=allow_truncated,
+            leave_out_damaged=leave_out_damaged,
+        )
+        if damaged:
+            lost = {on_sale.ids[row] for row in damaged}
+            copied = on_sale.where({*on_sale.ids} - lost, DAMAGED_ITEMS)
+            purchases = purchases.of_items(copied.ids, DAMAGED_PURCHASES).core(core, one_pass)
+            purchases.check_some_left(source)
+            on_sale = copied.where(purchases.items_bought, UNSOLD)
+            writer.remove_images(sorted({*copied.images} - {*on_sale.images}))
+        writer.write_items(on_sale.ids, on_sale.images, on_sale.categories, on_sale.titles)
         writer.write_interactions(*purchases.columns())
         writer.describe(
             name="H&M",
             source="H&M Group, H&M Personalized Fashion Recommendations (Kaggle, 2022)",
             licence="academic, non-commercial use; not to be passed on (the competition's rules)",
-            categories=sorted(set(labels)),
+            categories=sorted(set(on_sale.categories)),
             made_by={
                 "importer": "hm",
                 "category": category,
@@ -104,7 +127,8 @@ def hm(
                 "core": core,
                 "one_pass": one_pass,
             },
-            left_out=left_out | purchases.left_out,
+            left_out=on_sale.left_out | purchases.left_out,
+            repaired={"names of categories": tidied},
         )
     print_summary(writer, Console())
 

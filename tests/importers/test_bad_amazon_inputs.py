@@ -18,7 +18,7 @@ from image_server import picture
 from catwalk.cli import main
 from datamodules.importers import json_lines
 
-UNDECODED = "remove the file to leave its item out"
+UNDECODED = "remove the file to leave its item out, or give --leave-out-damaged"
 SKIP = "--skip-malformed leaves such lines out and counts them"
 
 
@@ -83,7 +83,7 @@ RELEASE = [
     Bad(
         "an image that is none",
         put("original/images/1.PNG", "none"),
-        "image {source}/original/images/1.PNG cannot be read: ***; " + UNDECODED,
+        f"image {{source}}/original/images/1.PNG cannot be read: ***; {UNDECODED}",
     ),
     Bad("no training set", drop("trainingset.tsv"), "{source}/trainingset.tsv does not exist"),
     Bad("no test set", drop("testset.tsv"), "{source}/testset.tsv does not exist"),
@@ -124,7 +124,8 @@ RELEASE = [
     Bad(
         "no test purchase left",
         put("testset.tsv", "a\t77\n"),
-        "{source}/testset.tsv: no purchase is left (1 test purchases of items without an image)",
+        "{source}/testset.tsv: 1 of 1 purchases are of items that {source}/original/images does not have, such as "
+        "'77'; its ids are like '0'",
     ),
     Bad(
         "classes of other columns",
@@ -254,7 +255,8 @@ REVIEWS = [
     Bad(
         "an image that is none",
         lambda source: [path.write_bytes(b"none") for path in (source / "images").iterdir()],
-        "image {source}/images/***.*** cannot be read: ***; " + UNDECODED,
+        "17 of 17 images cannot be read, all listed above; the first: image {source}/images/*** cannot be read: ***; "
+        "remove the files to leave their items out, or give --leave-out-damaged",
     ),
     Bad("dest is not empty", put("../shop", "x"), "{dest} exists and is not a folder: give another folder"),
 ]

@@ -21,7 +21,7 @@ from publishers import picture, shop_options, tree_of, write, write_fashion, wri
 from catwalk.cli import main
 
 PHOTOGRAPH = "images/010/0108775015.jpg"
-UNDECODED = "remove the file to leave its item out"
+UNDECODED = "remove the file to leave its item out, or give --leave-out-damaged"
 NO_TIME = (
     "is no time, or not of the kind of those above: numbers, or dates and times such as 2020-01-31 and "
     "2020-01-31T12:00, all or none with a time zone"
@@ -246,7 +246,8 @@ HM = [
     Bad(
         "no photographs",
         lambda source: os.rename(source / "images", source / "pictures"),
-        "{source}: no purchase is left (8 purchases of articles without a photograph)",
+        "{source}/articles.csv: 5 of 5 items have no image below {source}; that of item '0108775015' is "
+        "'images/010/0108775015.jpg', and an image that is there is 'pictures/010/0108775015.jpg'",
     ),
     Bad("empty photograph", put(PHOTOGRAPH, b""), f"image {{source}}/{PHOTOGRAPH} cannot be read: ***; {UNDECODED}"),
     Bad(
@@ -258,7 +259,7 @@ HM = [
     Bad(
         "photograph cut too short to be allowed",
         cut(PHOTOGRAPH, 0.1),
-        f"image {{source}}/{PHOTOGRAPH} cannot be read: ***; remove the file to leave its item out",
+        f"image {{source}}/{PHOTOGRAPH} cannot be read: ***; {UNDECODED}",
         ("--allow_truncated", "true"),
     ),
     Bad(
@@ -396,7 +397,8 @@ SHOP = [
     Bad(
         "most images absent",
         lambda source: os.rename(source / "photos", source / "Photos"),
-        "{source}/items.csv: 4 of 4 items have no image below {source}; that of item '007' is 'photos/a.jpg'",
+        "{source}/items.csv: 4 of 4 items have no image below {source}; that of item '007' is 'photos/a.jpg', "
+        "and an image that is there is 'Photos/a.jpg'",
     ),
     Bad(
         "endless path",

@@ -233,7 +233,7 @@ class TestCopiedImages:
         sources, _ = save_images(tmp_path, 40)
         for source in sources[1::2]:
             source.write_bytes(source.read_bytes()[:-300])
-        with pytest.raises(CatwalkError, match=r"/1\.jpg cannot be read: .*; remove the file .* --allow-truncated"):
+        with pytest.raises(CatwalkError, match=r"^20 of 40 images .*: image .*/1\.jpg cannot .* --allow-truncated for"):
             copied(tmp_path / "shop", sources)
         assert not (tmp_path / "shop").exists()
         info = copied(tmp_path / "shop", sources, allow_truncated=True)
@@ -246,9 +246,44 @@ class TestCopiedImages:
     def test_what_is_no_image_is_refused_even_so(self, tmp_path):
         sources, _ = save_images(tmp_path, 2)
         sources[1].write_bytes(b"nothing")
-        with pytest.raises(CatwalkError, match=r"/1\.jpg cannot be read: .*; remove the file to leave its item out$"):
+        with pytest.raises(
+            CatwalkError,
+            match=r"/1\.jpg cannot be read: .*; remove the file .*, or give --leave-out-damaged$",
+        ):
             copied(tmp_path / "shop", sources, allow_truncated=True)
         assert sorted(os.listdir(tmp_path)) == ["0.jpg", "1.jpg"]
+
+    @pytest.mark.parametrize("number", [2, 30])
+    def test_all_damaged_ones_are_listed_or_left_out(self, tmp_path, capsys, number):
+        sources, _ = save_images(tmp_path, 40)
+        for source in sources[:number]:
+            source.write_bytes(b"nothing")
+        sources[39].write_bytes(sources[39].read_bytes()[:-300])
+        with pytest.raises(
+            CatwalkError, match=f"^{number + 1} of 40 images cannot be read, all listed above; the first"
+        ):
+            copied(tmp_path / "shop", sources)
+        listed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("• ")]
+        assert [line.split(" cannot")[0] for line in listed] == [
+            f"• image {path}" for path in [*sources[:number], sources[39]]
+        ]
+        assert not (tmp_path / "shop").exists()
+        with DatasetWriter(tmp_path / "shop") as writer:
+            names = [f"images/{path.name}" for path in sources]
+            rows = writer.copy_images(tmp_path, [path.name for path in sources], names, leave_out_damaged=True)
+            assert rows == [*range(number), 39]
+            writer.remove_images([names[38]])
+            kept = [name for row, name in enumerate(names) if row not in {*rows, 38}]
+            writer.write_items(kept, kept, ["Bag"] * len(kept))
+            writer.describe(name="Copied", source="a test", licence="CC0-1.0", categories=["Bag"])
+        assert sorted(os.listdir(tmp_path / "shop" / "images")) == sorted(name.split("/")[1] for name in kept)
+
+    def test_where_all_are_damaged_leaving_them_out_is_no_help(self, tmp_path):
+        sources, _ = save_images(tmp_path, 2)
+        for source in sources:
+            source.write_bytes(b"nothing")
+        with pytest.raises(CatwalkError, match="2 of 2 images cannot be read"), DatasetWriter(tmp_path / "s") as writer:
+            writer.copy_images(tmp_path, ["0.jpg", "1.jpg"], ["a.jpg", "b.jpg"], leave_out_damaged=True)
 
     def test_two_images_for_one_place_are_refused(self, tmp_path):
         """As "A.jpg" and "a.jpg" are on file systems that know no capitals."""
@@ -274,15 +309,15 @@ class TestCopiedImages:
         calls, started = [], threading.Event()
 
         def noted(path, **options):
-            if path.name == "damaged.jpg":  # it fails while another thread is at its own 5000
+            if path.name == "damaged.jpg":  # the disk fails while another thread is at its own 5000
                 assert started.wait(timeout=60)
-            else:
-                calls.append(path)
-                started.set()
+                raise OSError(5, "Input/output error", str(path))
+            calls.append(path)
+            started.set()
             return decode(path, **options)
 
         monkeypatch.setattr(dataset_writer, "decode", noted)
-        with pytest.raises(CatwalkError, match=r"damaged\.jpg cannot be read"), DatasetWriter(tmp_path / "s") as writer:
+        with pytest.raises(CatwalkError, match=r"Input/output error"), DatasetWriter(tmp_path / "s") as writer:
             writer.copy_images(
                 tmp_path, ["damaged.jpg", *["0.jpg"] * 9999], [f"{number}.jpg" for number in range(10_000)]
             )
