@@ -16,6 +16,7 @@ from callbacks.perceptual_distance import DISTANCES_FILE, PerceptualDistance
 from callbacks.pictures import log_picture
 from callbacks.wandb_loggers import wandb_loggers
 from catwalk.attacked_items import read_attacked_items
+from catwalk.csv_text import from_cell
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
 from catwalk.images import UInt8Array, decode, truncated_images_allowed
@@ -220,7 +221,7 @@ def _measured_before(folder: Path, rows: list[AttackedItem]) -> list[tuple[float
     if not path.is_file():
         return None
     table = read_table(path, ["item_id", "l2_levels"], ["lpips", "ssim"])
-    found = {row["item_id"]: row for row in table.to_pylist()}
+    found = {from_cell(row["item_id"]): row for row in table.to_pylist()}
     # It may be of images that another attack wrote here before these.
     if any(row.item_id not in found or float(found[row.item_id]["l2_levels"]) != row.l2_levels for row in rows):
         return None

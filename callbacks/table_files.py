@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from catwalk.csv_text import to_cell
 from catwalk.errors import CatwalkError
 
 ROWS_AT_ONCE = 1024
@@ -29,7 +30,7 @@ def table_file(option: str, path: Path) -> Path:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a table as CSV or Parquet; lists are JSON in a CSV file."""
+    """Write a table as CSV or Parquet; in a CSV file lists are JSON, and no text is a formula."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         pa.parquet.write_table(table, path)
@@ -40,12 +41,12 @@ def write_table(table: pa.Table, path: Path) -> None:
 def _write_csv(table: pa.Table, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(table.column_names)
+        writer.writerow(map(to_cell, table.column_names))
         for rows in table.to_batches(max_chunksize=ROWS_AT_ONCE):
             columns = [[_cell(value) for value in column.to_pylist()] for column in rows.columns]
             writer.writerows(zip(*columns, strict=True))
 
 
 def _cell(value: Any) -> Any:
-    """Return a list as JSON, and anything else as it is."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+    """Return a list as JSON, and anything else as a cell."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else to_cell(value)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catwalk.catalogue import Catalogue
+from catwalk.csv_text import from_cell
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
 from catwalk.finished_attack import changed_file
@@ -36,7 +37,7 @@ def read_attacked_items(folder: Path, catalogue: Catalogue) -> tuple[NDArray[np.
     path = folder / ITEMS_FILE
     table = read_table(path, [field.name for field in fields(AttackedItem)])
     numbers = {item: number for number, item in enumerate(catalogue.item_ids)}
-    unknown = [item for item in table.column("item_id").to_pylist() if item not in numbers]
+    unknown = [item for item in map(from_cell, table.column("item_id").to_pylist()) if item not in numbers]
     if unknown:
         raise CatwalkError(f"{path}: {catalogue.name} has no item {unknown[0]!r}: give the dataset that was attacked")
     try:
@@ -60,4 +61,4 @@ def _parsed(column: str, text: str) -> Any:
         if text not in ("True", "False"):
             raise ValueError(f"{column} must be True or False, got {text!r}")
         return text == "True"
-    return kind(text)
+    return from_cell(text) if kind is str else kind(text)

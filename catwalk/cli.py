@@ -12,8 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
 
-from catwalk import __version__
+from catwalk import __version__, screen_text
 from catwalk.errors import CatwalkError
+from catwalk.screen_text import printable
 
 OVERVIEW = """\
 usage: catwalk [-h] [--version] COMMAND ...
@@ -58,6 +59,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if args is None else args)
     try:
+        screen_text.protect()
         _dispatch(arguments)
     except CatwalkError as error:
         _fail(str(error))
@@ -241,7 +243,7 @@ def _process_arguments(arguments: list[str]) -> Iterator[None]:
 
 def _fail(message: str) -> NoReturn:
     """End with one line and exit code 2."""
-    line = " ".join(message.split())
+    line = " ".join(printable(message).split())
     print(f"catwalk: error: {textwrap.shorten(line, 2000, placeholder=' …')}", file=sys.stderr)
     raise SystemExit(2)
 

@@ -21,6 +21,7 @@ from typing_extensions import Self
 from catwalk.backbones import Network
 from catwalk.batching import ROW_MULTIPLE, Bucket, padded_batches, size_buckets
 from catwalk.catalogue import Catalogue
+from catwalk.csv_text import from_cell, to_cell
 from catwalk.errors import CatwalkError
 from catwalk.frozen_network import exact_convolutions
 from catwalk.images import UInt8Array, to_float
@@ -209,7 +210,10 @@ class FeatureTable:
             writer.writerow(["item_id", "category", "probability"])
             rows = zip(catalogue.item_ids, self.categories, self.probabilities, strict=True)
             # Nine digits bring a float32 back exactly.
-            writer.writerows([item, self.category_names[category], f"{share:.9g}"] for item, category, share in rows)
+            writer.writerows(
+                [to_cell(item), to_cell(self.category_names[category]), f"{share:.9g}"]
+                for item, category, share in rows
+            )
         stamp = {
             "category_names": self.category_names,
             "scale": self.scale,
@@ -279,7 +283,7 @@ class FeatureTable:
             ) from error
         predictions_path = Path(folder) / PREDICTIONS_FILE
         predictions = read_table(predictions_path, ["item_id", "category", "probability"])
-        if tuple(predictions.column("item_id").to_pylist()) != catalogue.item_ids:
+        if tuple(map(from_cell, predictions.column("item_id").to_pylist())) != catalogue.item_ids:
             raise CatwalkError(f"{predictions_path} does not list the items of {catalogue.folder}")
         _verify(path, predictions_path, stamp, features)
         if in_memory:
@@ -290,7 +294,7 @@ class FeatureTable:
             features = _mapped_copy(features, dtype, path)
         numbers = {name: number for number, name in enumerate(names)}
         try:
-            categories = np.array([numbers[name] for name in predictions.column("category").to_pylist()])
+            categories = np.array([numbers[from_cell(name)] for name in predictions.column("category").to_pylist()])
             probabilities = np.array(predictions.column("probability").to_pylist(), dtype=np.float32)
             if not ((probabilities >= 0) & (probabilities <= 1)).all():
                 raise ValueError("a probability is not in [0, 1]")

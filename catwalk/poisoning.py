@@ -18,6 +18,7 @@ from catwalk.attacks.threat_model import l2_levels, linf_levels
 from catwalk.backbones import Classifier, Network, network_fingerprint
 from catwalk.batching import map_batches, size_buckets
 from catwalk.catalogue import Catalogue, number_of
+from catwalk.csv_text import to_cell
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, predict
 from catwalk.frozen_network import exact_convolutions
@@ -465,4 +466,4 @@ def _write_rows(path: Path, rows: Sequence[AttackedItem]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer.writerows({name: to_cell(value) for name, value in asdict(row).items()} for row in rows)

@@ -11,6 +11,7 @@ import torch
 from catwalk.attacked_items import read_attacked_items
 from catwalk.batching import size_buckets
 from catwalk.catalogue import Catalogue
+from catwalk.csv_text import to_cell
 from catwalk.images import Progress, UInt8Array, decode, truncated_images_allowed
 from catwalk.perceptual.figures import PerceptualFigures, perceptual_figures
 from catwalk.perceptual.lpips_distance import LPIPS
@@ -39,7 +40,7 @@ class AttackedImages:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["item_id", *names])
-            writer.writerows(zip(self.item_ids, *columns, strict=True))
+            writer.writerows(zip(map(to_cell, self.item_ids), *columns, strict=True))
 
 
 def measure_attacked_images(

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from catwalk.csv_text import to_cell
+
 Cell = dict[str, Any]
 
 WIDEST = 10_000
@@ -56,7 +58,7 @@ def write_cells(cells: Sequence[Cell], top_k: int, path: Path) -> None:
         writer = csv.DictWriter(file, cell_columns(top_k), lineterminator="\n")
         writer.writeheader()
         for cell in cells:
-            writer.writerow({name: "" if value is None else value for name, value in cell.items()})
+            writer.writerow({name: "" if value is None else to_cell(value) for name, value in cell.items()})
 
 
 @dataclass(frozen=True)
@@ -144,14 +146,14 @@ class Table:
             header: list[str] = [heading.lower() for heading in self.row_headings]
             for name, spread in zip(names, spreads, strict=True):
                 header += [name, f"{name} sd"] if spread else [name]
-            writer.writerow(header)
+            writer.writerow(map(to_cell, header))
             for labels, figures in self.rows:
                 row: list[Any] = list(labels)
                 for figure, spread in zip(figures, spreads, strict=True):
                     row.append("" if figure is None else figure.mean)
                     if spread:
                         row.append("" if figure is None or figure.spread is None else figure.spread)
-                writer.writerow(row)
+                writer.writerow(map(to_cell, row))
 
     def markdown(self) -> str:
         """Return the table in GitHub's Markdown."""

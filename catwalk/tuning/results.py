@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from catwalk.csv_text import to_cell
 from catwalk.errors import CatwalkError
 from catwalk.tuning.training import FAILURE, SearchedTraining
 
@@ -73,7 +74,7 @@ class Results:
             epoch, value = self.best_epoch(trial)
             parameters = [trial.params[path] for path in self.paths]
             end = [epoch, trial.last_step, trial.user_attrs["seconds"], trial.state.name.lower()]
-            writer.writerow([trial.number, value, *parameters, *end])
+            writer.writerow([trial.number, value, *map(to_cell, parameters), *end])
         _replace(self.folder / TRIALS_FILE, text.getvalue())
         for best in self.ranked()[:1]:
             epoch, value = self.best_epoch(best)
