@@ -102,9 +102,9 @@ def _dispatch(arguments: list[str]) -> None:
 
 
 def _run_lightning(arguments: list[str]) -> None:
-    from catwalk.lightning_cli import CatwalkCLI
+    from catwalk.lightning_cli import CatwalkCLI, known_options
 
-    with _process_arguments(arguments):
+    with _process_arguments(arguments), _told_in_a_line(known_options):
         CatwalkCLI()
 
 
@@ -129,7 +129,9 @@ def _run_importer(arguments: list[str]) -> None:
         subparser.add_function_arguments(function, as_group=False, as_positional=True)
         commands.add_subcommand(name, subparser, help=summary)
         subparser.prog = f"catwalk data {name}"
-    settings = parser.parse_args(_as_declared(arguments, functions.values()))
+    chosen = functions.get(arguments[0] if arguments else "")
+    with _told_in_a_line(lambda: list(inspect.signature(chosen).parameters) if chosen is not None else []):
+        settings = parser.parse_args(_as_declared(arguments, functions.values()))
     functions[settings.command](**instantiate(parser, settings)[settings.command].as_dict())
 
 
@@ -185,7 +187,8 @@ def _run_configured(command: str, function: Callable[..., object], description: 
     )
     parser.add_argument("--config", action="config", help="A YAML file with options; several stack.")
     parser.add_function_arguments(function, as_group=False)
-    settings = parser.parse_args(arguments)
+    with _told_in_a_line(lambda: list(inspect.signature(function).parameters)):
+        settings = parser.parse_args(arguments)
     settings.pop("config")
     known_notices.hide()
     function(**vars(instantiate(parser, settings)))
@@ -228,6 +231,24 @@ def _config_file(path: str) -> str:
     if not isinstance(content, dict):
         raise CatwalkError(f"configuration {path} must hold options and their values, got {str(content)[:50]!r}")
     return path
+
+
+@contextlib.contextmanager
+def _told_in_a_line(options: Callable[[], list[str]]) -> Iterator[None]:
+    """Make one line of what a parser refuses.
+
+    Args:
+        options: Returns the names of the options that the command has.
+
+    Raises:
+        CatwalkError: With that line.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        from catwalk.one_line import one_line
+
+        raise CatwalkError(one_line(str(error), options=options())) from error
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Text of others in the CSV files that people open: what a spreadsheet would compute is marked as text.
 
 A spreadsheet takes a cell that begins with ``=``, ``+``, ``-`` or ``@`` for a formula, and a formula may send the other
-cells to somebody. Ids and names come from files that others write. So these cells begin with an apostrophe in every file
+cells to somebody. Ids and names come from files that others write. So these cells begin with an apostrophe in all files
 of results. Numbers are left alone, and so are the files of a dataset, whose ids are what they are.
 
 Source: https://owasp.org/www-community/attacks/CSV_Injection

@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 import callbacks  # noqa: F401
 import catwalk.attacks
 import catwalk.lazy_adam  # noqa: F401
+import datamodules
 import lightning_modules
 from callbacks.inject_poisoned_images import InjectPoisonedImages
 from callbacks.wandb_axes import WandbAxes
@@ -27,7 +28,7 @@ from catwalk.backbones import read_checkpoint
 from catwalk.catalogue import fingerprint_files
 from catwalk.errors import CatwalkError
 from catwalk.limits import check_seed
-from catwalk.one_line import one_line
+from catwalk.one_line import one_line, options_of
 from catwalk.parsers import KEEP_NONE, ReadableHelp
 from catwalk.stage_keys import file_hash
 from datamodules import InteractionTriplets, ProductImages
@@ -55,6 +56,16 @@ HELP = {
 
 class LightningParser(ReadableHelp, LightningArgumentParser):
     """The parser of ``catwalk fit``, ``validate``, ``test`` and ``predict``."""
+
+
+def known_options() -> list[str]:
+    """Return the names of the options of ``fit`` and its siblings, those of all our classes among them."""
+    classes: list[tuple[str, type]] = [("trainer", Trainer)]
+    classes += [("model", getattr(lightning_modules, name)) for name in lightning_modules.__all__]
+    classes += [("data", getattr(datamodules, name)) for name in datamodules.__all__]
+    options = [option for section, kind in classes for option in options_of(kind, section)]
+    others = ["config", "model", "data", "trainer", "ckpt_path", "seed_everything", "print_config", "verbose"]
+    return list(dict.fromkeys([*others, *options]))
 
 
 class SaveConfiguration(SaveConfigCallback):

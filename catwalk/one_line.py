@@ -1,12 +1,20 @@
 """One clear line out of the trees of messages by which jsonargparse says that a value does not fit."""
 
+import ast
+import difflib
 import importlib
 import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any
 
-BASE_CLASSES = ("LightningModule", "LightningDataModule", "Callback")
+from jsonargparse import ArgumentParser
+
+COMMANDS = ("fit", "validate", "test", "predict")
+"""LightningCLI's."""
+
+BASE_CLASSES = ("LightningModule", "LightningDataModule", "Callback", "Logger", "Optimizer", "SplitRule", "Attack")
 """Classes that jsonargparse falls back on where no class was given."""
 
 EXAMPLES = {
@@ -16,7 +24,16 @@ EXAMPLES = {
     "data": "datamodules.InteractionTriplets",
     "attack": "catwalk.attacks.PGD",
     "callbacks": "callbacks.CategoryHitRatio",
+    "logger": "pytorch_lightning.loggers.CSVLogger",
+    "optimizer": "torch.optim.SGD",
 }
+"""A class for each argument that takes one, by a part of the argument's name."""
+
+OURS = ("callbacks", "catwalk", "datamodules", "lightning_modules")
+"""Our packages, whose classes come first."""
+
+SHOWN = 30
+"""Names that are listed at most."""
 
 
 @dataclass
@@ -44,29 +61,72 @@ class Problem:
     is_vague: bool = False
 
 
-def one_line(message: str, name: str | None = None) -> str:
+def closest(name: str, names: Sequence[str]) -> list[str]:
+    """Return those names that another may have meant, the likeliest first; small and large letters are the same."""
+    folded = {other.casefold(): other for other in reversed(names)}
+    name = name.casefold()
+    similar = difflib.get_close_matches(name, folded, n=2, cutoff=0.7)
+    longer = [other for other in folded if len(name) > 2 and name in other]
+    return [folded[other] for other in dict.fromkeys([*similar, *longer])][:2]
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Return the end of a message about a name that there is not: what may have been meant, and all names."""
+    similar = closest(name, names)
+    listed = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    if similar:
+        return f"; did you mean {' or '.join(similar)}? There are {listed}"
+    return f"; there are {listed}" if names else ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a line of a message stands.
+
+    Attributes:
+        name: The argument.
+        class_path: The class that has the argument.
+        kinds: The types that are allowed, as the message shows them.
+        value: The value that was given, likewise.
+    """
+
+    name: str | None
+    class_path: str | None
+    kinds: str
+    value: str | None
+
+
+def one_line(message: str, name: str | None = None, options: Sequence[str] = ()) -> str:
     """Return a message of jsonargparse as one line: the argument, what is allowed, and what it got.
 
     Args:
         message: The message; one of any other origin only loses its line breaks.
         name: What the user calls the outermost argument, where that is not what the parser calls it.
+        options: The options that the command has, without dashes.
     """
     tree = _tree(message)
     if name is not None and len(tree) == 1:
         tree[0].text = re.sub(r'^Parser key "[^"]+":$', f'Parser key "{name}":', tree[0].text)
-    problem = _simple(message) or _explain(tree, name)
+    problem = _simple(message, options) or _explain(tree, name)
     keys = problem.keys or ((name,) if name is not None else ())
     return " ".join(f"{'.'.join(keys)}: {problem.text}".split() if keys else problem.text.split())
 
 
-def _simple(message: str) -> Problem | None:
+def _simple(message: str, options: Sequence[str]) -> Problem | None:
     """Explain the messages that are no trees."""
-    if not re.search(r"Parser key|Does not validate|Option '|option '|arguments|expected|argument", message):
+    if match := re.fullmatch(r"(?:argument )?--([\w.]+)\.help: Expected a dot import path string: (.*)", message):
+        return Problem((f"--{match[1]}.help",), f"there is no class {match[2]}{_listed_classes(match[2], match[1])}")
+    if not re.search(r"Parser key|Does not validate|[Oo]ption '|[Gg]roup '|arguments|expected|argument", message):
         return Problem((), message)
     if match := re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.DOTALL):
-        return Problem((), f"there is no option {match[1].partition('=')[0]}; --help lists them")
-    if match := re.fullmatch(r"(?:Subcommand '\w+' does not accept o|O)ption '([^']+)'(?: is not accepted)?", message):
-        return Problem((), f"there is no option {match[1]}; --help lists them")
+        return Problem((), _no_option(match[1].partition("=")[0], options))
+    if match := re.fullmatch(
+        r"(?:(?:Subcommand|Group) '(\S+)' does not accept option|Option) '([^']+)'(?: is not accepted.*)?", message
+    ):
+        is_group = message.startswith("Group") and not match[2].startswith(f"{match[1]}.")
+        return Problem((), _no_option(f"{match[1]}.{match[2]}" if is_group else match[2], options))
+    if match := re.fullmatch(r"argument (?:-\w/)?(--[\w.]+): expected one argument", message):
+        return Problem((match[1],), "a value is missing behind it")
     if match := re.fullmatch(r"the following arguments are required: (.+)", message):
         missing = [key.split(".", 1)[-1] for key in match[1].split(", ")]
         if set(missing) <= {"model", "data"}:
@@ -80,8 +140,27 @@ def _simple(message: str) -> Problem | None:
         return Problem((), f"{match[1]} is missing; it is one of {match[2].replace(',', ', ')}")
     if match := re.fullmatch(r"argument (\w+): invalid choice: '(.*)' \(choose from (.+)\)", message):
         choices = match[3].replace("'", "")
-        return Problem((), f"there is no {match[1]} {match[2]!r}; it is one of {choices}")
+        similar = closest(match[2], choices.split(", "))[:1]
+        hint = f"; did you mean {similar[0]}? It is one of {choices}" if similar else f"; it is one of {choices}"
+        return Problem((), f"there is no {match[1]} {match[2]!r}{hint}")
     return None
+
+
+def _no_option(given: str, options: Sequence[str]) -> str:
+    """Explain an option that the command does not have, of the command line or of a file."""
+    dashes = "--" if given.startswith("--") else ""
+    name = given.lstrip("-").removesuffix(".class_path").replace(".init_args.", ".")
+    if not dashes and name.endswith((".yaml", ".yml")):
+        return f"{given} stands alone: each configuration has a --config of its own before it"
+    section, dot, _ = name.partition(".")
+    if dot and section in COMMANDS:
+        return f"there is no option {given}: options stand at the top of a file, without {section}"
+    by_end: dict[str, list[str]] = {}
+    for option in options:
+        by_end.setdefault(option.rpartition(".")[2], []).append(option)
+    similar = by_end.get(name) or closest(name, options) or [by_end[end][0] for end in closest(name, list(by_end))]
+    hint = f"did you mean {' or '.join(dashes + option for option in similar[:2])}?" if similar else "--help lists them"
+    return f"there is no option {given}; {hint}"
 
 
 def _tree(message: str) -> list[Node]:
@@ -108,8 +187,10 @@ def _tree(message: str) -> list[Node]:
 def _explain(nodes: list[Node], name: str | None = None, class_path: str | None = None) -> Problem:
     """Return the most specific of the problems that some lines tell."""
     value = next((match[1] for node in nodes if (match := re.fullmatch(r"Given value: (.*)", node.text))), None)
+    kinds = next((match[1] for node in nodes if (match := re.fullmatch(r"Subtypes: \[(.*)\]", node.text))), "")
     alternatives = next((node.children for node in nodes if node.text == "Errors:"), nodes)
-    problems = [problem for node in alternatives if (problem := _explain_one(node, name, class_path)) is not None]
+    context = Context(name, class_path, kinds, value)
+    problems = [problem for node in alternatives if (problem := _explain_one(node, context)) is not None]
     if not problems:
         return Problem((), " ".join(node.text for node in nodes))
     # The first of equals.
@@ -120,46 +201,65 @@ def _explain(nodes: list[Node], name: str | None = None, class_path: str | None 
     return best
 
 
-def _explain_one(node: Node, name: str | None, class_path: str | None) -> Problem | None:
+def _explain_one(node: Node, context: Context) -> Problem | None:
     """Return what one line and those below it tell; None for what tells nothing."""
-    text = node.text
+    text, name = node.text, context.name
     if match := re.fullmatch(r'Parser key "([^"]+)":', text):
-        inner = _explain(node.children, match[1], class_path)
+        inner = _explain(node.children, match[1], context.class_path)
         return Problem((match[1], *inner.keys), inner.text)
     if match := re.fullmatch(r"Problem with given class_path '(.+)':", text):
         if match[1].rpartition(".")[2] in BASE_CLASSES:
-            return _without_class(node)
+            return _without_class(node, context)
         inner = _explain(node.children, name, match[1])
         is_named = inner.keys or match[1] in inner.text
         return inner if is_named else Problem((), f"{match[1]}: {inner.text}")
     if match := re.fullmatch(r"Expected a (.+?)\. Got value: (.*)", text):
-        return Problem((), f"expected {_type(match[1])}, got {match[2]}")
+        kind = _type(match[1])
+        example = f", such as [{match[2]}]," if kind == "list" and re.fullmatch(r"-?[\d.]+", match[2]) else ","
+        return Problem((), f"expected {kind}{example} got {match[2]}")
     if match := re.fullmatch(r"Expected a dot import path string: (.*)", text):
-        return Problem((), f"there is no class {match[1]}; give its import path, such as {_example(name)}")
+        return Problem((), f"there is no class {match[1]}{_listed_classes(match[1], name, context.kinds)}")
+    if text.startswith("Expected a path but") or text.startswith("Expected a <class 'NoneType'>"):
+        return None
+    if re.match(r"Expected a (<class 'tuple'>|tuple with)", text):
+        return Problem((), text, expected=_tuple(context))
     if match := re.fullmatch(r"Expected an? (.+)", text):
-        is_nothing = "NoneType" in match[1] or match[1].startswith("path but")
-        return None if is_nothing else Problem((), text, expected=_type(match[1]))
+        return Problem((), text, expected=_type(match[1]))
+    if text.startswith("Not of type Path"):
+        return Problem((), text, expected="path")
     if match := re.fullmatch(r"module '(.+)' has no attribute '(.+)'", text):
-        return Problem((), f"there is no {match[1]}.{match[2]}{_listed(_classes(match[1]))}")
+        return Problem((), f"there is no {match[1]}.{match[2]}{did_you_mean(match[2], _classes(match[1]))}")
     if match := re.fullmatch(r"No module named '(.+)'", text):
         return Problem((), f"there is no module {match[1]}; a class path reads like {_example(name)}")
+    if match := re.fullmatch(r"Type typing\.Callable.+?: (.+?)\. Got value: Namespace\(class_path='([^']+)'.*", text):
+        return _explain_one(Node(f"Problem with given class_path '{match[2]}':", [Node(match[1])]), context)
     if match := re.fullmatch(r"Option '(.+)' is not accepted", text):
-        return Problem((), f"there is no option {match[1]}{_listed(_options(class_path))}")
+        return Problem((), f"there is no option {match[1]}{did_you_mean(match[1], _options(context.class_path))}")
     if match := re.fullmatch(r"the following arguments are required: (.+)", text):
         return Problem((), f"{match[1]} missing")
+    if text == "'NoneType' object has no attribute 'keys'":
+        return Problem((), "init_args is empty: leave it out, or give it options")
     if text.startswith("Not a valid subclass of"):
-        return Problem((), f"class_path is missing or of another kind, unlike {_example(name)}", is_vague=True)
+        got = "" if context.value is None else f", got {context.value}"
+        return Problem((), f"expected a class, such as {_example(name)}{got}", is_vague=True)
     if text.startswith("Does not validate") and node.children:
-        return _explain(node.children, name, class_path)
+        return _explain(node.children, name, context.class_path)
     if text.startswith(("Does not validate", "Subtypes:", "Given value", "Subclass types expect")):
         return None
     return Problem((), text)
 
 
-def _without_class(node: Node) -> Problem | None:
+def _without_class(node: Node, context: Context) -> Problem | None:
     """Explain options of a class that was not given."""
     for child in node.children:
         if match := re.fullmatch(r"Option '(.+)' is not accepted", child.text):
+            if match[1] == "class_path":  # which was given, with options where they do not belong
+                beside = _keys(context.value) - {"class_path", "init_args"}
+                return Problem(
+                    (), f"{', '.join(sorted(beside)) or 'options'} must stand in init_args, below class_path"
+                )
+            if context.name is not None and "optimizer" in context.name:
+                return Problem((), f"{match[1]} is given before a class that has it, such as {_example(context.name)}")
             return Problem(
                 (),
                 f"{match[1]} is given before a class that has it: a --config with model and data, such as "
@@ -167,6 +267,26 @@ def _without_class(node: Node) -> Problem | None:
                 is_vague=True,
             )
     return None
+
+
+def _keys(value: str | None) -> set[str]:
+    """Return the keys of a dictionary that a message shows."""
+    try:
+        shown = ast.literal_eval(value or "")
+    except (ValueError, SyntaxError):
+        return set()
+    return set(shown) if isinstance(shown, dict) else set()
+
+
+def _tuple(context: Context) -> str:
+    """Return what a tuple holds, with an example made of what was given."""
+    match = re.search(r"tuple\[([\w, ]+)\]", context.kinds)
+    if match is None:
+        return "list"
+    parts = match[1].split(", ")
+    given = re.findall(r"\d+", context.value or "") if set(parts) == {"int"} else []
+    example = f", such as [{', '.join((given + given[-1:] * len(parts))[: len(parts)])}]" if given else ""
+    return f"list of {len(parts)} ({match[1]}){example}"
 
 
 def _type(text: str) -> str:
@@ -179,40 +299,81 @@ def _type(text: str) -> str:
 
 
 def _example(name: str | None) -> str:
-    """Return a class path that fits an argument."""
+    """Return a class path that fits an argument, or what one looks like."""
     for argument, example in EXAMPLES.items():
         if name is not None and argument in name:
             return example
-    return "torch.optim.SGD"
+    return "package.module.Class"
 
 
-def _listed(names: list[str]) -> str:
-    return f"; there are {', '.join(names)}" if names else ""
+def _listed_classes(given: str, name: str | None, kinds: str = "") -> str:
+    """Return the end of a message about a class that there is not: what may have been meant, or what there is.
+
+    Args:
+        given: The name.
+        name: The argument.
+        kinds: The types that the argument takes, as the message shows them; by the argument's example if empty.
+    """
+    bases = [base for path in re.findall(r"(?:\w+\.)+\w+", kinds) if inspect.isclass(base := _imported(path))]
+    example = _imported(_example(name))
+    if not kinds and inspect.isclass(example):
+        bases = [base for base in example.__mro__ if base.__name__ in BASE_CLASSES]
+    classes = [kind for base in bases for kind in _subclasses(base)]
+    similar = closest(given.rpartition(".")[2], [kind.__name__ for kind in classes])
+    if similar:
+        return f"; did you mean {' or '.join(similar)}?"
+    ours = [kind for kind in classes if kind.__module__.partition(".")[0] in OURS]
+    listed = did_you_mean(given, sorted({kind.__name__ for kind in ours or classes}))
+    return f"{listed}; of others give the import path, such as {_example(name)}"
+
+
+def _subclasses(base: type) -> list[type]:
+    """Return the classes below one that have been imported and can be made, of us and of those whom we build upon."""
+    found: dict[str, type] = {}
+    pending = [base]
+    while pending:
+        for kind in pending.pop().__subclasses__():
+            pending.append(kind)
+            is_known = kind.__module__.partition(".")[0] in (*OURS, "pytorch_lightning", "torch")
+            if is_known and not inspect.isabstract(kind) and not kind.__name__.startswith(("_", "LazyInstance_")):
+                found[kind.__name__] = kind
+    return list(found.values())
+
+
+def _imported(path: str) -> Any:
+    """Return what a dotted path of ours, or of a message about a type, names; None if there is no such thing."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
 
 
 def _classes(module: str) -> list[str]:
     """Return the classes that a module offers for a class path, where it says which."""
     loaded = importlib.import_module(module)
     offered = {name: getattr(loaded, name) for name in sorted(getattr(loaded, "__all__", ()))}
+    if not offered:
+        offered = {name: value for name, value in vars(loaded).items() if getattr(value, "__module__", "") == module}
     return [
         name
         for name, value in offered.items()
         if not inspect.isabstract(value)
-        and any(base.__name__ in ("Attack", *BASE_CLASSES) for base in getattr(value, "__mro__", ())[1:])
+        and any(base.__name__ in BASE_CLASSES for base in getattr(value, "__mro__", ())[1:])
     ]
 
 
 def _options(class_path: str | None) -> list[str]:
-    """Return the arguments of a class, those among its ``**settings: Unpack[…]`` too."""
-    try:
-        module, _, name = (class_path or "").rpartition(".")
-        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    except (ImportError, AttributeError, ValueError, TypeError):
+    """Return the options of a class, those that it hands on to its parents too."""
+    kind = _imported(class_path or "")
+    if not inspect.isclass(kind):
         return []
-    options: list[str] = []
-    for option, parameter in parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            options += [key for kind in get_args(parameter.annotation) for key in kind.__annotations__]
-        else:
-            options.append(option)
-    return options
+    try:
+        return ArgumentParser(exit_on_error=False).add_class_arguments(kind, fail_untyped=False)
+    except (ValueError, TypeError):
+        return []
+
+
+def options_of(kind: type, section: str) -> list[str]:
+    """Return the options of a class as options of a command, such as ``model.factors``."""
+    return [f"{section}.{option}" for option in _options(f"{kind.__module__}.{kind.__qualname__}")]
