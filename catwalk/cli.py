@@ -57,9 +57,9 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With code 2 and one line on stderr for what the user can mend; with code 130 after Ctrl-C.
     """
+    screen_text.protect()
     arguments = list(sys.argv[1:] if args is None else args)
     try:
-        screen_text.protect()
         _dispatch(arguments)
     except CatwalkError as error:
         _fail(str(error))

@@ -1,7 +1,9 @@
 """LightningCLI as Catwalk sets it up: any of our modules by class path, and a configuration that always counts."""
 
 import dataclasses
+import inspect
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ import pytorch_lightning.loggers
 import yaml
 from jsonargparse import lazy_instance
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import BasePredictionWriter
+from pytorch_lightning.callbacks import BasePredictionWriter, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 # Imported so that their classes can be named without a path.
@@ -28,10 +31,11 @@ from catwalk.backbones import read_checkpoint
 from catwalk.catalogue import fingerprint_files
 from catwalk.errors import CatwalkError
 from catwalk.limits import check_seed
-from catwalk.one_line import one_line, options_of
+from catwalk.one_line import did_you_mean, imported, one_line, options_of
 from catwalk.parsers import KEEP_NONE, ReadableHelp
 from catwalk.stage_keys import file_hash
 from datamodules import InteractionTriplets, ProductImages
+from lightning_modules.checkpoints import check_class
 
 HELP = {
     "fit": (
@@ -64,7 +68,7 @@ def known_options() -> list[str]:
     classes += [("model", getattr(lightning_modules, name)) for name in lightning_modules.__all__]
     classes += [("data", getattr(datamodules, name)) for name in datamodules.__all__]
     options = [option for section, kind in classes for option in options_of(kind, section)]
-    others = ["config", "model", "data", "trainer", "ckpt_path", "seed_everything", "print_config", "verbose"]
+    others = ["config", "model", "data", "trainer", "ckpt_path", "seed_everything", "print_config", "checkpoint_dir"]
     return list(dict.fromkeys([*others, *options]))
 
 
@@ -129,11 +133,35 @@ def run_folder(logger: Logger) -> Path | None:
     return Path(logger.log_dir) if logger.log_dir else None
 
 
+NOTHING_HELD_OUT = (
+    "nothing is held out for validation; set data.validation to true for a recommender, data.validation_share above 0 "
+    "for a CNN, or give the dataset folder a validation split"
+)
+
+
+DISTRIBUTED = (".metadata", "meta.pt", "checkpoint")
+"""Of these at least one is in a folder that is a checkpoint of FSDP or DeepSpeed."""
+
+
+class RequireMonitored(Callback):
+    """Refuses to train where another callback waits for a figure of a validation that never comes."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at what the callbacks monitor."""
+        if any(_counts(trainer.num_val_batches)):
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(monitor, str) and monitor.startswith("val/"):
+                name = type(callback).__name__
+                raise CatwalkError(f"trainer.callbacks: {name}.monitor is {monitor}, and {NOTHING_HELD_OUT}")
+
+
 class CatwalkCLI(LightningCLI):
     """``catwalk fit|validate|test|predict``."""
 
     def __init__(self) -> None:
-        self._is_from_checkpoint = False
+        self._checkpoint: tuple[str, dict[str, Any]] | None = None
         known_notices.hide()
         settings = {
             name: {
@@ -167,6 +195,15 @@ class CatwalkCLI(LightningCLI):
             parser_kwargs={"exit_on_error": False, **settings},
         )
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what is no setting of the Trainer, the model or the data."""
+        parser.add_argument(
+            "--checkpoint_dir",
+            type=str | None,
+            default=None,
+            help="Folder for the checkpoints of `fit`; it takes the place of dirpath in all callbacks that write some.",
+        )
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Return the commands with those arguments of the Trainer's methods that are no options."""
@@ -193,16 +230,38 @@ class CatwalkCLI(LightningCLI):
         """
 
     def before_instantiate_classes(self) -> None:
-        """Check the checkpoint before anything long begins."""
+        """Check the checkpoint before anything long begins, and send checkpoints where they are wanted."""
+        if self._get(self.config, "trainer") is None:
+            raise CatwalkError("trainer: expected options of the Trainer, got nothing; leave it out, or give it some")
+        self._set_checkpoint_dir()
         path = self._get(self.config, "ckpt_path")
         if path is not None and (path not in ("last", "hpc") or self.subcommand != "fit") and "://" not in str(path):
             if Path(path).is_dir():
-                return  # a distributed checkpoint
-            read_checkpoint(path)
-            self._is_from_checkpoint = True
+                if any(Path(path, name).exists() for name in DISTRIBUTED):
+                    return
+                raise CatwalkError(f"ckpt_path: {path} is a folder: give a checkpoint in it, a file such as last.ckpt")
+            self._checkpoint = str(path), read_checkpoint(path)
             settings = getattr(self._get(self.config, "model"), "init_args", None) or {}
             if settings.get("weights") is not None and not Path(settings["weights"]).is_file():
                 settings["weights"] = None  # what the network began with, and is not needed any more
+
+    def _set_checkpoint_dir(self) -> None:
+        """Let all callbacks that write checkpoints write them into ``checkpoint_dir``, where it is given."""
+        folder = self._get(self.config, "checkpoint_dir")
+        if folder is None:
+            return
+        given = self._get(self.config, "trainer.callbacks") or []
+        writers = [
+            callback
+            for callback in (given if isinstance(given, list) else [given])
+            if inspect.isclass(kind := imported(callback["class_path"])) and issubclass(kind, ModelCheckpoint)
+        ]
+        if not writers:
+            raise CatwalkError(
+                "checkpoint_dir: no callback of the configuration writes checkpoints; add callbacks.ResumableCheckpoint"
+            )
+        for callback in writers:
+            callback["init_args.dirpath"] = folder
 
     def instantiate_classes(self) -> None:
         """Make the objects, and say in one line what they refuse."""
@@ -213,8 +272,27 @@ class CatwalkCLI(LightningCLI):
                 raise
             # jsonargparse wraps whatever a class raises when it is made.
             raise CatwalkError(one_line(str(error))) from error
+        self._check_pair()
         if isinstance(self.model, lightning_modules.ProductClassifier):
-            self.model.awaits_checkpoint = self._is_from_checkpoint
+            self.model.awaits_checkpoint = self._checkpoint is not None
+        if self._checkpoint is not None:
+            path, content = self._checkpoint
+            self._checkpoint = path, {}  # it is read again when it is loaded
+            try:
+                check_class(self.model, content)
+            except CatwalkError as error:
+                raise CatwalkError(f"ckpt_path: {path}: {error}") from error
+
+    def _check_pair(self) -> None:
+        """Refuse a recommender without purchases, and a CNN without images to learn from."""
+        model, data = self.model, self.datamodule
+        if isinstance(model, lightning_modules.Recommender) and isinstance(data, ProductImages):
+            wanted = "datamodules.InteractionTriplets: a recommender learns from purchases"
+        elif isinstance(model, lightning_modules.ProductClassifier) and isinstance(data, InteractionTriplets):
+            wanted = "datamodules.ProductImages: a CNN learns from images"
+        else:
+            return
+        raise CatwalkError(f"data: {type(model).__name__} does not work with {type(data).__name__}; give {wanted}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, and say in one line what it refuses."""
@@ -232,6 +310,7 @@ class CatwalkCLI(LightningCLI):
         given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if of_wandb and not any(isinstance(callback, WandbAxes) for callback in given):
             given.append(WandbAxes())
+        given.append(RequireMonitored())
         return trainer
 
     def before_fit(self) -> None:
@@ -264,13 +343,23 @@ class CatwalkCLI(LightningCLI):
                 "or --config configs/recommender/recommendations.yaml for the lists of a recommender"
             )
 
+    def after_fit(self) -> None:
+        """Say where the checkpoints are."""
+        written: dict[str, str] = {}
+        for callback in self.trainer.checkpoint_callbacks:  # type: ignore[attr-defined]
+            path = getattr(callback, "best_model_path", "") or getattr(callback, "last_model_path", "")
+            if path:
+                monitor = getattr(callback, "monitor", None)
+                written.setdefault(path, "" if monitor is None else f" of the best epoch by {monitor}")
+        for path, what in written.items():
+            rank_zero_info(f"The checkpoint{what} is {_from_here(path)}")
+        if not written:
+            rank_zero_info("No checkpoint was written")
+
     def after_validate(self) -> None:
         """Say so where there was nothing to measure on."""
         if not any(_counts(self.trainer.num_val_batches)):
-            raise CatwalkError(
-                "validate: nothing is held out for validation; set data.validation to true for a recommender, "
-                "data.validation_share above 0 for a CNN, or give the dataset folder a validation split"
-            )
+            raise CatwalkError(f"validate: {NOTHING_HELD_OUT}")
 
     def after_test(self) -> None:
         """Say so where there was nothing to measure on."""
@@ -309,9 +398,15 @@ class CatwalkCLI(LightningCLI):
         """Run the command, and end W&B's run with it."""
         try:
             super()._run_subcommand(subcommand)
+        except CatwalkError as error:
+            if self._checkpoint is None or not str(error).startswith("the checkpoint "):
+                raise
+            raise CatwalkError(f"ckpt_path: {self._checkpoint[0]}: {error}") from error
         except MisconfigurationException as error:
-            raise CatwalkError(f"{subcommand}: {error}") from error
+            raise CatwalkError(_unknown_figure(str(error)) or f"{subcommand}: {error}") from error
         except Exception as error:
+            if (unknown := _unknown_figure(str(error))) is not None:
+                raise CatwalkError(unknown) from error
             wandb = sys.modules.get("wandb")
             if wandb is None or not isinstance(error, wandb.Error):
                 raise
@@ -320,6 +415,24 @@ class CatwalkCLI(LightningCLI):
             wandb = sys.modules.get("wandb")
             if wandb is not None and wandb.run is not None:
                 wandb.finish()
+
+
+def _unknown_figure(message: str) -> str | None:
+    """Explain how Lightning says that a callback monitors what there is not; None for any other message."""
+    match = re.match(r"(Early) stopping conditioned on metric `(.+?)`.*following: (.+)", message) or re.match(
+        r"`?(ModelCheckpoint)\(monitor='(.+?)'\)`? could not find the monitored key.*?: \[(.+?)\]", message
+    )
+    if match is None:
+        return None
+    names = re.findall(r"[`'](.+?)[`']", match[3])
+    callback = "EarlyStopping" if match[1] == "Early" else "ModelCheckpoint"
+    return f"trainer.callbacks: {callback}.monitor: there is no figure {match[2]}{did_you_mean(match[2], names)}"
+
+
+def _from_here(path: str) -> Path | str:
+    """Return a path relative to the current folder, where it lies below it."""
+    here = Path.cwd().resolve()
+    return Path(path).relative_to(here) if Path(path).is_relative_to(here) else path
 
 
 def _writes_predictions(callback: Callback) -> bool:

@@ -314,8 +314,8 @@ def _listed_classes(given: str, name: str | None, kinds: str = "") -> str:
         name: The argument.
         kinds: The types that the argument takes, as the message shows them; by the argument's example if empty.
     """
-    bases = [base for path in re.findall(r"(?:\w+\.)+\w+", kinds) if inspect.isclass(base := _imported(path))]
-    example = _imported(_example(name))
+    bases = [base for path in re.findall(r"(?:\w+\.)+\w+", kinds) if inspect.isclass(base := imported(path))]
+    example = imported(_example(name))
     if not kinds and inspect.isclass(example):
         bases = [base for base in example.__mro__ if base.__name__ in BASE_CLASSES]
     classes = [kind for base in bases for kind in _subclasses(base)]
@@ -340,7 +340,7 @@ def _subclasses(base: type) -> list[type]:
     return list(found.values())
 
 
-def _imported(path: str) -> Any:
+def imported(path: str) -> Any:
     """Return what a dotted path of ours, or of a message about a type, names; None if there is no such thing."""
     module, _, name = path.rpartition(".")
     try:
@@ -365,7 +365,7 @@ def _classes(module: str) -> list[str]:
 
 def _options(class_path: str | None) -> list[str]:
     """Return the options of a class, those that it hands on to its parents too."""
-    kind = _imported(class_path or "")
+    kind = imported(class_path or "")
     if not inspect.isclass(kind):
         return []
     try:

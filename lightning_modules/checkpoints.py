@@ -9,6 +9,26 @@ from typing_extensions import Self
 from catwalk.backbones import read_checkpoint
 from catwalk.errors import CatwalkError
 
+CLASS = "class"
+"""Key of a checkpoint with the name of the class that was trained. It is compared, and never imported."""
+
+
+def check_class(module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Raise a CatwalkError if a checkpoint is of another class than the module, whatever its weights are.
+
+    VBPR and AMR, for one, have the same weights, and figures of one would pass for the other's.
+
+    Args:
+        module: The module that is about to load it.
+        checkpoint: What ``on_load_checkpoint`` receives; one without the class's name is believed.
+    """
+    theirs, ours = checkpoint.get(CLASS), type(module).__qualname__
+    if theirs is not None and theirs != ours:
+        raise CatwalkError(
+            f"the checkpoint is of {str(theirs)[:80]}, and the model is {ours}: give the configuration that it was "
+            "trained with"
+        )
+
 
 class CheckpointedModule(LightningModule):
     """A LightningModule whose checkpoints are tensors and plain values, none of which decides what is imported."""

@@ -33,7 +33,7 @@ from catwalk.features import Predictions, predict
 from catwalk.imagenet import imagenet_categories
 from catwalk.images import ItemImages
 from catwalk.known_backbones import check_backbone
-from lightning_modules.checkpoints import CheckpointedModule, check_checkpoint
+from lightning_modules.checkpoints import CLASS, CheckpointedModule, check_checkpoint, check_class
 from lightning_modules.finite_loss import FiniteLoss
 
 SIZES = ("category_names", "image_size")
@@ -212,6 +212,7 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
         saved = checkpoint.get("hyper_parameters", {})
         if any(name not in saved for name in SIZES):
             raise CatwalkError("the checkpoint is not one of a product classifier")
+        check_class(self, checkpoint)
         if not self._is_built:
             self._build({name: saved[name] for name in SIZES}, pretrained=False)
         else:
@@ -301,8 +302,9 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
         return int(steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the training depends on besides its settings."""
+        """Say what was trained, and add what the training depends on besides its settings."""
         super().on_save_checkpoint(checkpoint)
+        checkpoint[CLASS] = type(self).__qualname__
         if self._random_seed is not None:
             checkpoint[TRAINING] = {"random_seed": self._random_seed, **self._shape_of_training}
         # The file of the initial weights is no longer needed, and may be gone when the checkpoint is read.

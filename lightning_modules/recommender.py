@@ -16,7 +16,7 @@ from catwalk.metrics import HitRate, NormalizedDCG
 from catwalk.metrics.auc import auc
 from catwalk.metrics.mean import ShareMean
 from catwalk.ranking import SeenItems, check_list_length, rank_users, score_users, top_k
-from lightning_modules.checkpoints import CheckpointedModule, check_checkpoint
+from lightning_modules.checkpoints import CLASS, CheckpointedModule, check_checkpoint, check_class
 from lightning_modules.finite_loss import FiniteLoss, why_not_finite
 
 BUILT_FOR = "built_for"
@@ -172,8 +172,9 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         return bool(self.sizes)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what the recommender was built for."""
+        """Say what was trained, and what it was built for."""
         super().on_save_checkpoint(checkpoint)
+        checkpoint[CLASS] = type(self).__qualname__
         checkpoint[BUILT_FOR] = self.built_for
         checkpoint[TRAINED_ON] = self.trained_on
 
@@ -186,6 +187,7 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         """Build in the checkpoint's sizes where there is no data module, and check that it fits."""
         if BUILT_FOR not in checkpoint:
             raise CatwalkError("the checkpoint is not one of a recommender")
+        check_class(self, checkpoint)
         if not self.is_built:
             self._build({name: value for name, value in checkpoint[BUILT_FOR].items() if name != "feature_scale"})
         if list(self.state_dict()) == list(checkpoint["state_dict"]):  # else it is another recommender's
