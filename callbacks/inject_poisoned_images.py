@@ -13,7 +13,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.seed import isolate_rng
 from rich.console import Console
-from rich.progress import Progress
 
 from callbacks.processes import gather
 from catwalk.attacks import Attack
@@ -23,6 +22,7 @@ from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
 from catwalk.finished_attack import attack_key, check_folder, has_key, is_finished, put_in_place
 from catwalk.partial_folders import partial_folder, remove_leftovers
 from catwalk.poisoning import AttackSummary, Poisoning, read_summary
+from catwalk.progress import Progress
 from catwalk.protocol import Protocol
 from catwalk.watched_files import WatchedFiles, watch
 from lightning_modules.recommender import Recommender

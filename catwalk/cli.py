@@ -86,6 +86,25 @@ def _dispatch(arguments: list[str]) -> None:
         if not arguments:
             raise SystemExit(2)
         return
+    with _never_silent(arguments[0]):
+        _run_command(arguments)
+
+
+@contextlib.contextmanager
+def _never_silent(command: str) -> Iterator[None]:
+    """Write a line every so often into a log, whatever a command does that has no bar of its own."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from catwalk.progress import Progress
+
+    # Beside what the command shows otherwise: an importer's bars are on stderr.
+    with Progress(console=Console(stderr=command == "data"), disable=True) as progress:
+        progress.add_task(f"catwalk {escape(command)}", total=None)
+        yield
+
+
+def _run_command(arguments: list[str]) -> None:
     command, rest = arguments[0], find_shipped_configs(arguments[1:])
     if command == "--version":
         print(f"catwalk {__version__}")

@@ -17,6 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from rich.console import Console
 
 # Imported so that their classes can be named without a path.
 import callbacks  # noqa: F401
@@ -25,6 +26,7 @@ import catwalk.lazy_adam  # noqa: F401
 import datamodules
 import lightning_modules
 from callbacks.inject_poisoned_images import InjectPoisonedImages
+from callbacks.show_batches import LogBatches
 from callbacks.wandb_axes import WandbAxes
 from catwalk import __version__, known_notices
 from catwalk.backbones import read_checkpoint
@@ -296,6 +298,7 @@ class CatwalkCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, and say in one line what it refuses."""
+        stated = list(self._get(self.config_init, "trainer.callbacks") or [])  # before the Trainer adds its own
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:
@@ -308,6 +311,9 @@ class CatwalkCLI(LightningCLI):
                 del logger._wandb_init["anonymous"]  # W&B warns of this setting, even where Lightning leaves it unset
             logger._wandb_init["job_type"] = logger._wandb_init.get("job_type") or self.subcommand
         given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        bar = trainer.progress_bar_callback
+        if bar is not None and bar not in stated and not Console().is_terminal:
+            given[given.index(bar)] = LogBatches(str(self.subcommand))  # Lightning's would be silent in a log, or soup
         if of_wandb and not any(isinstance(callback, WandbAxes) for callback in given):
             given.append(WandbAxes())
         given.append(RequireMonitored())

@@ -10,9 +10,10 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from callbacks.show_batches import ShowBatches
 from catwalk import known_notices
 from catwalk.errors import CatwalkError
-from catwalk.study.progress import ShowBatches, StudyProgress
+from catwalk.study.progress import StudyProgress
 
 
 def make_trainer(

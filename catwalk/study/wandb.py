@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
-from rich.progress import Progress
 
 from catwalk import __version__
 from catwalk.errors import CatwalkError
+from catwalk.progress import Progress
 from catwalk.study.stages import ClassifierStage, FeaturesStage, Stage
 from catwalk.study.tables import Cell
 

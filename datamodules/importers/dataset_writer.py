@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from catwalk import __version__
 from catwalk.catalogue import Catalogue, check_image_paths
 from catwalk.errors import CatwalkError
 from catwalk.images import decode
+from catwalk.progress import Progress
 
 try:
     import fcntl

@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError, NewConnectionError, TimeoutError
@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionErro
 from catwalk import __version__
 from catwalk.errors import CatwalkError
 from catwalk.images import decode
+from catwalk.progress import Progress
 
 THREADS = 8
 """Images that are fetched at a time."""
