@@ -21,7 +21,7 @@ from catwalk.errors import CatwalkError
 from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
 from catwalk.finished_attack import attack_key, check_folder, has_key, is_finished, put_in_place
 from catwalk.partial_folders import partial_folder, remove_leftovers
-from catwalk.poisoning import AttackSummary, Poisoning, read_summary
+from catwalk.poisoning import AttackSummary, NothingToAttackError, Poisoning, read_summary
 from catwalk.progress import Progress
 from catwalk.protocol import Protocol
 from catwalk.watched_files import WatchedFiles, watch
@@ -200,17 +200,20 @@ class InjectPoisonedImages(Callback):
             with _together(trainer):
                 classifier = load_classifier(self.classifier, self.backbone)
                 classifier.network.to(trainer.strategy.root_device)
-                poisoning = Poisoning.plan(
-                    classifier,
-                    self.attack,
-                    data.catalogue,
-                    # In float32, whatever the recommender's features are rounded to.
-                    FeatureTable.read(data.features, data.catalogue),
-                    source=self.source,
-                    target=self.target,
-                    protocol=self.protocol,
-                    purchases=purchases,
-                )
+                try:
+                    poisoning = Poisoning.plan(
+                        classifier,
+                        self.attack,
+                        data.catalogue,
+                        # In float32, whatever the recommender's features are rounded to.
+                        FeatureTable.read(data.features, data.catalogue),
+                        source=self.source,
+                        target=self.target,
+                        protocol=self.protocol,
+                        purchases=purchases,
+                    )
+                except NothingToAttackError as error:
+                    raise CatwalkError(f"{self.classifier} (InjectPoisonedImages.classifier): {error}") from error
                 task = bar.add_task(f"{self.attack.name} on {self.source} images")
                 share, levels = poisoning.craft(
                     trainer.global_rank,

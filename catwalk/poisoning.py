@@ -128,8 +128,28 @@ def items_to_attack(
     else:
         items = np.flatnonzero(catalogue.categories == catalogue.category(source, "source"))
     if len(items) == 0:
-        raise CatwalkError(f"source: no item of {catalogue.name} is in category {source!r} by the {chosen_by}")
+        raise NothingToAttackError(_why_nothing(table, catalogue, source, chosen_by))
     return items
+
+
+class NothingToAttackError(CatwalkError):
+    """No item is of the source category."""
+
+
+def _why_nothing(table: FeatureTable, catalogue: Catalogue, source: str, chosen_by: ChosenBy) -> str:
+    """Return what is seen instead of the source category, and what can be done."""
+    problem = f"source: no item of {catalogue.name} is in category {source!r} by the {chosen_by}"
+    if chosen_by == "dataset":
+        return f"{problem}; choose another source, or protocol.source_items: network"
+    counts = np.bincount(table.categories, minlength=len(table.category_names))
+    most = [place for place in np.argsort(-counts, kind="stable")[:3] if counts[place]]
+    seen = ", ".join(f"{table.category_names[place]} ({counts[place]:,})" for place in most)
+    remedies = "train it longer, or choose another source"
+    if source in catalogue.category_names:
+        labelled = int((catalogue.categories == catalogue.category(source, "source")).sum())
+        if labelled:
+            remedies += f", or attack the {labelled:,} that the dataset labels so with protocol.source_items: dataset"
+    return f"{problem}, which sees most often {seen}: {remedies}"
 
 
 def goal_of(attack: Attack, table: FeatureTable, source: str, target: str | None) -> int:

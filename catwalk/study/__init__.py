@@ -20,6 +20,7 @@ from catwalk.study.cache import StageCache
 from catwalk.study.grid import NO_ATTACK, Grid, Settings, Training
 from catwalk.study.perceptual_stage import PerceptualSettings, PerceptualStage
 from catwalk.study.progress import StudyProgress
+from catwalk.study.remarks import remarks_on_networks, what_is_replaced
 from catwalk.study.specification import split_of
 from catwalk.study.stages import (
     AccuracyStage,
@@ -45,7 +46,7 @@ def run_study(
     target: str,
     extractors: dict[str, Training],
     attacks: list[Settings],
-    recommenders: dict[str, Training],
+    recommenders: dict[str, Training] | None = None,
     seeds: list[int] = [0],  # noqa: B006 - a default that is shown in the help and never changed
     top_k: int = 20,
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
@@ -69,7 +70,8 @@ def run_study(
         extractors: Networks by name: ``model`` (``class_path``, ``init_args``), ``data`` (arguments of
             ``ProductImages``), ``trainer`` (arguments of Lightning's Trainer) and ``seed``.
         attacks: ``class_path`` and ``init_args`` of each attack; the study adds "no attack" to them.
-        recommenders: Recommenders by name, in the same form; ``data`` are arguments of ``InteractionTriplets``.
+        recommenders: Recommenders by name, in the same form; ``data`` are arguments of ``InteractionTriplets``. Without
+            any, the study measures networks and attacks alone, and the dataset needs no purchases.
         seeds: Every recommender is trained once with each of them.
         top_k: K of all figures.
         protocol: What is attacked and counted.
@@ -84,7 +86,8 @@ def run_study(
         output: Folder for the study and the cache.
 
     Returns:
-        The study's folder, with ``cells.csv``, ``table1.*``, ``table2.*``, ``networks.*`` and ``manifest.json``.
+        The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*`` and
+        ``manifest.json``.
 
     Raises:
         CatwalkError: If the grid does not fit the dataset, or LPIPS or W&B's account cannot be had; nothing has been
@@ -95,9 +98,9 @@ def run_study(
     folder = output / name
     if folder.resolve() in (output.resolve(), cache.folder.resolve()):
         raise CatwalkError(f"name: {name!r} is not a name for a study's folder")
-    grid = Grid(dataset, source, target, extractors, attacks, recommenders, seeds, top_k, protocol)
+    grid = Grid(dataset, source, target, extractors, attacks, recommenders or {}, seeds, top_k, protocol)
     shop = Shop.read(dataset, None if split is None else split_of(split))
-    if not 1 <= top_k <= len(shop.catalogue):
+    if grid.recommenders and not 1 <= top_k <= len(shop.catalogue):
         raise CatwalkError(f"top_k: must lie in 1..{len(shop.catalogue)}, the size of the catalogue, got {top_k}")
     measure, why_not = load_lpips(lpips.net, lpips.trunk, lpips.on_missing) if attacks else (None, None)
     runs = _plan(grid, shop, cache, accuracy_attack or ACCURACY_ATTACK, measure)
@@ -111,6 +114,9 @@ def run_study(
         f"{len(stages) - len(waiting)} of them done before",
         highlight=False,
     )
+    replaced = what_is_replaced(folder, [run.labels for run in runs], _places(runs), source)
+    if replaced is not None:
+        console.print(replaced, markup=False, highlight=False, style="yellow", soft_wrap=True)
     if why_not is not None:
         console.print(f"LPIPS is left out: {why_not}", markup=False, highlight=False, style="yellow")
     with StudyProgress(console, len(waiting)) as progress:
@@ -119,12 +125,15 @@ def run_study(
     cells = [_cell(shop, grid, run) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     write_cells(cells, top_k, folder / "cells.csv")
-    purposes = _purposes(runs)
+    purposes, remarks = _purposes(runs), remarks_on_networks(shop, grid, _networks_of(runs))
     tables = {
-        "table1": table_1(cells, top_k, purposes),
-        "table2": table_2(cells, purposes, lpips.net),
-        "networks": _networks(shop, runs),
+        **({"table1": table_1(cells, top_k, purposes, remarks)} if grid.recommenders else {}),
+        "table2": table_2(cells, purposes, lpips.net, remarks),
+        "networks": _networks(shop, runs, remarks),
     }
+    if not grid.recommenders:
+        for path in folder.glob("table1.*"):  # of an earlier study of this name
+            path.unlink()
     for stem, table in tables.items():
         table.write(folder / stem)
         console.print()
@@ -147,12 +156,22 @@ class Run:
     features: FeaturesStage
     attack: AttackStage | None
     perceptual: PerceptualStage | None
-    recommender: RecommenderStage
+    recommender: RecommenderStage | None
 
     @property
     def stages(self) -> list[Stage | None]:
         """The stages in the order in which they are to run."""
         return [getattr(self, field.name) for field in fields(self)]
+
+    @property
+    def labels(self) -> Cell:
+        """What tells the cell from others of its grid."""
+        return {
+            "extractor": self.classifier.name,
+            "attack": self.attack.name if self.attack is not None else NO_ATTACK,
+            "recommender": self.recommender.name if self.recommender is not None else None,
+            "seed": self.recommender.seed if self.recommender is not None else None,
+        }
 
 
 def _plan(grid: Grid, shop: Shop, cache: StageCache, accuracy_attack: Settings, lpips: LPIPS | None) -> list[Run]:
@@ -168,6 +187,12 @@ def _plan(grid: Grid, shop: Shop, cache: StageCache, accuracy_attack: Settings, 
         attacks = [
             AttackStage(cache, grid, *attack, features) for attack in zip(grid.attack_names, grid.attacks, strict=True)
         ]
+        if not grid.recommenders:
+            _check_knowledge(attacks)
+            runs.append(Run(classifier, accuracy, features, None, None, None))
+            for attack in attacks:
+                looks = PerceptualStage(cache, attack, lpips)
+                runs.append(Run(classifier, accuracy, features, attack, looks, None))
         for recommender in grid.recommenders:
             trained = partial(RecommenderStage, cache, shop, recommender, grid)
             clean = {seed: trained(seed, features, None) for seed in grid.seeds}
@@ -181,6 +206,16 @@ def _plan(grid: Grid, shop: Shop, cache: StageCache, accuracy_attack: Settings, 
                     looks = PerceptualStage(cache, aimed, lpips)
                     runs.append(Run(*network, aimed, looks, trained(seed, features, aimed)))
     return runs
+
+
+def _check_knowledge(attacks: list[AttackStage]) -> None:
+    """Raise a CatwalkError if an attack must know a recommender, in a study that has none."""
+    for attack in attacks:
+        if attack.must_know_recommender:
+            raise CatwalkError(
+                f"attacks: {attack.name} must know a recommender, and the study has none: give it recommenders, or "
+                "leave the attack out"
+            )
 
 
 def _check_categories(grid: Grid, shop: Shop, classifier: ClassifierStage) -> None:
@@ -208,6 +243,16 @@ def _in_order(runs: list[Run]) -> list[Stage]:
     return list(ordered.values())
 
 
+def _places(runs: list[Run]) -> dict[str, str]:
+    """Return where in the cache the result of each stage is, by description."""
+    return {stage.description: f"{stage.kind}/{stage.key}" for stage in _in_order(runs)}
+
+
+def _networks_of(runs: list[Run]) -> list[tuple[ClassifierStage, FeaturesStage]]:
+    """Return each network once, with its features."""
+    return list({run.classifier.name: (run.classifier, run.features) for run in runs}.values())
+
+
 def _purposes(runs: list[Run]) -> str:
     """Return what the attacks of a study are for, as a sentence."""
     attacks = [run.attack for run in runs if run.attack is not None]
@@ -219,23 +264,20 @@ def _cell(shop: Shop, grid: Grid, run: Run) -> Cell:
     """Return a row of ``cells.csv``."""
     attack, looks = run.attack, run.perceptual
     summary = attack.summary if attack is not None else None
-    k, record = grid.top_k, run.recommender.record
+    k, record = grid.top_k, run.recommender.record if run.recommender is not None else None
     return {
         "dataset": shop.catalogue.name,
         "protocol": grid.protocol.name,
-        "extractor": run.classifier.name,
-        "attack": attack.name if attack is not None else NO_ATTACK,
+        **run.labels,
         "epsilon": summary.epsilon if summary else None,
-        "recommender": run.recommender.name,
-        "seed": run.recommender.seed,
         "source": grid.source,
         "target": summary.target if summary else grid.target,
         "n_attacked": summary.n_attacked if summary else None,
-        f"chr@{k}": record["chr"][grid.source],
-        f"ncdcg@{k}": record["ncdcg"][grid.source],
-        f"hr@{k}": record["hr"],
-        f"ndcg@{k}": record["ndcg"],
-        "auc": record["auc"],
+        f"chr@{k}": record["chr"][grid.source] if record else None,
+        f"ncdcg@{k}": record["ncdcg"][grid.source] if record else None,
+        f"hr@{k}": record["hr"] if record else None,
+        f"ndcg@{k}": record["ndcg"] if record else None,
+        "auc": record["auc"] if record else None,
         "sr_float": summary.sr_float if summary else None,
         "sr": summary.sr if summary else None,
         "sr_clean": summary.sr_clean if summary else None,
@@ -244,11 +286,11 @@ def _cell(shop: Shop, grid: Grid, run: Run) -> Cell:
         **{name: looks.figure(name) if looks else None for name in ("lpips", "ssim", "psnr")},
         "linf_levels": summary.linf_levels if summary else None,
         "l2_levels": summary.l2_levels if summary else None,
-        "seconds": record["seconds"],
+        "seconds": record["seconds"] if record else None,
     }
 
 
-def _networks(shop: Shop, runs: list[Run]) -> Table:
+def _networks(shop: Shop, runs: list[Run], remarks: str) -> Table:
     """Return the accuracy of every network, clean and under attack."""
     stages = {run.classifier.name: (run.classifier, run.accuracy) for run in runs}.values()
     under = next((f"under {accuracy.attack_name}" for _, accuracy in stages if accuracy is not None), None)
@@ -256,7 +298,7 @@ def _networks(shop: Shop, runs: list[Run]) -> Table:
         classifier.name: [classifier.record["accuracy"]] + [accuracy and accuracy.record["accuracy"]] * bool(under)
         for classifier, accuracy in stages
     }
-    return networks_table(shop.catalogue.name, ["clean", *([under] if under else [])], accuracies)
+    return networks_table(shop.catalogue.name, ["clean", *([under] if under else [])], accuracies, remarks)
 
 
 def _write_manifest(
@@ -279,12 +321,12 @@ def _write_manifest(
             "name": shop.catalogue.name,
             "catalogue": shop.items.fingerprint,
             "labelled images": shop.labelled_images.fingerprint,
-            "interactions": shop.interactions.fingerprint,
+            "interactions": shop.interactions.fingerprint if grid.recommenders else None,
             "split": None if shop.split is None else shop.split.settings,
         },
         "protocol": vars(grid.protocol),
         "seeds": grid.seeds,
-        "stages": {stage.description: f"{stage.kind}/{stage.key}" for stage in _in_order(runs)},
+        "stages": _places(runs),
         "classifiers": {
             run.classifier.name: {
                 "accuracy": run.classifier.record["accuracy"],

@@ -1,5 +1,6 @@
 """The grid of a study: what is trained, attacked and trained again, checked before anything runs."""
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class Grid:
         target: Category that the network shall see in them.
         extractors: Networks by name, such as ``T`` for traditional training.
         attacks: ``class_path`` and ``init_args`` of each attack.
-        recommenders: Recommenders by name.
+        recommenders: Recommenders by name; without any, networks and attacks alone are measured.
         seeds: Seeds with which every recommender is trained again.
         top_k: K of all figures.
         protocol: What is attacked and counted.
@@ -65,12 +66,13 @@ class Grid:
     protocol: Protocol
 
     def __post_init__(self) -> None:
-        for argument in ("extractors", "recommenders", "seeds"):
+        for argument in ("extractors", "seeds"):
             if not getattr(self, argument):
                 raise CatwalkError(f"{argument}: a study needs at least one")
         for seed in self.seeds:
             check_seed(seed, "seeds: each")
         for argument in ("extractors", "recommenders"):
+            _check_names(argument, list(getattr(self, argument)))
             for name, training in getattr(self, argument).items():
                 check_seed(training.seed, f"{argument}.{name}.seed")
         if len(set(self.seeds)) < len(self.seeds):
@@ -98,6 +100,21 @@ class Grid:
                     f"({', '.join(before) or 'there is none'}), got {training.warm_start!r}"
                 )
             before.append(name)
+
+
+def _check_names(argument: str, names: list[str]) -> None:
+    """Raise a CatwalkError unless names can head rows and columns of a table, and readers can tell them apart."""
+    for name in names:
+        if name != " ".join(name.split()) or not name or not name.isprintable():
+            raise CatwalkError(
+                f"{argument}: a name heads rows and columns of tables: it must be text on one line, without blanks "
+                f"around it, got {name!r}"
+            )
+    alike: dict[str, str] = {}
+    for name in names:
+        other = alike.setdefault(unicodedata.normalize("NFKC", name), name)
+        if other != name:
+            raise CatwalkError(f"{argument}: {other!r} and {name!r} look the same in a table; rename one")
 
 
 def _distinct_names(names: list[str], settings: list[dict[str, Any]]) -> list[str]:

@@ -27,7 +27,7 @@ from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
 from catwalk.imagenet import imagenet_categories
 from catwalk.labelled_images import LabelledImages
-from catwalk.poisoning import AttackSummary, poison, read_summary
+from catwalk.poisoning import AttackSummary, NothingToAttackError, poison, read_summary
 from catwalk.splits import Split, read_split
 from catwalk.stage_keys import file_hash, stage_key
 from catwalk.study.cache import StageCache
@@ -441,18 +441,23 @@ class AttackStage(Stage):
             purchases = np.bincount(self.features.shop.read_split().items, minlength=len(catalogue))
         classifier = self.features.classifier.load()
         classifier.network.to(self.features.classifier.device)
-        poison(
-            classifier,
-            attack,
-            catalogue,
-            self.features.table,
-            folder,
-            source=self.grid.source,
-            target=self.target,
-            protocol=self.grid.protocol,
-            purchases=purchases,
-            progress=progress.callback,
-        )
+        try:
+            poison(
+                classifier,
+                attack,
+                catalogue,
+                self.features.table,
+                folder,
+                source=self.grid.source,
+                target=self.target,
+                protocol=self.grid.protocol,
+                purchases=purchases,
+                progress=progress.callback,
+            )
+        except NothingToAttackError as error:
+            raise CatwalkError(
+                f"CNN {self.features.classifier.name}, {self.features.classifier.outcome}: {error}"
+            ) from error
         return {}
 
     @property

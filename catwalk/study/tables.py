@@ -1,6 +1,7 @@
 """A study's tables: one row per cell, and Tables 1 and 2 in the paper's shape."""
 
 import csv
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,32 +15,14 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from catwalk.csv_text import to_cell
+from catwalk.study.latex import DEFINE_OTHER_SCRIPT, OTHER_SCRIPT, label, latex
 
 Cell = dict[str, Any]
 
 WIDEST = 10_000
 """Columns of a screen on which every table has room."""
 
-LATEX_ESCAPES = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "#": r"\#",
-        "_": r"\_",
-        "$": r"\$",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "ε": r"$\varepsilon$",
-        "±": r"$\pm$",
-    }
-)
-
-MARKDOWN_ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\`*_|<[]"})
+MARKDOWN_ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\`*_|<[]~"})
 
 
 def cell_columns(top_k: int) -> tuple[str, ...]:
@@ -87,6 +70,11 @@ class Figure:
         """Sample standard deviation over the seeds; None for a single one."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
+    @property
+    def number(self) -> float:
+        """Mean over the seeds, a whole number where there are no decimals to show."""
+        return round(self.mean) if self.digits == 0 else self.mean
+
     def text(self, plus_minus: str = "±") -> str:
         """Return the figure as people read it."""
         text = f"{self.factor * self.mean:.{self.digits}f}{self.unit}"
@@ -109,6 +97,7 @@ class Table:
     """A table with row labels on the left and two rows of headings.
 
     Attributes:
+        name: What it is called, before the title.
         title: One line above it.
         notes: What a reader must know to read it, below it.
         row_headings: Headings of the label columns.
@@ -119,6 +108,7 @@ class Table:
         group_heading: What the groups are.
     """
 
+    name: str
     title: str
     notes: str
     row_headings: tuple[str, ...]
@@ -132,7 +122,12 @@ class Table:
         """Write ``stem.csv``, ``stem.md`` and ``stem.tex``."""
         self._write_csv(stem.with_suffix(".csv"))
         stem.with_suffix(".md").write_text(self.markdown(), encoding="utf-8")
-        stem.with_suffix(".tex").write_text(self.latex(), encoding="utf-8")
+        stem.with_suffix(".tex").write_text(self.latex(label(stem.parent.name, stem.name)), encoding="utf-8")
+
+    @property
+    def heading(self) -> str:
+        """Name and title."""
+        return f"{self.name}: {_shown(self.title)}"
 
     def _write_csv(self, path: Path) -> None:
         names = [f"{group} {heading}".strip() for group, heading in zip(self.groups, self.headings, strict=True)]
@@ -150,7 +145,7 @@ class Table:
             for labels, figures in self.rows:
                 row: list[Any] = list(labels)
                 for figure, spread in zip(figures, spreads, strict=True):
-                    row.append("" if figure is None else figure.mean)
+                    row.append("" if figure is None else figure.number)
                     if spread:
                         row.append("" if figure is None or figure.spread is None else figure.spread)
                 writer.writerow(map(to_cell, row))
@@ -159,33 +154,39 @@ class Table:
         """Return the table in GitHub's Markdown."""
         figures = [f"{g} · {h}" if g else h for g, h in zip(self.groups, self.headings, strict=True)]
         headings = [_markdown(heading) for heading in (*self.row_headings, *figures)]
-        lines = [f"**{_markdown(self.title)}**", "", f"| {' | '.join(headings)} |"]
+        lines = [f"**{_markdown(self.heading)}**", "", f"| {' | '.join(headings)} |"]
         lines.append(f"|{'---|' * len(self.row_headings)}{'---:|' * len(self.headings)}")
         for number, (labels, _) in enumerate(self.rows):
             cells = [*map(_markdown, labels), *self._texts(number, "**{}**", "±")]
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join([*lines, "", _markdown(self.notes), ""])
 
-    def latex(self) -> str:
-        """Return the table as a LaTeX ``table`` for the ``booktabs`` package."""
+    def latex(self, key: str) -> str:
+        r"""Return the table as a LaTeX ``table`` for the ``booktabs`` package, with its notes below it.
+
+        Args:
+            key: For ``\ref``.
+        """
         labels_count = len(self.row_headings)
-        spans: list[list[Any]] = []
-        for group in self.groups:
-            if spans and spans[-1][0] == group:
-                spans[-1][1] += 1
-            else:
-                spans.append([group, 1])
-        upper = " & ".join(
-            [""] * labels_count + [rf"\multicolumn{{{width}}}{{c}}{{{_latex(group)}}}" for group, width in spans]
-        )
-        lower = " & ".join(_latex(heading) for heading in (*self.row_headings, *self.headings))
-        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(self.title)}. {_latex(self.notes)}}}"]
+        caption = self.title[:1].upper() + self.title[1:]
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}", rf"\label{{{key}}}"]
         lines += [rf"\begin{{tabular}}{{{'l' * labels_count}{'r' * len(self.headings)}}}", r"\toprule"]
-        lines += [rf"{upper} \\", rf"{lower} \\", r"\midrule"]
+        if any(self.groups):
+            upper = [""] * labels_count + [
+                rf"\multicolumn{{{len(list(neighbours))}}}{{c}}{{{_latex(group)}}}"
+                for group, neighbours in itertools.groupby(self.groups)
+            ]
+            lines.append(rf"{' & '.join(upper)} \\")
+        lower = map(_latex, (*self.row_headings, *self.headings))
+        lines += [rf"{' & '.join(lower)} \\", r"\midrule"]
         for number, (labels, _) in enumerate(self.rows):
-            cells = [_latex(label) for label in labels] + self._texts(number, r"\textbf{{{}}}", r"$\pm$", _latex)
+            cells = [_latex(label) for label in labels] + self._texts(number, r"\textbf{{{}}}", r"$\pm$", latex)
             lines.append(rf"{' & '.join(cells)} \\")
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+        lines += [r"\bottomrule", r"\end{tabular}", "", r"\medskip"]
+        lines.append(rf"\parbox{{\linewidth}}{{\footnotesize {_latex(self.notes)}}}")
+        text = "\n".join([*lines, r"\end{table}", ""])
+        head = "% Needs the booktabs package.\n"
+        return head + (f"{DEFINE_OTHER_SCRIPT}\n" if OTHER_SCRIPT in text else "") + text
 
     def show(self, console: Console) -> None:
         """Print the table; where it is too wide for the screen, its groups stand one below the other."""
@@ -193,9 +194,9 @@ class Table:
         unbounded = console.options.update(max_width=WIDEST)
         if console.measure(table, options=unbounded).maximum > console.width and len(set(self.groups)) > 1:
             table = self._stacked()._screen_table()
-        console.print(escape(self.title), style="bold", highlight=False)
+        console.print(escape(self.heading), style="bold", highlight=False)
         console.print(table)
-        console.print(escape(self.notes), style="dim", highlight=False)
+        console.print(escape(_shown(self.notes)), style="dim", highlight=False)
 
     def _stacked(self) -> "Table":
         """Return the table with its groups as the first label of the rows, all of which have the same headings."""
@@ -219,9 +220,10 @@ class Table:
     def _screen_table(self) -> RichTable:
         table = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True)
         for heading in self.row_headings:
-            table.add_column(escape(heading), no_wrap=True)
+            table.add_column(escape(_shown(heading)), no_wrap=True)
         for group, heading in zip(self.groups, self.headings, strict=True):
-            table.add_column(escape(f"{group}\n{heading}" if group else heading), justify="right", no_wrap=True)
+            above = f"{_shown(group)}\n" if group else ""
+            table.add_column(escape(above + _shown(heading)), justify="right", no_wrap=True)
         previous: tuple[str, ...] = ()
         for number, (labels, _) in enumerate(self.rows):
             if previous and labels[0] != previous[0] and len(labels) > 1:
@@ -230,7 +232,7 @@ class Table:
                 label if position == len(labels) - 1 or labels[: position + 1] != previous[: position + 1] else ""
                 for position, label in enumerate(labels)
             ]
-            table.add_row(*map(escape, shown), *self._texts(number, "[bold]{}[/]", "±"))
+            table.add_row(*(escape(_shown(label)) for label in shown), *self._texts(number, "[bold]{}[/]", "±"))
             previous = labels
         return table
 
@@ -238,7 +240,7 @@ class Table:
         texts = []
         for column, figure in enumerate(self.rows[row][1]):
             if figure is None:
-                texts.append("–")
+                texts.append(escape("–"))
                 continue
             text = figure.text("PLUSMINUS")
             text = escape(text).replace("PLUSMINUS", plus_minus)
@@ -246,7 +248,7 @@ class Table:
         return texts
 
 
-def table_1(cells: Sequence[Cell], top_k: int, purposes: str) -> Table:
+def table_1(cells: Sequence[Cell], top_k: int, purposes: str, remarks: str = "") -> Table:
     """Return CHR@K of the source category by recommender and attack, mean and standard deviation over seeds.
 
     In bold the attack that raised it most over no attack, where one did.
@@ -255,8 +257,9 @@ def table_1(cells: Sequence[Cell], top_k: int, purposes: str) -> Table:
         cells: All cells of a study, those without attack first.
         top_k: K.
         purposes: What the attacks are for, as a sentence.
+        remarks: What a reader must know of the networks, as sentences.
     """
-    first = cells[0]
+    source, dataset = (_named(cells[0][column]) for column in ("source", "dataset"))
     extractors = _distinct(cells, "extractor")
     rows: list[Row] = []
     best: set[tuple[int, int]] = set()
@@ -274,10 +277,14 @@ def table_1(cells: Sequence[Cell], top_k: int, purposes: str) -> Table:
     seeds = len(_distinct(cells, "seed"))
     spread = f", mean ± standard deviation over {seeds} retraining seeds" if seeds > 1 else ""
     return Table(
-        title=f"Table 1: CHR@{top_k} of {first['source']} on {first['dataset']}{spread}",
-        notes=(
-            f"Average number of {first['source']} items in a user's top {top_k}. {purposes} Bold: the attack that "
-            "raised it most, where one did."
+        name="Table 1",
+        title=f"CHR@{top_k} of {source} on {dataset}{spread}",
+        notes=_sentences(
+            f"Average number of {source} items in a user's top {top_k}.",
+            purposes,
+            _attacked(cells),
+            "Bold: the attack that raised it most, where one did.",
+            remarks,
         ),
         row_headings=("Model", "Attack"),
         groups=("",) * len(extractors),
@@ -287,8 +294,10 @@ def table_1(cells: Sequence[Cell], top_k: int, purposes: str) -> Table:
     )
 
 
-def table_2(cells: Sequence[Cell], purposes: str, lpips_net: str) -> Table:
-    """Return success rate, feature loss and LPIPS × 100 by attack and network; bold the best of each for the attacker.
+def table_2(cells: Sequence[Cell], purposes: str, lpips_net: str, remarks: str = "") -> Table:
+    """Return what attacks did by attack and network: attacked items, success rate, feature loss and LPIPS × 100.
+
+    In bold the best of each for the attacker.
 
     Of an attack that knows the recommender there is one for each, and these are means and standard deviations.
 
@@ -296,8 +305,9 @@ def table_2(cells: Sequence[Cell], purposes: str, lpips_net: str) -> Table:
         cells: All cells of a study.
         purposes: What the attacks are for, as a sentence.
         lpips_net: The network under LPIPS.
+        remarks: What a reader must know of the networks, as sentences.
     """
-    first = cells[0]
+    source, dataset = (_named(cells[0][column]) for column in ("source", "dataset"))
     extractors = _distinct(cells, "extractor")
     attacks = [attack for attack in _distinct(cells, "attack") if _where(cells, attack=attack)[0]["sr"] is not None]
     rows: list[Row] = []
@@ -308,40 +318,48 @@ def table_2(cells: Sequence[Cell], purposes: str, lpips_net: str) -> Table:
             outcomes = dict.fromkeys((cell["sr"], cell["feature_loss"], cell["lpips"]) for cell in its_cells)
             rates, losses, distances = zip(*outcomes, strict=True)
             looks = None if None in distances else Figure(distances, 4, factor=100)
-            figures += [percentage(rates), Figure(losses, 7), looks]
+            # The network chooses them, not the attack.
+            items = Figure((its_cells[0]["n_attacked"],), 0)
+            figures += [items, percentage(rates), Figure(losses, 7), looks]
         rows.append(((attack,), tuple(figures)))
     best = set()
-    for column in range(3 * len(extractors) if rows else 0):
-        if any(row[1][column] is not None for row in rows):
-            best.add(((_lowest if column % 3 == 2 else _highest)(rows, column), column))
+    best_of = {"SR": _highest, "FL": _highest, "LPIPS": _lowest}
+    headings = ("Items", *best_of) * len(extractors)
+    for column, heading in enumerate(headings):
+        if heading in best_of and any(row[1][column] is not None for row in rows):
+            best.add((best_of[heading](rows, column), column))
     attacked = [cell for cell in cells if cell["sr_clean"] is not None]
     # Targeted and untargeted attacks want something else, and so had something else before.
     before = dict.fromkeys((cell["sr_clean"], cell["extractor"]) for cell in attacked)
     shown = ", ".join(f"{share:.2%} ({extractor})" for share, extractor in before)
     legend = (
-        " SR: share of the images that the CNN takes for the target, or, where an attack has none, no longer for the "
-        f"source, judged by the 8-bit files read back; before any attack it was {shown}. FL: mean squared error of the "
-        f"features. LPIPS: how different the images look (network: {lpips_net}), times 100. Bold: the highest SR and "
-        "FL, and the lowest LPIPS."
+        "Items: how many were attacked. SR: share of the images that the CNN takes for the target, or, where an attack "
+        f"has none, no longer for the source, judged by the 8-bit files read back; before any attack it was {shown}. "
+        "FL: mean squared error of the features. LPIPS: how different the images look (network: "
+        f"{lpips_net}), times 100. Bold: the highest SR and FL, and the lowest LPIPS."
     )
     return Table(
-        title=f"Table 2: what the attacks did to the {first['source']} images of {first['dataset']}",
-        notes=purposes + (legend if rows else ""),
+        name="Table 2",
+        title=f"what the attacks did to the {source} images of {dataset}",
+        notes=_sentences(purposes, legend if rows else "", remarks),
         row_headings=("Attack",),
-        groups=tuple(extractor for extractor in extractors for _ in range(3)),
-        headings=("SR", "FL", "LPIPS") * len(extractors),
+        groups=tuple(extractor for extractor in extractors for _ in range(4)),
+        headings=headings,
         rows=tuple(rows),
         best=frozenset(best),
     )
 
 
-def networks_table(dataset: str, headings: Sequence[str], accuracies: Mapping[str, Sequence[float | None]]) -> Table:
+def networks_table(
+    dataset: str, headings: Sequence[str], accuracies: Mapping[str, Sequence[float | None]], remarks: str = ""
+) -> Table:
     """Return the accuracies of every network; bold the highest of each column.
 
     Args:
         dataset: Name of the dataset.
         headings: What each accuracy is.
         accuracies: By network, in the order of the headings; None for what was not measured.
+        remarks: What a reader must know of the networks, as sentences.
     """
     rows: list[Row] = [
         ((name,), tuple(None if value is None else percentage((value,)) for value in values))
@@ -349,14 +367,26 @@ def networks_table(dataset: str, headings: Sequence[str], accuracies: Mapping[st
     ]
     columns = range(len(headings))
     return Table(
-        title=f"Networks: accuracy on the test images of {dataset}",
-        notes="Under attack: every test image is led away from its category. Bold: the highest.",
+        name="Networks",
+        title=f"accuracy on the test images of {_named(dataset)}",
+        notes=_sentences("Under attack: every test image is led away from its category. Bold: the highest.", remarks),
         row_headings=("CNN",),
         groups=("",) * len(headings),
         headings=tuple(headings),
         rows=tuple(rows),
         best=frozenset((_highest(rows, column), column) for column in columns),
     )
+
+
+def _attacked(cells: Sequence[Cell]) -> str:
+    """Return how many items were attacked by network, as a sentence; nothing where none was."""
+    numbers = dict.fromkeys((cell["n_attacked"], cell["extractor"]) for cell in cells if cell["n_attacked"] is not None)
+    shown = ", ".join(f"{number} ({extractor})" for number, extractor in numbers)
+    return f"Attacked items: {shown}." if shown else ""
+
+
+def _sentences(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
 
 
 def _highest(rows: Sequence[Row], column: int) -> int:
@@ -385,11 +415,21 @@ def _where(cells: Sequence[Cell], **values: Any) -> list[Cell]:
     return [cell for cell in cells if all(cell[name] == value for name, value in values.items())]
 
 
+def _shown(text: str) -> str:
+    """Return text on one line."""
+    return " ".join(text.split())
+
+
+def _named(name: str) -> str:
+    """Return what a table calls a category or a dataset, whose own names may be blank."""
+    return _shown(name) or "(blank)"
+
+
 def _markdown(text: str) -> str:
-    """Return text with Markdown's special characters escaped."""
-    return text.translate(MARKDOWN_ESCAPES)
+    """Return text on one line with Markdown's special characters escaped."""
+    return _shown(text).translate(MARKDOWN_ESCAPES)
 
 
 def _latex(text: str) -> str:
-    """Return text with LaTeX's special characters escaped."""
-    return text.translate(LATEX_ESCAPES)
+    """Return text on one line as LaTeX."""
+    return latex(_shown(text))

@@ -1,0 +1,120 @@
+"""What a study's tables say of networks that know little of what they are attacked on, and what they replace."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catwalk.labelled_images import LabelledImages
+from catwalk.study.grid import Grid
+from catwalk.study.stages import ClassifierStage, FeaturesStage, Shop
+
+LITTLE_SKILL = 0.1
+"""Share of the way from chance to no mistakes below which a network has learnt next to nothing."""
+
+NAMED = 3
+"""Values of a column that are told of a difference."""
+
+
+def is_near_chance(accuracy: float, chance: float) -> bool:
+    """Tell whether a network is hardly better than one that always names the most frequent category.
+
+    Args:
+        accuracy: The network's, in [0, 1].
+        chance: That of the other, in (0, 1].
+
+    Returns:
+        Whether the accuracy is less than twice that of chance, and the network makes at least nine tenths of the
+        mistakes that chance makes. False where all images are of one category, which tells nothing.
+    """
+    return chance < 1 and accuracy < 2 * chance and accuracy - chance < LITTLE_SKILL * (1 - chance)
+
+
+def remarks_on_networks(shop: Shop, grid: Grid, networks: Sequence[tuple[ClassifierStage, FeaturesStage]]) -> str:
+    """Return sentences on networks that know little of the categories, or another source than the dataset's.
+
+    Args:
+        shop: The dataset.
+        grid: The study's.
+        networks: The classifiers, trained, and their features.
+    """
+    sentences = []
+    for classifier, features in networks:
+        if classifier.is_trained_here:
+            sentences += [_on_accuracy(shop, classifier), _on_source(shop, grid, classifier.name, features)]
+    return " ".join(filter(None, sentences))
+
+
+def _on_accuracy(shop: Shop, classifier: ClassifierStage) -> str | None:
+    """Return a sentence where a network is near chance on the test images."""
+    accuracy, data = classifier.record["accuracy"], classifier.data.settings["init_args"]
+    if accuracy is None:
+        return None
+    labelled = LabelledImages.read(shop.catalogue, data["validation_share"], data["test_share"], data["seed"])
+    test = labelled.categories[labelled.rows("test")]
+    chance = float(np.bincount(test).max() / len(test))
+    if not is_near_chance(accuracy, chance):
+        return None
+    return (
+        f"CNN {classifier.name} is near chance: its accuracy on the test images is {accuracy:.2%}, and always naming "
+        f"the most frequent category has {chance:.2%}; what attacks do to it says little."
+    )
+
+
+def _on_source(shop: Shop, grid: Grid, name: str, features: FeaturesStage) -> str | None:
+    """Return a sentence where a network and the dataset agree on few of the items of the source category."""
+    source = shop.catalogue.category_names.index(grid.source)
+    labelled = shop.catalogue.categories == source
+    seen = features.table.categories == source
+    both, by_dataset, by_network = (int(items.sum()) for items in (labelled & seen, labelled, seen))
+    if 2 * both >= by_dataset and 2 * both >= by_network:
+        return None
+    remedy = ""
+    if grid.protocol.source_items == "network" and by_dataset:
+        remedy = "; protocol.source_items: dataset attacks those that the dataset labels so"
+    return (
+        f"CNN {name} and the dataset disagree about most items: it sees {grid.source} in {both:,} of the "
+        f"{by_dataset:,} that the dataset labels so, and in {by_network - both:,} others{remedy}."
+    )
+
+
+def what_is_replaced(
+    folder: Path, cells: Sequence[Mapping[str, Any]], stages: Mapping[str, str], source: str
+) -> str | None:
+    """Return a line where a study's folder holds the tables of another one, which has the same name.
+
+    Args:
+        folder: The study's folder.
+        cells: ``extractor``, ``attack``, ``recommender`` and ``seed`` of every cell that is to come.
+        stages: Where the result of each stage is, by description.
+        source: The source category.
+    """
+    try:
+        before = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["stages"]
+        with (folder / "cells.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if before == stages:
+        return None
+    differences = []
+    new_rows = [{**cell, "source": source} for cell in cells]
+    for column in ("extractor", "attack", "recommender", "seed", "source"):
+        then, now = _values(rows, column), _values(new_rows, column)
+        if set(then) != set(now):
+            differences.append(f"{column} {_listed(then)}, now {_listed(now)}")
+    what = f"with another grid ({'; '.join(differences)})" if differences else "with other settings, data or code"
+    return f"{folder} holds the tables of a study {what}, which this one replaces; another name keeps them"
+
+
+def _values(rows: Sequence[Mapping[str, Any]], column: str) -> list[str]:
+    """Return the values of a column as text, in the order in which they appear."""
+    return list(dict.fromkeys("" if row.get(column) is None else str(row[column]) for row in rows))
+
+
+def _listed(values: Sequence[str]) -> str:
+    shown = [value or "none" for value in values[:NAMED]]
+    return ", ".join([*shown, *(["…"] if len(values) > NAMED else [])]) or "none"
