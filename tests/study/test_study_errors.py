@@ -39,7 +39,12 @@ CASES = {
     "no seeds": ({"seeds": []}, ["seeds"]),
     "seed twice": ({"seeds": [0, 0]}, ["seeds", "[0, 0]"]),
     "seed that is no number": ({"seeds": ["x"]}, ["seeds", "x"]),
-    "no recommenders": ({"recommenders": {}}, ["recommenders"]),
+    "blank name": ({"recommenders": {" ": {}}}, ["recommenders"]),
+    "no networks": ({"extractors": {}}, ["extractors"]),
+    "attack that knows a recommender, without any": (
+        {"recommenders": {}, "attacks.0": {"class_path": "catwalk.attacks.RankAttack", "init_args": {"epsilon": 8}}},
+        ["attacks", "ε = 8", "the study has none"],
+    ),
     "missing dataset": ({"dataset": "nowhere"}, ["nowhere", "catwalk data --help"]),
     "top_k larger than the catalogue": ({"top_k": 91}, ["top_k", "90", "91"]),
     "top_k of none": ({"top_k": 0}, ["top_k", "got 0"]),

@@ -3,23 +3,31 @@
 import csv
 import io
 import re
+import shutil
 import statistics
+import subprocess
+import unicodedata
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from catwalk.study.tables import Figure, Table
+from catwalk.errors import CatwalkError
+from catwalk.study.grid import _check_names
+from catwalk.study.latex import SYMBOLS, label, latex
+from catwalk.study.remarks import is_near_chance
+from catwalk.study.tables import Figure, Table, networks_table, table_1, table_2
 
-NAMES = ("a_b & c%", "$x^2$ {y} ~ #1", "p|q *r* `s` <t>", "[bold]u[/bold] \\v", "FGSM (ε = 8)")
+NAMES = ("a_b & c%", "$x^2$ {y} ~ #1", "p|q *r* `s` <t>", "[bold]u[/bold] \\v", "FGSM (ε = 8)", "* Kö/T-shirt, 外套")
 
 
 @pytest.fixture
 def table() -> Table:
     rows = tuple(((name, str(number)), (Figure((number, number + 1.0)), None)) for number, name in enumerate(NAMES))
     return Table(
-        title="A table of 100% [red]names[/red]",
-        notes="A_note & more | of it",
+        name="Table 7",
+        title="a table of 100% [red]names[/red], ジャケット",
+        notes="A_note & more | of it ± 1",
         row_headings=("Name_1", "No."),
         groups=("G & H", "G & H"),
         headings=("x_1", "y|2"),
@@ -28,40 +36,124 @@ def table() -> Table:
     )
 
 
+LATEX_NAMES = {
+    **{"textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^", "textless": "<", "textgreater": ">"},
+    **{"textbar": "|", "varepsilon": "ε", "pm": "±"},
+}
+LATEX_TOKEN = re.compile(
+    r"\\otherscript\{(?P<other>[^{}]*)\}\{(?:\{\[\}U\+[0-9A-F]{4,5}\{\]\})+\}"
+    r'|\\(?P<accent>["])\{(?P<letter>[a-z])\}|\\(?P<command>[a-z]+)\{\}|\$\\(?P<maths>[a-z]+)\$'
+    r"|\\(?P<escaped>[&%#_${}])|\{(?P<held>[\[\]*])\}|(?P<dash>--)"
+)
+
+
 def plain_latex(text: str) -> str:
     """Return what LaTeX would print, and raise where it would not compile."""
     text = re.sub(r"\\textbf\{(.*?)\}$", r"\1", text)
-    names = {"textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^", "textless": "<", "textgreater": ">"}
-    parts = re.split(r"(\\[a-z]+\{\}|\$\\[a-z]+\$|\\[&%#_${}])", text)
-    assert not any(re.search(r"[&%#_${}~^\\<>]", part) for part in parts[::2]), text
-    for place in range(1, len(parts), 2):
-        part = parts[place]
-        if part.endswith("{}"):
-            parts[place] = names[part[1:-2]]
-        elif part.startswith("$"):
-            parts[place] = {"varepsilon": "ε", "pm": "±"}[part[2:-1]]
-        else:
-            parts[place] = part[1:]
-    return "".join(parts)
+    assert not re.search(r"[&%#_${}~^\\<>|*\[\]]|[^\0-\x7f]", LATEX_TOKEN.sub("", text)), text
+
+    def printed(token: re.Match[str]) -> str:
+        found = token.groupdict()
+        if found["accent"]:
+            return unicodedata.normalize("NFC", found["letter"] + "\N{COMBINING DIAERESIS}")
+        name = found["command"] or found["maths"]
+        if name:
+            return LATEX_NAMES[name]
+        return "–" if found["dash"] else found["other"] or found["escaped"] or found["held"]
+
+    return LATEX_TOKEN.sub(printed, text)
 
 
 def test_latex_prints_the_names_as_they_are(table: Table) -> None:
-    lines = table.latex().splitlines()
+    text = table.latex("tab:names")
+    lines = text.splitlines()
     body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
     cells = [[plain_latex(cell) for cell in re.split(r"(?<!\\) & ", line.removesuffix(r" \\"))] for line in body]
     assert [row[0] for row in cells] == list(NAMES)
     assert [row[3] for row in cells] == ["–"] * len(NAMES)
     assert cells[2][2] == f"{2.5:.4f} ± {statistics.stdev([2, 3]):.4f}"
-    assert [r"\textbf{" in line for line in body] == [False, True, False, False, False]
-    (caption,) = re.findall(r"\\caption\{(.*)\}$", table.latex(), re.MULTILINE)
-    assert plain_latex(caption) == f"{table.title}. {table.notes}"
+    assert [r"\textbf{" in line for line in body] == [False, True, False, False, False, False]
     header = lines[lines.index(r"\toprule") + 2].removesuffix(r" \\")
     assert [plain_latex(cell) for cell in re.split(r"(?<!\\) & ", header)] == ["Name_1", "No.", "x_1", "y|2"]
+    assert r" &  & \multicolumn{2}{c}{G \& H} \\" in lines
+
+
+def test_latex_numbers_the_table_itself_and_has_the_notes_apart(table: Table) -> None:
+    text = table.latex("tab:names")
+    (caption,) = re.findall(r"^\\caption\{(.*)\}$", text, re.MULTILINE)
+    assert plain_latex(caption) == "A" + table.title[1:]
+    (notes,) = re.findall(r"^\\parbox\{\\linewidth\}\{\\footnotesize (.*)\}$", text, re.MULTILINE)
+    assert plain_latex(notes) == table.notes
+    assert text.index(r"\caption") < text.index(r"\label{tab:names}") < text.index(r"\end{tabular}") < text.index(notes)
+    assert "Table 7" not in text
+
+
+@pytest.mark.parametrize(
+    ("names", "key"),
+    [(("demo", "table1"), "tab:demo-table1"), (("A_b %#~\\{", "x"), "tab:A-b-x"), (("外套", "table2"), "tab:table2")],
+)
+def test_labels_are_plain(names: tuple[str, ...], key: str) -> None:
+    assert label(*names) == key
+
+
+def test_what_is_written_has_a_label_of_the_study(table: Table, tmp_path: Path) -> None:
+    (tmp_path / "my study").mkdir()
+    table.write(tmp_path / "my study" / "table1")
+    assert r"\label{tab:my-study-table1}" in (tmp_path / "my study" / "table1.tex").read_text(encoding="utf-8")
+
+
+ODD_NAMES = (
+    "".join(SYMBOLS),
+    "".join(map(chr, range(32, 127))),
+    "".join(map(chr, range(0xA0, 0x250))),
+    "".join(map(chr, range(0x370, 0x530))),
+    "-- --- '' `` ,, !` ?`",
+    "[1mm] *x",
+    "*",
+    "外套 コート 코트 👗 مرحبا \u200b\u202e\ufeff",
+    "e\u0301 i\u0308 x\u0301 \u0301",
+    "",
+    " ",
+)
+
+
+@pytest.mark.parametrize("engine", ["pdflatex", "xelatex", "lualatex"])
+def test_latex_compiles_whatever_names_are_made_of(engine: str, tmp_path: Path) -> None:
+    if shutil.which(engine) is None:
+        pytest.skip(f"there is no {engine} on this machine")
+    rows = tuple(((name, name), (Figure((0.5, 1.0)), None)) for name in ODD_NAMES)
+    odd = Table(
+        "Table 1",
+        " ".join((ODD_NAMES[1], *ODD_NAMES[4:])),
+        "\n".join(ODD_NAMES),
+        ODD_NAMES[:2],
+        ODD_NAMES[2:4],
+        ("*", "[x]"),
+        rows,
+        frozenset({(0, 0)}),
+    )
+    odd.write(tmp_path / "odd")
+    document = (
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}\listoftables\input{odd.tex}"
+        rf"See Table~\ref{{{label(tmp_path.name, 'odd')}}}.\end{{document}}"
+    )
+    (tmp_path / "document.tex").write_text(document)
+    for _ in range(2):  # the second time with the captions in the list of tables
+        command = [engine, "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "document.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stdout[-1500:].decode(errors="replace")
+    assert b"undefined references" not in done.stdout
+
+
+def test_a_row_that_begins_with_a_bracket_is_no_argument_of_the_row_before() -> None:
+    assert latex("[1mm]") == "{[}1mm{]}"
+    assert latex("*") == "{*}"
+    assert latex("a--b") == "a-{}-b"
 
 
 def plain_markdown(text: str) -> str:
     """Return what Markdown would show; every special character must stand after a backslash."""
-    assert not re.search(r"(?<!\\)(?:\\\\)*[`*_|<\[]", text), text
+    assert not re.search(r"(?<!\\)(?:\\\\)*[`*_|<\[~]", text), text
     return re.sub(r"\\(.)", r"\1", text)
 
 
@@ -70,8 +162,8 @@ def test_markdown_shows_the_names_as_they_are(table: Table) -> None:
     rows = [re.split(r"(?<!\\) \| ", line.removeprefix("| ").removesuffix(" |")) for line in lines if line[:2] == "| "]
     assert [len(row) for row in rows] == [4] * (1 + len(NAMES))
     assert [plain_markdown(row[0]) for row in rows[1:]] == list(NAMES)
-    assert [row[2].startswith("**") and row[2].endswith("**") for row in rows[1:]] == [False, True, False, False, False]
-    assert plain_markdown(lines[0].removeprefix("**").removesuffix("**")) == table.title
+    assert [row[2].startswith("**") and row[2].endswith("**") for row in rows[1:]] == [False, True, *[False] * 4]
+    assert plain_markdown(lines[0].removeprefix("**").removesuffix("**")) == f"Table 7: {table.title}"
     assert plain_markdown(lines[-1]) == table.notes
 
 
@@ -86,6 +178,7 @@ def test_groups_stand_below_one_another_where_the_screen_is_narrow() -> None:
     headings = ("SR", "FL", "LPIPS")
     row = tuple(Figure((float(number),), 7) for number in range(6))
     table = Table(
+        name="Table",
         title="t",
         notes="n",
         row_headings=("Attack",),
@@ -112,7 +205,7 @@ def test_csv_holds_the_figures_in_full(table: Table, tmp_path: Path) -> None:
         header, *rows = csv.reader(file)
     assert header == ["name_1", "no.", "G & H x_1", "G & H x_1 sd", "G & H y|2"]
     assert [row[0] for row in rows] == list(NAMES)
-    assert [float(row[2]) for row in rows] == [0.5, 1.5, 2.5, 3.5, 4.5]
+    assert [float(row[2]) for row in rows] == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
     assert {float(row[3]) for row in rows} == {statistics.stdev([0, 1])}
     assert {row[4] for row in rows} == {""}
 
@@ -121,3 +214,75 @@ def test_a_single_seed_has_no_deviation() -> None:
     assert Figure((0.25,)).text() == "0.2500"
     assert Figure((0.125,), digits=1, factor=100, unit="%").text() == "12.5%"
     assert Figure((0.1, 0.3), digits=1, factor=100, unit="%").text() == f"20.0% ± {100 * 0.02**0.5:.1f}%"
+
+
+def cells_of(extractor: str, number: int, attack: str, **changed: object) -> dict[str, object]:
+    """Return a row of cells.csv with made-up figures."""
+    is_attack = attack != "No attack"
+    figures = {"sr": 0.5, "sr_clean": 0.0, "feature_loss": 0.25, "lpips": 0.125}
+    cell = {"dataset": "Shop", "extractor": extractor, "attack": attack, "recommender": "VBPR", "seed": 0}
+    cell |= {"source": "Sandal", "n_attacked": number if is_attack else None, "chr@20": 1.0}
+    return cell | (figures if is_attack else dict.fromkeys(figures)) | changed
+
+
+def test_the_number_of_attacked_items_stands_in_the_tables(tmp_path: Path) -> None:
+    cells = [cells_of(name, n, attack) for name, n in (("T", 1500), ("AT", 144)) for attack in ("No attack", "FGSM")]
+    assert "Attacked items: 1500 (T), 144 (AT)." in table_1(cells, 20, "").notes
+    table = table_2(cells, "", "vgg")
+    assert table.headings == ("Items", "SR", "FL", "LPIPS") * 2
+    table.write(tmp_path / "table2")
+    assert (tmp_path / "table2.csv").read_text().splitlines() == [
+        "attack,T Items,T SR,T FL,T LPIPS,AT Items,AT SR,AT FL,AT LPIPS",
+        "FGSM,1500,0.5,0.25,0.125,144,0.5,0.25,0.125",
+    ]
+    # Nobody is proud of how many images there were.
+    assert table.best == {(0, column) for column in (1, 2, 3, 5, 6, 7)}
+    assert "Attacked" not in table_1(cells[:1], 20, "").notes
+
+
+def test_remarks_are_the_last_of_all_notes() -> None:
+    cells = [cells_of("T", 3, attack) for attack in ("No attack", "FGSM")]
+    tables = [
+        table_1(cells, 20, "P.", "R."),
+        table_2(cells, "P.", "vgg", "R."),
+        networks_table("S", ["c"], {"T": [1.0]}, "R."),
+    ]
+    for table in tables:
+        assert table.notes.endswith(" R.")
+
+
+def test_blank_and_broken_names_do_not_break_a_table() -> None:
+    cells = [cells_of("T", 3, attack, source=" \n", dataset="a\nb|c") for attack in ("No attack", "FGSM")]
+    table = table_1(cells, 20, "")
+    assert table.markdown().splitlines()[0] == r"**Table 1: CHR@20 of (blank) on a b\|c**"
+    assert "(blank)" in table.notes
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "chance", "expected"),
+    [
+        *[(0.1, 0.1, True), (0.05, 0.1, True), (0.18, 0.1, True), (0.2, 0.1, False), (0.54, 0.5, True)],
+        *[(0.56, 0.5, False), (0.94, 0.95, True), (0.99, 0.95, False), (0.019, 0.01, True), (0.05, 0.01, False)],
+        (1.0, 1.0, False),
+    ],
+)
+def test_near_chance(accuracy: float, chance: float, expected: bool) -> None:
+    assert is_near_chance(accuracy, chance) is expected
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "T ", " T", "a  b", "a\nb", "a\tb", "\x1b[31mT", "T\u200b", "T\u202e", "\xa0"]
+)
+def test_names_that_no_table_can_show(name: str) -> None:
+    with pytest.raises(CatwalkError, match=r"^extractors: a name .* got "):
+        _check_names("extractors", ["T", name])
+
+
+@pytest.mark.parametrize("names", [["AT", "ＡＴ"], ["\u00c9", "E\u0301"]])
+def test_names_that_look_the_same(names: list[str]) -> None:
+    with pytest.raises(CatwalkError, match=r"^recommenders: .* look the same"):
+        _check_names("recommenders", names)
+
+
+def test_names_that_are_fine() -> None:
+    _check_names("recommenders", ["VBPR", "BPR-MF", "外套", "a b", "50% & [x]", "vbpr"])
