@@ -1,24 +1,21 @@
 """Checkpoints of what has been trained, and of where the training stands."""
 
-from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from catwalk.errors import CatwalkError
-from catwalk.partial_folders import partial_folder, remove_leftovers
-
-ASIDE = ".partial"
-"""Folder beside a run's checkpoints for the one that is being written."""
+from lightning_modules.checkpoints import write_whole_checkpoints
 
 
 class ResumableCheckpoint(ModelCheckpoint):
     """Writes ``dirpath/filename.ckpt`` after every epoch, and ``dirpath/last.ckpt`` every now and then in between.
 
-    A run that was killed goes on from the latter with ``catwalk fit … --ckpt_path last``. It is written aside and then
-    renamed, so that it is whole whenever the run was killed.
+    A run that was stopped or killed goes on from the latter with ``catwalk fit … --ckpt_path last``, or from the former
+    with its path. Both are written aside and then renamed: each is whole whenever the run was killed, and is the one
+    before where there was no room for it. Until a training ends, ``filename.ckpt`` is of the epochs so far, or of the
+    best of them; whether it has ended, the command's exit code says.
 
     Args:
         dirpath: Folder for the two.
@@ -26,6 +23,10 @@ class ResumableCheckpoint(ModelCheckpoint):
         every_n_batches: Batches from one ``last.ckpt`` to the next; 0 for none.
         monitor: Figure by which to keep the best epoch, such as ``val/pgd_accuracy``; the last one by default.
         mode: Whether the figure is best when it is highest, ``max``, or lowest, ``min``.
+
+    Attributes:
+        latest: What ``--ckpt_path`` is to be for a run that goes on where this one was: ``last`` or a path; None before
+            anything has been saved.
     """
 
     def __init__(
@@ -40,16 +41,17 @@ class ResumableCheckpoint(ModelCheckpoint):
             raise CatwalkError(f"every_n_batches: must be at least 0 (no last.ckpt), got {every_n_batches}")
         super().__init__(dirpath, filename, monitor=monitor, mode=mode, enable_version_counter=False)
         self.every_n_batches = every_n_batches
+        self.latest: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget what another training has saved that had this callback before."""
         super().setup(trainer, pl_module, stage)
+        write_whole_checkpoints(trainer)
         if stage == "fit" and trainer.global_step == 0:
             self.best_k_models, self.best_model_path, self.kth_best_model_path = {}, "", ""
             self.best_model_score = self.current_score = None
             self._last_global_step_saved = 0
-        if stage == "fit" and trainer.is_global_zero and "://" not in str(self.dirpath):
-            remove_leftovers(Path(str(self.dirpath), ASIDE))
+            self.latest = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -69,20 +71,10 @@ class ResumableCheckpoint(ModelCheckpoint):
             return False
         return (trainer.fit_loop.total_batch_idx + 1) % self.every_n_batches == 0
 
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self.latest = filepath
+
     def _save_last(self, trainer: Trainer) -> None:
-        folder = str(self.dirpath)
-        if "://" in folder:  # no disk of this machine: what stands there knows no renaming
-            trainer.save_checkpoint(f"{folder}/last.ckpt")
-            return
-        aside, own = Path(folder, ASIDE), None
-        with ExitStack() as stack:
-            if trainer.is_global_zero:  # in a folder of this run's own, for others may save here as well
-                own = stack.enter_context(partial_folder(aside)) / "last.ckpt"
-            partial = trainer.strategy.broadcast(own)
-            assert partial is not None
-            trainer.save_checkpoint(partial)  # in all processes: each has something to add
-            if own is not None:
-                own.replace(Path(folder, "last.ckpt"))
-        if own is not None:
-            with suppress(OSError):  # another run is saving
-                aside.rmdir()
+        trainer.save_checkpoint(f"{self.dirpath}/last.ckpt")
+        self.latest = "last"

@@ -71,9 +71,10 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         flush(aside)
         aside.replace(final)
     except Exception as error:
-        cause = _cause(error)
-        if cause is None or cause.errno is None or cause.filename not in (None, str(aside), str(final)):
+        cause = as_os_error(error)
+        if cause is None or cause.filename not in (None, str(aside), str(final)):
             raise
+        assert cause.errno is not None
         raise _os_error(cause.errno, path) from error
     finally:
         if aside is not None:
@@ -154,15 +155,21 @@ def _os_error(number: int, path: Path) -> OSError:
     return OSError(number, os.strerror(number), str(path))
 
 
-def _cause(error: Exception) -> OSError | None:
-    """Return what the system refused, if that is what an error tells of."""
-    if isinstance(error, OSError):
-        return error
+def as_os_error(error: BaseException) -> OSError | None:
+    """Return what the system refused, if that is what an error tells of: libraries say so in ways of their own.
+
+    Returns:
+        An OSError with a number; None where the error is none of a file or a disk.
+    """
     text = str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
     if found := re.search(r"\(os error (\d+)\)", text):  # libraries in Rust, such as safetensors
         return OSError(int(found[1]), os.strerror(int(found[1])))
     if any(words in text for words in ("inline_container", "PytorchStreamWriter", "iostream error")):  # torch.save
-        if isinstance(error.__context__, OSError):
+        if isinstance(error.__context__, OSError) and error.__context__.errno is not None:
             return error.__context__
         return OSError(errno.EIO, os.strerror(errno.EIO))  # it does not say why
+    if isinstance(error, OSError) and "when writing image file" in text:  # Pillow, likewise
+        return OSError(errno.EIO, os.strerror(errno.EIO))
     return None

@@ -3,8 +3,10 @@
 import contextlib
 import errno
 import inspect
+import os
 import signal
 import sys
+import tempfile
 import textwrap
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,8 +15,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from catwalk import __version__, screen_text
+from catwalk.atomic_files import as_os_error
 from catwalk.errors import CatwalkError
 from catwalk.screen_text import printable
+from catwalk.stopping import Stopped, sigterm_raises, stopped_by
 
 OVERVIEW = """\
 usage: catwalk [-h] [--version] COMMAND ...
@@ -38,14 +42,31 @@ one step of it (LightningCLI; every option can stand in a YAML file, and several
 
 `catwalk COMMAND --help` explains a command. `--config configs/…` finds the configurations that come with Catwalk
 from any folder. Exit codes: 0 done, 2 something that you can mend (one line says what), 1 a bug of ours,
-130 stopped by Ctrl-C."""
+130 stopped by Ctrl-C, 143 stopped by SIGTERM; the line then says how to go on."""
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
-STOPPED = 128 + signal.SIGINT
-"""Exit code after Ctrl-C, as a shell gives it."""
+GO_ON = {
+    **dict.fromkeys(LIGHTNING_COMMANDS, "run the same command again"),
+    "data": "nothing is left half-done: run the same command again",
+    "study": "the same command goes on with what is left to do",
+    "tune": "the same command goes on with the trial that it was at",
+}
+"""What to do after a command was stopped, where the command does not say more."""
 
-DISK_TROUBLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
-"""What a user can mend about a file or folder to write."""
+DISK_TROUBLE: set[int] = {
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR", "EISDIR", "ENOENT", "ENAMETOOLONG"),
+        *("ELOOP", "EIO", "EMFILE", "ENFILE", "EBUSY", "ESTALE", "ENODEV", "ENXIO", "ENOLCK", "ETIMEDOUT", "EILSEQ"),
+    )
+}
+"""What a user can mend about files, folders and disks."""
+
+REMEDIES = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room within your quota of that disk",
+    errno.EMFILE: "allow more open files, as with `ulimit -n 4096`",
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -55,29 +76,55 @@ def main(args: Sequence[str] | None = None) -> None:
         args: What follows ``catwalk`` on the command line; the process's own arguments by default.
 
     Raises:
-        SystemExit: With code 2 and one line on stderr for what the user can mend; with code 130 after Ctrl-C.
+        SystemExit: With code 2 and one line on stderr for what the user can mend; with code 130 after Ctrl-C and 143
+            after SIGTERM, and a line that says how to go on; quietly with code 141 where nobody reads the output.
     """
     screen_text.protect()
     arguments = list(sys.argv[1:] if args is None else args)
-    try:
-        _dispatch(arguments)
-    except CatwalkError as error:
-        _fail(str(error))
-    except ArgumentError as error:
-        from catwalk.one_line import one_line
+    with sigterm_raises() as sigterm_came:
+        try:
+            _dispatch(arguments)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BaseException as error:
+            number = signal.SIGTERM if sigterm_came() else stopped_by(error)
+            if number is not None:
+                _stop(number, arguments, error.advice if isinstance(error, Stopped) else "")
+            _report(error)
+            raise
+        if sigterm_came():  # somebody has swallowed it
+            _stop(signal.SIGTERM, arguments, "")
 
+
+def _report(error: BaseException) -> None:
+    """End with one line, if an error is something that the user can mend."""
+    from catwalk.one_line import one_line
+
+    if isinstance(error, CatwalkError):
+        _fail(str(error))
+    if isinstance(error, ArgumentError):
         _fail(one_line(str(error)))
-    except OSError as error:
-        if error.errno not in DISK_TROUBLE or error.filename is None:
-            raise
-        _fail(f"{error.filename}: {error.strerror}")
-    except KeyboardInterrupt:
-        _stop()
-    except SystemExit as error:
-        # Lightning shuts down after Ctrl-C and then exits with code 1.
-        if not isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        _stop()
+    if isinstance(error, BrokenPipeError) and error.filename is None:  # as of `catwalk … | head`
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE)
+    refused = as_os_error(error)
+    number = None if refused is None else refused.errno
+    if refused is not None and number in DISK_TROUBLE and (refused.filename or number != errno.ENOENT):
+        place = refused.filename if refused.filename is not None else _likely_place(number)
+        remedy = REMEDIES.get(number)
+        _fail(f"{place}: {refused.strerror}{f'; {remedy}, and run the command again' if remedy else ''}")
+
+
+def _likely_place(number: int) -> str:
+    """Return where something went wrong that names no file: a folder whose disk is full, or the current one."""
+    here = str(Path.cwd())
+    if number == errno.ENOSPC:
+        for folder in (here, tempfile.gettempdir(), str(Path.home())):
+            with contextlib.suppress(OSError):
+                if os.statvfs(folder).f_bavail == 0:
+                    return folder
+    return here
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -288,11 +335,13 @@ def _fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def _stop() -> NoReturn:
-    """End after Ctrl-C."""
+def _stop(number: int, arguments: Sequence[str], advice: str) -> NoReturn:
+    """End after a signal."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has it ignored
-    print("catwalk: stopped", file=sys.stderr)
-    raise SystemExit(STOPPED)
+    advice = advice or GO_ON.get(arguments[0] if arguments else "", "")
+    if int(os.environ.get("LOCAL_RANK", "0") or 0) == 0:  # of a run's processes one speaks
+        print(f"catwalk: stopped{f'; {advice}' if advice else ''}", file=sys.stderr)
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

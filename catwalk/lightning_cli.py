@@ -1,9 +1,11 @@
 """LightningCLI as Catwalk sets it up: any of our modules by class path, and a configuration that always counts."""
 
+import contextlib
 import dataclasses
 import inspect
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ import catwalk.lazy_adam  # noqa: F401
 import datamodules
 import lightning_modules
 from callbacks.inject_poisoned_images import InjectPoisonedImages
+from callbacks.resumable_checkpoint import ResumableCheckpoint
 from callbacks.show_batches import LogBatches
 from callbacks.wandb_axes import WandbAxes
 from catwalk import __version__, known_notices
@@ -36,8 +39,9 @@ from catwalk.limits import check_seed
 from catwalk.one_line import did_you_mean, imported, one_line, options_of
 from catwalk.parsers import KEEP_NONE, ReadableHelp
 from catwalk.stage_keys import file_hash
+from catwalk.stopping import Stopped, advising, end_processes, keep_sigterm
 from datamodules import InteractionTriplets, ProductImages
-from lightning_modules.checkpoints import check_class
+from lightning_modules.checkpoints import check_class, write_whole_checkpoints
 
 HELP = {
     "fit": (
@@ -303,6 +307,8 @@ class CatwalkCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:
             raise CatwalkError(f"trainer: {error}") from error
+        keep_sigterm(trainer)
+        write_whole_checkpoints(trainer)
         if os.environ.get("WANDB_MODE") == "disabled":  # which Lightning does not look at
             trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, WandbLogger)]
         of_wandb = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
@@ -401,13 +407,18 @@ class CatwalkCLI(LightningCLI):
         return arguments
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the command, and end W&B's run with it."""
+        """Run the command, and end the processes that it has started and W&B's run with it."""
         try:
-            super()._run_subcommand(subcommand)
+            with advising(self._how_to_go_on):
+                super()._run_subcommand(subcommand)
         except CatwalkError as error:
             if self._checkpoint is None or not str(error).startswith("the checkpoint "):
                 raise
             raise CatwalkError(f"ckpt_path: {self._checkpoint[0]}: {error}") from error
+        except Stopped:
+            # Lightning's launcher, which has started them, would wait for them.
+            end_processes(getattr(self.trainer.strategy.launcher, "procs", []))
+            raise
         except MisconfigurationException as error:
             raise CatwalkError(_unknown_figure(str(error)) or f"{subcommand}: {error}") from error
         except Exception as error:
@@ -421,6 +432,25 @@ class CatwalkCLI(LightningCLI):
             wandb = sys.modules.get("wandb")
             if wandb is not None and wandb.run is not None:
                 wandb.finish()
+
+    def _how_to_go_on(self) -> str:
+        """Return what to do after this run was stopped; nothing where no more is known than what the command is."""
+        if self.subcommand != "fit":
+            return ""
+        for callback in self.trainer.checkpoint_callbacks:
+            saved = callback.latest if isinstance(callback, ResumableCheckpoint) else _saved_by(callback)
+            if saved:
+                with contextlib.suppress(ValueError):
+                    saved = str(Path(saved).relative_to(Path.cwd()))
+                return f"the same command goes on from its latest checkpoint with --ckpt_path {shlex.quote(saved)}"
+        return ""
+
+
+def _saved_by(callback: Callback) -> str:
+    """Return the latest checkpoint of Lightning's own callback from which a training can go on."""
+    if not isinstance(callback, ModelCheckpoint) or callback.save_weights_only:
+        return ""
+    return callback.last_model_path or callback.best_model_path
 
 
 def _unknown_figure(message: str) -> str | None:

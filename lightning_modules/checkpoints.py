@@ -1,13 +1,75 @@
-"""Checkpoints of our modules: loading one without running what it names, and checking that it fits."""
+"""Checkpoints: written whole, read without running what they name, and checked against the module that loads them."""
 
+import io
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningModule
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from typing_extensions import Self
 
+from catwalk.atomic_files import write_bytes
 from catwalk.backbones import read_checkpoint
 from catwalk.errors import CatwalkError
+from catwalk.pretrained_weights import verify_checksums
+
+OF_A_TRAINING = {"state_dict": dict, "pytorch-lightning_version": str, "epoch": int, "global_step": int}
+"""What every checkpoint of a Trainer holds at least."""
+
+TO_GO_ON = {"optimizer_states": list, "lr_schedulers": list, "loops": dict}
+"""What a checkpoint holds besides, from which a training can go on."""
+
+OTHERWISE = "give another one as ckpt_path, or train anew without ckpt_path"
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, written aside in their own folder, flushed and renamed.
+
+    Lightning itself writes them in the system's folder for temporary files, which may be on another disk, from where
+    they are copied over the earlier one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write a checkpoint: it is there whole, or what was there before is."""
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_bytes(path, buffer)
+
+    def load_checkpoint(self, path: Any, *arguments: Any, **settings: Any) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Raises:
+            CatwalkError: If the file is missing, cannot be read, or is no checkpoint of a training.
+        """
+        if "://" in str(path):
+            return super().load_checkpoint(path, *arguments, **settings)
+        if not Path(path).exists():
+            raise CatwalkError(f"checkpoint {path} does not exist")
+        try:
+            verify_checksums(path)
+            checkpoint = super().load_checkpoint(path, *arguments, **settings)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
+            raise CatwalkError(f"checkpoint {path} cannot be read: {reason}; {OTHERWISE}") from error
+        if not isinstance(checkpoint, dict):
+            raise CatwalkError(f"{path} is no checkpoint of a training: it holds no dictionary; {OTHERWISE}")
+        lacking = [name for name, kind in OF_A_TRAINING.items() if not isinstance(checkpoint.get(name), kind)]
+        if lacking:
+            raise CatwalkError(f"{path} is no checkpoint of a training: it lacks {', '.join(lacking)}; {OTHERWISE}")
+        return checkpoint
+
+
+def write_whole_checkpoints(trainer: Trainer) -> None:
+    """Let a Trainer use :class:`WholeCheckpoints`, unless it was given something else to read and write with."""
+    strategy = trainer.strategy
+    if type(strategy.checkpoint_io) is TorchCheckpointIO:
+        strategy.checkpoint_io = WholeCheckpoints()
+
 
 CLASS = "class"
 """Key of a checkpoint with the name of the class that was trained. It is compared, and never imported."""
@@ -82,6 +144,13 @@ def check_checkpoint(module: LightningModule, checkpoint: dict[str, Any]) -> Non
         module: A module that has been built.
         checkpoint: What ``on_load_checkpoint`` receives.
     """
+    if module._trainer is not None and module.trainer.state.fn == TrainerFn.FITTING:
+        lacking = [name for name, kind in TO_GO_ON.items() if not isinstance(checkpoint.get(name), kind)]
+        if lacking:
+            raise CatwalkError(
+                f"ckpt_path: no training can go on from this checkpoint, which lacks {', '.join(lacking)} (as with "
+                f"save_weights_only); {OTHERWISE}"
+            )
     theirs = {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()}
     ours = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}
     if theirs == ours:

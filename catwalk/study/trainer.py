@@ -13,7 +13,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from callbacks.show_batches import ShowBatches
 from catwalk import known_notices
 from catwalk.errors import CatwalkError
+from catwalk.stopping import keep_sigterm
 from catwalk.study.progress import StudyProgress
+from lightning_modules.checkpoints import write_whole_checkpoints
 
 
 def make_trainer(
@@ -49,9 +51,12 @@ def make_trainer(
     shown = [ShowBatches(progress)] if progress is not None else []
     with quiet_lightning():
         try:
-            return Trainer(callbacks=[*shown, *callbacks], **complete)
+            trainer = Trainer(callbacks=[*shown, *callbacks], **complete)
         except (TypeError, ValueError, MisconfigurationException) as error:
             raise CatwalkError(f"{argument}: {str(error).removeprefix('Trainer.__init__() ')}") from error
+    keep_sigterm(trainer)
+    write_whole_checkpoints(trainer)
+    return trainer
 
 
 @contextmanager

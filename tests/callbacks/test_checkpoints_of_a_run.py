@@ -1,8 +1,13 @@
 """ResumableCheckpoint: what it writes, when, and what a kill in the middle of writing leaves."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from pytorch_lightning import Callback, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from callbacks import ResumableCheckpoint
 from catwalk.errors import CatwalkError
@@ -42,17 +47,21 @@ def test_batches_count_and_not_their_replays(shop, make_trainer, tmp_path):
 def test_lightning_finds_the_last_one_and_no_unfinished_one(shop, make_trainer, tmp_path, monkeypatch):
     callback = ResumableCheckpoint(str(tmp_path), "whole", every_n_batches=5)
     trainer, _ = fit(shop, make_trainer, [callback])
-    save = trainer.save_checkpoint
+    fsync = os.fsync
 
-    def break_off(path, *arguments):
-        save(path, *arguments)
-        path.write_bytes(path.read_bytes()[:1000])
+    def break_off(handle):
+        os.truncate(f"/proc/self/fd/{handle}", 1000)
+        fsync(handle)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "save_checkpoint", break_off)
-    with pytest.raises(KeyboardInterrupt):
-        callback._save_last(trainer)
-    assert steps(tmp_path / "last.ckpt") == 20
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            callback._save_last(trainer)
+        with pytest.raises(KeyboardInterrupt):
+            callback._save_checkpoint(trainer, str(tmp_path / "whole.ckpt"))
+    assert [steps(tmp_path / name) for name in ("last.ckpt", "whole.ckpt")] == [20, 22]
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "whole.ckpt"}
     again = make_trainer(
         max_epochs=2, enable_checkpointing=True, callbacks=[ResumableCheckpoint(str(tmp_path), "whole", 5)]
     )
@@ -120,3 +129,97 @@ def test_two_runs_that_save_into_one_folder_leave_each_others_parts_alone(shop, 
     fit(shop, make_trainer, [ResumableCheckpoint(str(tmp_path), "model", every_n_batches=4)], max_epochs=1)
     assert others.read_text() == "of another run"
     assert {path.name for path in tmp_path.iterdir()} == {"model.ckpt", "last.ckpt", others.name}
+
+
+@pytest.mark.parametrize("kind", [ResumableCheckpoint, ModelCheckpoint])
+def test_a_disk_without_room_keeps_the_earlier_checkpoint_and_is_named(shop, make_trainer, tmp_path, monkeypatch, kind):
+    """Lightning's own callback writes through the Trainer, too, which any callback of ours has set up."""
+    path = tmp_path / "own" / "whole.ckpt"
+    others = [ResumableCheckpoint(str(tmp_path), "other", 0)] if kind is ModelCheckpoint else []
+
+    def callbacks():
+        own = (
+            kind(str(path.parent), "whole", enable_version_counter=False) if others else kind(str(path.parent), "whole")
+        )
+        return [*others, own]
+
+    fit(shop, make_trainer, callbacks(), max_epochs=1)
+    earlier, write = path.read_bytes(), os.fsync
+
+    def refuse(handle):
+        if f"{path.parent}/." in os.readlink(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        fit(shop, make_trainer, callbacks(), max_epochs=2)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == earlier
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_latest_checkpoint_of_a_training(shop, make_trainer, tmp_path):
+    callback = ResumableCheckpoint(str(tmp_path), "whole", every_n_batches=20)
+    latest = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            latest.append(callback.latest)
+
+    (tmp_path / "last.ckpt").write_text("of an earlier training")
+    fit(shop, make_trainer, [callback, Look()])
+    assert latest == [None] * 11 + [str(tmp_path / "whole.ckpt")] * 9 + ["last"] * 2
+    assert callback.latest == str(tmp_path / "whole.ckpt")
+
+
+DAMAGED = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+    "empty": lambda path: path.write_bytes(b""),
+    "no checkpoint": lambda path: path.write_text("notes"),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "a list": lambda path: torch.save([1, 2], path),
+    "another dictionary": lambda path: torch.save({"weights": {}}, path),
+    "weights": lambda path: torch.save(torch.load(path, weights_only=True)["state_dict"], path),
+    "of other types": lambda path: torch.save(torch.load(path, weights_only=True) | {"epoch": "3"}, path),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "code": lambda path: torch.save(torch.load(path, weights_only=True) | {"code": Path}, path),
+    "a link to nothing": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("given", ["last", "path"])
+def test_a_damaged_checkpoint_is_named(finished_run, shop, make_trainer, tmp_path, damage, given):
+    if (damage, given) == ("a link to nothing", "last"):
+        pytest.skip("Lightning does not find it")
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(finished_run)
+    DAMAGED[damage](path)
+    trainer = make_trainer(enable_checkpointing=True, callbacks=[ResumableCheckpoint(str(tmp_path), "whole")])
+    data = ProductImages(shop, batch_size=32)
+    with pytest.raises(CatwalkError, match=r"last\.ckpt .*ckpt_path|last\.ckpt does not exist"):
+        trainer.fit(small(), data, ckpt_path="last" if given == "last" else path, weights_only=True)
+
+
+def small():
+    return ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8})
+
+
+@pytest.fixture(scope="module")
+def finished_run(shop, make_trainer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    fit(shop, make_trainer, [ResumableCheckpoint(str(folder), "whole", 0)], max_epochs=1)
+    return (folder / "whole.ckpt").read_bytes()
+
+
+@pytest.mark.parametrize("lacking", ["optimizer_states", "lr_schedulers", "loops"])
+def test_weights_alone_are_not_to_go_on_from(finished_run, shop, make_trainer, tmp_path, lacking):
+    path = tmp_path / "weights.ckpt"
+    path.write_bytes(finished_run)
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint[lacking]
+    torch.save(checkpoint, path)
+    with pytest.raises(CatwalkError, match=rf"no training can go on .* lacks {lacking}"):
+        make_trainer().fit(small(), ProductImages(shop, batch_size=32), ckpt_path=path, weights_only=True)
+    make_trainer().test(small(), ProductImages(shop, batch_size=32), ckpt_path=path, weights_only=True, verbose=False)

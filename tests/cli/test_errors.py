@@ -237,5 +237,5 @@ def test_interruption_by_the_user(work, run, monkeypatch: pytest.MonkeyPatch, wh
     monkeypatch.setattr(target, interrupted)
     outcome = run("fit", *VBPR)
     assert outcome.code == 130
-    assert outcome.err.splitlines()[-1] == "catwalk: stopped"
+    assert outcome.err.splitlines()[-1] == "catwalk: stopped; run the same command again"
     assert "Traceback" not in outcome.err
