@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from catwalk.atomic_files import open_bytes, open_text
 from catwalk.csv_text import to_cell
 from catwalk.errors import CatwalkError
 
@@ -30,16 +31,16 @@ def table_file(option: str, path: Path) -> Path:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a table as CSV or Parquet; in a CSV file lists are JSON, and no text is a formula."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a table as CSV or Parquet, whole or not at all; in a CSV file lists are JSON, and no text is a formula."""
     if path.suffix == ".parquet":
-        pa.parquet.write_table(table, path)
+        with open_bytes(path) as file:
+            pa.parquet.write_table(table, file)
     else:
         _write_csv(table, path)
 
 
 def _write_csv(table: pa.Table, path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with open_text(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(map(to_cell, table.column_names))
         for rows in table.to_batches(max_chunksize=ROWS_AT_ONCE):

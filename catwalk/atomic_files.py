@@ -14,7 +14,7 @@ from typing import BinaryIO, TextIO
 from catwalk.partial_folders import is_leftover, own_name
 
 MARK = ".partial"
-"""What the name of an unfinished file ends with, before its suffix."""
+"""What the name of an unfinished file ends with."""
 
 CANNOT_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
 """What disks answer that cannot be told to flush a file."""
@@ -24,16 +24,17 @@ _cleaning = threading.Lock()
 
 
 @contextmanager
-def written_aside(path: str | Path) -> Iterator[Path]:
+def written_aside(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """Give the path of a new file in the folder of ``path``, which takes its place when the block ends without error.
 
     Until then, and for good after an error or a kill, ``path`` is what it was. The file has the permissions that an
     ordinary new file would have, or those of the one that it replaces; a symbolic link stays, and what it leads to is
-    replaced. The name aside has the suffix of ``path``. What killed runs of this machine left in the folder is removed.
+    replaced. The name aside has no suffix of ``path``. What killed runs of this machine left in the folder is removed.
 
     Args:
         path: The file to write; its folder is made if need be. What is there and is no file, such as a pipe or a
             device, is handed out itself.
+        durable: Whether to flush the file. Not where a whole folder is made aside, which is flushed as one.
 
     Raises:
         OSError: With ``path`` as its file name: whatever keeps the file from being written, also where the writer says
@@ -54,7 +55,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
             os.close(os.open(final, os.O_WRONLY))
         final.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(final.parent)
-        aside = final.with_name(f".{own_name()}{MARK}{final.suffix}")
+        aside = final.with_name(f".{own_name()}{MARK}")
         # So that umask and the folder's own rules say who may read it.
         handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -68,7 +69,8 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         if status is not None and (status.st_uid, status.st_gid) != (aside.stat().st_uid, aside.stat().st_gid):
             with suppress(PermissionError):
                 os.chown(aside, status.st_uid, status.st_gid)
-        flush(aside)
+        if durable:
+            flush(aside)
         aside.replace(final)
     except Exception as error:
         cause = as_os_error(error)
@@ -80,8 +82,9 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         if aside is not None:
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
-    with suppress(OSError):  # the file itself is there
-        flush(final.parent)
+    if durable:
+        with suppress(OSError):  # the file itself is there
+            flush(final.parent)
 
 
 @contextmanager
@@ -92,9 +95,9 @@ def open_text(path: str | Path) -> Iterator[TextIO]:
 
 
 @contextmanager
-def open_bytes(path: str | Path) -> Iterator[BinaryIO]:
+def open_bytes(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file like :func:`written_aside`."""
-    with written_aside(path) as aside, aside.open("wb") as file:
+    with written_aside(path, durable=durable) as aside, aside.open("wb") as file:
         yield file
 
 
@@ -103,14 +106,17 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: str | Path, content: "bytes | bytearray | memoryview | io.BytesIO") -> None:
+def write_bytes(
+    path: str | Path, content: "bytes | bytearray | memoryview | io.BytesIO", *, durable: bool = True
+) -> None:
     """Write a file like :func:`written_aside`.
 
     Args:
         path: The file.
         content: What it is to hold; of a buffer all, wherever it stands.
+        durable: See there.
     """
-    with open_bytes(path) as file:
+    with open_bytes(path, durable=durable) as file:
         file.write(content.getbuffer() if isinstance(content, io.BytesIO) else content)
 
 
@@ -145,8 +151,7 @@ def _remove_leftovers(folder: Path) -> None:
         _cleaned.add(folder)
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            name, mark, _ = entry.name.rpartition(MARK)
-            if mark and name.startswith(".") and is_leftover(name[1:]):
+            if entry.name.endswith(MARK) and is_leftover(entry.name.removesuffix(MARK)[1:]):
                 with suppress(OSError):
                     os.unlink(entry.path)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from catwalk.atomic_files import flush, open_bytes, written_aside
 from catwalk.backbones import Network
 from catwalk.batching import ROW_MULTIPLE, Bucket, padded_batches, size_buckets
 from catwalk.catalogue import Catalogue
@@ -200,39 +201,35 @@ class FeatureTable:
         return replace(self, features=changed)
 
     def write(self, folder: Path, catalogue: Catalogue) -> None:
-        """Write ``features.safetensors`` and ``predictions.csv`` into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        # Last comes the file whose presence says that the folder is complete.
-        path, partial = folder / FEATURES_FILE, folder / f".{FEATURES_FILE}.{os.getpid()}"
-        path.unlink(missing_ok=True)
-        with (folder / PREDICTIONS_FILE).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["item_id", "category", "probability"])
-            rows = zip(catalogue.item_ids, self.categories, self.probabilities, strict=True)
-            # Nine digits bring a float32 back exactly.
-            writer.writerows(
-                [to_cell(item), to_cell(self.category_names[category]), f"{share:.9g}"]
-                for item, category, share in rows
-            )
+        """Write ``features.safetensors`` and ``predictions.csv`` into a folder, both or neither."""
         stamp = {
             "category_names": self.category_names,
             "scale": self.scale,
             "catalogue": self.catalogue,
             "network": self.network,
         }
-        digests = {
-            "stamp": _text_digest(stamp),
-            "features": _digest(self.features),
-            PREDICTIONS_FILE: file_hash(folder / PREDICTIONS_FILE),
-        }
-        # As one entry: safetensors writes several in an order that changes from file to file.
-        metadata = {STAMP: json.dumps({**stamp, DIGESTS: digests}, ensure_ascii=False)}
-        try:
-            safetensors.torch.save_file({"features": self.features.contiguous()}, partial, metadata)
-            partial.chmod((folder / PREDICTIONS_FILE).stat().st_mode & 0o777)  # safetensors lets nobody else read it
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        path = folder / FEATURES_FILE
+        with written_aside(path) as features, written_aside(folder / PREDICTIONS_FILE) as predictions:
+            with predictions.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(["item_id", "category", "probability"])
+                rows = zip(catalogue.item_ids, self.categories, self.probabilities, strict=True)
+                # Nine digits bring a float32 back exactly.
+                writer.writerows(
+                    [to_cell(item), to_cell(self.category_names[label]), f"{share:.9g}"] for item, label, share in rows
+                )
+            digests = {
+                "stamp": _text_digest(stamp),
+                "features": _digest(self.features),
+                PREDICTIONS_FILE: file_hash(predictions),
+            }
+            # As one entry: safetensors writes several in an order that changes from file to file.
+            metadata = {STAMP: json.dumps({**stamp, DIGESTS: digests}, ensure_ascii=False)}
+            safetensors.torch.save_file({"features": self.features.contiguous()}, features, metadata)
+            for file_aside in (features, predictions):  # there is room for both
+                flush(file_aside)
+            # Last comes the file whose presence says that the folder is complete: earlier ones are no part of it.
+            Path(os.path.realpath(path)).unlink(missing_ok=True)
 
     @classmethod
     def read(
@@ -404,7 +401,7 @@ def _converted(features: Tensor, dtype: FeatureDtype, path: Path) -> Iterator[Te
 
 def _mapped_copy(features: Tensor, dtype: FeatureDtype, path: Path) -> Tensor:
     """Return features in another type as a memory-mapped file, written beside their own unless it is there."""
-    copy, partial = path.with_suffix(f".{dtype}.safetensors"), path.with_suffix(f".{dtype}.{os.getpid()}")
+    copy = path.with_suffix(f".{dtype}.safetensors")
     status = path.stat()
     source = f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
     if not _is_copy_of(copy, source):
@@ -414,18 +411,15 @@ def _mapped_copy(features: Tensor, dtype: FeatureDtype, path: Path) -> Tensor:
         # safetensors itself writes only what is in memory as a whole.
         header += " " * (-len(header) % 8)
         try:
-            with partial.open("wb") as file:
+            with open_bytes(copy) as file:
                 file.write(len(header).to_bytes(8, "little") + header.encode())
                 for block in _converted(features, dtype, path):
                     file.write(block.view(torch.int16).numpy().data)
-            partial.replace(copy)
         except OSError as error:
             raise CatwalkError(
                 f"feature_storage is disk, which keeps features of {dtype} in {copy}, and that cannot be written "
                 f"({error}): make the folder writable, or use float32"
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
     with safetensors.safe_open(copy, framework="pt") as file:
         return file.get_tensor("features")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from catwalk.atomic_files import open_bytes, write_bytes
 from catwalk.catalogue import fingerprint_files, read_dataset_info
 from catwalk.colour_profiles import foreign_profile
 from catwalk.errors import CatwalkError
@@ -256,8 +258,9 @@ def _eight_bit_grey(image: Image.Image) -> Image.Image:
 def save_png(levels: "UInt8Array | Tensor", path: Path) -> None:
     """Write uint8 ``(3, H, W)`` as a PNG file of sRGB, which keeps every level; folders are made as needed."""
     array = levels if isinstance(levels, np.ndarray) else levels.cpu().numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0))).save(path, format="PNG")
+    png = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0))).save(png, format="PNG")
+    write_bytes(path, png, durable=False)
 
 
 def to_float(levels: "Tensor") -> "Tensor":
@@ -410,23 +413,15 @@ class _ImageFiles:
 
     def write(self, path: Path, workers: int, progress: Progress | None) -> None:
         """Decode all images into the file that :meth:`StoredImages.map` takes, which is there whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
         sizes = np.empty((len(self.images), 2), SIZE_TYPE)
-        try:
-            with partial.open("wb") as file:
-                for number, levels in enumerate(self._decode_all(workers)):
-                    sizes[number] = levels.shape[1:]
-                    self.check_size(number, sizes[number], sizes[0])
-                    file.write(levels.data)
-                    if progress is not None:
-                        progress(number + 1, len(sizes))
-                file.write(sizes.data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with open_bytes(path) as file:
+            for number, levels in enumerate(self._decode_all(workers)):
+                sizes[number] = levels.shape[1:]
+                self.check_size(number, sizes[number], sizes[0])
+                file.write(levels.data)
+                if progress is not None:
+                    progress(number + 1, len(sizes))
+            file.write(sizes.data)
         if self.profiles:
             named = "; ".join(f"{count:,} {name}" for name, count in self.profiles.most_common(5))
             warnings.warn(

@@ -32,6 +32,7 @@ from callbacks.resumable_checkpoint import ResumableCheckpoint
 from callbacks.show_batches import LogBatches
 from callbacks.wandb_axes import WandbAxes
 from catwalk import __version__, known_notices
+from catwalk.atomic_files import written_aside
 from catwalk.backbones import read_checkpoint
 from catwalk.catalogue import fingerprint_files
 from catwalk.errors import CatwalkError
@@ -89,9 +90,8 @@ class SaveConfiguration(SaveConfigCallback):
         for logger in trainer.loggers[:1]:
             folder = run_folder(logger)
             if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                path = folder / "configuration.yaml"
-                self.parser.save(self.config, path, overwrite=True, multifile=False, **KEEP_NONE)
+                with written_aside(folder / "configuration.yaml") as path:
+                    self.parser.save(self.config, path, overwrite=True, multifile=False, **KEEP_NONE)
         if trainer.loggers:
             configuration = yaml.safe_load(self.parser.dump(self.config, **KEEP_NONE))
             known = {**configuration, "provenance": provenance(trainer, configuration.get("ckpt_path"))}

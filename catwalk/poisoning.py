@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from catwalk.atomic_files import open_text, write_text
 from catwalk.attacks import Attack, Scene
 from catwalk.attacks.threat_model import l2_levels, linf_levels
 from catwalk.backbones import Classifier, Network, network_fingerprint
@@ -427,7 +428,7 @@ class Poisoning:
             l2_levels=float(lengths.mean()),
         )
         _write_rows(folder / ITEMS_FILE, rows)
-        (folder / SUMMARY_FILE).write_text(json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_text(folder / SUMMARY_FILE, json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n")
         poisoned = table.poisoned(self.items, after.features)
         poisoned.write(folder, self.catalogue)
         return poisoned
@@ -483,7 +484,7 @@ def _earlier_images(folder: Path) -> list[str]:
 
 def _write_rows(path: Path, rows: Sequence[AttackedItem]) -> None:
     """Write the rows as CSV with a header."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with open_text(path) as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: to_cell(value) for name, value in asdict(row).items()} for row in rows)

@@ -243,7 +243,7 @@ with open_text(sys.argv[1]) as file:
     path = tmp_path / "cells.csv"
     assert subprocess.run([sys.executable, "-c", killed, path]).returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
-    others = [".notes.partial.csv", left.name[1:], left.name.replace("partial", "whole")]
+    others = [".notes.partial", left.name[1:], left.name.replace("partial", "whole")]
     for other in others:
         (tmp_path / other).write_text("")
     with written_aside(tmp_path / "running.csv") as running:

@@ -201,6 +201,18 @@ class TestFiles:
         monkeypatch.setattr("safetensors.torch.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             table.poisoned(np.array([0]), torch.zeros(1, 7)).write(tmp_path, catalogue)
+        assert torch.equal(FeatureTable.read(tmp_path, catalogue).features, table.features)
+        monkeypatch.undo()
+        replace = Path.replace
+
+        def killed(path, target):
+            if target.name == "features.safetensors":
+                raise KeyboardInterrupt
+            return replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            table.poisoned(np.array([0]), torch.zeros(1, 7)).write(tmp_path, catalogue)
         with pytest.raises(CatwalkError, match=r"features\.safetensors is missing"):
             FeatureTable.read(tmp_path, catalogue)
         assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]

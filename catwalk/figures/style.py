@@ -1,6 +1,7 @@
 """The style of all figures: drawn without a display and without matplotlib's global figures."""
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from catwalk.atomic_files import write_bytes
 
 INK, DIM, GREY, PALE = "#333333", "#666666", "#9a9a9a", "#e4e4e4"
 BLUE, ORANGE, PURPLE = "#0072b2", "#d55e00", "#cc79a7"
@@ -71,9 +74,11 @@ def new_figure(width: float = SIZE[0], height: float = SIZE[1]) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a file, of the kind that its name says."""
+    """Write a figure as a file, of the kind that its name says, whole or not at all."""
+    picture = io.BytesIO()
     with house_style():
-        figure.savefig(path)
+        figure.savefig(picture, format=path.suffix.removeprefix("."))
+    write_bytes(path, picture)
 
 
 def count_axes(axes: Axes, x: bool = True) -> None:

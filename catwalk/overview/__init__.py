@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from catwalk.atomic_files import write_text
 from catwalk.catalogue import Catalogue, read_dataset_info
 from catwalk.errors import CatwalkError
 from catwalk.interactions import Interactions
@@ -54,7 +55,7 @@ def show(dataset: Path, output: Path | None = None) -> None:
         pictures = draw_overview(overview, catalogue, interactions, output)
         pictures += draw_samples(overview, catalogue, output)
         content = asdict(overview) | {"pictures": [path.name for path in pictures]}
-        (output / "overview.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_text(output / "overview.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise _unwritable(output, error) from error
     Console().print(

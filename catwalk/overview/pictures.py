@@ -1,5 +1,6 @@
 """An overview in pictures: PNG files."""
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image
 
+from catwalk.atomic_files import write_bytes
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.figures.style import (
@@ -28,6 +30,7 @@ from catwalk.figures.style import (
     count_axes,
     house_style,
     new_figure,
+    save,
     shortened,
 )
 from catwalk.images import UInt8Array, decode, truncated_images_allowed
@@ -80,7 +83,7 @@ def draw_overview(
     with house_style():
         for stem, draw in figures.items():
             path = output / f"{stem}.png"
-            draw().savefig(path)
+            save(draw(), path)
             written.append(path)
     return written
 
@@ -118,7 +121,9 @@ def draw_samples(overview: Overview, catalogue: Catalogue, output: Path) -> list
             paths = [[catalogue.folder / catalogue.images[item] for item in items] for items in chosen]
             tiles = [list(pool.map(tile, row)) for row in paths]
             path = output / ("samples.png" if sheet == 0 else f"samples-{sheet + 1:02d}.png")
-            _sheet(shown, tiles).save(path)
+            sheet_file = io.BytesIO()
+            _sheet(shown, tiles).save(sheet_file, format="PNG")
+            write_bytes(path, sheet_file)
             written.append(path)
     return written
 

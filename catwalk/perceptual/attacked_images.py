@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from catwalk.atomic_files import open_text
 from catwalk.attacked_items import read_attacked_items
 from catwalk.batching import size_buckets
 from catwalk.catalogue import Catalogue
@@ -36,8 +37,7 @@ class AttackedImages:
         """
         names = [field.name for field in fields(self.figures)]
         columns = [_cells(getattr(self.figures, name), len(self.item_ids)) for name in names]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with open_text(path) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["item_id", *names])
             writer.writerows(zip(map(to_cell, self.item_ids), *columns, strict=True))

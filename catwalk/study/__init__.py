@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from catwalk import __version__
+from catwalk.atomic_files import write_text
 from catwalk.catalogue import number_of
 from catwalk.errors import CatwalkError
 from catwalk.perceptual import LPIPS, load_lpips
@@ -338,4 +339,4 @@ def _write_manifest(
         if lpips is None
         else {"net": lpips.net, "trunk_sha256": lpips.trunk_sha256, "trunk": lpips.trunk_origin},
     }
-    path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from catwalk.atomic_files import open_text, write_text
 from catwalk.csv_text import to_cell
 from catwalk.study.latex import DEFINE_OTHER_SCRIPT, OTHER_SCRIPT, label, latex
 
@@ -37,7 +38,7 @@ def cell_columns(top_k: int) -> tuple[str, ...]:
 
 def write_cells(cells: Sequence[Cell], top_k: int, path: Path) -> None:
     """Write one row per cell; a figure that a cell does not have is empty."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with open_text(path) as file:
         writer = csv.DictWriter(file, cell_columns(top_k), lineterminator="\n")
         writer.writeheader()
         for cell in cells:
@@ -121,8 +122,8 @@ class Table:
     def write(self, stem: Path) -> None:
         """Write ``stem.csv``, ``stem.md`` and ``stem.tex``."""
         self._write_csv(stem.with_suffix(".csv"))
-        stem.with_suffix(".md").write_text(self.markdown(), encoding="utf-8")
-        stem.with_suffix(".tex").write_text(self.latex(label(stem.parent.name, stem.name)), encoding="utf-8")
+        write_text(stem.with_suffix(".md"), self.markdown())
+        write_text(stem.with_suffix(".tex"), self.latex(label(stem.parent.name, stem.name)))
 
     @property
     def heading(self) -> str:
@@ -136,7 +137,7 @@ class Table:
             any(row[1][column] is not None and row[1][column].spread is not None for row in self.rows)  # type: ignore[union-attr]
             for column in range(len(names))
         ]
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with open_text(path) as file:
             writer = csv.writer(file, lineterminator="\n")
             header: list[str] = [heading.lower() for heading in self.row_headings]
             for name, spread in zip(names, spreads, strict=True):

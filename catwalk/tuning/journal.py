@@ -1,20 +1,21 @@
 """The journal of a search: every trial that has ended, and what was searched."""
 
-import fcntl
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.study import StudyDirection
 
 from catwalk.errors import CatwalkError
+from catwalk.locks import LockedError, locked
 
 JOURNAL_FILE = "journal.log"
+LOCK_FILE = ".lock"
 SHOWN_DIFFERENCES = 3
 
 
@@ -35,11 +36,14 @@ def open_journal(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / JOURNAL_FILE
-    with path.open("ab") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CatwalkError(f"{folder}: another process is at this search; wait, or give another name") from error
+            stack.enter_context(locked(folder / LOCK_FILE, wait=False))
+        except LockedError as error:
+            raise CatwalkError(
+                f"{folder}: another process is at this search ({error}); wait, or give another name"
+            ) from error
+        file = stack.enter_context(path.open("ab"))
         # What a killed run may have left: a line that is not whole, and Optuna's own lock.
         file.truncate(path.read_bytes().rfind(b"\n") + 1)
         path.with_name(f"{JOURNAL_FILE}.lock").unlink(missing_ok=True)
@@ -55,7 +59,17 @@ def open_journal(
 
 
 def _storage(path: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(path)))
+    return JournalStorage(_Journal(str(path), JournalFileOpenLock(str(path))))
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal, with a lock that every disk knows, and its name in what a disk refuses."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file_path) from error
 
 
 def _read(path: Path) -> optuna.Study | None:

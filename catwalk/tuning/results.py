@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from catwalk.atomic_files import write_text
 from catwalk.csv_text import to_cell
 from catwalk.errors import CatwalkError
 from catwalk.tuning.training import FAILURE, SearchedTraining
@@ -75,7 +75,7 @@ class Results:
             parameters = [trial.params[path] for path in self.paths]
             end = [epoch, trial.last_step, trial.user_attrs["seconds"], trial.state.name.lower()]
             writer.writerow([trial.number, value, *map(to_cell, parameters), *end])
-        _replace(self.folder / TRIALS_FILE, text.getvalue())
+        write_text(self.folder / TRIALS_FILE, text.getvalue())
         for best in self.ranked()[:1]:
             epoch, value = self.best_epoch(best)
             content = {
@@ -84,7 +84,7 @@ class Results:
                 "trainer": {**self.training.trainer, "max_epochs": epoch},
             }
             title = f"# Search {self.name}: trial {best.number}, {self.monitor} {value:.4f} in epoch {epoch}."
-            _replace(self.folder / BEST_FILE, f"{title}\n{yaml.safe_dump(content, sort_keys=False)}")
+            write_text(self.folder / BEST_FILE, f"{title}\n{yaml.safe_dump(content, sort_keys=False)}")
 
     def news(self, number: int) -> tuple[str, str, float]:
         """Return a trial, how it ended beside the best so far, and its seconds."""
@@ -143,10 +143,3 @@ def _text(value: Any) -> str:
 
 def _listed(parameters: Mapping[str, Any]) -> str:
     return ", ".join(f"{_short(path)} {_text(value)}" for path, value in parameters.items())
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that it is whole at any time."""
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

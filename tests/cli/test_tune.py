@@ -1,9 +1,10 @@
 """``catwalk tune``: a search, what it leaves, how it goes on, and what it refuses."""
 
 import csv
-import fcntl
+import errno
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from catwalk.catalogue import Catalogue
 from catwalk.cli import main
 from catwalk.features import FeatureTable, Predictions
+from catwalk.locks import locked
 from catwalk.tuning.training import SearchedTraining
 from datamodules import InteractionTriplets
 from lightning_modules import BPRMF, VBPR
@@ -477,12 +479,50 @@ def test_another_search_by_the_same_name_is_refused_and_nothing_is_lost(here, ru
 
 
 def test_two_processes_at_one_search_are_refused(here, run) -> None:
-    Path("out/cheap").mkdir(parents=True)
-    with Path("out/cheap/journal.log").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(Path("out/cheap/.lock")):
         outcome = tune(run, CHEAP)
     assert outcome.code == 2
-    assert "out/cheap: another process is at this search" in outcome.err
+    assert f"out/cheap: another process is at this search (process {os.getpid()})" in outcome.err
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_and_links(here, run, monkeypatch: pytest.MonkeyPatch, refusal: int) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr("os.symlink", refuse)
+    with locked(Path("out/cheap/.lock")):
+        outcome = tune(run, CHEAP)
+    assert outcome.code == 2
+    assert f"out/cheap: another process is at this search (process {os.getpid()})" in outcome.err
+    for trials in (1, 2):
+        outcome = tune(run, {**CHEAP, "trials": trials})
+        assert outcome.code == 0, outcome.err
+    assert len(rows_of("cheap")) == 2
+    assert {path.name for path in Path("out/cheap").iterdir()} == {"journal.log", "trials.csv", "best.yaml"}
+
+
+def test_a_full_disk_names_the_journal_and_the_search_goes_on(here, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, write = 0, JournalFileBackend.append_logs
+
+    def full(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+        nonlocal count
+        count += 1
+        if count > 4:
+            with Path(self._file_path).open("ab") as file:
+                file.write(b'{"op_code":4,"worker')
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFileBackend, "append_logs", full)
+        outcome = tune(run, {**CHEAP, "trials": 3})
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].startswith("catwalk: error: out/cheap/journal.log: No space left on device")
+    outcome = tune(run, {**CHEAP, "trials": 3})
+    assert outcome.code == 0, outcome.err
+    assert len(rows_of("cheap")) == 3
 
 
 @pytest.mark.parametrize("name", ["bpr_mf", "vbpr", "amr"])
