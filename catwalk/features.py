@@ -24,9 +24,9 @@ from catwalk.batching import ROW_MULTIPLE, Bucket, padded_batches, size_buckets
 from catwalk.catalogue import Catalogue
 from catwalk.csv_text import from_cell, to_cell
 from catwalk.errors import CatwalkError
+from catwalk.file_hashes import file_hash
 from catwalk.frozen_network import exact_convolutions
 from catwalk.images import UInt8Array, to_float
-from catwalk.stage_keys import file_hash
 from catwalk.tables import read_table
 from catwalk.watched_files import FileState, file_state
 

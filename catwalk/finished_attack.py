@@ -4,9 +4,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from catwalk.atomic_files import flush, write_text
 from catwalk.attacks.attack import Attack
 from catwalk.backbones import NetworkSettings, import_object, read_checkpoint
 from catwalk.catalogue import Catalogue, fingerprint_files
 from catwalk.errors import CatwalkError
 from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE
+from catwalk.file_hashes import file_hash
 from catwalk.images import truncated_images_allowed
+from catwalk.locks import locked
 from catwalk.poisoning import (
     ITEMS_FILE,
     SUMMARY_FILE,
@@ -30,14 +32,12 @@ from catwalk.poisoning import (
     remove_earlier_images,
 )
 from catwalk.protocol import Protocol
-from catwalk.stage_keys import file_hash, modules_imported_by, stage_key
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from catwalk.stage_keys import modules_imported_by, stage_key
 
 FINISHED_FILE = "finished.json"
+
+LOCK = ".lock"
+"""Held by who puts an attack's files in their place."""
 
 TABLES = (SUMMARY_FILE, ITEMS_FILE, PREDICTIONS_FILE, FEATURES_FILE)
 """What every attack writes besides its images."""
@@ -221,7 +221,7 @@ def put_in_place(partial: Path, folder: Path, key: str | None) -> None:
     paths = sorted(path for path in partial.rglob("*") if path.is_file())
     files = {path.relative_to(partial).as_posix(): file_hash(path) for path in paths}
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder):
+    with locked(folder / LOCK):
         if is_finished(folder, key):  # another run was faster, with the same result
             return
         (folder / FINISHED_FILE).unlink(missing_ok=True)
@@ -235,23 +235,9 @@ def put_in_place(partial: Path, folder: Path, key: str | None) -> None:
             (partial / name).replace(folder / name)
         if key is not None:
             record = json.dumps({"key": key, "files": files}, indent=2, ensure_ascii=False) + "\n"
-            (partial / FINISHED_FILE).write_text(record, "utf-8")
-            (partial / FINISHED_FILE).replace(folder / FINISHED_FILE)
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process of this machine is in here with the same folder, and keep others out."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network disks do not lock folders
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+            for name in changed:  # before it says that they are there
+                flush(folder / name)
+            write_text(folder / FINISHED_FILE, record)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

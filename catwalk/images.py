@@ -24,7 +24,9 @@ from catwalk.atomic_files import open_bytes, write_bytes
 from catwalk.catalogue import fingerprint_files, read_dataset_info
 from catwalk.colour_profiles import foreign_profile
 from catwalk.errors import CatwalkError
+from catwalk.file_hashes import is_as_sealed, seal
 from catwalk.file_signatures import what_is
+from catwalk.watched_files import WatchedFiles
 
 if TYPE_CHECKING:  # importers decode images, and need no PyTorch
     from torch import Tensor
@@ -366,7 +368,8 @@ def store_images(
 ) -> StoredImages:
     """Return all images, decoded once and from then on mapped from a cache on disk.
 
-    The cache is keyed by the files' contents and the size, so a changed image is decoded anew. Images with another
+    The cache is keyed by the files' contents and the size, so a changed image is decoded anew; a damaged one is made
+    again, with a warning. Images with another
     colour profile than sRGB are counted in a warning when they are decoded.
 
     Args:
@@ -380,17 +383,20 @@ def store_images(
         progress: Called as images are decoded.
 
     Raises:
-        CatwalkError: If an image cannot be decoded, or the sizes differ where they must not.
+        CatwalkError: If an image cannot be decoded or was written meanwhile, or the sizes differ where they must not.
     """
     if not images:
         raise CatwalkError(f"{folder}: there are no images to load")
     cache = folder / ".cache" if cache is None else cache
+    watched = WatchedFiles(lambda: [folder / image for image in images])
     allow_truncated = truncated_images_allowed(folder)
     kind = f"{DECODING} {size}{' truncated' if allow_truncated else ''}"
     key = hashlib.sha256(f"{kind} {fingerprint_files(folder, images)}".encode()).hexdigest()[:24]
     path = cache / f"images-{key}.bin"
-    files = _ImageFiles(folder, images, size, names, one_size, allow_truncated)
-    if not path.is_file():
+    files = _ImageFiles(folder, images, size, names, one_size, allow_truncated, watched)
+    if not is_as_sealed(path):
+        if path.exists():
+            warnings.warn(f"{path} was changed after it was written: its images are decoded again", stacklevel=2)
         files.write(path, workers or os.cpu_count() or 1, progress)
     stored = StoredImages.map(path, len(images))
     if stored.array is None:  # written for somebody who takes any
@@ -409,6 +415,7 @@ class _ImageFiles:
     names: Sequence[str] | None
     one_size: bool
     allow_truncated: bool
+    watched: WatchedFiles
     profiles: Counter[str] = field(default_factory=Counter)
 
     def write(self, path: Path, workers: int, progress: Progress | None) -> None:
@@ -422,6 +429,8 @@ class _ImageFiles:
                 if progress is not None:
                     progress(number + 1, len(sizes))
             file.write(sizes.data)
+            self.watched.require_unchanged("their decoded images")
+        seal(path)
         if self.profiles:
             named = "; ".join(f"{count:,} {name}" for name, count in self.profiles.most_common(5))
             warnings.warn(

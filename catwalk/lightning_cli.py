@@ -36,10 +36,10 @@ from catwalk.atomic_files import written_aside
 from catwalk.backbones import read_checkpoint
 from catwalk.catalogue import fingerprint_files
 from catwalk.errors import CatwalkError
+from catwalk.file_hashes import file_hash
 from catwalk.limits import check_seed
 from catwalk.one_line import did_you_mean, imported, one_line, options_of
 from catwalk.parsers import KEEP_NONE, ReadableHelp
-from catwalk.stage_keys import file_hash
 from catwalk.stopping import Stopped, advising, end_processes, keep_sigterm
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules.checkpoints import check_class, write_whole_checkpoints
@@ -358,7 +358,7 @@ class CatwalkCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say where the checkpoints are."""
         written: dict[str, str] = {}
-        for callback in self.trainer.checkpoint_callbacks:  # type: ignore[attr-defined]
+        for callback in self.trainer.checkpoint_callbacks:
             path = getattr(callback, "best_model_path", "") or getattr(callback, "last_model_path", "")
             if path:
                 monitor = getattr(callback, "monitor", None)

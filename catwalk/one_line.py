@@ -332,6 +332,7 @@ def _subclasses(base: type) -> list[type]:
     found: dict[str, type] = {}
     pending = [base]
     while pending:
+        kind: type
         for kind in pending.pop().__subclasses__():
             pending.append(kind)
             is_known = kind.__module__.partition(".")[0] in (*OURS, "pytorch_lightning", "torch")

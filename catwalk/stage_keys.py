@@ -29,24 +29,6 @@ def stage_key(settings: Mapping[str, Any], modules: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def file_hash(path: str | Path | None) -> str | None:
-    """Return the SHA-256 of a file as hexadecimal digits; None where there is none."""
-    if path is None or not _is_file(path):
-        return None
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _is_file(path: str | Path) -> bool:
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):  # text that is no path
-        return False
-
-
 def modules_imported_by(modules: Iterable[str]) -> set[str]:
     """Return modules together with everything of our packages that they import, directly or not."""
     found: set[str] = set()

@@ -34,6 +34,13 @@ def file_state(path: Path) -> FileState | None:
     return FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+def wait_for_other_times(states: Iterable[FileState]) -> None:
+    """Wait, if files were written just now, until the next write would give them another time."""
+    newest = max((state.changed for state in states), default=0)
+    if 0 <= time.time_ns() - newest < TICK * 1e9:
+        time.sleep(TICK)
+
+
 class WatchedFiles:
     """The states of some files, taken before they were read.
 
@@ -48,9 +55,7 @@ class WatchedFiles:
     def __init__(self, listing: Callable[[], Iterable[Path]]) -> None:
         self._listing = listing
         self._states = self._look()
-        newest = max((state.changed for state in self._states.values() if state is not None), default=0)
-        if 0 <= time.time_ns() - newest < TICK * 1e9:
-            time.sleep(TICK)  # so that the next write has another time
+        wait_for_other_times(state for state in self._states.values() if state is not None)
 
     def _look(self) -> dict[Path, FileState | None]:
         return {path: file_state(path) for path in self._listing()}

@@ -16,7 +16,7 @@ from PIL import Image
 
 from catwalk import images as module
 from catwalk.errors import CatwalkError
-from catwalk.images import decode, load_images, save_png, store_images, to_float
+from catwalk.images import _decode, decode, load_images, save_png, store_images, to_float
 
 
 @pytest.fixture
@@ -393,7 +393,7 @@ def folder(tmp_path, random):
 
 
 def cache_files(folder):
-    return sorted(path.name for path in (folder / ".cache").iterdir())
+    return sorted(path.name for path in (folder / ".cache").iterdir() if path.suffix != ".sha256")
 
 
 class TestLoadImages:
@@ -425,6 +425,38 @@ class TestLoadImages:
         assert np.array_equal(load_images(place, names, (8, 6))[3], decode(place / "3.png", (8, 6)))
         assert np.array_equal(load_images(place, names[::-1], None)[66], changed)
         assert len(cache_files(place)) == 4
+
+    @pytest.mark.parametrize("damage", ["zeros", "cut", "no seal"])
+    def test_a_damaged_cache_is_made_again(self, folder, damage):
+        place, expected, names = folder
+        load_images(place, names, None)
+        (path,) = (place / ".cache").glob("*.bin")
+        written = path.read_bytes()
+        if damage == "zeros":
+            path.write_bytes(written[:999] + bytes(99) + written[1098:])
+        elif damage == "cut":
+            path.write_bytes(written[:-7])
+        else:
+            path.with_name(f"{path.name}.sha256").unlink()
+        with pytest.warns(UserWarning, match=r"\.bin was changed after it was written: its images are decoded again"):
+            levels = load_images(place, names, None)
+        assert np.array_equal(levels, expected)
+        assert path.read_bytes() == written
+
+    def test_what_is_written_while_it_is_decoded_is_not_kept(self, folder, monkeypatch):
+        """The images may not be those by whose content the cache is named."""
+        place, expected, names = folder
+
+        def decode_and_write(path, *arguments):
+            save_png(expected[0], place / "69.png")
+            return _decode(path, *arguments)
+
+        monkeypatch.setattr("catwalk.images._decode", decode_and_write)
+        with pytest.raises(CatwalkError, match=r"69\.png was written, added or removed while this ran"):
+            load_images(place, names, None)
+        assert cache_files(place) == []
+        monkeypatch.undo()
+        assert np.array_equal(load_images(place, names, None)[69], expected[0])
 
     @pytest.mark.parametrize("workers", [1, 2, 9])
     def test_the_number_of_workers_does_not_show(self, folder, workers, tmp_path):

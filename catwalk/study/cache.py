@@ -8,10 +8,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from catwalk.atomic_files import flush
 from catwalk.errors import CatwalkError
+from catwalk.file_hashes import file_hash
 from catwalk.locks import locked
 from catwalk.partial_folders import partial_folder, remove_leftovers
-from catwalk.stage_keys import file_hash
 from catwalk.watched_files import WatchedFiles, watch
 
 RECORD_FILE = "stage.json"
@@ -132,10 +133,10 @@ class StageCache:
                 text = json.dumps({**record, "sha256": _hash(record)}, indent=2, sort_keys=True, ensure_ascii=False)
                 (partial / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
                 for path in [*partial.rglob("*"), partial]:
-                    _flush(path)
+                    flush(path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 partial.rename(target)
-                _flush(target.parent)
+                flush(target.parent)
         return True
 
     @contextmanager
@@ -215,12 +216,3 @@ def _content(folder: Path) -> dict[str, dict[str, Any]]:
 def _hash(record: Mapping[str, Any]) -> str:
     """Return the SHA-256 of what JSON makes of a record, whatever the order of its entries."""
     return hashlib.sha256(json.dumps(record, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Make sure that a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

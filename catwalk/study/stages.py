@@ -25,11 +25,12 @@ from catwalk.backbones import Classifier, import_object, load_classifier
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
+from catwalk.file_hashes import file_hash
 from catwalk.imagenet import imagenet_categories
 from catwalk.labelled_images import LabelledImages
 from catwalk.poisoning import AttackSummary, NothingToAttackError, poison, read_summary
 from catwalk.splits import Split, read_split
-from catwalk.stage_keys import file_hash, stage_key
+from catwalk.stage_keys import stage_key
 from catwalk.study.cache import StageCache
 from catwalk.study.grid import NO_ATTACK, Grid, Training
 from catwalk.study.progress import StudyProgress

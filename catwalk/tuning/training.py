@@ -19,8 +19,8 @@ from pytorch_lightning.utilities.memory import is_oom_error
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError, DivergedError, TooLargeError
 from catwalk.features import FEATURES_FILE, FeatureTable
+from catwalk.file_hashes import file_hash
 from catwalk.splits import read_split
-from catwalk.stage_keys import file_hash
 from catwalk.study.grid import Settings
 from catwalk.study.progress import StudyProgress
 from catwalk.study.specification import Specification, data_of, split_of
