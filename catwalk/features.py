@@ -24,11 +24,11 @@ from catwalk.batching import ROW_MULTIPLE, Bucket, padded_batches, size_buckets
 from catwalk.catalogue import Catalogue
 from catwalk.csv_text import from_cell, to_cell
 from catwalk.errors import CatwalkError
-from catwalk.file_hashes import file_hash
+from catwalk.file_hashes import file_hash, is_as_sealed, seal
 from catwalk.frozen_network import exact_convolutions
 from catwalk.images import UInt8Array, to_float
 from catwalk.tables import read_table
-from catwalk.watched_files import FileState, file_state
+from catwalk.watched_files import FileState, file_state, wait_for_other_times
 
 FEATURES_FILE = "features.safetensors"
 PREDICTIONS_FILE = "predictions.csv"
@@ -322,6 +322,7 @@ def _verify(path: Path, predictions_path: Path, stamp: dict[str, Any], features:
     files = (path.resolve(), file_state(path), file_state(predictions_path))
     if digests is None or files in _verified:
         return
+    wait_for_other_times(state for state in files[1:] if state is not None)
     found = {
         "stamp": (path, _text_digest(stamp)),
         "features": (path, _digest(features)),
@@ -415,6 +416,7 @@ def _mapped_copy(features: Tensor, dtype: FeatureDtype, path: Path) -> Tensor:
                 file.write(len(header).to_bytes(8, "little") + header.encode())
                 for block in _converted(features, dtype, path):
                     file.write(block.view(torch.int16).numpy().data)
+            seal(copy)
         except OSError as error:
             raise CatwalkError(
                 f"feature_storage is disk, which keeps features of {dtype} in {copy}, and that cannot be written "
@@ -425,7 +427,9 @@ def _mapped_copy(features: Tensor, dtype: FeatureDtype, path: Path) -> Tensor:
 
 
 def _is_copy_of(copy: Path, source: str) -> bool:
-    """Tell whether a file holds a copy of the features that have this stamp."""
+    """Tell whether a file holds a copy of the features that have this stamp, as it was written."""
+    if not is_as_sealed(copy):
+        return False
     try:
         with safetensors.safe_open(copy, framework="pt") as file:
             return (file.metadata() or {}).get(STAMP) == source

@@ -357,7 +357,7 @@ class TestFolders:
         replace, unlink, look, removed = Path.replace, Path.unlink, finished_attack.is_finished, []
 
         def replacing(path, target):
-            if path.name == FINISHED_FILE and threading.current_thread() is first:
+            if Path(target).name == FINISHED_FILE and threading.current_thread() is first:
                 has_begun.set()
                 has_looked.wait(1)  # in vain, where the second has to wait
             return replace(path, target)
