@@ -15,6 +15,15 @@ from catwalk.errors import CatwalkError
 _INSIDE = 0.999999
 """What clean images, scaled to [-1, 1], are multiplied by: at ±1 itself the gradient of tanh is 0 for ever."""
 
+_AT_BORDER, _INSIDE_AT_BORDER = 0.98, 0.999
+"""An image of which so great a share of the values is 0 or 1 begins further inside, an eighth of a grey level from the
+border, and does not stop early. From 0.999999 Adam needs hundreds of steps to where tanh has a slope that moves
+anything, and then tens to the next level, and with nothing else to move, the loss does not fall meanwhile."""
+
+_BORDER = 1e-4
+"""By how much a value at the border may be off 0 or 1, for it was divided and multiplied; a grey level is 40 times so
+much."""
+
 _LARGEST_C = 1e10
 """Where the growth of c ends, as in the authors' code; float32 overflows not far beyond."""
 
@@ -40,6 +49,7 @@ class _Search:
         tried: How many values were tried before.
         steps: Gradient steps with this c; -1 before the step that moves nothing and begins.
         all_steps: Gradient steps with those before.
+        may_stop: Whether a c ends where the loss no longer falls, and not after all of its steps alone.
     """
 
     row: int
@@ -49,6 +59,7 @@ class _Search:
     tried: int = 0
     steps: int = -1
     all_steps: int = 0
+    may_stop: bool = True
 
     def conclude(self, found: bool) -> None:
         """Choose the next c by whether this one succeeded."""
@@ -82,13 +93,21 @@ class _Box:
         scale = threat_model.scale(images)
         return cls(threat_model.clip, None if scale is None else 1 / scale, threat_model.quantisation != "truncate")
 
+    def at_border(self, images: Tensor) -> Tensor:
+        """Return which images have hardly a value to move but away from the border, bool ``(N,)``."""
+        shares = images if self.highest is None else images / self.highest
+        is_extreme = (shares < _BORDER) | (shares > 1 - _BORDER)
+        return (is_extreme.flatten(1).double().mean(dim=1) >= _AT_BORDER) & self.is_closed
+
     def places(self, images: Tensor) -> Tensor:
         """Return the w of images."""
         if not self.is_closed:
             return images
         shares = images.double() if self.highest is None else images.double() / self.highest
+        further, usual = shares.new_tensor(_INSIDE_AT_BORDER), shares.new_tensor(_INSIDE)
+        inside = torch.where(self.at_border(images), further, usual)
         # In float64, for atanh has other last bits at the end of an array than within, which rounding takes away.
-        return torch.atanh(_INSIDE * (2 * shares - 1)).to(images.dtype)
+        return torch.atanh(_per_image(inside) * (2 * shares - 1)).to(images.dtype)
 
     def images(self, w: Tensor) -> Tensor:
         """Return the images at w."""
@@ -192,7 +211,8 @@ class _Rows:
 class CarliniWagner(Attack):
     """Looks for the image nearest to the clean one, in L2, that the network takes for the target category.
 
-    In tanh space no image can leave [0, 1]: ``x'(w) = (tanh(w + atanh(0.999999·(2x - 1))) + 1) / 2``. From ``w = 0``,
+    In tanh space no image can leave [0, 1]: ``x'(w) = (tanh(w + atanh(0.999999·(2x - 1))) + 1) / 2``, with 0.999 for
+    images of which 98% of the values are 0 or 1, such as white and black ones. From ``w = 0``,
     Adam minimises ``‖x'(w) - x‖² + c·max(0, max_{j≠t} z_j(x') - z_t(x') + κ)`` towards the target category t; away from
     a category y the second term is ``c·max(0, z_y(x') - max_{j≠y} z_j(x') + κ)``. The constant c is found by a search
     for each image: after a success it is halved towards the largest that failed, after a failure it is moved halfway to
@@ -223,7 +243,8 @@ class CarliniWagner(Attack):
             as many steps before them, at least 1; None means a tenth of ``iterations``, and from half of them on
             nothing stops early. The authors' code compares the losses of single steps, and those of a whole batch; of
             one image the loss swings at the boundary between the categories, and above its first value when Adam
-            starts, and an image that stopped there would be given a c larger than it needs.
+            starts, and an image that stopped there would be given a c larger than it needs. Images of which 98% of the
+            values are 0 or 1 do not stop early.
         rounded: Whether an image has to succeed when it is rounded to 8 bits. False is the attack as published; so is
             True where the threat model truncates.
         targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
@@ -282,9 +303,10 @@ class CarliniWagner(Attack):
         self, network: nn.Module, images: Tensor, targets: Tensor, keys: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Craft adversarial images for one batch; see :meth:`Attack.perturb`. They may be float64 as well."""
-        searches = [_Search(row, self.initial_c) for row in range(len(images))]
         rows = _Rows.of(images, targets)
         box = _Box.of(self.threat_model, images)
+        may_stop = (~box.at_border(images)).tolist()
+        searches = [_Search(row, self.initial_c, may_stop=may_stop[row]) for row in range(len(images))]
         rows.start(torch.ones_like(rows.found), torch.full_like(rows.c, self.initial_c), box)
         gradient = torch.zeros_like(images)
         factors = self._adam_factors(images)
@@ -340,7 +362,7 @@ class CarliniWagner(Attack):
         return [
             place
             for place, search in enumerate(searches)
-            if due[place] and (search.steps == self.iterations or not falls[place])
+            if due[place] and (search.steps == self.iterations or (search.may_stop and not falls[place]))
         ]
 
     def _evaluate(self, network: nn.Module, rows: _Rows, box: _Box) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from catwalk.attacks import Attack, CarliniWagner
-from catwalk.attacks.carlini_wagner import _Search
-from catwalk.attacks.threat_model import l2_levels
+from catwalk.attacks import PGD, Attack, CarliniWagner
+from catwalk.attacks.carlini_wagner import _Box, _Search
+from catwalk.attacks.threat_model import ThreatModel, l2_levels
 from catwalk.errors import CatwalkError
 from catwalk.images import load_images
 from catwalk.poisoning import poison
@@ -193,7 +193,7 @@ def test_white_and_black_pixels_move(value):
         network[1].weight.copy_(torch.tensor([[-1.0], [1.0]]) * (1 - 2 * value))
         network[1].bias.copy_(-network[1].weight.sum(1) * value + torch.tensor([60.0, 0]))
     images = torch.full((3, 3, 9, 9), value)
-    result = CarliniWagner(initial_c=10.0, iterations=300, searches=2, learning_rate=0.05, check_every=300)(
+    result = CarliniWagner(initial_c=10.0, iterations=300, searches=2, learning_rate=0.05)(
         network, images, torch.ones(3).long()
     )
     assert result.success.all()
@@ -201,6 +201,52 @@ def test_white_and_black_pixels_move(value):
     # Each of the 243 values must move by 60 / 486 on average.
     assert moved.min() > 10
     assert moved.mean() == pytest.approx(255 * 60 / 486, rel=0.05)
+
+
+class MovedFromTheBorder(nn.Module):
+    """Sees category 1 in images whose values are further than 2.5 levels from 0 or 1 on average."""
+
+    def forward(self, images):
+        moved = torch.where(images > 0.5, 1 - images, images).flatten(1).mean(dim=1, keepdim=True) * 255
+        return torch.cat([torch.zeros_like(moved), 10 * (moved - 2.5)], dim=1)
+
+
+def at_the_border(size):
+    white = torch.ones(3, size, size)
+    red, checks, spot = white.clone(), white.clone(), white.clone()
+    red[1:] = 0
+    checks[:, ::2, ::2] = 0
+    spot[:, 2, 3] = 254 / 255
+    return torch.stack([white, torch.zeros_like(white), red, checks, spot])
+
+
+@pytest.mark.parametrize("settings", [{}, {"searches": 5, "iterations": 300, "learning_rate": 0.01}])
+def test_it_finds_what_pgd_finds_where_all_values_are_at_the_border(settings):
+    """With the defaults, which stop early, and with the demo's settings."""
+    network, images, targets = MovedFromTheBorder(), at_the_border(9), torch.ones(5).long()
+    assert PGD(epsilon=8.0)(network, images, targets, keys=torch.arange(5)).success.all()
+    result = CarliniWagner(**settings)(network, images, targets)
+    assert result.success.all()
+    moved = (result.images - images).abs().flatten(1) * 255
+    assert (moved.mean(dim=1) < 3.1).all()
+    assert (moved.mean(dim=1) > 2.4).all()
+
+
+@pytest.mark.parametrize(("extreme", "is_at_border"), [(0.5, False), (0.97, False), (0.985, True), (1.0, True)])
+def test_only_images_at_the_border_begin_elsewhere(extreme, is_at_border):
+    """All others begin at the place of the authors' code, to the bit, whatever stands beside them."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 20, 20, generator=random) * 0.9 + 0.05
+    flat = images[0].flatten()
+    count = int(extreme * len(flat))
+    flat[:count] = (torch.rand(count, generator=random) < 0.5).float()
+    images[0] = flat.reshape(3, 20, 20)
+    box = _Box.of(ThreatModel("l2", None), images)
+    assert box.at_border(images).tolist() == [is_at_border, False]
+    places = box.places(images)
+    share = 0.999 if is_at_border else 0.999999
+    assert torch.equal(places[0], torch.atanh(share * (2 * images[0].double() - 1)).float())
+    assert torch.equal(places[1], torch.atanh(0.999999 * (2 * images[1].double() - 1)).float())
 
 
 def test_an_image_is_the_same_alone_in_any_company_and_for_every_batch_size():
