@@ -1,4 +1,4 @@
-"""The command line: ``catwalk fit|validate|test|predict`` (LightningCLI), ``catwalk data``, ``study`` and ``tune``."""
+"""The command line: ``catwalk fit|validate|test|predict`` (LightningCLI), ``data``, ``study``, ``tune``, ``attack``."""
 
 import contextlib
 import errno
@@ -30,6 +30,9 @@ make a dataset folder
 
 the whole experiment
   study      run a grid of networks × attacks × recommenders × seeds and print its tables
+
+images alone
+  attack     attack a category's images and measure what a CNN takes them for; no purchases, no recommender
 
 before it, for fair figures
   tune       search for a recommender's best hyper-parameters on the validation items
@@ -163,6 +166,8 @@ def _run_command(arguments: list[str]) -> None:
         _run_study(rest)
     elif command == "tune":
         _run_tune(rest)
+    elif command == "attack":
+        _run_attack(rest)
     else:
         raise CatwalkError(f"there is no command {command!r}; `catwalk --help` lists them")
 
@@ -237,6 +242,18 @@ def _run_tune(arguments: list[str]) -> None:
         run_search,
         "Search for a recommender's best hyper-parameters on the validation items; run it again to go on. For example: "
         "catwalk tune --config configs/tune/vbpr.yaml --dataset data/synthetic",
+        arguments,
+    )
+
+
+def _run_attack(arguments: list[str]) -> None:
+    from catwalk.attack_images import attack_images
+
+    _run_configured(
+        "attack",
+        attack_images,
+        "Attack the images of a category, write them as a shop would receive them, and print what a CNN takes them "
+        "for. For example: catwalk attack --config configs/images/pgd8.yaml --source Sandal --target Bag",
         arguments,
     )
 

@@ -164,7 +164,7 @@ def changed_file(folder: Path) -> str | None:
     return next((name for name, digest in files.items() if digest is None or file_hash(folder / name) != digest), None)
 
 
-def check_folder(folder: Path, catalogue: Catalogue) -> None:
+def check_folder(folder: Path, catalogue: Catalogue, argument: str = "InjectPoisonedImages.output") -> None:
     """Refuse a folder in which an attack would replace what is no attack's.
 
     An attack's is a folder with ``finished.json``, ``attack.json`` or ``attacked_items.csv`` as attacks write them: one
@@ -173,17 +173,18 @@ def check_folder(folder: Path, catalogue: Catalogue) -> None:
     Args:
         folder: Where an attack is to be put, whether it exists yet or not.
         catalogue: The clean catalogue.
+        argument: What the user calls it.
 
     Raises:
         CatwalkError: If it is no folder, is the dataset's or lies in it or around it, or is no attack's and holds a
             file of a name that the attack may write.
     """
     if folder.exists() and not folder.is_dir():
-        raise CatwalkError(f"InjectPoisonedImages.output is {folder}, which is no folder: give the attack one")
+        raise CatwalkError(f"{argument} is {folder}, which is no folder: give the attack one")
     place, dataset = folder.resolve(), catalogue.folder.resolve()
     if place.is_relative_to(dataset) or dataset.is_relative_to(place):
         raise CatwalkError(
-            f"InjectPoisonedImages.output is {folder}, and the dataset is in {catalogue.folder}: give the attack a "
+            f"{argument} is {folder}, and the dataset is in {catalogue.folder}: give the attack a "
             "folder of its own, neither in the dataset's nor around it"
         )
     if _is_of_an_attack(folder):
@@ -191,7 +192,7 @@ def check_folder(folder: Path, catalogue: Catalogue) -> None:
     for name in (FINISHED_FILE, *TABLES, *map(png_name, catalogue.images)):
         if (folder / name).exists():
             raise CatwalkError(
-                f"InjectPoisonedImages.output is {folder}, where an attack might replace {name}, which is no attack's: "
+                f"{argument} is {folder}, where an attack might replace {name}, which is no attack's: "
                 "give the attack a folder of its own"
             )
 
