@@ -52,7 +52,8 @@ class Catalogue:
         folder = Path(folder)
         if not folder.is_dir():
             raise CatwalkError(
-                f"{folder} is not a dataset folder: it does not exist; `catwalk data --help` lists how to make one"
+                f"{folder} is not a dataset folder: it {'is a file' if folder.exists() else 'does not exist'}; "
+                "`catwalk data --help` lists how to make one"
             )
         path = find_table(folder, "items")
         if path is None:

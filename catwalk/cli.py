@@ -9,14 +9,14 @@ import sys
 import tempfile
 import textwrap
 from argparse import ArgumentError
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
 
 from catwalk import __version__, screen_text
 from catwalk.atomic_files import as_os_error
-from catwalk.errors import CatwalkError
+from catwalk.errors import CatwalkError, MissingColumnError
 from catwalk.screen_text import printable
 from catwalk.stopping import Stopped, sigterm_raises, stopped_by
 
@@ -169,7 +169,11 @@ def _run_command(arguments: list[str]) -> None:
     elif command == "attack":
         _run_attack(rest)
     else:
-        raise CatwalkError(f"there is no command {command!r}; `catwalk --help` lists them")
+        from catwalk.names import closest
+
+        similar = closest(command, [*LIGHTNING_COMMANDS, "attack", "data", "study", "tune", "--help", "--version"])[:1]
+        hint = f"did you mean `catwalk {similar[0]}`? " if similar else ""
+        raise CatwalkError(f"there is no command {command!r}; {hint}`catwalk --help` lists them")
 
 
 def _run_lightning(arguments: list[str]) -> None:
@@ -200,10 +204,24 @@ def _run_importer(arguments: list[str]) -> None:
         subparser.add_function_arguments(function, as_group=False, as_positional=True)
         commands.add_subcommand(name, subparser, help=summary)
         subparser.prog = f"catwalk data {name}"
-    chosen = functions.get(arguments[0] if arguments else "")
+    if not arguments:
+        raise CatwalkError(f"command is missing; it is one of {', '.join(functions)}")
+    chosen = functions.get(arguments[0])
     with _told_in_a_line(lambda: list(inspect.signature(chosen).parameters) if chosen is not None else []):
         settings = parser.parse_args(_as_declared(arguments, functions.values()))
-    functions[settings.command](**instantiate(parser, settings)[settings.command].as_dict())
+    values = instantiate(parser, settings)[settings.command].as_dict()
+    try:
+        functions[settings.command](**values)
+    except MissingColumnError as error:
+        raise CatwalkError(f"{error}{_column_option(error, values)}") from error
+
+
+def _column_option(error: MissingColumnError, values: Mapping[str, object]) -> str:
+    """Return the end of a message about a missing column: which option of the importer says what it is called."""
+    options = [name for name, value in values.items() if value == error.column]
+    if error.path == values.get("purchases") and options == ["item"]:
+        options = ["purchased_item"]  # which `item` stands in for
+    return f"; say by --{options[0]} what it is called there" if options else ""
 
 
 def _as_declared(arguments: Sequence[str], functions: Iterable[Callable[..., None]]) -> list[str]:
@@ -296,24 +314,73 @@ def find_shipped_configs(arguments: Sequence[str]) -> list[str]:
 
 
 def _config_file(path: str) -> str:
-    import yaml
-
+    if not path:
+        raise CatwalkError("--config: the name of a YAML file is missing behind it")
     parts = Path(path).parts
     shipped = Path(str(files("configs")))
     if not Path(path).exists() and parts[:1] == ("configs",) and shipped.joinpath(*parts[1:]).is_file():
         path = str(shipped.joinpath(*parts[1:]))
+    if Path(path).is_dir():
+        raise CatwalkError(f"configuration {path} is a folder: give a YAML file in it")
     if not Path(path).is_file():
-        group = parts[1] if len(parts) > 2 and shipped.joinpath(parts[1]).is_dir() else "*"
-        known = sorted(file.relative_to(shipped.parent).as_posix() for file in shipped.glob(f"{group}/*.yaml"))
-        hint = f"; these come with Catwalk: {', '.join(known)}" if parts[:1] == ("configs",) else ""
-        raise CatwalkError(f"configuration {path} does not exist{hint}")
+        raise CatwalkError(f"configuration {path} does not exist{_configs_like(Path(path), shipped)}")
+    _check_yaml(path)
+    return path
+
+
+def _configs_like(path: Path, shipped: Path) -> str:
+    """Return the end of a message about a configuration that there is not: which of ours may have been meant."""
+    from catwalk.names import closest
+
+    ours = sorted(file.relative_to(shipped.parent) for file in shipped.glob("*/*.yaml"))
+    of_the_group = [file for file in ours if file.parent.name == path.parent.name]
+    for choice in (of_the_group, ours):
+        by_stem = {file.stem: file.as_posix() for file in reversed(choice)}
+        if similar := closest(path.stem, list(by_stem)):
+            return f"; did you mean {' or '.join(by_stem[stem] for stem in similar)}?"
+    if path.parts[:1] != ("configs",):
+        return ""
+    return f"; these come with Catwalk: {', '.join(file.as_posix() for file in of_the_group or ours)}"
+
+
+def _check_yaml(path: str) -> None:
+    """Raise a CatwalkError unless a file holds options and their values, each once."""
+    import yaml
+
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+        content, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        # Of PyYAML's messages the last lines quote the file.
+        told = str(error).replace('in "<unicode string>", line', "at line").splitlines()
+        lines = [line.strip().rstrip(":") for line in told if line[:4].strip() or line.startswith("  at line")]
+        raise CatwalkError(f"configuration {path} is no valid YAML: {' '.join(lines) or error}") from error
+    except ValueError as error:  # as of 2020-13-45, which looks like a date
         raise CatwalkError(f"configuration {path} is no valid YAML: {error}") from error
+    if content is None:
+        raise CatwalkError(f"configuration {path} is empty; it must hold options and their values")
     if not isinstance(content, dict):
         raise CatwalkError(f"configuration {path} must hold options and their values, got {str(content)[:50]!r}")
-    return path
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, yaml.SequenceNode):
+            pending += node.value
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        lines_of: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if node is tree and key.tag != "tag:yaml.org,2002:str":
+                raise CatwalkError(f"configuration {path}, line {line}: {key.value} is no name of an option")
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in lines_of:
+                    raise CatwalkError(
+                        f"configuration {path} has {key.value!r} twice, in lines {lines_of[key.value]} and {line}: the "
+                        "first would be ignored"
+                    )
+                lines_of[key.value] = line
+            pending.append(value)
 
 
 @contextlib.contextmanager

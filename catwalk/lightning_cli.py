@@ -38,7 +38,8 @@ from catwalk.catalogue import fingerprint_files
 from catwalk.errors import CatwalkError
 from catwalk.file_hashes import file_hash
 from catwalk.limits import check_seed
-from catwalk.one_line import did_you_mean, imported, one_line, options_of
+from catwalk.names import did_you_mean
+from catwalk.one_line import imported, one_line, options_of
 from catwalk.parsers import KEEP_NONE, ReadableHelp
 from catwalk.stopping import Stopped, advising, end_processes, keep_sigterm
 from datamodules import InteractionTriplets, ProductImages

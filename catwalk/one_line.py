@@ -1,7 +1,6 @@
 """One clear line out of the trees of messages by which jsonargparse says that a value does not fit."""
 
 import ast
-import difflib
 import importlib
 import inspect
 import re
@@ -11,8 +10,17 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from catwalk.names import closest, did_you_mean
+
 COMMANDS = ("fit", "validate", "test", "predict")
 """LightningCLI's."""
+
+SECTIONS = {
+    **dict.fromkeys(("model", "data", "trainer", "ckpt_path"), "fit"),
+    **dict.fromkeys(("extractors", "recommenders", "attacks"), "study"),
+    "search": "tune",
+}
+"""What stands in a configuration of one command alone, and the command."""
 
 BASE_CLASSES = ("LightningModule", "LightningDataModule", "Callback", "Logger", "Optimizer", "SplitRule", "Attack")
 """Classes that jsonargparse falls back on where no class was given."""
@@ -31,9 +39,6 @@ EXAMPLES = {
 
 OURS = ("callbacks", "catwalk", "datamodules", "lightning_modules")
 """Our packages, whose classes come first."""
-
-SHOWN = 30
-"""Names that are listed at most."""
 
 
 @dataclass
@@ -59,24 +64,6 @@ class Problem:
     text: str
     expected: str | None = None
     is_vague: bool = False
-
-
-def closest(name: str, names: Sequence[str]) -> list[str]:
-    """Return those names that another may have meant, the likeliest first; small and large letters are the same."""
-    folded = {other.casefold(): other for other in reversed(names)}
-    name = name.casefold()
-    similar = difflib.get_close_matches(name, folded, n=2, cutoff=0.7)
-    longer = [other for other in folded if len(name) > 2 and name in other]
-    return [folded[other] for other in dict.fromkeys([*similar, *longer])][:2]
-
-
-def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """Return the end of a message about a name that there is not: what may have been meant, and all names."""
-    similar = closest(name, names)
-    listed = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
-    if similar:
-        return f"; did you mean {' or '.join(similar)}? There are {listed}"
-    return f"; there are {listed}" if names else ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +103,7 @@ def _simple(message: str, options: Sequence[str]) -> Problem | None:
     """Explain the messages that are no trees."""
     if match := re.fullmatch(r"(?:argument )?--([\w.]+)\.help: Expected a dot import path string: (.*)", message):
         return Problem((f"--{match[1]}.help",), f"there is no class {match[2]}{_listed_classes(match[2], match[1])}")
-    if not re.search(r"Parser key|Does not validate|[Oo]ption '|[Gg]roup '|arguments|expected|argument", message):
+    if not re.search(r"Parser key|Does not validate|[Oo]ption|[Gg]roup '|arguments|expected|argument", message):
         return Problem((), message)
     if match := re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.DOTALL):
         return Problem((), _no_option(match[1].partition("=")[0], options))
@@ -125,6 +112,9 @@ def _simple(message: str, options: Sequence[str]) -> Problem | None:
     ):
         is_group = message.startswith("Group") and not match[2].startswith(f"{match[1]}.")
         return Problem((), _no_option(f"{match[1]}.{match[2]}" if is_group else match[2], options))
+    if match := re.fullmatch(r"ambiguous option: (\S+) could match (.+)", message):
+        matches = [option for option in match[2].split(", ") if not option.endswith("+")]
+        return Problem((), f"there is no option {match[1].partition('=')[0]}; did you mean {' or '.join(matches)}?")
     if match := re.fullmatch(r"argument (?:-\w/)?(--[\w.]+): expected one argument", message):
         return Problem((match[1],), "a value is missing behind it")
     if match := re.fullmatch(r"the following arguments are required: (.+)", message):
@@ -153,12 +143,17 @@ def _no_option(given: str, options: Sequence[str]) -> str:
     if not dashes and name.endswith((".yaml", ".yml")):
         return f"{given} stands alone: each configuration has a --config of its own before it"
     section, dot, _ = name.partition(".")
+    command = SECTIONS.get(section)
+    if command is not None and not any(option.partition(".")[0] == section for option in options):
+        return f"there is no option {given}; {section} belongs to `catwalk {command}`"
     if dot and section in COMMANDS:
         return f"there is no option {given}: options stand at the top of a file, without {section}"
     by_end: dict[str, list[str]] = {}
     for option in options:
         by_end.setdefault(option.rpartition(".")[2], []).append(option)
     similar = by_end.get(name) or closest(name, options) or [by_end[end][0] for end in closest(name, list(by_end))]
+    if not dashes and not similar and not dot:
+        return f"{given} is one word too many; the name of an option begins with --, and --help lists them"
     hint = f"did you mean {' or '.join(dashes + option for option in similar[:2])}?" if similar else "--help lists them"
     return f"there is no option {given}; {hint}"
 
@@ -213,11 +208,13 @@ def _explain_one(node: Node, context: Context) -> Problem | None:
         inner = _explain(node.children, name, match[1])
         is_named = inner.keys or match[1] in inner.text
         return inner if is_named else Problem((), f"{match[1]}: {inner.text}")
-    if match := re.fullmatch(r"Expected a (.+?)\. Got value: (.*)", text):
+    if match := re.fullmatch(r"Expected a (.+?)\. Got value: ?(.*)", text):
         kind = _type(match[1])
         example = f", such as [{match[2]}]," if kind == "list" and re.fullmatch(r"-?[\d.]+", match[2]) else ","
-        return Problem((), f"expected {kind}{example} got {match[2]}")
-    if match := re.fullmatch(r"Expected a dot import path string: (.*)", text):
+        return Problem((), f"expected {kind}{example} got {match[2] or 'nothing'}")
+    if match := re.fullmatch(r"Expected a dot import path string: ?(.*)", text):
+        if not match[1]:
+            return Problem((), f"expected a class, such as {_example(name)}, got nothing")
         return Problem((), f"there is no class {match[1]}{_listed_classes(match[1], name, context.kinds)}")
     if text.startswith("Expected a path but") or text.startswith("Expected a <class 'NoneType'>"):
         return None
@@ -236,7 +233,10 @@ def _explain_one(node: Node, context: Context) -> Problem | None:
     if match := re.fullmatch(r"Option '(.+)' is not accepted", text):
         return Problem((), f"there is no option {match[1]}{did_you_mean(match[1], _options(context.class_path))}")
     if match := re.fullmatch(r"the following arguments are required: (.+)", text):
-        return Problem((), f"{match[1]} missing")
+        hint = "; give --data.dataset, or a --config such as configs/data/synthetic.yaml"
+        return Problem((), f"{match[1]} missing{hint if (name, match[1]) == ('data', 'dataset') else ''}")
+    if match := re.fullmatch(r"Import path (\S+ )?does not correspond to a subclass of (\w+)", text):
+        return Problem((), f"{context.value or match[1] or 'the class'} is no {match[2]}, unlike {_example(name)}")
     if text == "'NoneType' object has no attribute 'keys'":
         return Problem((), "init_args is empty: leave it out, or give it options")
     if text.startswith("Not a valid subclass of"):
@@ -295,7 +295,8 @@ def _type(text: str) -> str:
     text = re.sub(r"(?:\w+\.)+(\w+)", r"\1", text)
     if match := re.fullmatch(r"Literal\[(.+)\]", text):
         return f"one of {match[1]}".replace("'", "")
-    return {"Sequence": "list", "PosixPath": "path", "Path": "path"}.get(text, text)
+    names = {"Sequence": "list", "PosixPath": "path", "Path": "path", "dict": "dict such as {name: value}"}
+    return names.get(text, text)
 
 
 def _example(name: str | None) -> str:
@@ -332,9 +333,9 @@ def _subclasses(base: type) -> list[type]:
     found: dict[str, type] = {}
     pending = [base]
     while pending:
-        kind: type
-        for kind in pending.pop().__subclasses__():
-            pending.append(kind)
+        below: list[type] = pending.pop().__subclasses__()
+        pending += below
+        for kind in below:
             is_known = kind.__module__.partition(".")[0] in (*OURS, "pytorch_lightning", "torch")
             if is_known and not inspect.isabstract(kind) and not kind.__name__.startswith(("_", "LazyInstance_")):
                 found[kind.__name__] = kind

@@ -16,7 +16,7 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from catwalk.errors import CatwalkError
+from catwalk.errors import CatwalkError, MissingColumnError
 
 STRAY_QUOTE = re.compile(rb'(?<!\xef\xbb)[^,\n\r"]"[^,\n\r"]')
 """A quotation mark with text, other than a byte order mark, on either side, which no quoted cell has."""
@@ -98,7 +98,7 @@ def _check_columns(path: Path, columns: Sequence[str], optional: Sequence[str], 
         if found.count(name) > 1:
             raise CatwalkError(f"{path} has the column {name!r} {found.count(name)} times")
         if name in columns and name not in found:
-            raise CatwalkError(f"{path} lacks the column {name!r}; it has {', '.join(found)}")
+            raise MissingColumnError(path, name, found)
 
 
 def _as_text(path: Path, batch: pa.RecordBatch, columns: Sequence[str], before: int) -> pa.RecordBatch:

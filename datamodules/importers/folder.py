@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from catwalk.catalogue import check_image_paths
-from catwalk.errors import CatwalkError
+from catwalk.errors import CatwalkError, MissingColumnError
 from catwalk.tables import read_table, scan_table
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
 from datamodules.importers.items import (
@@ -338,7 +338,7 @@ def read_items(path: Path, source: Path, item: str, image: str, category: str, t
     table = read_table(path, [item, category], others)
     for column in others:
         if column not in table.column_names:
-            raise CatwalkError(f"{path} lacks the column {column!r}")
+            raise MissingColumnError(path, column)
     ids = table.column(item).to_pylist()
     check_ids(ids, path, item)
     images = [text or "" for text in table.column(image).to_pylist()]
