@@ -1,6 +1,7 @@
 """Shows what an attack did to some items: their images before and after, what the network sees, and where they rank."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,21 +13,19 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from callbacks.observed_attack import attack_folder, catalogue_of
 from callbacks.other_features import clean_features, looking_at
-from callbacks.perceptual_distance import DISTANCES_FILE, PerceptualDistance
+from callbacks.perceptual_distance import PerceptualDistance
 from callbacks.pictures import log_picture
-from callbacks.wandb_loggers import wandb_loggers
+from callbacks.wandb_loggers import files_with_run, wandb_loggers
 from catwalk.attacked_items import read_attacked_items
-from catwalk.csv_text import from_cell
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
-from catwalk.images import UInt8Array, decode, truncated_images_allowed
+from catwalk.images import UInt8Array
 from catwalk.metrics.item_reach import item_ranks
 from catwalk.perceptual import LPIPS, load_lpips
 from catwalk.perceptual.figures import perceptual_figures
 from catwalk.perceptual.trunks import TrunkName
-from catwalk.poisoning import AttackedItem, read_summary
+from catwalk.poisoning import read_summary
 from catwalk.ranking import user_blocks
-from catwalk.tables import read_table
 from lightning_modules.recommender import Recommender
 
 if TYPE_CHECKING:  # matplotlib would slow down the help
@@ -144,42 +143,19 @@ class AttackGallery(Callback):
         trainer.strategy.barrier("the gallery is drawn")
 
     def _gallery_items(self, trainer: Trainer, model: LightningModule) -> list["GalleryItem"]:
-        from catwalk.figures.gallery import GalleryItem
+        from catwalk.gallery_items import gallery_items
 
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        catalogue = data.catalogue
-        items, rows = read_attacked_items(self.folder, catalogue)
-        chosen = np.argsort(catalogue.keys[items], kind="stable")[: self.items]
-        items, rows = items[chosen], [rows[place] for place in chosen]
-        truncated = truncated_images_allowed(catalogue.folder)
-        after = [decode(self.folder / row.image) for row in rows]
-        before = [
-            decode(catalogue.folder / catalogue.images[item], image.shape[1:], allow_truncated=truncated)
-            for item, image in zip(items, after, strict=True)
-        ]
-        table = FeatureTable.read(self.folder, catalogue)  # which holds what was seen before any attack
-        distances = _measured_before(self.folder, rows) or [
-            _measure(*pair, self._lpips) for pair in zip(before, after, strict=True)
-        ]
-        ranks = _mean_ranks_before_and_after(trainer, model, items, self.folder)
+        catalogue = trainer.datamodule.catalogue  # type: ignore[attr-defined]
+        shown = gallery_items(self.folder, catalogue, self.items, measured=self.folder)
+        if all(item.ssim is None and item.lpips is None for item in shown):
+            measured = [_measure(item.before, item.after, self._lpips) for item in shown]
+            shown = [replace(item, lpips=lpips, ssim=ssim) for item, (lpips, ssim) in zip(shown, measured, strict=True)]
+        numbers = {item_id: number for number, item_id in enumerate(catalogue.item_ids)}
+        items = np.array([numbers[item.item_id] for item in shown], dtype=np.int64)
+        ranks = zip(*_mean_ranks_before_and_after(trainer, model, items, self.folder), strict=True)
         return [
-            GalleryItem(
-                item_id=row.item_id,
-                before=then,
-                after=now,
-                category_before=row.category_before,
-                probability_before=float(table.probabilities[item]),
-                category_after=row.category_after,
-                probability_after=row.probability_after,
-                success=row.success,
-                lpips=lpips,
-                ssim=ssim,
-                rank_before=rank_before,
-                rank_after=rank_after,
-            )
-            for row, item, then, now, (lpips, ssim), rank_before, rank_after in zip(
-                rows, items, before, after, distances, *ranks, strict=True
-            )
+            replace(item, rank_before=before, rank_after=after)
+            for item, (before, after) in zip(shown, ranks, strict=True)
         ]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -212,24 +188,8 @@ def _log_table(trainer: Trainer, shown: list["GalleryItem"]) -> None:
         ]
         rows.append([*row, item.rank_before, item.rank_after] if has_ranks else row)
     for logger in loggers:
-        logger.log_table("attack/items", [*COLUMNS, *(RANK_COLUMNS if has_ranks else ())], rows)
-
-
-def _measured_before(folder: Path, rows: list[AttackedItem]) -> list[tuple[float | None, float | None]] | None:
-    """Return LPIPS and SSIM of items by the file that ``PerceptualDistance`` wrote; None if it has not, of these."""
-    path = folder / DISTANCES_FILE
-    if not path.is_file():
-        return None
-    table = read_table(path, ["item_id", "l2_levels"], ["lpips", "ssim"])
-    found = {from_cell(row["item_id"]): row for row in table.to_pylist()}
-    # It may be of images that another attack wrote here before these.
-    if any(row.item_id not in found or float(found[row.item_id]["l2_levels"]) != row.l2_levels for row in rows):
-        return None
-    return [(_number(found[row.item_id]["lpips"]), _number(found[row.item_id]["ssim"])) for row in rows]
-
-
-def _number(text: str) -> float | None:
-    return float(text) if text else None
+        with files_with_run(logger.experiment):
+            logger.log_table("attack/items", [*COLUMNS, *(RANK_COLUMNS if has_ranks else ())], rows)
 
 
 def _measure(before: UInt8Array, after: UInt8Array, lpips: LPIPS | None) -> tuple[float | None, float | None]:

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.processes import gather
-from callbacks.wandb_loggers import wandb_loggers
+from callbacks.wandb_loggers import files_with_run, wandb_loggers
 from catwalk.backbones import network_fingerprint
 from catwalk.errors import CatwalkError
 from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable, Predictions
@@ -112,6 +112,7 @@ class WriteFeatures(Callback):
         for logger in wandb_loggers(trainer):
             run = logger.experiment
             artifact = wandb.Artifact(f"features-{run.id}", "features", f"Features of {catalogue.name}", about)
-            for name in written:
-                artifact.add_file(str(self.output / name), name)
-            run.log_artifact(artifact)
+            with files_with_run(run):
+                for name in written:
+                    artifact.add_file(str(self.output / name), name)
+                run.log_artifact(artifact)

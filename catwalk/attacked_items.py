@@ -15,6 +15,9 @@ from catwalk.finished_attack import changed_file
 from catwalk.poisoning import ITEMS_FILE, SUMMARY_FILE, AttackedItem, read_summary
 from catwalk.tables import read_table
 
+DISTANCES_FILE = "perceptual_distances.csv"
+"""File with LPIPS, SSIM and more of every adversarial image, where they were measured."""
+
 
 def read_attacked_items(folder: Path, catalogue: Catalogue) -> tuple[NDArray[np.int64], list[AttackedItem]]:
     """Read ``attacked_items.csv`` of a folder that :func:`~catwalk.poisoning.poison` wrote.

@@ -7,7 +7,9 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning.loggers
@@ -31,6 +33,7 @@ from callbacks.inject_poisoned_images import InjectPoisonedImages
 from callbacks.resumable_checkpoint import ResumableCheckpoint
 from callbacks.show_batches import LogBatches
 from callbacks.wandb_axes import WandbAxes
+from callbacks.wandb_loggers import call_run, run_labels
 from catwalk import __version__, known_notices
 from catwalk.atomic_files import written_aside
 from catwalk.backbones import read_checkpoint
@@ -83,8 +86,12 @@ def known_options() -> list[str]:
 class SaveConfiguration(SaveConfigCallback):
     """Writes the full configuration into the run's own folder, and logs it as the run's hyper-parameters.
 
-    With it goes ``provenance``: what the figures depend on and the configuration does not say.
+    With it go ``provenance``, what the figures depend on and the configuration does not say, and what the run is in few
+    words, under the names that a study's cells have (:func:`~callbacks.wandb_loggers.run_labels`).
     """
+
+    labels: Mapping[str, Any] = MappingProxyType({})
+    """What the run is."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``configuration.yaml``; without a logger there is no run folder and nothing to write."""
@@ -95,7 +102,7 @@ class SaveConfiguration(SaveConfigCallback):
                     self.parser.save(self.config, path, overwrite=True, multifile=False, **KEEP_NONE)
         if trainer.loggers:
             configuration = yaml.safe_load(self.parser.dump(self.config, **KEEP_NONE))
-            known = {**configuration, "provenance": provenance(trainer, configuration.get("ckpt_path"))}
+            known = {**configuration, **self.labels, "provenance": provenance(trainer, configuration.get("ckpt_path"))}
             for logger in trainer.loggers:
                 logger.log_hyperparams(known)
 
@@ -312,11 +319,15 @@ class CatwalkCLI(LightningCLI):
         write_whole_checkpoints(trainer)
         if os.environ.get("WANDB_MODE") == "disabled":  # which Lightning does not look at
             trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, WandbLogger)]
+        labels = run_labels(self.model, self.datamodule, trainer.callbacks)  # type: ignore[attr-defined]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SaveConfiguration):
+                callback.labels = labels
         of_wandb = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         for logger in of_wandb:
             if logger._wandb_init.get("anonymous", ...) is None:
                 del logger._wandb_init["anonymous"]  # W&B warns of this setting, even where Lightning leaves it unset
-            logger._wandb_init["job_type"] = logger._wandb_init.get("job_type") or self.subcommand
+            call_run(logger, str(self.subcommand), labels)
         given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         bar = trainer.progress_bar_callback
         if bar is not None and bar not in stated and not Console().is_terminal:

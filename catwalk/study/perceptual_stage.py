@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from catwalk.attacked_items import DISTANCES_FILE
 from catwalk.perceptual import LPIPS
 from catwalk.perceptual.attacked_images import measure_attacked_images
 from catwalk.perceptual.trunks import TrunkName
 from catwalk.study.cache import StageCache
 from catwalk.study.progress import StudyProgress
 from catwalk.study.stages import AttackStage, Stage
-
-FIGURES_FILE = "perceptual_distances.csv"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class PerceptualStage(Stage):
             device=features.classifier.device,
             progress=progress.callback,
         )
-        measured.write(folder / FIGURES_FILE)
+        measured.write(folder / DISTANCES_FILE)
         return {"figures": measured.figures.summary()}
 
     def figure(self, name: str) -> float | None:

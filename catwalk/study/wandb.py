@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
+from callbacks.wandb_loggers import files_with_run
 from catwalk import __version__
 from catwalk.errors import CatwalkError
 from catwalk.progress import Progress
+from catwalk.study.perceptual_stage import PerceptualStage
 from catwalk.study.stages import ClassifierStage, FeaturesStage, Stage
 from catwalk.study.tables import Cell
 
@@ -26,6 +29,9 @@ WandbMode = Literal["offline", "online"]
 
 PROJECT = "catwalk"
 """W&B's project, unless ``WANDB_PROJECT`` names another."""
+
+SHOWN_ITEMS = 8
+"""Items in a gallery."""
 
 COMPLETE = "complete"
 """A file in a run's folder that says that the run has been written to its end."""
@@ -51,8 +57,9 @@ class CellRun:
     @property
     def name(self) -> str:
         """What people call it."""
-        names = (str(self.cell[column]) for column in ("extractor", "attack", "recommender"))
-        return " · ".join((*names, f"seed {self.cell['seed']}"))
+        names = [self.cell[column] for column in ("extractor", "attack", "recommender")]
+        seed = None if self.cell["seed"] is None else f"seed {self.cell['seed']}"
+        return " · ".join(filter(None, [*names, seed]))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def write_runs(
     import wandb
 
     group = cells[0].study
-    study_id = _run_id(group, [cell.id for cell in cells], artifacts)
+    study_id = _run_id(group, [cell.id for cell in cells], artifacts, "galleries")
     output = folder.parent.resolve()  # W&B's service would take a relative path to begin where it was started
     written = {path.parent.name.rsplit("-", 1)[-1] for path in output.glob(f"wandb/{_kind(mode)}-*/{COMPLETE}")}
     waiting = [cell for cell in cells if cell.id not in written]
@@ -128,9 +135,11 @@ def write_runs(
             if is_new:
                 manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
                 run = start(study_id, group, "study", {"study": group, "manifest": manifest})
-                run.log({name: _table(folder / f"{name}.csv") for name in tables})
-                if artifacts:
-                    _add_artifacts(run, cells, folder)
+                with files_with_run(run):
+                    run.log({name: _table(folder / f"{name}.csv") for name in tables})
+                    _log_galleries(run, cells)
+                    if artifacts:
+                        _add_artifacts(run, cells, folder)
                 _finish(run)
     except wandb.Error as error:
         raise CatwalkError(f"wandb: {error} (the study itself is complete in {folder})") from error
@@ -192,6 +201,31 @@ def _add_artifacts(run: "wandb.Run", cells: Sequence[CellRun], folder: Path) -> 
             artifact = wandb.Artifact(f"{stage.kind}-{key}", stage.kind, stage.description, stage.settings)
             artifact.add_dir(str(stage.folder.resolve()), policy="immutable")
             run.log_artifact(artifact)
+
+
+def _log_galleries(run: "wandb.Run", cells: Sequence[CellRun]) -> None:
+    """Log images before and after each attack on each network as ``gallery/NETWORK/ATTACK``.
+
+    Where an attack knows the recommender, there are several of the same name, and the first is shown.
+    """
+    import wandb
+
+    from catwalk.figures.gallery import draw_gallery
+    from catwalk.figures.style import save
+    from catwalk.gallery_items import gallery_items
+
+    looks = {stage.attack.key: stage for cell in cells for stage in cell.stages if isinstance(stage, PerceptualStage)}
+    by_name: dict[str, PerceptualStage] = {}
+    for stage in looks.values():
+        names = (stage.attack.features.classifier.name, stage.attack.name)
+        by_name.setdefault("/".join(["gallery", *(re.sub(r"[^\w .()=&·×ε-]", "-", name) for name in names)]), stage)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (name, stage) in enumerate(by_name.items()):
+            attack, path = stage.attack, Path(folder, f"{number}.png")
+            items = gallery_items(attack.folder, attack.features.shop.catalogue, SHOWN_ITEMS, measured=stage.folder)
+            title = f"{attack.description}: {attack.outcome}"
+            save(draw_gallery(items, title), path)
+            run.log({name: wandb.Image(str(path), caption=title)})
 
 
 def _table(path: Path) -> "wandb.Table":
