@@ -29,13 +29,16 @@ def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger) and trainer.is_global_zero]
 
 
-def run_labels(model: LightningModule, data: LightningDataModule, callbacks: Sequence[Callback]) -> dict[str, Any]:
+def run_labels(
+    model: LightningModule, data: LightningDataModule, callbacks: Sequence[Callback], seed: int | None
+) -> dict[str, Any]:
     """Return what a run is, under the names that a study's cells have, to filter and group by.
 
     Args:
         model: What is trained or tested.
         data: Its data, not set up yet.
         callbacks: The run's.
+        seed: The run's.
 
     Returns:
         ``dataset`` (name), ``protocol``, ``extractor`` (class of the network, or the folder with the features that the
@@ -53,7 +56,7 @@ def run_labels(model: LightningModule, data: LightningDataModule, callbacks: Seq
         "attack": attack.attack.name if attack is not None else NO_ATTACK if is_recommender else None,
         "epsilon": attack.attack.threat_model.epsilon if attack is not None else None,
         "recommender": type(model).__name__ if is_recommender else None,
-        "seed": getattr(data, "seed", None),
+        "seed": seed,
         "source": attack.source if attack is not None else None,
         "target": attack.target if attack is not None else None,
     }

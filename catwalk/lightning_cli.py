@@ -319,7 +319,8 @@ class CatwalkCLI(LightningCLI):
         write_whole_checkpoints(trainer)
         if os.environ.get("WANDB_MODE") == "disabled":  # which Lightning does not look at
             trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, WandbLogger)]
-        labels = run_labels(self.model, self.datamodule, trainer.callbacks)  # type: ignore[attr-defined]
+        seed = self._get(self.config_init, "seed_everything")
+        labels = run_labels(self.model, self.datamodule, trainer.callbacks, seed)  # type: ignore[attr-defined]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, SaveConfiguration):
                 callback.labels = labels

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from importlib.resources import files
@@ -16,10 +17,11 @@ import wandb
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from catwalk import __version__
+from catwalk import __version__, progress
 from catwalk.catalogue import Catalogue
 from catwalk.features import FeatureTable
 from catwalk.protocol import Protocol
+from catwalk.study.wandb import SETTINGS
 
 VBPR = ["fit", "--config", "configs/recommender/vbpr.yaml", "--config", "configs/data/synthetic.yaml"]
 SHORT = ["--trainer.max_epochs=1", "--data.validation=true", "--trainer.enable_progress_bar=false"]
@@ -88,6 +90,32 @@ def test_wandb_is_online_only_where_asked(work, run, name: str, offline: bool) -
     assert yaml.safe_load(outcome.out)["trainer"]["logger"]["init_args"]["offline"] is offline
 
 
+def test_a_log_has_lines_instead_of_a_bar(work, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "TICK", 0.01)
+    monkeypatch.setattr(progress, "LATEST", 0.05)
+    cnn = ["fit", "--config", "configs/cnn/traditional.yaml", "--config", "configs/data/synthetic.yaml"]
+    small = ["--model.backbone_args={width: 8}", "--data.batch_size=32", "--trainer.max_epochs=3"]
+    outcome = run(*cnn, *small, "--trainer.logger=false")
+    assert outcome.code == 0, outcome.err
+    assert not set("\r\x1b") & set(outcome.out)
+    lines = outcome.out.splitlines()
+    assert any(re.fullmatch(r"catwalk fit · \d+ s", line) for line in lines)
+    batches = [
+        match for line in lines if (match := re.fullmatch(r"fit · (\d+)/(\d+) \(\d+%\) · epoch [123]/3.*", line))
+    ]
+    assert batches
+    assert {int(match[2]) for match in batches} == {3 * (-(-180 // 32))}
+    (last,) = (line for line in lines if "epoch 3, train/loss" in line)
+    assert re.fullmatch(r"fit · (\d+)/\1 \(100%\) · epoch 3, train/loss \S+, val/accuracy \S+.* · \d+ s", last)
+
+
+def test_a_bar_that_was_asked_for_stays(work, run) -> None:
+    bar = "--trainer.callbacks+={class_path: pytorch_lightning.callbacks.TQDMProgressBar}"
+    outcome = run(*VBPR, "--trainer.max_epochs=1", "--trainer.logger=false", bar)
+    assert outcome.code == 0, outcome.err
+    assert "Epoch 0: 100%" in outcome.out + outcome.err
+
+
 def test_an_attack_is_logged(work, run) -> None:
     pgd = ["--config", "configs/attack/pgd8.yaml", "--config", "configs/logger/csv.yaml"]
     assert run(*VBPR, *SHORT, *pgd).code == 0
@@ -122,6 +150,12 @@ def poisoned(work, run, monkeypatch: pytest.MonkeyPatch) -> offline_runs.Offline
 def test_a_dashboard_needs_no_clicks(poisoned: offline_runs.OfflineRun) -> None:
     """All of this is read back from W&B's file."""
     assert (poisoned.about.project, poisoned.about.job_type) == ("catwalk", "fit")
+    assert (poisoned.about.display_name, poisoned.about.run_group) == ("PGD (ε = 8) · VBPR · seed 0", "Synthetic")
+    cell = {"dataset": "Synthetic", "protocol": "corrected", "extractor": "runs/traditional/features"}
+    cell |= {"attack": "PGD (ε = 8)", "epsilon": 8.0, "recommender": "VBPR", "seed": 0}
+    cell |= {"source": "Sandal", "target": "Sneaker"}
+    assert {name: poisoned.config[name] for name in cell} == cell
+    assert set(cell) == set(SETTINGS)
     epochs = [row for row in poisoned.history if "val/hr@20" in row]
     assert [row["epoch"] for row in epochs] == [0, 1, 2]
     figures = [name for name in epochs[0] if name.startswith("val/")]

@@ -11,10 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import offline_runs
 import pytest
 import yaml
 from offline_runs import OfflineRun
+from PIL import Image
 
 NAMES = ("dataset", "protocol", "extractor", "attack", "epsilon", "recommender", "seed", "source", "target")
 
@@ -98,6 +100,29 @@ def test_one_run_holds_the_tables_and_the_manifest(runs, finished) -> None:
                 else:
                     assert value == (text if isinstance(value, str) else float(text))
         assert any(isinstance(value, float) for value in table["data"][-1])
+
+
+def test_the_study_has_a_gallery_of_each_attack(runs, finished) -> None:
+    (study,) = (run for run in runs if run.about.job_type == "study")
+    galleries = {name: shown for name, shown in study.summary.items() if name.startswith("gallery/")}
+    assert galleries.keys() == {"gallery/T/FGSM (ε = 32)", "gallery/T/PGD (ε = 32)"}
+    for name, shown in galleries.items():
+        assert shown["_type"] == "image-file"
+        with Image.open(study.folder / "files" / shown["path"]) as image:
+            assert image.size == (shown["width"], shown["height"])
+            assert np.asarray(image.convert("RGB")).std() > 10
+        assert shown["caption"].startswith(f"{name.split('/')[-1]}, Sandal → Sneaker, CNN T: success rate")
+    assert len({shown["sha256"] for shown in galleries.values()}) == 2
+
+
+def test_what_a_run_is_to_send_lies_in_its_folder_or_in_the_cache(runs, written: Path) -> None:
+    paths = [
+        Path(entry.local_path) for run in runs for artifact in run.artifacts for entry in artifact.manifest.contents
+    ]
+    assert len(paths) > 4 + 3
+    for path in paths:
+        assert path.is_file()
+        assert path.is_relative_to(written / "wandb") or path.is_relative_to(written / "cache"), path
 
 
 def test_artifacts_are_the_files_of_the_study(runs, written: Path) -> None:
