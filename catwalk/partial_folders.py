@@ -15,6 +15,12 @@ def partial_folder(parent: Path) -> Iterator[Path]:
     """Give a new folder of this process's own, in which a result is made until it can be moved into its place.
 
     What is left there in the end is removed; after an error, so is what did not exist before.
+
+    Args:
+        parent: A folder for such folders alone, beside what is to be put in place, such as ``output/.partial``.
+
+    Raises:
+        OSError: What a disk refuses within the new folder names the folder in which ``parent`` is.
     """
     folder = parent / own_name()
     created = [place for place in (parent, *parent.parents) if not place.exists()]
@@ -24,11 +30,17 @@ def partial_folder(parent: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
     try:
         yield folder
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # a folder that holds something by now
             for place in created:
                 place.rmdir()
+        if (
+            isinstance(error, OSError)
+            and error.errno is not None
+            and str(error.filename).startswith(f"{folder}{os.sep}")
+        ):
+            raise OSError(error.errno, error.strerror, str(parent.parent)) from error
         raise
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,8 +1,11 @@
 """Folders in which results are made aside, and what is beside them."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from catwalk import partial_folders
 from catwalk.partial_folders import partial_folder, remove_leftovers
@@ -35,3 +38,15 @@ def test_a_parent_that_another_run_removes_meanwhile(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Path, "mkdir", removed_once)
     with partial_folder(tmp_path / ".partial") as folder:
         assert folder.is_dir()
+
+
+def test_what_a_disk_refuses_names_the_folder_that_the_user_knows(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="No space left on device") as caught,
+        partial_folder(tmp_path / ".partial") as folder,
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "images" / "1.png"))
+    assert caught.value.filename == str(tmp_path)
+    with pytest.raises(OSError, match="elsewhere") as caught, partial_folder(tmp_path / ".partial"):
+        raise OSError(errno.ENOSPC, "No space left on device", "elsewhere")
+    assert caught.value.filename == "elsewhere"

@@ -25,12 +25,8 @@ from catwalk import __version__
 from catwalk.catalogue import Catalogue, check_image_paths
 from catwalk.errors import CatwalkError
 from catwalk.images import decode
+from catwalk.locks import LockedError, locked
 from catwalk.progress import Progress
-
-try:
-    import fcntl
-except ImportError:  # Windows: two imports into one folder at a time are not told apart there
-    fcntl = None  # type: ignore[assignment]
 
 PNG_COMPRESS_LEVEL = 1
 """On product photographs of this size, higher levels save a few bytes of a 4 KiB disk block and cost time."""
@@ -77,21 +73,25 @@ class DatasetWriter:
         self._purchases: Counter[str] = Counter()
         self._users: set[str] = set()
         self._allow_truncated = False
-        self._lock: int | None = None
+        self._lock = contextlib.ExitStack()
 
     def __enter__(self) -> "DatasetWriter":
         check_destination(self._given)
         with self._reporting():
-            self.dest.parent.mkdir(parents=True, exist_ok=True)
-            if self.folder.is_dir():
-                self._take_lock()
-                shutil.rmtree(self.folder)
-                self._release_lock()
+            # So that a second import into the same place does not take the hidden folder for a leftover.
             try:
+                self._lock.enter_context(locked(self.folder.with_suffix(".lock"), wait=False))
+            except LockedError as error:
+                raise CatwalkError(
+                    f"{self._given} is being written by another import ({error}): wait for it, or give another folder"
+                ) from error
+            try:
+                if self.folder.is_dir():
+                    shutil.rmtree(self.folder)
                 self.folder.mkdir()
-            except FileExistsError:
-                raise self._busy() from None
-            self._take_lock()
+            except BaseException:
+                self._lock.close()
+                raise
         return self
 
     def __exit__(
@@ -104,7 +104,7 @@ class DatasetWriter:
         finally:
             if not self.info:
                 shutil.rmtree(self.folder, ignore_errors=True)
-            self._release_lock()
+            self._lock.close()
         if isinstance(error, OSError):
             raise CatwalkError(f"{self._given} cannot be written: {error}") from error
 
@@ -323,27 +323,6 @@ class DatasetWriter:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-
-    def _take_lock(self) -> None:
-        """Lock the hidden folder, so that a second import into the same place does not take it for a leftover."""
-        if fcntl is None:
-            return
-        self._lock = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._release_lock()
-            raise self._busy() from None
-        except OSError:  # some network file systems lock no folders; imports work there all the same
-            pass
-
-    def _release_lock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def _busy(self) -> CatwalkError:
-        return CatwalkError(f"{self._given} is being written by another import: wait for it, or give another folder")
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
