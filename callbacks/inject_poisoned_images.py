@@ -56,7 +56,7 @@ class InjectPoisonedImages(Callback):
             but those of Catwalk, torchvision and timm.
 
     Raises:
-        CatwalkError: If ``from_epoch`` is negative.
+        CatwalkError: If ``from_epoch`` is negative, or the attack's ε is too small for 8-bit images.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class InjectPoisonedImages(Callback):
     ) -> None:
         if from_epoch < 0:
             raise CatwalkError(f"InjectPoisonedImages.from_epoch must be at least 0, got {from_epoch}")
+        attack.check_eight_bit()
         self.classifier = Path(classifier)
         self.attack = attack
         self.source = source

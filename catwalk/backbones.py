@@ -58,7 +58,15 @@ class Network(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return features ``(N, D)`` of images ``(N, 3, H, W)`` in [0, 1]: what the classification layer reads."""
-        return self.body((images - self.mean) / self.std)
+        features = self.body((images - self.mean) / self.std)
+        # Asked like this, for what follows a computation gives symbols instead of tensors.
+        if isinstance(features, tuple | list | Mapping):
+            raise CatwalkError(
+                f"backbone: returns a {type(features).__name__} of {len(features)}, as networks with several heads do, "
+                "and one tensor of features (N, D) is needed; let it return that alone, as torchvision's inception_v3 "
+                "and googlenet do with backbone_args: {aux_logits: false}"
+            )
+        return features
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(N, C)`` of images ``(N, 3, H, W)`` in [0, 1]."""

@@ -84,9 +84,20 @@ def content_keys(images: Tensor) -> Tensor:
 def derived_seed(*numbers: int) -> int:
     """Return a seed for a generator that has a state, which depends on all of the numbers, each at least 0.
 
-    Unlike their sum, it gives no two steps of neighbouring seeds the same stream.
+    Unlike their sum, it gives no two steps of neighbouring seeds the same stream. That is said of calls with as many
+    numbers: a 0 at the end is as good as none.
+
+    Raises:
+        ValueError: If a number is negative.
     """
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    # NumPy strings the 32-bit words of all numbers together, so that larger ones need a place of a fixed width each.
+    size = max(1, *(-(-number.bit_length() // 32) for number in numbers))
+    if size == 1 or min(numbers) < 0:
+        sequence = np.random.SeedSequence(numbers)
+    else:
+        words = [number >> 32 * place & 0xFFFFFFFF for number in numbers for place in range(size)]
+        sequence = np.random.SeedSequence(words, spawn_key=(size,))
+    return int(sequence.generate_state(1, np.uint64)[0])
 
 
 def _first_bits(seed: int, keys: Tensor) -> Tensor:

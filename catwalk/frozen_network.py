@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from catwalk.counter_random import uniform
 from catwalk.subpixel_gradient import SubpixelConvolution, subpixel_kernel
 
 Precision = Literal["32", "tf32", "bf16"]
@@ -28,6 +29,10 @@ pixels. All others are quicker in channels_last."""
 _FEW_CHANNELS = 4
 """On CPUs in float32, the gradient of a strided convolution with so few input channels or fewer is quicker to have by
 another convolution: for the first layer of ResNets two and a half times."""
+
+_GIVEN_EXAMPLES, _RANDOM_EXAMPLES = 4, 2
+"""How many images a network with folded BatchNorms is compared on: some of those to come, from first to last, and noise.
+On a single one whole layers may be silent, as on a white image."""
 
 _OF_TIMM = ("drop", "act")
 """What timm's ``BatchNormAct2d`` does after it has normalised."""
@@ -91,9 +96,9 @@ def frozen(
     While the context lasts, every BatchNorm that directly follows a convolution is part of it (``W·γ/√(σ² + ε)``), the
     convolutions' weights are laid out for speed, channels_last but for deep layers with small feature maps on CPUs, the
     gradient of a strided first layer comes from :mod:`catwalk.subpixel_gradient` on CPUs, and no parameter of a
-    convolution asks for a gradient. A network that cannot be followed, or whose logits would change
-    by more than rounding, keeps its BatchNorms. Nothing is copied but the weights of convolutions and linear layers, so
-    that hooks and wrappers stay in force. Not for several threads on one network.
+    convolution asks for a gradient. A network that cannot be followed, or whose logits would change by more than
+    rounding on one of several images, keeps its BatchNorms. Nothing is copied but the weights of convolutions and
+    linear layers, so that hooks and wrappers stay in force. Not for several threads on one network.
 
     Args:
         network: Takes images in [0, 1], returns logits.
@@ -115,12 +120,14 @@ def frozen(
             undo.enter_context(exact_convolutions())
         # No inference mode: what is made in it could not take part in gradients later.
         with torch.inference_mode(False), torch.no_grad():
-            example = images[:1] if scale is None else images[:1] * scale
+            examples = [image if scale is None else image * scale for image in _examples(images)]
+            example = examples[0]
             with exact_convolutions():
                 with _watch(network) as outputs:
-                    before = network(example)
+                    before = [network(example)]
+                before += [network(image) for image in examples[1:]]
                 with ExitStack() as unfold:
-                    if _fold(network, unfold) and _agree(before, network(example)):
+                    if _fold(network, unfold) and all(map(_agree, before, map(network, examples))):
                         undo.enter_context(unfold.pop_all())
             if precision == "bf16":
                 with _watch(network) as outputs, torch.autocast(images.device.type, torch.bfloat16):
@@ -371,6 +378,16 @@ def _batch_norms_after_convolutions(network: nn.Module, prefix: str = "") -> lis
         ):
             pairs.append((f"{prefix}{before.target}", f"{prefix}{node.target}"))
     return pairs
+
+
+def _examples(images: Tensor) -> list[Tensor]:
+    """Return images to compare a network on, ``(1, 3, H, W)`` each, for one at a time takes least memory."""
+    count = min(len(images), _GIVEN_EXAMPLES)
+    rows = torch.linspace(0, len(images) - 1, count).round().long().tolist()
+    given = [images[[row]] for row in rows]
+    keys = torch.arange(_RANDOM_EXAMPLES, device=images.device)
+    noise = uniform(0, keys, tuple(images.shape[1:])).to(images)
+    return given + [image[None] for image in noise]
 
 
 def _agree(before: Tensor, after: Tensor) -> bool:

@@ -286,6 +286,7 @@ class Poisoning:
                 "the features were made by another network than the classifier to attack: extract them with its "
                 "checkpoint"
             )
+        attack.check_eight_bit()
         goal = goal_of(attack, table, source, target)
         items = items_to_attack(table, catalogue, source, protocol.source_items)
         paths = [png_name(catalogue.images[item]) for item in items]

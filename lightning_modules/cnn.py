@@ -65,7 +65,8 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
             ImageNet's 1000 classes that the pretrained network sees (the paper's protocol), and nothing is trained.
         mean: Mean per colour channel of the images that the backbone expects; ImageNet's by default.
         std: Standard deviation per colour channel.
-        label_smoothing: Share in [0, 1) of the target probability that is spread over all categories.
+        label_smoothing: Share in [0, 1) of the target probability that is spread over all categories, in the loss that
+            the weights minimise.
         optimizer: Optimizer by class path; SGD with Nesterov momentum 0.9, learning rate 0.1 and weight decay 5e-4 by
             default.
         lr_scheduler: Learning rate schedule by class path, stepped after every batch; one cycle from a tenth of the

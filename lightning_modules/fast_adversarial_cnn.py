@@ -7,6 +7,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from catwalk.attacks import PGD
+from catwalk.attacks.threat_model import GreyLevels, grey_levels
 from catwalk.errors import CatwalkError
 from catwalk.frozen_network import eval_mode
 from lightning_modules.adversarial_cnn import DefendedClassifier
@@ -26,8 +27,20 @@ class FastAdversarialClassifier(DefendedClassifier):
     now and then. When the accuracy on it is more than ``max_drop`` below its best twice in a row (once may be a bad
     batch), the training ends with the weights of the last check that was passed.
 
+    The authors' code (``fast_adversarial``, CIFAR10) departs from that, and this class from it:
+
+    - It attacks in train mode: BatchNorm normalises by the batch, and every pass moves its running statistics. Here the
+      network is in eval mode for the attack, as in AT: what is attacked is the network as it will be used, and the
+      statistics move once a step.
+    - It clips the random start and the step to [0, 1], as here; Algorithm 3 clips neither.
+    - Its guard is an option (``--early-stop``). Once an epoch it takes five steps of 2 levels on the epoch's first
+      batch, in train mode, compares with the check before and ends at the first drop. Here the guard is on, takes ten
+      steps of ε/4 on the batch at hand, in eval mode, every ``check_every_n_steps`` steps, compares with the best so
+      far and ends at the second drop in a row. Both go back to the weights of the last check that was passed.
+    - Learning rate, precision and augmentation are those of :class:`ProductClassifier`, not its own.
+
     Args:
-        epsilon: Radius ε of the perturbations in grey levels, above 0 and at most 255.
+        epsilon: Radius ε of the perturbations in grey levels, above 0 and at most 255; ``"8/255"`` are 8.
         step: Length of the step in grey levels, above 0; None means ``1.25 * epsilon``.
         check_every_n_steps: Steps from one check to the next; 0 for no guard.
         check_iterations: Steps of ``epsilon / 4`` that PGD takes in a check, at least 1.
@@ -40,13 +53,14 @@ class FastAdversarialClassifier(DefendedClassifier):
 
     def __init__(
         self,
-        epsilon: float = 8.0,
-        step: float | None = None,
+        epsilon: GreyLevels = 8.0,
+        step: GreyLevels | None = None,
         check_every_n_steps: int = 200,
         check_iterations: int = 10,
         max_drop: float = 0.2,
         **settings: Any,
     ) -> None:
+        epsilon, step = grey_levels(epsilon), None if step is None else grey_levels(step, "step")
         super().__init__(epsilon, **settings)
         if check_every_n_steps < 0:
             raise CatwalkError(f"check_every_n_steps: must be at least 0 (no guard), got {check_every_n_steps}")

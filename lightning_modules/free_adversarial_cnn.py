@@ -6,6 +6,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from catwalk.attacks.threat_model import GreyLevels, grey_levels
 from catwalk.errors import CatwalkError
 from lightning_modules.adversarial_cnn import DefendedClassifier
 
@@ -27,7 +28,8 @@ class FreeAdversarialClassifier(DefendedClassifier):
     those. ``max_steps``, ``global_step`` and the learning rate schedule count replays.
 
     Args:
-        epsilon: Radius ε of the perturbations and length of their steps, in grey levels, above 0 and at most 255.
+        epsilon: Radius ε of the perturbations and length of their steps, in grey levels, above 0 and at most 255;
+            ``"8/255"`` are 8.
         replays: Number m of times that each batch is used in a row, at least 1.
         **settings: As in :class:`ProductClassifier`.
 
@@ -35,7 +37,8 @@ class FreeAdversarialClassifier(DefendedClassifier):
         CatwalkError: If an argument is out of its range.
     """
 
-    def __init__(self, epsilon: float = 8.0, replays: int = 4, **settings: Any) -> None:
+    def __init__(self, epsilon: GreyLevels = 8.0, replays: int = 4, **settings: Any) -> None:
+        epsilon = grey_levels(epsilon)
         super().__init__(epsilon, **settings)
         if replays < 1:
             raise CatwalkError(f"replays: must be at least 1, got {replays}")

@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from catwalk.attacks.attack import Attack, AttackSettings, check_steps
 from catwalk.attacks.pgd import random_point, steepest
-from catwalk.attacks.threat_model import Norm
+from catwalk.attacks.threat_model import GreyLevels, Norm, grey_levels
 from catwalk.errors import CatwalkError
 
 Loss = Literal["ce", "dlr"]
@@ -57,8 +57,8 @@ class APGD(Attack):
     Costs a forward and a backward pass per step and one forward pass more, or two for ``dlr`` towards a category.
 
     Args:
-        epsilon: Radius of the ball in grey levels, above 0; for ``"l2"`` a Euclidean length over all values of an
-            image, where 255 is a distance of 1 between images in [0, 1].
+        epsilon: Radius of the ball in grey levels, above 0; ``"8/255"`` are 8; for ``"l2"`` a Euclidean length
+            over all values of an image, where 255 is a distance of 1 between images in [0, 1].
         norm: Distance that ``epsilon`` bounds, ``"linf"`` or ``"l2"``.
         loss: What is maximised, ``"ce"`` or ``"dlr"``. ``"dlr"`` needs 3 categories, or 4 towards one.
         iterations: Number of steps, at least 1.
@@ -74,7 +74,7 @@ class APGD(Attack):
 
     def __init__(
         self,
-        epsilon: float = 8.0,
+        epsilon: GreyLevels = 8.0,
         norm: Norm = "linf",
         loss: Loss = "ce",
         iterations: int = 100,
@@ -83,6 +83,7 @@ class APGD(Attack):
         seed: int = 0,
         **settings: Unpack[AttackSettings],
     ) -> None:
+        epsilon = grey_levels(epsilon)
         super().__init__(norm, epsilon, targeted=targeted, random_start=random_start, seed=seed, **settings)
         if loss not in get_args(Loss):
             raise CatwalkError(f"loss: must be one of {', '.join(get_args(Loss))}, got {loss!r}")

@@ -3,6 +3,7 @@
 import abc
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from catwalk.attacks.threat_model import Norm, ThreatModel
+from catwalk.attacks.threat_model import GreyLevels, Norm, ThreatModel, below_half_a_level, grey_levels
 from catwalk.batching import map_batches, padded_batches
 from catwalk.errors import CatwalkError
 from catwalk.frozen_network import Precision, eval_mode, exact_convolutions, frozen
@@ -79,7 +80,8 @@ class Attack(abc.ABC):
 
     Args:
         norm: Distance between images.
-        epsilon: Budget in grey levels; None for an attack that has none.
+        epsilon: Budget in grey levels, a number or text such as ``"8/255"``, which are 8; None for an attack that has
+            none.
         targeted: Whether ``targets`` are the categories to reach (True) or the ones to leave (False).
         random_start: Whether images start from a random point, so that a call needs ``keys``.
         seed: Seed of the random starts.
@@ -100,7 +102,7 @@ class Attack(abc.ABC):
     def __init__(
         self,
         norm: Norm,
-        epsilon: float | None,
+        epsilon: GreyLevels | None,
         *,
         targeted: bool = True,
         random_start: bool = False,
@@ -114,7 +116,7 @@ class Attack(abc.ABC):
         if precision not in get_args(Precision):
             raise CatwalkError(f"precision: must be one of {', '.join(get_args(Precision))}, got {precision!r}")
         check_seed(seed)
-        self.threat_model = ThreatModel(norm, epsilon)
+        self.threat_model = ThreatModel(norm, None if epsilon is None else grey_levels(epsilon))
         self.targeted = targeted
         self.random_start = random_start
         self.seed = seed
@@ -134,6 +136,12 @@ class Attack(abc.ABC):
         if epsilon is None:
             return self.title
         return f"{self.title}{'' if self.threat_model.norm == 'linf' else '-L2'} (ε = {epsilon:g})"
+
+    def check_eight_bit(self) -> None:
+        """Raise a CatwalkError if ε is so small that no image would change when it is saved with 8 bits per value."""
+        reason = below_half_a_level(self.threat_model.epsilon)
+        if reason is not None:
+            raise CatwalkError(f"{type(self).__name__}.epsilon: {reason}")
 
     def purpose(self, source: str, target: str | None) -> str:
         """Return what the attack is for, as half a sentence: ``"make the CNN see Sneaker"``."""
@@ -201,6 +209,9 @@ class Attack(abc.ABC):
             CatwalkError: If a target is no class of the network, or the network's logits are not finite.
             ThreatModelError: If an adversarial image is not allowed by the threat model.
         """
+        reason = below_half_a_level(self.threat_model.epsilon)
+        if reason is not None:
+            warnings.warn(f"{type(self).__name__}.epsilon: {reason}", stacklevel=2)
         images = images.detach()
         self._check_arguments(network, images, targets, keys)
         # Gradients must flow under an outer no_grad, and indexing makes copies that can, of inference tensors too.
@@ -234,8 +245,7 @@ class Attack(abc.ABC):
         inside.threat_model = self.threat_model.of(network)
         scale = inside.threat_model.scale(images)
         done, parts = 0, []
-        example = images[:1].clone()
-        with frozen(network, example, precision=self.precision, scale=scale, compiled=self.compiled) as view:
+        with frozen(network, images, precision=self.precision, scale=scale, compiled=self.compiled) as view:
             for rows, count in padded_batches(len(images), self.batch_size, alone):
                 rows = rows.to(images.device)
                 clean = images[rows] if scale is None else images[rows] / scale

@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from catwalk.attacks.attack import Attack, AttackSettings, check_steps
 from catwalk.attacks.pgd import random_point, steepest
-from catwalk.attacks.threat_model import Norm, ThreatModel
+from catwalk.attacks.threat_model import GreyLevels, Norm, ThreatModel, grey_levels
 from catwalk.errors import CatwalkError
 
 
@@ -18,7 +18,7 @@ class DescentAttack(Attack, abc.ABC):
     """Base of attacks that lower a loss of each image by projected steps, and keep the least that they met.
 
     Args:
-        epsilon: Radius of the ball in grey levels, above 0.
+        epsilon: Radius of the ball in grey levels, above 0; ``"8/255"`` are 8.
         step: Length of a step in grey levels, above 0; None means ``epsilon / 10``.
         iterations: Number of steps, at least 1.
         norm: Distance that ``epsilon`` bounds, ``"linf"`` or ``"l2"``.
@@ -33,8 +33,8 @@ class DescentAttack(Attack, abc.ABC):
 
     def __init__(
         self,
-        epsilon: float,
-        step: float | None,
+        epsilon: GreyLevels,
+        step: GreyLevels | None,
         iterations: int,
         norm: Norm,
         random_start: bool,
@@ -43,6 +43,8 @@ class DescentAttack(Attack, abc.ABC):
         targeted: bool,
         **settings: Unpack[AttackSettings],
     ) -> None:
+        epsilon = grey_levels(epsilon)
+        step = None if step is None else grey_levels(step, "step")
         super().__init__(norm, epsilon, targeted=targeted, random_start=random_start, seed=seed, **settings)
         check_steps(iterations, step, "epsilon / 10")
         self.epsilon = epsilon

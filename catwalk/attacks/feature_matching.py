@@ -6,7 +6,7 @@ from typing_extensions import Unpack
 
 from catwalk.attacks.attack import AttackSettings, Scene
 from catwalk.attacks.descent import DescentAttack, features_of
-from catwalk.attacks.threat_model import Norm
+from catwalk.attacks.threat_model import GreyLevels, Norm
 from catwalk.errors import CatwalkError
 
 
@@ -30,7 +30,7 @@ class FeatureMatching(DescentAttack):
     Costs a forward and a backward pass per step and one forward pass more.
 
     Args:
-        epsilon: Radius of the ball in grey levels, above 0.
+        epsilon: Radius of the ball in grey levels, above 0; ``"8/255"`` are 8.
         step: Length α of a step in grey levels, above 0; None means ``epsilon / 10``.
         iterations: Number of steps, at least 1.
         item: Id of the item to imitate, which is not one of those attacked; None for the most popular of the target
@@ -49,8 +49,8 @@ class FeatureMatching(DescentAttack):
 
     def __init__(
         self,
-        epsilon: float = 8.0,
-        step: float | None = None,
+        epsilon: GreyLevels = 8.0,
+        step: GreyLevels | None = None,
         iterations: int = 100,
         item: str | None = None,
         norm: Norm = "linf",

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from catwalk.attacks.attack import Attack, AttackSettings, cross_entropy_gradient
+from catwalk.attacks.threat_model import GreyLevels, grey_levels
 
 
 class FGSM(Attack):
@@ -15,7 +16,7 @@ class FGSM(Attack):
     section 4; the targeted step solves Eq. 3 of the reproduced paper to first order). Values whose gradient is 0 stay.
 
     Args:
-        epsilon: Radius of the L-infinity ball in grey levels, above 0.
+        epsilon: Radius of the L-infinity ball in grey levels, above 0; ``"8/255"`` are 8.
         targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
         **settings: As in :class:`Attack`.
 
@@ -23,7 +24,8 @@ class FGSM(Attack):
         CatwalkError: If an argument is out of its range.
     """
 
-    def __init__(self, epsilon: float = 8.0, targeted: bool = True, **settings: Unpack[AttackSettings]) -> None:
+    def __init__(self, epsilon: GreyLevels = 8.0, targeted: bool = True, **settings: Unpack[AttackSettings]) -> None:
+        epsilon = grey_levels(epsilon)
         super().__init__("linf", epsilon, targeted=targeted, **settings)
         self.epsilon = epsilon
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from catwalk.attacks.attack import Attack, AttackSettings, check_steps, cross_entropy_gradient
+from catwalk.attacks.threat_model import GreyLevels, grey_levels
 from catwalk.errors import CatwalkError
 
 
@@ -20,7 +21,7 @@ class MIFGSM(Attack):
     backward pass per step, draws no random number, and an image without gradient adds nothing to its sum.
 
     Args:
-        epsilon: Radius of the L-infinity ball in grey levels, above 0.
+        epsilon: Radius of the L-infinity ball in grey levels, above 0; ``"8/255"`` are 8.
         step: Length α of a step in grey levels, above 0; None means ``epsilon / iterations``.
         iterations: Number of steps, at least 1.
         momentum: Decay factor μ of the sum, 0 or above; 0 leaves PGD without a random start.
@@ -33,13 +34,15 @@ class MIFGSM(Attack):
 
     def __init__(
         self,
-        epsilon: float = 8.0,
-        step: float | None = None,
+        epsilon: GreyLevels = 8.0,
+        step: GreyLevels | None = None,
         iterations: int = 10,
         momentum: float = 1.0,
         targeted: bool = True,
         **settings: Unpack[AttackSettings],
     ) -> None:
+        epsilon = grey_levels(epsilon)
+        step = None if step is None else grey_levels(step, "step")
         super().__init__("linf", epsilon, targeted=targeted, **settings)
         check_steps(iterations, step, "epsilon / iterations")
         if not 0 <= momentum < math.inf:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from catwalk.attacks.attack import Attack, AttackSettings, check_steps, cross_entropy_gradient
-from catwalk.attacks.threat_model import Norm
+from catwalk.attacks.threat_model import GreyLevels, Norm, grey_levels
 from catwalk.counter_random import uniform
 
 
@@ -26,7 +26,7 @@ class PGD(Attack):
     if it changes all alike.
 
     Args:
-        epsilon: Radius of the ball in grey levels, above 0.
+        epsilon: Radius of the ball in grey levels, above 0; ``"8/255"`` are 8.
         step: Length α of a step in grey levels, above 0; None means ``epsilon / 6``.
         iterations: Number of steps, at least 1.
         random_start: Whether to start from a uniformly random point of the ball.
@@ -42,8 +42,8 @@ class PGD(Attack):
 
     def __init__(
         self,
-        epsilon: float = 8.0,
-        step: float | None = None,
+        epsilon: GreyLevels = 8.0,
+        step: GreyLevels | None = None,
         iterations: int = 10,
         random_start: bool = True,
         targeted: bool = True,
@@ -51,6 +51,8 @@ class PGD(Attack):
         norm: Norm = "linf",
         **settings: Unpack[AttackSettings],
     ) -> None:
+        epsilon = grey_levels(epsilon)
+        step = None if step is None else grey_levels(step, "step")
         super().__init__(norm, epsilon, targeted=targeted, random_start=random_start, seed=seed, **settings)
         check_steps(iterations, step, "epsilon / 6")
         self.epsilon = epsilon

@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 
 from catwalk.attacks.attack import AttackSettings, Scene, check_numbers
 from catwalk.attacks.descent import DescentAttack, features_of
-from catwalk.attacks.threat_model import Norm
+from catwalk.attacks.threat_model import GreyLevels, Norm
 from catwalk.errors import CatwalkError
 from catwalk.scorers import VisualScorer
 
@@ -39,7 +39,7 @@ class RankAttack(DescentAttack):
     Costs a forward and a backward pass per step and one forward pass more.
 
     Args:
-        epsilon: Radius of the ball in grey levels, above 0.
+        epsilon: Radius of the ball in grey levels, above 0; ``"8/255"`` are 8.
         step: Length α of a step in grey levels, above 0; None means ``epsilon / 10``.
         iterations: Number of steps, at least 1.
         objective: What is maximised.
@@ -62,8 +62,8 @@ class RankAttack(DescentAttack):
 
     def __init__(
         self,
-        epsilon: float = 8.0,
-        step: float | None = None,
+        epsilon: GreyLevels = 8.0,
+        step: GreyLevels | None = None,
         iterations: int = 100,
         objective: Objective = "exponential",
         recommender: Path | None = None,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal, get_args
 
 import torch
@@ -13,11 +14,52 @@ Norm = Literal["linf", "l2"]
 Space = Literal["pixels", "normalised"]
 Quantisation = Literal["inside", "round", "truncate"]
 
+GreyLevels = float | str
+"""A number of grey levels, or such as text: ``"8"``, or as a share of the range of a value, ``"8/255"``."""
+
+HALF_A_LEVEL = 0.5
+"""With an ε below, no value of an 8-bit image can change."""
+
 _SLACK = {"inside": 0.0, "round": 0.5, "truncate": 1.0}
 """How many grey levels each way of quantising may move a pixel beyond the ball."""
 
 _FLOAT32_ROUNDING = 255 * 2.0**-23
 """Grey levels by which float32 may misplace one pixel in [0, 1] and its distance from another."""
+
+
+def grey_levels(value: GreyLevels, argument: str = "epsilon") -> float:
+    """Return a number of grey levels, of which ``"8/255"`` are 8.
+
+    Args:
+        value: A number, which is returned as it is, or text.
+        argument: What the caller calls it, for the message.
+
+    Raises:
+        CatwalkError: If the text is neither a number nor a fraction.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        number, *divisor = (Fraction(part.strip()) for part in value.split("/"))
+        if len(divisor) > 1:
+            raise ValueError
+        return float(number * 255 / divisor[0] if divisor else number)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise CatwalkError(
+            f"{argument}: must be a number of grey levels, such as 8, or a share of the range of a value, such as "
+            f"8/255, which is the same; got {value!r}"
+        ) from None
+
+
+def below_half_a_level(epsilon: float | None) -> str | None:
+    """Return what is to be said of an ε that is too small for 8-bit images; None of others."""
+    if epsilon is None or epsilon >= HALF_A_LEVEL:
+        return None
+    levels = f"{255 * epsilon:.4g}"
+    return (
+        f"{epsilon:.4g} is less than half a grey level, so that no 8-bit image would change; ε counts grey levels: "
+        f"write {levels}, or {levels}/255 as text, for {levels}/255 of the range of a value"
+    )
 
 
 class ThreatModelError(RuntimeError):

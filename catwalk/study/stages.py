@@ -392,6 +392,7 @@ class AttackStage(Stage):
         self._stated = attack
         self.specification = attack_of(attack)
         self.attack: Attack = self.specification.instantiate()
+        self.attack.check_eight_bit()
         self.target = grid.target if self.attack.targeted else None
         if known is not None:
             goal = f"{grid.source} in {known.name}, seed {known.seed}"
