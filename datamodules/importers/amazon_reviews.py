@@ -165,8 +165,7 @@ def amazon_reviews(
         downloads: Folder in which fetched images stay; by default a hidden one beside DEST, which is removed when the
             dataset folder is complete, and from which an interrupted import goes on.
         leave_out_failed: Leave out and count items whose image cannot be fetched, rather than end with an error.
-        leave_out_damaged: Leave out and count items whose image in the folder IMAGES cannot be decoded, rather than
-            end with an error.
+        leave_out_damaged: Leave out and count items whose image cannot be decoded, rather than end with an error.
 
     Raises:
         CatwalkError: If an argument is out of range, DEST is not empty, a file is missing or malformed, or images

@@ -439,7 +439,9 @@ def print_summary(writer: DatasetWriter, console: Console) -> None:
     table.add_section()
     add_row("All", items, purchases)
     console.print(table)
-    lines = [f"{users:,} users with {_quotient(purchases, users, '.2f')} {kind.lower()} each on average"]
+    lines = ["no purchases: the folder serves CNNs and attacks on their images (catwalk attack), and no recommender"]
+    if purchases:
+        lines = [f"{users:,} users with {_quotient(purchases, users, '.2f')} {kind.lower()} each on average"]
     labelled = counts.get("labelled_images")
     if labelled:
         parts = ", ".join(f"{count:,} {split}" for split, count in labelled.items())

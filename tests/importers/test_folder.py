@@ -139,9 +139,12 @@ class TestTables:
         assert (dest / "items.csv").read_text().splitlines()[1] == "007,images/007.jpg,Shoes,Shoes"
         assert len(rows(dest)) == 6
 
-    def test_a_shop_without_purchases(self, source, dest):
+    def test_a_shop_without_purchases(self, source, dest, capsys):
         assert len(import_shop(source, dest, purchases=False)) == 4
         assert not (dest / "interactions.csv").exists()
+        out = " ".join(capsys.readouterr().out.split())
+        assert "no purchases: the folder serves CNNs and attacks on their images (catwalk attack)" in out
+        assert "0 users" not in out
 
     def test_many_batches_keep_their_rows_together(self, source, dest, monkeypatch):
         monkeypatch.setattr("catwalk.tables.BLOCK", 64)
