@@ -356,7 +356,7 @@ def test_a_published_split_is_written_and_counted(tmp_path):
 
 
 def test_cells_of_any_text_read_back(tmp_path):
-    texts = ["a\rb", "a\r\nb", "a\nb", 'a "b"', "a,b", " a ", "'", "\ufeffa", "\r"]
+    texts = ["a\rb", "a\r\nb", "a\nb", 'a "b"', "a,b", " a ", "'", "\ufeffa", "\rx\r"]
     with DatasetWriter(tmp_path / "shop") as writer:
         writer.write_images(["1.png"], np.zeros((1, 4, 4), dtype=np.uint8))
         writer.write_items([str(number) for number in range(len(texts))], ["1.png"] * len(texts), texts, texts[::-1])
