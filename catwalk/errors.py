@@ -32,4 +32,4 @@ class DivergedError(CatwalkError, ValueError):
 
 
 class TooLargeError(CatwalkError):
-    """Something takes more memory than the machine has."""
+    """Something takes more memory than the machine has left."""

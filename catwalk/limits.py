@@ -2,11 +2,16 @@
 
 import math
 import os
+import re
+from pathlib import Path
 
 from catwalk.errors import CatwalkError, TooLargeError
 
 LARGEST_SEED = 2**32 - 1
 """NumPy's and Lightning's own bound. A seed beyond 64 bits would be the same as a smaller one elsewhere."""
+
+SMALL = 2**28
+"""Bytes that are not asked for: any machine has them."""
 
 LARGEST_COUNT = 2**63 - 1
 """What fits in the integers of tensors."""
@@ -44,23 +49,31 @@ def check_number(value: float, argument: str, least: float) -> None:
 
 
 def check_memory(num_bytes: int, what: str, remedy: str) -> None:
-    """Raise a :class:`TooLargeError` if something takes more memory than the whole machine has.
+    """Raise a :class:`TooLargeError` if something takes more memory than the machine has left.
 
     Args:
         num_bytes: What it takes at least.
         what: Its name with the arguments that decide its size, for the message.
         remedy: What to do about it.
     """
-    if num_bytes > physical_memory():
+    if num_bytes < SMALL:
+        return
+    left = free_memory()
+    if num_bytes > left:
         raise TooLargeError(
-            f"{what} would take {num_bytes / 2**30:,.1f} GiB, and this machine has {physical_memory() / 2**30:,.1f} "
-            f"GiB of memory: {remedy}"
+            f"{what} would take {num_bytes / 2**30:.4g} GiB, and this machine has {left / 2**30:.4g} GiB of memory "
+            f"left: {remedy}"
         )
 
 
-def physical_memory() -> int:
-    """Return the machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def free_memory() -> int:
+    """Return in bytes what a process can have of the machine's memory; all of it where the system does not say."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = dict(re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE))
+    return 1024 * (int(found["MemAvailable"]) + int(found["SwapFree"]))
 
 
 def _check_whole(value: int, argument: str) -> None:

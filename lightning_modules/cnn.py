@@ -271,8 +271,15 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
         return predict(self.network, levels, len(items), [Bucket(np.arange(len(items)), alone)])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer and a schedule that is stepped after every batch."""
-        optimizer = self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        """Return the optimizer and a schedule that is stepped after every batch.
+
+        Raises:
+            CatwalkError: If one of them refuses a setting, or the schedule waits for a figure.
+        """
+        try:
+            optimizer = self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        except ValueError as error:
+            raise CatwalkError(f"optimizer: {error}") from error
         if self.make_lr_scheduler is None:
             if self.total_steps() == 0:  # nothing is to be trained, and a cycle cannot have no steps
                 return {"optimizer": optimizer}
@@ -284,7 +291,10 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
                 cycle_momentum=False,
             )
         else:
-            scheduler = self.make_lr_scheduler(optimizer)
+            try:
+                scheduler = self.make_lr_scheduler(optimizer)
+            except ValueError as error:
+                raise CatwalkError(f"lr_scheduler: {error}") from error
             if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
                 raise CatwalkError(
                     "lr_scheduler: is stepped after every batch, and ReduceLROnPlateau waits for a figure"

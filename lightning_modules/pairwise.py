@@ -137,6 +137,9 @@ class PairwiseRecommender(Recommender):
         """Return the optimizer, and give embeddings sparse gradients where it makes the same of them as of dense ones.
 
         A sparse step costs what the rows of a batch cost, a dense one what all users and items cost.
+
+        Raises:
+            CatwalkError: If the optimizer refuses a setting, or cannot train these parameters.
         """
         groups: list[dict[str, Any]] = [
             {"params": parameters, "lr": self.learning_rates[name]}
@@ -144,7 +147,10 @@ class PairwiseRecommender(Recommender):
             else {"params": parameters}
             for name, parameters in self.parameter_groups().items()
         ]
-        optimizer = self.make_optimizer(groups)
+        try:
+            optimizer = self.make_optimizer(groups)
+        except ValueError as error:
+            raise CatwalkError(f"optimizer: {error}") from error
         embeddings = [module for module in self.modules() if isinstance(module, nn.Embedding)]
         is_sparse = self._may_be_sparse() and _same_by_sparse_gradients(optimizer)
         if isinstance(optimizer, torch.optim.SparseAdam):

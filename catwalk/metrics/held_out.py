@@ -119,7 +119,7 @@ class HeldOutRankMetric(Metric):
         **kwargs: Passed to :class:`torchmetrics.Metric`.
 
     Raises:
-        CatwalkError: If ``top_k`` is so large that its counts are more than the machine's memory.
+        CatwalkError: If ``top_k`` is so large that its counts are more memory than is left.
         ValueError: If ``top_k`` is less than 1.
     """
 

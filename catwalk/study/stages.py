@@ -23,7 +23,7 @@ from callbacks.write_user_figures import WriteUserFigures
 from catwalk.attacks.attack import Attack
 from catwalk.backbones import Classifier, import_object, load_classifier
 from catwalk.catalogue import Catalogue
-from catwalk.errors import CatwalkError
+from catwalk.errors import CatwalkError, DivergedError, TooLargeError
 from catwalk.features import FeatureTable
 from catwalk.file_hashes import file_hash
 from catwalk.imagenet import imagenet_categories
@@ -165,7 +165,7 @@ class Stage(abc.ABC):
             self._require_unchanged()
             try:
                 figures = self.make(folder, progress)
-            except MisconfigurationException as error:  # settings of the Trainer that do not go together
+            except (MisconfigurationException, DivergedError, TooLargeError) as error:  # of settings that do not work
                 raise CatwalkError(f"{self.description}: {error}") from error
             self._require_unchanged()
             return {**figures, "seconds": round(time.perf_counter() - start, 3), "settings": self.settings}

@@ -135,8 +135,8 @@ class SearchedTraining:
         model.build(num_users=1, num_items=1, num_features=1)
         try:
             model.configure_optimizers()
-        except ValueError as error:
-            raise CatwalkError(f"model.optimizer: {error}") from error
+        except CatwalkError as error:
+            raise CatwalkError(f"model.{error}") from error
 
     def identity(self, search: Mapping[str, Any]) -> dict[str, Any]:
         """Return all that the trials of a search depend on, files by their contents, and watch these from now on."""
