@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from math import inf, nan
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,24 @@ def assert_same(first, second):
         assert getattr(first, field) == getattr(second, field)
 
 
+def spoilt(value):
+    """Return features of four items of which one is no number."""
+    features = torch.ones(4, 3)
+    features[3, 1] = value
+    return features
+
+
+def spoilt_row(value):
+    """Return a change of the features that makes one of them no number, beyond the first block."""
+
+    def change(features):
+        changed = features.clone()
+        changed[40, 1] = value
+        return changed
+
+    return change
+
+
 class TestFiles:
     def test_what_is_written_is_read_to_the_last_bit(self, table, catalogue, tmp_path):
         table.write(tmp_path / "new" / "folder", catalogue)
@@ -279,6 +298,8 @@ class TestRefusals:
                 "is damaged, extract the features",
             ),
             (lambda lines: [lines[0], lines[1] + "x", *lines[2:]], "is damaged, extract the features again"),
+            (lambda lines: [*lines[:-1], lines[-1].rpartition(",")[0] + ",nan"], "is damaged, .*not in"),
+            (lambda lines: [*lines[:-1], lines[-1].rpartition(",")[0] + ",1.5"], "is damaged, .*not in"),
             (lambda lines: ["item_id,category,share", *lines[1:]], "lacks the column 'probability'"),
         ],
     )
@@ -327,11 +348,75 @@ class TestRefusals:
         with pytest.raises(CatwalkError, match=r"predictions\.csv does not exist"):
             FeatureTable.read(tmp_path, catalogue)
 
-    @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-    def test_unusable_features(self, value):
-        predictions = Predictions(torch.full((2, 3), value), torch.zeros(2, dtype=torch.int64), torch.ones(2))
-        with pytest.raises(CatwalkError, match="the network's features are unusable"):
+    @pytest.mark.parametrize(
+        ("features", "message"),
+        [
+            (torch.zeros(2, 3), "the largest absolute value .* must be a finite number above .*, and is 0.0"),
+            (torch.full((2, 3), 1e-42), "the largest absolute value .*, and is 1"),
+            *((spoilt(value), f"feature 1 of item number 3 is {value}, and must be") for value in (nan, inf, -inf)),
+            (torch.ones(2), "they must be a matrix .*, and are 2 numbers"),
+            (torch.ones(2, 3, 1), "they must be a matrix .*, and are 2×3×1"),
+            (torch.ones(2, 0), "they must be a matrix .*, and are 2×0"),
+            (torch.ones(2, 3, dtype=torch.int64), "they are int64 and not floating-point numbers"),
+            (torch.ones(2, 3, dtype=torch.bool), "they are bool and not floating-point numbers"),
+            (torch.ones(2, 3, dtype=torch.complex64), "they are complex64 and not floating-point numbers"),
+        ],
+    )
+    def test_unusable_features(self, features, message):
+        predictions = Predictions(features, torch.zeros(len(features), dtype=torch.int64), torch.ones(len(features)))
+        with pytest.raises(CatwalkError, match=f"the network's features are unusable: {message}"):
             FeatureTable.from_predictions(predictions, ("a",), "", "")
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    @pytest.mark.parametrize("in_memory", [True, False])
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            *(
+                (spoilt_row(value), f"feature 1 of item number 40 is {value}, and must be")
+                for value in (nan, inf, -inf)
+            ),
+            (lambda features: features[:, 0].contiguous(), "they must be a matrix .*, and are 90 numbers"),
+            (lambda features: features[:, :0].contiguous(), "they must be a matrix .*, and are 90×0"),
+            (lambda features: features[:, :, None].contiguous(), "they must be a matrix .*, and are 90×7×1"),
+            (lambda features: features.clamp(-9, 9).int(), "they are int32 and not floating-point numbers"),
+            (lambda features: features.to(torch.complex64), "they are complex64 and not floating-point numbers"),
+            (lambda features: features.double() * 1e200, "feature . of item number 0 is .*e.*, and must be a finite"),
+        ],
+    )
+    def test_unusable_features_in_a_file(
+        self, table, catalogue, tmp_path, monkeypatch, change, message, in_memory, dtype
+    ):
+        monkeypatch.setattr("catwalk.features.BLOCK_BYTES", 32 * 4 * 7)  # blocks of 32 rows
+        table.write(tmp_path, catalogue)
+        with safe_open(tmp_path / "features.safetensors", "pt") as file:
+            metadata = file.metadata()
+        save_file({"features": change(table.features)}, tmp_path / "features.safetensors", metadata)
+        with pytest.raises(CatwalkError, match=rf"features\.safetensors holds unusable features: {message}"):
+            FeatureTable.read(tmp_path, catalogue, dtype, in_memory)
+
+    def test_a_single_number(self, table, catalogue, tmp_path):
+        table.write(tmp_path, catalogue)
+        with safe_open(tmp_path / "features.safetensors", "pt") as file:
+            metadata = file.metadata()
+        save_file({"features": torch.tensor(1.0)}, tmp_path / "features.safetensors", metadata)
+        with pytest.raises(CatwalkError, match="holds a single number"):
+            FeatureTable.read(tmp_path, catalogue)
+
+    @pytest.mark.parametrize("scale", ["0", "-1.0", "NaN", "Infinity", "1e-42", '"nan"'])
+    def test_a_scale_by_which_nothing_can_be_divided(self, table, catalogue, tmp_path, scale):
+        table.write(tmp_path, catalogue)
+        with safe_open(tmp_path / "features.safetensors", "pt") as file:
+            stamp = file.metadata()["catwalk"].replace(f'"scale": {table.scale}', f'"scale": {scale}')
+        save_file({"features": table.features}, tmp_path / "features.safetensors", {"catwalk": stamp})
+        with pytest.raises(CatwalkError, match="cannot be read: the largest absolute value of the features, which"):
+            FeatureTable.read(tmp_path, catalogue)
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+def test_no_attack_brings_features_in_that_are_no_numbers(table, value):
+    with pytest.raises(CatwalkError, match=f"changed images are unusable: feature 2 of item number 1 is {value}"):
+        table.poisoned(np.array([5, 80]), torch.tensor([[0.0] * 7, [0.0, 0.0, value, 0.0, 0.0, 0.0, 0.0]]))
 
 
 def test_poisoning_touches_only_its_rows(table):

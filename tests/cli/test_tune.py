@@ -1,5 +1,6 @@
 """``catwalk tune``: a search, what it leaves, how it goes on, and what it refuses."""
 
+import contextlib
 import csv
 import errno
 import json
@@ -19,6 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 
 from catwalk.catalogue import Catalogue
 from catwalk.cli import main
+from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, Predictions
 from catwalk.locks import locked
 from catwalk.tuning.training import SearchedTraining
@@ -290,6 +292,90 @@ def test_a_trial_that_diverges_fails_and_the_search_goes_on(here, run) -> None:
     assert len(rows_of("wild")) == 6
 
 
+def test_a_trial_whose_scores_overflow_fails_and_says_why(here, run) -> None:
+    """Minus infinity for a held-out item is no purchase of it, for which the search would end at the trial."""
+    sgd = {"class_path": "torch.optim.SGD"}
+    model = {"class_path": "lightning_modules.BPRMF", "init_args": {"factors": 1, "optimizer": sgd}}
+    search = {"model.optimizer.lr": {"choices": [1.0e30]}}  # one batch: the loss is finite, and no score is
+    settings = {**CHEAP, "model": model, "search": search, "data": {"batch_size": 100_000}}
+    for trials in (1, 2):  # goes on after the trial
+        outcome = tune(run, {**settings, "trials": trials})
+        assert outcome.code == 2
+        assert "failed (BPRMF: a score is" in outcome.out
+        assert "no trial has been completed" in outcome.err
+        assert "(the last failure: BPRMF: a score is" in outcome.err
+        assert [row["state"] for row in rows_of("cheap")] == ["fail"] * trials
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
+)
+def test_a_trial_for_which_the_memory_does_not_suffice_fails(here, run, monkeypatch, error: Exception) -> None:
+    build, tried = BPRMF.build, []
+
+    def too_large(self: BPRMF, num_users: int, num_items: int, num_features: int) -> None:
+        if num_users > 1:
+            tried.append(num_users)
+            if len(tried) == 2:
+                raise error
+        build(self, num_users, num_items, num_features)
+
+    monkeypatch.setattr(BPRMF, "build", too_large)
+    outcome = tune(run, {**CHEAP, "trials": 3})
+    assert outcome.code == 0, outcome.err
+    assert [row["state"] for row in rows_of("cheap")] == ["complete", "fail", "complete"]
+
+
+def test_a_trial_whose_class_refuses_what_was_drawn_fails(here, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ends of the range are fine."""
+    made = BPRMF.__init__
+
+    def picky(self: BPRMF, **settings: Any) -> None:
+        if settings.get("regularization") not in (None, 0.001, 10):
+            raise CatwalkError("regularization: not this one")
+        made(self, **settings)
+
+    monkeypatch.setattr(BPRMF, "__init__", picky)
+    outcome = tune(run, {**CHEAP, "trials": 2})
+    assert outcome.code == 2
+    assert "the last failure: model: regularization: not this one" in outcome.err
+    assert [row["state"] for row in rows_of("cheap")] == ["fail", "fail"]
+
+
+def test_after_a_bug_the_search_goes_on_with_the_next_trial(here, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, trained = BPRMF.training_step, SearchedTraining.run
+
+    def broken(self: SearchedTraining, trial: optuna.Trial, *others: Any) -> None:
+        def training_step(model: BPRMF, *batch: Any) -> Any:
+            if trial.number == 1:
+                raise ZeroDivisionError("a bug")
+            return step(model, *batch)
+
+        monkeypatch.setattr(BPRMF, "training_step", training_step)
+        trained(self, trial, *others)
+
+    monkeypatch.setattr(SearchedTraining, "run", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        tune(run, {**CHEAP, "trials": 3})
+    assert [row["state"] for row in rows_of("cheap")] == ["complete", "fail"]
+    assert tune(run, {**CHEAP, "trials": 3}).code == 0
+    assert [row["state"] for row in rows_of("cheap")] == ["complete", "fail", "complete"]
+
+
+def test_what_is_wrong_with_the_search_or_the_machine_is_no_failed_trial(
+    here, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error in (CatwalkError("the shop is gone"), OSError("the disk is gone")):
+
+        def gone(self: InteractionTriplets, stage: str, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(InteractionTriplets, "setup", gone)
+        with pytest.raises(OSError, match="gone") if isinstance(error, OSError) else contextlib.nullcontext():
+            assert tune(run, {**CHEAP, "trials": 3}).code == 2
+        assert not Path("out/cheap/trials.csv").exists()
+
+
 def test_no_trial_begins_after_the_timeout(here, run) -> None:
     outcome = tune(run, CHEAP, "--timeout=1e-9")
     assert outcome.code == 2
@@ -385,6 +471,12 @@ REFUSED = {
     "unknown mode": (changed(mode="middle"), ["mode", "max, min", "middle"]),
     "no trials": (changed(trials=0), ["trials", "got 0"]),
     "no patience": (changed(patience=0), ["patience", "got 0"]),
+    "negative seed": (changed(seed=-1), ["seed must be at least 0, got -1"]),
+    "seed beyond what generators take": (changed(seed=2**32), ["seed must be at most 4294967295", "4294967296"]),
+    "factors that fit in no memory": (
+        searching("model.factors", {"choices": [2, 10**12]}),
+        ["factors 1000000000000", "GiB"],
+    ),
     "no time": (changed(timeout=0), ["timeout", "got 0"]),
     "unknown wandb": (changed(wandb="sometimes"), ["wandb", "off, offline or online", "sometimes"]),
     "no name": (changed(name="."), ["name", "'.'"]),

@@ -45,6 +45,20 @@ CASES = {
         {"recommenders": {}, "attacks.0": {"class_path": "catwalk.attacks.RankAttack", "init_args": {"epsilon": 8}}},
         ["attacks", "ε = 8", "the study has none"],
     ),
+    "negative seed": ({"seeds": [0, -1]}, ["seeds: each must be at least 0, got -1"]),
+    "seed beyond what generators take": (
+        {"seeds": [0, 2**32]},
+        ["seeds: each must be at most 4294967295", "4294967296"],
+    ),
+    "negative seed of a network": ({"extractors.T.seed": -1}, ["extractors.T.seed must be at least 0, got -1"]),
+    "seed of a network beyond 64 bits": (
+        {"extractors.T.seed": 2**64},
+        ["extractors.T.seed must be at most 4294967295"],
+    ),
+    "lists of absurd length": (
+        {"recommenders.VBPR.model.init_args.top_k": [20, 10**9]},
+        ["recommenders.VBPR.model", "top_k 1000000000 would take"],
+    ),
     "missing dataset": ({"dataset": "nowhere"}, ["nowhere", "catwalk data --help"]),
     "top_k larger than the catalogue": ({"top_k": 91}, ["top_k", "90", "91"]),
     "top_k of none": ({"top_k": 0}, ["top_k", "got 0"]),
