@@ -458,6 +458,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if reason.startswith("Weights only load failed"):  # and goes on with advice to run the code in it
+            reason = "it is none, is damaged, or holds code, which is never run"
         raise CatwalkError(f"checkpoint {path} cannot be read: {reason}") from error
     if not isinstance(checkpoint, dict):
         raise CatwalkError(f"checkpoint {path} holds no dictionary")

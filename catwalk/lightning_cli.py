@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -245,11 +246,12 @@ class CatwalkCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check the checkpoint before anything long begins, and send checkpoints where they are wanted."""
-        if self._get(self.config, "trainer") is None:
-            raise CatwalkError("trainer: expected options of the Trainer, got nothing; leave it out, or give it some")
+        self._check_trainer()
         self._set_checkpoint_dir()
         path = self._get(self.config, "ckpt_path")
         if path is not None and (path not in ("last", "hpc") or self.subcommand != "fit") and "://" not in str(path):
+            if not path:
+                raise CatwalkError("ckpt_path: the name of a checkpoint is missing")
             if Path(path).is_dir():
                 if any(Path(path, name).exists() for name in DISTRIBUTED):
                     return
@@ -259,23 +261,35 @@ class CatwalkCLI(LightningCLI):
             if settings.get("weights") is not None and not Path(settings["weights"]).is_file():
                 settings["weights"] = None  # what the network began with, and is not needed any more
 
+    def _check_trainer(self) -> None:
+        """Refuse what the Trainer does not check."""
+        if self._get(self.config, "trainer") is None:
+            raise CatwalkError("trainer: expected options of the Trainer, got nothing; leave it out, or give it some")
+        for name in ("check_val_every_n_epoch", "accumulate_grad_batches"):
+            value = self._get(self.config, f"trainer.{name}")
+            if value is not None and value < 1:
+                raise CatwalkError(f"trainer.{name}: must be at least 1, got {value}")
+
     def _set_checkpoint_dir(self) -> None:
         """Let all callbacks that write checkpoints write them into ``checkpoint_dir``, where it is given."""
         folder = self._get(self.config, "checkpoint_dir")
-        if folder is None:
-            return
         given = self._get(self.config, "trainer.callbacks") or []
         writers = [
             callback
             for callback in (given if isinstance(given, list) else [given])
             if inspect.isclass(kind := imported(callback["class_path"])) and issubclass(kind, ModelCheckpoint)
         ]
-        if not writers:
+        for callback in writers:
+            if folder is not None:
+                callback["init_args.dirpath"] = folder
+            option = "trainer.callbacks.dirpath" if folder is None else "checkpoint_dir"
+            dirpath = callback.get("init_args.dirpath")
+            if dirpath is not None and (not dirpath or Path(dirpath).is_file()):
+                raise CatwalkError(f"{option}: expected a folder, got {dirpath or 'nothing'}, which is none")
+        if folder is not None and not writers:
             raise CatwalkError(
                 "checkpoint_dir: no callback of the configuration writes checkpoints; add callbacks.ResumableCheckpoint"
             )
-        for callback in writers:
-            callback["init_args.dirpath"] = folder
 
     def instantiate_classes(self) -> None:
         """Make the objects, and say in one line what they refuse."""
@@ -313,8 +327,16 @@ class CatwalkCLI(LightningCLI):
         stated = list(self._get(self.config_init, "trainer.callbacks") or [])  # before the Trainer adds its own
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (ValueError, MisconfigurationException) as error:
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise CatwalkError(f"trainer: {error}") from error
+        except RuntimeError as error:
+            twice = re.match(r"Found more than one stateful callback of type `(\w+)`", str(error))
+            if twice is None:
+                raise
+            raise CatwalkError(
+                f"trainer.callbacks: there are two of {twice[1]}; two configurations of a model, as of a CNN and of a "
+                "recommender, do not stack: give one of them"
+            ) from error
         keep_sigterm(trainer)
         write_whole_checkpoints(trainer)
         if os.environ.get("WANDB_MODE") == "disabled":  # which Lightning does not look at
@@ -437,6 +459,8 @@ class CatwalkCLI(LightningCLI):
         except Exception as error:
             if (unknown := _unknown_figure(str(error))) is not None:
                 raise CatwalkError(unknown) from error
+            if _is_refusal(error):
+                raise CatwalkError(f"{subcommand}: {error}") from error
             wandb = sys.modules.get("wandb")
             if wandb is None or not isinstance(error, wandb.Error):
                 raise
@@ -464,6 +488,17 @@ def _saved_by(callback: Callback) -> str:
     if not isinstance(callback, ModelCheckpoint) or callback.save_weights_only:
         return ""
     return callback.last_model_path or callback.best_model_path
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether an error is one by which Lightning, an optimizer or a remote file system refuse a setting.
+
+    They raise it themselves; one that is raised below them, or by our code, is a bug.
+    """
+    if not isinstance(error, ValueError | RuntimeError | ImportError):
+        return False
+    place = traceback.extract_tb(error.__traceback__)[-1].filename.replace(os.sep, "/")
+    return any(f"/{folder}/" in place for folder in ("pytorch_lightning", "lightning_fabric", "torch/optim", "fsspec"))
 
 
 def _unknown_figure(message: str) -> str | None:

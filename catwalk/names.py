@@ -13,7 +13,9 @@ SHOWN = 30
 
 def closest(name: str, names: Sequence[str]) -> list[str]:
     """Return those names that another may have meant, the likeliest first; small and large letters are the same."""
-    folded = {other.casefold(): other for other in reversed(names)}
+    folded: dict[str, str] = {}
+    for other in names:
+        folded.setdefault(other.casefold(), other)
     name = name.casefold()
     scores = {other: difflib.SequenceMatcher(None, other, name).ratio() for other in folded}
     best = max(scores.values(), default=0.0)

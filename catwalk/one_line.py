@@ -169,6 +169,8 @@ def _tree(message: str) -> list[Node]:
         indentation = len(line) - len(line.lstrip())
         if text.startswith("- "):
             text, indentation = text[2:], indentation + 1
+        if text.startswith("Given value: "):
+            text = re.sub(r"\. Got value: Namespace\(.*\)$", "", text)
         while open_nodes[-1][0] >= indentation:
             open_nodes.pop()
         node = Node(text)
@@ -208,11 +210,16 @@ def _explain_one(node: Node, context: Context) -> Problem | None:
         inner = _explain(node.children, name, match[1])
         is_named = inner.keys or match[1] in inner.text
         return inner if is_named else Problem((), f"{match[1]}: {inner.text}")
+    if re.match(r"Expected an? instantiatable class, but \w+ is abstract", text):
+        options = re.findall(r"NestedArg\(key='(.+?)'", text) or ["an option"]
+        return Problem((), f"{options[0]} is given before a class that has it, such as {_example(name)}")
     if match := re.fullmatch(r"Expected a (.+?)\. Got value: ?(.*)", text):
         kind = _type(match[1])
         example = f", such as [{match[2]}]," if kind == "list" and re.fullmatch(r"-?[\d.]+", match[2]) else ","
         return Problem((), f"expected {kind}{example} got {match[2] or 'nothing'}")
     if match := re.fullmatch(r"Expected a dot import path string: ?(.*)", text):
+        if re.search(r"<class '(int|float)'>", context.kinds):
+            return None  # a number was meant
         if not match[1]:
             return Problem((), f"expected a class, such as {_example(name)}, got nothing")
         return Problem((), f"there is no class {match[1]}{_listed_classes(match[1], name, context.kinds)}")
@@ -228,19 +235,25 @@ def _explain_one(node: Node, context: Context) -> Problem | None:
         return Problem((), f"there is no {match[1]}.{match[2]}{did_you_mean(match[2], _classes(match[1]))}")
     if match := re.fullmatch(r"No module named '(.+)'", text):
         return Problem((), f"there is no module {match[1]}; a class path reads like {_example(name)}")
+    if match := re.fullmatch(r'Type typing\.Callable.+? callable class: (Parser key "[^"]+":)', text):
+        return _explain_one(Node(match[1], node.children), context)
     if match := re.fullmatch(r"Type typing\.Callable.+?: (.+?)\. Got value: Namespace\(class_path='([^']+)'.*", text):
         return _explain_one(Node(f"Problem with given class_path '{match[2]}':", [Node(match[1])]), context)
     if match := re.fullmatch(r"Option '(.+)' is not accepted", text):
-        return Problem((), f"there is no option {match[1]}{did_you_mean(match[1], _options(context.class_path))}")
+        hint = "; --checkpoint_dir sets that of all checkpoints" if match[1] == "dirpath" else ""
+        return Problem((), f"there is no option {match[1]}{did_you_mean(match[1], _options(context.class_path))}{hint}")
     if match := re.fullmatch(r"the following arguments are required: (.+)", text):
         hint = "; give --data.dataset, or a --config such as configs/data/synthetic.yaml"
         return Problem((), f"{match[1]} missing{hint if (name, match[1]) == ('data', 'dataset') else ''}")
+    if match := re.fullmatch(r"Expected '(.+)' to be a subclass of <class '(?:\w+\.)*(\w+)'>\.?", text):
+        return Problem((), f"{match[1]} is no {match[2]}, unlike {_example(name)}")
     if match := re.fullmatch(r"Import path (\S+ )?does not correspond to a subclass of (\w+)", text):
         return Problem((), f"{context.value or match[1] or 'the class'} is no {match[2]}, unlike {_example(name)}")
     if text == "'NoneType' object has no attribute 'keys'":
         return Problem((), "init_args is empty: leave it out, or give it options")
-    if text.startswith("Not a valid subclass of"):
-        got = "" if context.value is None else f", got {context.value}"
+    if match := re.fullmatch(r"Not a valid subclass of \w+\.?(?: Got value: ?(.*))?", text):
+        value = context.value or match[1]
+        got = "" if value is None else f", got {value}"
         return Problem((), f"expected a class, such as {_example(name)}{got}", is_vague=True)
     if text.startswith("Does not validate") and node.children:
         return _explain(node.children, name, context.class_path)
@@ -295,7 +308,13 @@ def _type(text: str) -> str:
     text = re.sub(r"(?:\w+\.)+(\w+)", r"\1", text)
     if match := re.fullmatch(r"Literal\[(.+)\]", text):
         return f"one of {match[1]}".replace("'", "")
-    names = {"Sequence": "list", "PosixPath": "path", "Path": "path", "dict": "dict such as {name: value}"}
+    names = {
+        "Sequence": "list",
+        "PosixPath": "path",
+        "Path": "path",
+        "tuple": "list of values",
+        "dict": "dict such as {name: value}",
+    }
     return names.get(text, text)
 
 
@@ -315,7 +334,8 @@ def _listed_classes(given: str, name: str | None, kinds: str = "") -> str:
         name: The argument.
         kinds: The types that the argument takes, as the message shows them; by the argument's example if empty.
     """
-    bases = [base for path in re.findall(r"(?:\w+\.)+\w+", kinds) if inspect.isclass(base := imported(path))]
+    paths = [path for path in re.findall(r"(?:\w+\.)+\w+", kinds) if not path.startswith(("typing.", "collections."))]
+    bases = [base for path in paths if inspect.isclass(base := imported(path))]
     example = imported(_example(name))
     if not kinds and inspect.isclass(example):
         bases = [base for base in example.__mro__ if base.__name__ in BASE_CLASSES]
@@ -371,9 +391,11 @@ def _options(class_path: str | None) -> list[str]:
     if not inspect.isclass(kind):
         return []
     try:
-        return ArgumentParser(exit_on_error=False).add_class_arguments(kind, fail_untyped=False)
+        options = ArgumentParser(exit_on_error=False).add_class_arguments(kind, fail_untyped=False)
     except (ValueError, TypeError):
         return []
+    is_optimizer = any(base.__name__ == "Optimizer" for base in kind.__mro__)
+    return [option for option in options if not (is_optimizer and option == "params")]  # which the model gives
 
 
 def options_of(kind: type, section: str) -> list[str]:
