@@ -187,11 +187,12 @@ class InjectPoisonedImages(Callback):
         """
         is_first, world_size = trainer.is_global_zero, trainer.world_size
         console = Console()
-        is_shown = is_first and console.is_terminal
         aside: Path | None = None
         with ExitStack() as stack:
             stack.enter_context(isolate_rng())
-            bar = stack.enter_context(Progress(console=console, transient=True, disable=not is_shown))
+            bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+            if is_first:
+                stack.enter_context(bar)
             with _together(trainer):
                 if is_first:
                     remove_leftovers(self.output / PARTIAL)

@@ -148,6 +148,9 @@ def _never_silent(command: str) -> Iterator[None]:
 
     from catwalk.progress import Progress
 
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # the first of several processes speaks for all
+        yield
+        return
     # Beside what the command shows otherwise: an importer's bars are on stderr.
     with Progress(console=Console(stderr=command == "data"), disable=True) as progress:
         progress.add_task(f"catwalk {escape(command)}", total=None)

@@ -32,9 +32,9 @@ import datamodules
 import lightning_modules
 from callbacks.inject_poisoned_images import InjectPoisonedImages
 from callbacks.resumable_checkpoint import ResumableCheckpoint
+from callbacks.run_labels import call_run, run_labels
 from callbacks.show_batches import LogBatches
 from callbacks.wandb_axes import WandbAxes
-from callbacks.wandb_loggers import call_run, run_labels
 from catwalk import __version__, known_notices
 from catwalk.atomic_files import written_aside
 from catwalk.backbones import read_checkpoint
@@ -88,7 +88,7 @@ class SaveConfiguration(SaveConfigCallback):
     """Writes the full configuration into the run's own folder, and logs it as the run's hyper-parameters.
 
     With it go ``provenance``, what the figures depend on and the configuration does not say, and what the run is in few
-    words, under the names that a study's cells have (:func:`~callbacks.wandb_loggers.run_labels`).
+    words, under the names that a study's cells have (:func:`~callbacks.run_labels.run_labels`).
     """
 
     labels: Mapping[str, Any] = MappingProxyType({})

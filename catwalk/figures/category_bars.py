@@ -50,7 +50,7 @@ def draw_category_bars(
                 axes.plot(*mark, color=INK, linewidth=2, solid_capstyle="butt")
                 text += f"  ({now[name] - before[name]:+.3f})".replace("-", "\N{MINUS SIGN}")
             axes.text(end + 0.012 * longest, place, text, va="center", fontsize=8)
-        axes.set_yticks(places, [shortened(name) for name in shown], parse_math=False)
+        axes.set_yticks(places, [shortened(name) for name in shown])
         axes.set(xlim=(0, 1.16 * longest), ylim=(len(shown) - 0.4, -0.6))
         axes.set_xlabel(f"CHR@{top_k}: mean number of places in a list of {top_k}")
         axes.set_title(title if len(shown) == len(now) else f"{title}: {len(shown)} of {len(now):,} categories")

@@ -40,9 +40,9 @@ def draw_confusion(before: Sequence[str], after: Sequence[str], title: str) -> F
                 colour = "white" if shares[row, column] > 0.55 else INK
                 text = f"{count:,}\n{shares[row, column]:.0%}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-        axes.set_yticks(range(len(rows)), [shortened(name, 22) for name in rows], parse_math=False)
+        axes.set_yticks(range(len(rows)), [shortened(name, 22) for name in rows])
         labels = [shortened(name, 22) for name in columns]
-        axes.set_xticks(range(len(columns)), labels, parse_math=False, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_xticks(range(len(columns)), labels, rotation=30, ha="right", rotation_mode="anchor")
         axes.set(xlabel="seen after the attack", ylabel="seen before")
         axes.set_title(title)
         axes.tick_params(length=0)

@@ -102,7 +102,7 @@ def draw_gallery(items: Sequence[GalleryItem], title: str) -> Figure:
                 _show(axes, picture)
                 for line, (text, colour) in enumerate(caption):
                     y = 1 - (top + tall + 0.06 + 0.14 * line) / height
-                    figure.text(x / width, y, text, va="top", fontsize=7.5, color=colour, parse_math=False)
+                    figure.text(x / width, y, text, va="top", fontsize=7.5, color=colour)
                 if number % rows == 0:
                     head = ("before", "after", f"difference × {FACTOR}")[column]
                     figure.text(x / width, 1 - (top - 0.08) / height, head, fontsize=9, color=DIM)

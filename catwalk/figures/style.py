@@ -25,6 +25,7 @@ STYLE: dict[Any, Any] = {
     "font.size": 10,
     "text.color": INK,
     "text.usetex": False,
+    "text.parse_math": False,  # names may hold dollars
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
     "axes.titlesize": 12,

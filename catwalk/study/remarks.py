@@ -44,7 +44,9 @@ def remarks_on_networks(shop: Shop, grid: Grid, networks: Sequence[tuple[Classif
     sentences = []
     for classifier, features in networks:
         if classifier.is_trained_here:
-            sentences += [_on_accuracy(shop, classifier), _on_source(shop, grid, classifier.name, features)]
+            sentences.append(_on_accuracy(shop, classifier))
+        if grid.source in shop.catalogue.category_names:  # ImageNet has other categories
+            sentences.append(_on_source(shop, grid, classifier, features))
     return " ".join(filter(None, sentences))
 
 
@@ -64,11 +66,10 @@ def _on_accuracy(shop: Shop, classifier: ClassifierStage) -> str | None:
     )
 
 
-def _on_source(shop: Shop, grid: Grid, name: str, features: FeaturesStage) -> str | None:
+def _on_source(shop: Shop, grid: Grid, classifier: ClassifierStage, features: FeaturesStage) -> str | None:
     """Return a sentence where a network and the dataset agree on few of the items of the source category."""
-    source = shop.catalogue.category_names.index(grid.source)
-    labelled = shop.catalogue.categories == source
-    seen = features.table.categories == source
+    labelled = shop.catalogue.categories == shop.catalogue.category_names.index(grid.source)
+    seen = features.table.categories == list(classifier.category_names).index(grid.source)
     both, by_dataset, by_network = (int(items.sum()) for items in (labelled & seen, labelled, seen))
     if 2 * both >= by_dataset and 2 * both >= by_network:
         return None
@@ -76,7 +77,7 @@ def _on_source(shop: Shop, grid: Grid, name: str, features: FeaturesStage) -> st
     if grid.protocol.source_items == "network" and by_dataset:
         remedy = "; protocol.source_items: dataset attacks those that the dataset labels so"
     return (
-        f"CNN {name} and the dataset disagree about most items: it sees {grid.source} in {both:,} of the "
+        f"CNN {classifier.name} and the dataset disagree about most items: it sees {grid.source} in {both:,} of the "
         f"{by_dataset:,} that the dataset labels so, and in {by_network - both:,} others{remedy}."
     )
 

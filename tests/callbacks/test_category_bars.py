@@ -9,6 +9,7 @@ import pytest
 import rankings
 import torch
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from pytorch_lightning import seed_everything
 from pytorch_lightning.loggers import TensorBoardLogger
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ from callbacks import CategoryBars, CategoryHitRatio, InjectPoisonedImages
 from catwalk.attacks import PGD
 from catwalk.figures.category_bars import LARGEST, draw_category_bars
 from catwalk.figures.confusion import MOST, draw_confusion
-from catwalk.figures.style import BLUE, GREY, ORANGE
+from catwalk.figures.style import BLUE, GREY, ORANGE, save
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
@@ -203,3 +204,14 @@ def test_many_categories_are_counted_together() -> None:
     assert sum(counted.values()) == 2000
     both = sum(then not in kept for then in before)
     assert sum(count for (_, row), count in counted.items() if row == MOST - 1) == both
+
+
+@pytest.mark.parametrize("name", ["$5 and $10 tops", r"$\frac{x}$", "a_b^c %", "外套 👗", "x" * 200, "a\nb"])
+def test_names_in_pictures_are_no_formulas(name: str, tmp_path: Path) -> None:
+    bars = draw_category_bars(
+        {name: 1.0, "Bag": 0.5}, None, None, top_k=20, source=name, target=f"{name} 2", title=f"CHR of {name[:40]}"
+    )
+    for number, figure in enumerate((bars, draw_confusion([name], [f"{name} 2"], f"{name[:40]}: what is seen"))):
+        save(figure, tmp_path / f"{number}.png")
+        texts = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_text() != "")
+        assert not any(text.get_parse_math() for text in texts)

@@ -9,7 +9,8 @@ import pytest
 from pytorch_lightning.loggers import WandbLogger
 
 from callbacks import InjectPoisonedImages
-from callbacks.wandb_loggers import call_run, files_with_run, run_labels
+from callbacks.run_labels import call_run, run_labels
+from callbacks.wandb_loggers import files_with_run
 from catwalk.attacks import PGD, CarliniWagner
 from catwalk.study.wandb import SETTINGS
 from datamodules import InteractionTriplets, ProductImages

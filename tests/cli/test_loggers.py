@@ -104,7 +104,7 @@ def test_a_log_has_lines_instead_of_a_bar(work, run, monkeypatch: pytest.MonkeyP
         match for line in lines if (match := re.fullmatch(r"fit · (\d+)/(\d+) \(\d+%\) · epoch [123]/3.*", line))
     ]
     assert batches
-    assert {int(match[2]) for match in batches} == {3 * (-(-180 // 32))}
+    assert {int(match[2]) for match in batches} == {3 * -(-216 // 32)}
     (last,) = (line for line in lines if "epoch 3, train/loss" in line)
     assert re.fullmatch(r"fit · (\d+)/\1 \(100%\) · epoch 3, train/loss \S+, val/accuracy \S+.* · \d+ s", last)
 

@@ -1,0 +1,82 @@
+"""What a single run is called on W&B, as if it were a cell of a study."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningDataModule, LightningModule
+from pytorch_lightning.loggers import WandbLogger
+
+from callbacks.inject_poisoned_images import InjectPoisonedImages
+from catwalk.catalogue import read_dataset_info
+from catwalk.errors import CatwalkError
+from lightning_modules.cnn import ProductClassifier
+from lightning_modules.recommender import Recommender
+
+NO_ATTACK = "No attack"
+
+
+def run_labels(
+    model: LightningModule, data: LightningDataModule, callbacks: Sequence[Callback], seed: int | None
+) -> dict[str, Any]:
+    """Return what a run is, under the names that a study's cells have, to filter and group by.
+
+    Args:
+        model: What is trained or tested.
+        data: Its data, not set up yet.
+        callbacks: The run's.
+        seed: The run's.
+
+    Returns:
+        ``dataset`` (name), ``protocol``, ``extractor`` (class of the network, or the folder with the features that the
+        recommender looks at), ``attack``, ``epsilon``, ``recommender`` (class), ``seed``, ``source`` and ``target``;
+        None for what the run does not have.
+    """
+    attack = next((callback for callback in callbacks if isinstance(callback, InjectPoisonedImages)), None)
+    is_recommender = isinstance(model, Recommender)
+    features = getattr(data, "features", None) if is_recommender else None
+    network = type(model).__name__ if isinstance(model, ProductClassifier) else features
+    return {
+        "dataset": _dataset_name(data),
+        "protocol": attack.protocol.name if attack is not None else None,
+        "extractor": None if network is None else str(network),
+        "attack": attack.attack.name if attack is not None else NO_ATTACK if is_recommender else None,
+        "epsilon": attack.attack.threat_model.epsilon if attack is not None else None,
+        "recommender": type(model).__name__ if is_recommender else None,
+        "seed": seed,
+        "source": attack.source if attack is not None else None,
+        "target": attack.target if attack is not None else None,
+    }
+
+
+def _dataset_name(data: LightningDataModule) -> str | None:
+    folder = getattr(data, "dataset", None)
+    if folder is None:
+        return None
+    folder = Path(folder)
+    try:
+        return str(read_dataset_info(folder).get("name", folder.resolve().name))
+    except CatwalkError:  # which is told when the data are set up
+        return folder.name
+
+
+def call_run(logger: WandbLogger, command: str, labels: dict[str, Any]) -> None:
+    """Give a run that has not begun a name, a group and a job type, unless its user has.
+
+    Args:
+        logger: The run's.
+        command: The job type.
+        labels: Those of :func:`run_labels`. The group is the dataset's name; the name says what stands in which cell of
+            a study's grid: ``PGD (ε = 8) · VBPR · seed 0``.
+    """
+    parts = [labels["attack"], labels["recommender"]] if labels["recommender"] else [labels["extractor"]]
+    seed = "" if labels["seed"] is None else f"seed {labels['seed']}"
+    settings = {
+        "name": (" · ".join(filter(None, [*parts, seed])), "WANDB_NAME"),
+        "group": (labels["dataset"], "WANDB_RUN_GROUP"),
+        "job_type": (command, "WANDB_JOB_TYPE"),
+    }
+    for name, (value, variable) in settings.items():
+        if not logger._wandb_init.get(name) and not os.environ.get(variable):
+            logger._wandb_init[name] = value or None
