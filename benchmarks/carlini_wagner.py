@@ -3,7 +3,7 @@
     python benchmarks/carlini_wagner.py --classifier runs/traditional/classifier.ckpt --dataset data/demo
 
 All have the same network, images and targets. The contract is in ``benchmarks/README.md``; the other libraries come
-with ``pip install -e .[bench]``, and those that are not installed are left out.
+with ``make bench-install``, and those that are not installed are left out.
 """
 
 import argparse

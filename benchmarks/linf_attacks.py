@@ -5,7 +5,7 @@
 
 All have the same network, images, targets and budget. Untrained networks are attacked on noise: they tell what an
 attack costs, and a checkpoint what it reaches as well. The contract is in ``benchmarks/README.md``; the other libraries
-come with ``pip install -e .[bench]``, and those that are not installed are left out.
+come with ``make bench-install``, and those that are not installed are left out.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python benchmarks/recommender_quality.py DATASET FEATURES --trials 30
 
-The contract and the results are in ``benchmarks/README.md``; Cornac comes with ``pip install -e .[bench]``.
+The contract and the results are in ``benchmarks/README.md``; Cornac comes with ``make bench-install``.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python benchmarks/recommenders.py
 
-The contract and the results are in ``benchmarks/README.md``; Cornac and pandas come with ``pip install -e .[bench]``.
+The contract and the results are in ``benchmarks/README.md``; Cornac and pandas come with ``make bench-install``.
 """
 
 import argparse
