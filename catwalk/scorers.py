@@ -1,8 +1,10 @@
 """The score formulae of the recommenders, their training losses and their adversarial terms."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +54,8 @@ class VisualScorer:
             CatwalkError: If the file is missing, damaged or none of such a recommender, or its values are not finite.
         """
         checkpoint = read_checkpoint(path)
-        weights = checkpoint.get("state_dict", {})
-        scale = checkpoint.get("built_for", {}).get("feature_scale")
+        built_for = built_for_of(checkpoint) or {"feature_scale": None}
+        weights, scale = checkpoint.get("state_dict", {}), built_for["feature_scale"]
         if scale is None or any(name not in weights for name in ("users.weight", "items.weight", "projection")):
             raise CatwalkError(f"{path} is not a checkpoint of a recommender that looks at images, such as VBPR")
         # In float32, as networks give features, whatever the recommender's own precision.
@@ -85,6 +87,31 @@ class VisualScorer:
             items: int64 ``(n,)`` in 0..N-1.
         """
         return self.items[items] @ self.users.T + (features @ self.projection) @ self.visual_users.T
+
+
+BUILT_FOR = "built_for"
+"""Key of a recommender's checkpoint with the sizes of the data, and by what features are divided."""
+
+
+def built_for_of(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return for what sizes, and which ``feature_scale``, a recommender was built, by its checkpoint.
+
+    Returns:
+        ``num_users``, ``num_items``, ``num_features`` and ``feature_scale``; None if the checkpoint is not one of a
+        recommender, or holds values of another kind.
+    """
+    found, weights = checkpoint.get(BUILT_FOR), checkpoint.get("state_dict")
+    sizes = ("num_users", "num_items", "num_features")
+    if not isinstance(found, dict) or set(found) != {*sizes, "feature_scale"}:
+        return None
+    scale = found["feature_scale"]
+    is_sound = (
+        all(type(found[name]) is int and found[name] >= 0 for name in sizes)
+        and (scale is None or (isinstance(scale, float) and 0 < scale < math.inf))
+        and isinstance(weights, dict)
+        and all(isinstance(weight, Tensor) for weight in weights.values())
+    )
+    return found if is_sound else None
 
 
 def dot(left: Tensor, right: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ from catwalk.backbones import read_checkpoint
 from catwalk.errors import CatwalkError
 from catwalk.lazy_adam import LazyAdam
 from catwalk.limits import check_number
+from catwalk.scorers import built_for_of
 from lightning_modules.checkpoints import check_checkpoint
-from lightning_modules.recommender import BUILT_FOR, TRAINED_ON, Recommender, check_same
+from lightning_modules.recommender import TRAINED_ON, Recommender, check_same
 
 OPTIMIZER = "optimizer"
 """Key of a checkpoint with the name of the optimizer's class."""
@@ -89,7 +90,10 @@ class PairwiseRecommender(Recommender):
     def _begin_with(self, path: Path) -> None:
         """Take the parameters of a checkpoint."""
         checkpoint = read_checkpoint(path)
-        check_same(f"warm_start: {path}", checkpoint.get(BUILT_FOR, {}), self.built_for)
+        built_for = built_for_of(checkpoint)
+        if built_for is None:
+            raise CatwalkError(f"warm_start: {path} is not a checkpoint of a recommender")
+        check_same(f"warm_start: {path}", built_for, self.built_for)
         if checkpoint.get(TRAINED_ON) != self.trained_on:
             raise CatwalkError(
                 f"warm_start: {path} was trained on other purchases than these, and may know what is held out here; "

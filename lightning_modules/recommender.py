@@ -16,12 +16,9 @@ from catwalk.metrics import HitRate, NormalizedDCG
 from catwalk.metrics.auc import auc
 from catwalk.metrics.mean import ShareMean
 from catwalk.ranking import SeenItems, check_list_length, rank_users, score_users, top_k
+from catwalk.scorers import BUILT_FOR, built_for_of
 from lightning_modules.checkpoints import CLASS, CheckpointedModule, check_checkpoint, check_class
 from lightning_modules.finite_loss import FiniteLoss, why_not_finite
-
-BUILT_FOR = "built_for"
-"""Key of a checkpoint with the sizes of the data, and by what features are divided."""
-
 
 TRAINED_ON = "trained_on"
 """Key of a checkpoint with a hash of the purchases that were trained on."""
@@ -185,14 +182,15 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build in the checkpoint's sizes where there is no data module, and check that it fits."""
-        if BUILT_FOR not in checkpoint:
+        built_for = built_for_of(checkpoint)
+        if built_for is None:
             raise CatwalkError("the checkpoint is not one of a recommender")
         check_class(self, checkpoint)
         if not self.is_built:
-            self._build({name: value for name, value in checkpoint[BUILT_FOR].items() if name != "feature_scale"})
+            self._build({name: value for name, value in built_for.items() if name != "feature_scale"})
         if list(self.state_dict()) == list(checkpoint["state_dict"]):  # else it is another recommender's
             is_known = self.uses_features and hasattr(self, "features")  # else they come later
-            check_same("the checkpoint", checkpoint[BUILT_FOR], self.built_for if is_known else self.sizes)
+            check_same("the checkpoint", built_for, self.built_for if is_known else self.sizes)
         check_checkpoint(self, checkpoint)
         self.trained_on = self.trained_on or checkpoint.get(TRAINED_ON)
 

@@ -414,7 +414,7 @@ class TestCheckpointsThatDoNotFit:
     def test_another_recommender(self, shop, features, fitted, make_trainer):
         message = self.refusal(BPRMF(factors=4, top_k=TOP_K), make_data(shop, features), fitted[2], make_trainer)
         assert message == (
-            "the checkpoint is of another network than this BPRMF: it holds projection, visual_users.weight"
+            "the checkpoint is of VBPR, and the model is BPRMF: give the configuration that it was trained with"
         )
 
     def test_another_shop(self, other_shop, shop, fitted, make_trainer, tmp_path):
