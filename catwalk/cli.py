@@ -107,7 +107,9 @@ def _report(error: BaseException) -> None:
         _fail(str(error))
     if isinstance(error, ArgumentError):
         _fail(one_line(str(error)))
-    if isinstance(error, BrokenPipeError) and error.filename is None:  # as of `catwalk … | head`
+    # As of `catwalk … | head`, where rich exits with code 1.
+    broken = error.__context__ if isinstance(error, SystemExit) else error
+    if isinstance(broken, BrokenPipeError) and broken.filename is None:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from catwalk.atomic_files import flush, open_bytes, written_aside
+from catwalk.atomic_files import flush, open_bytes, open_text, written_aside
 from catwalk.backbones import Network
 from catwalk.batching import ROW_MULTIPLE, Bucket, padded_batches, size_buckets
 from catwalk.catalogue import Catalogue
@@ -208,28 +208,40 @@ class FeatureTable:
             "catalogue": self.catalogue,
             "network": self.network,
         }
+        digests = {
+            "stamp": _text_digest(stamp),
+            "features": _digest(self.features),
+            PREDICTIONS_FILE: self._predictions_digest(catalogue),
+        }
+        # As one entry: safetensors writes several in an order that changes from file to file.
+        metadata = {STAMP: json.dumps({**stamp, DIGESTS: digests}, ensure_ascii=False)}
         path = folder / FEATURES_FILE
-        with written_aside(path) as features, written_aside(folder / PREDICTIONS_FILE) as predictions:
-            with predictions.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(["item_id", "category", "probability"])
-                rows = zip(catalogue.item_ids, self.categories, self.probabilities, strict=True)
-                # Nine digits bring a float32 back exactly.
-                writer.writerows(
-                    [to_cell(item), to_cell(self.category_names[label]), f"{share:.9g}"] for item, label, share in rows
-                )
-            digests = {
-                "stamp": _text_digest(stamp),
-                "features": _digest(self.features),
-                PREDICTIONS_FILE: file_hash(predictions),
-            }
-            # As one entry: safetensors writes several in an order that changes from file to file.
-            metadata = {STAMP: json.dumps({**stamp, DIGESTS: digests}, ensure_ascii=False)}
+        with written_aside(path) as features:
             safetensors.torch.save_file({"features": self.features.contiguous()}, features, metadata)
-            for file_aside in (features, predictions):  # there is room for both
-                flush(file_aside)
-            # Last comes the file whose presence says that the folder is complete: earlier ones are no part of it.
-            Path(os.path.realpath(path)).unlink(missing_ok=True)
+            flush(features)
+            with open_text(folder / PREDICTIONS_FILE) as file:
+                self._write_predictions(file, catalogue)
+                file.flush()
+                os.fsync(file.fileno())
+                # There is room for both. Last comes the file whose presence says that the folder is complete, and
+                # earlier features are no part of it.
+                Path(os.path.realpath(path)).unlink(missing_ok=True)
+
+    def _write_predictions(self, file: Any, catalogue: Catalogue) -> None:
+        """Write ``predictions.csv`` to what has a method ``write`` for text."""
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["item_id", "category", "probability"])
+        rows = zip(catalogue.item_ids, self.categories, self.probabilities, strict=True)
+        # Nine digits bring a float32 back exactly.
+        writer.writerows(
+            [to_cell(item), to_cell(self.category_names[label]), f"{share:.9g}"] for item, label, share in rows
+        )
+
+    def _predictions_digest(self, catalogue: Catalogue) -> str:
+        """Return the SHA-256 of what :meth:`_write_predictions` writes."""
+        hashing = _HashedText()
+        self._write_predictions(hashing, catalogue)
+        return hashing.digest.hexdigest()
 
     @classmethod
     def read(
@@ -340,6 +352,16 @@ def _digest(features: Tensor) -> str:
     for block in _blocks(features):
         digest.update(block.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+class _HashedText:
+    """A text file of which nothing but the SHA-256 of its UTF-8 is kept."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+
+    def write(self, text: str) -> None:
+        self.digest.update(text.encode())
 
 
 def _text_digest(stamp: dict[str, Any]) -> str:

@@ -1,8 +1,13 @@
 """What a user can mend ends with exit code 2 and one line that says how."""
 
+import contextlib
 import csv
+import errno
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -238,4 +243,95 @@ def test_interruption_by_the_user(work, run, monkeypatch: pytest.MonkeyPatch, wh
     outcome = run("fit", *VBPR)
     assert outcome.code == 130
     assert outcome.err.splitlines()[-1] == "catwalk: stopped; run the same command again"
+    assert "Traceback" not in outcome.err
+
+
+REFUSALS = {
+    "a full disk": (
+        OSError(errno.ENOSPC, "No space left on device", "runs/x.csv"),
+        "runs/x.csv: No space .*; make room",
+    ),
+    "no permission": (PermissionError(errno.EACCES, "Permission denied", "runs"), "runs: Permission denied"),
+    "a read-only disk": (OSError(errno.EROFS, "Read-only file system", "runs"), "runs: Read-only file system"),
+    "a broken disk": (OSError(errno.EIO, "Input/output error", "data/a.png"), "data/a.png: Input/output error"),
+    "a file that has gone": (
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "a.csv"),
+        "a.csv: No such file",
+    ),
+    "too long a name": (OSError(errno.ENAMETOOLONG, "File name too long", "aaa"), "aaa: File name too long"),
+    "too many files": (OSError(errno.EMFILE, "Too many open files"), "HERE: Too many open files; allow more .*ulimit"),
+    "a full disk somewhere": (OSError(errno.ENOSPC, "No space left on device"), "HERE: No space left on device"),
+    "a broken disk somewhere": (OSError(errno.EIO, "Input/output error"), "HERE: Input/output error"),
+    "safetensors": (ValueError("I/O error: Quota exceeded (os error 122)"), f"HERE: {os.strerror(122)}; make room"),
+    "torch.save": (
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704"),
+        "HERE: Input/output",
+    ),
+    "torch.save's stream": (RuntimeError("basic_ios::clear: iostream error"), "HERE: Input/output error"),
+    "Pillow": (OSError("encoder error -2 when writing image file"), "HERE: Input/output error"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_a_disk_refuses_names_a_file_or_folder(tmp_path, run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    error, words = REFUSALS[name]
+
+    def refused(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_run_study", refused)
+    outcome = run("study")
+    assert_one_line(outcome)
+    assert re.match(f"catwalk: error: {words.replace('HERE', re.escape(str(tmp_path)))}", outcome.err), outcome.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError("no number"), FileNotFoundError(errno.ENOENT, "no name"), ConnectionRefusedError(errno.ECONNREFUSED, "x")],
+)
+def test_other_errors_of_the_system_are_bugs(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    def broken(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_run_study", broken)
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - it is this one
+        cli.main(["study"])
+    assert caught.value is error
+
+
+def test_a_full_disk_below_the_output(tmp_path, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", full)
+        outcome = run("--version")
+        patch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert_one_line(outcome, str(tmp_path), "No space left on device")
+
+
+@pytest.mark.parametrize("of_rich", [True, False])
+def test_whoever_reads_only_the_first_lines_ends_it_quietly(of_rich: bool) -> None:
+    """As in ``catwalk … | head -1``."""
+    script = "import sys; from catwalk import cli; from rich.console import Console\n"
+    script += f"cli._run_study = lambda _: [{'Console().print' if of_rich else 'print'}(i) for i in range(100_000)]\n"
+    script += "cli.main(['study'])"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"0\n"
+    process.stdout.close()
+    assert process.stderr is not None
+    assert (process.stderr.read(), process.wait(60)) == (b"", 141)
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("given", ["last", "runs/vbpr/last.ckpt"])
+def test_a_damaged_checkpoint_to_go_on_from(work, run, given: str) -> None:
+    path = Path("runs/vbpr/last.ckpt")
+    path.write_bytes(Path(RECOMMENDER).read_bytes()[:10_000])
+    outcome = run("fit", *VBPR, "--trainer.max_epochs=3", f"--ckpt_path={given}")
+    assert outcome.code == 2
+    line = outcome.err.splitlines()[-1]
+    assert re.match(r"catwalk: error: checkpoint \S*runs/vbpr/last\.ckpt cannot be read: ", line), line
     assert "Traceback" not in outcome.err
