@@ -64,10 +64,10 @@ def written_aside(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
             os.close(handle)
         yield aside
         if stat.S_IMODE(aside.stat().st_mode) != mode:
-            with suppress(PermissionError):  # on disks without permissions
+            with suppress(OSError):  # on disks without permissions
                 aside.chmod(mode)
         if status is not None and (status.st_uid, status.st_gid) != (aside.stat().st_uid, aside.stat().st_gid):
-            with suppress(PermissionError):
+            with suppress(OSError):
                 os.chown(aside, status.st_uid, status.st_gid)
         if durable:
             flush(aside)
