@@ -31,8 +31,8 @@ _FEW_CHANNELS = 4
 another convolution: for the first layer of ResNets two and a half times."""
 
 _GIVEN_EXAMPLES, _RANDOM_EXAMPLES = 4, 2
-"""How many images a network with folded BatchNorms is compared on: some of those to come, from first to last, and some
-of noise. On a single one whole layers may be silent, as on a white image."""
+"""How many images a network with folded BatchNorms is compared on: some to come, from first to last, and noise. On a
+single one whole layers may be silent, as on a white image."""
 
 _OF_TIMM = ("drop", "act")
 """What timm's ``BatchNormAct2d`` does after it has normalised."""

@@ -354,3 +354,34 @@ class TestTimmsNormalisation:
         monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *args, **kwargs: None)
         with pytest.raises(CatwalkError, match=r"mean and std: timm's weights .* set mean: \[0\.5, 0\.5, 0\.5\]"):
             build_network("timm.create_model", LITE | {"pretrained": True}, 3)
+
+
+class TwoHeads(nn.Module):
+    """Gives categories and something else, as networks with an auxiliary classifier do."""
+
+    def __init__(self, kind=tuple):
+        super().__init__()
+        self.kind = kind
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(4, 2)
+
+    def forward(self, images):
+        hidden = self.layers(images)
+        results = self.first(hidden), self.second(hidden)
+        return dict(zip("ab", results, strict=True)) if self.kind is dict else self.kind(results)
+
+
+@pytest.mark.parametrize("kind", [tuple, list, dict])
+@pytest.mark.parametrize("method", ["forward", "features"])
+def test_a_backbone_of_two_heads_is_one_line(kind, method):
+    network = build_network(f"{__name__}.TwoHeads", {"kind": kind}, 2)
+    with pytest.raises(CatwalkError, match=f"backbone: returns a {kind.__name__} of 2, as networks with several heads"):
+        getattr(network, method)(torch.rand(2, 3, 8, 8))
+
+
+def test_inception_in_training_is_one_line():
+    network = build_network("torchvision.models.googlenet", {"init_weights": False}, 2).train()
+    with pytest.raises(CatwalkError, match=r"returns a GoogLeNetOutputs of 3.*aux_logits: false"):
+        network(torch.rand(2, 3, 64, 64))
+    without = build_network("torchvision.models.googlenet", {"init_weights": False, "aux_logits": False}, 2).train()
+    assert without(torch.rand(2, 3, 64, 64)).shape == (2, 2)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -178,4 +180,8 @@ def test_derived_seeds_do_not_meet():
     seeds = {derived_seed(seed, step, rank) for seed in range(12) for step in range(12) for rank in range(4)}
     assert len(seeds) == 12 * 12 * 4
     assert all(0 <= seed < 2**64 for seed in seeds)
+    large = [0, 1, 5, 2**31, 2**32 - 1, 2**32, 2**32 + 5, 2**33, 2**63, 2**64 - 1, 2**64]
+    for count in (1, 2, 3):
+        combinations = list(itertools.product(large, repeat=count))
+        assert len({derived_seed(*numbers) for numbers in combinations}) == len(combinations)
     assert derived_seed(1, 2) == int(np.random.SeedSequence([1, 2]).generate_state(1, np.uint64)[0])

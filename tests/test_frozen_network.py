@@ -222,6 +222,21 @@ def test_what_must_not_be_folded(kind):
     check(nn.Sequential(before, network), left=number + (kind in SHOW))
 
 
+@pytest.mark.parametrize("given", [slice(0, 1), slice(0, 5), slice(0, 2)])
+def test_one_image_on_which_folding_does_not_show_is_not_enough(given):
+    """The layer adds something in images with white alone, of which the first two have none."""
+    plain = nn.Conv2d.forward
+    network = basic(conv=convolution_that(lambda m, x: plain(m, x) + (x > 0.99).any() * plain(m, x).relu()))
+    images = make_images(5) * 0.9
+    images[2:] = images[2:] / 0.9 + 0.1
+    with torch.no_grad(), exact_convolutions():
+        expected = [network(image[None]) for image in images]
+        with frozen(network, images[given]) as view:
+            found = [view(image[None]) for image in images]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_ways_to_call_a_deep_convolution():
     plain = nn.Conv2d.forward
     for conv, call in (

@@ -36,6 +36,20 @@ def run(trained, folder, attack=None, **settings):
     )
 
 
+@pytest.mark.parametrize("attack", [PGD(epsilon=0.03), FGSM(epsilon=8 / 255), PGD(epsilon=0.4, norm="l2")])
+@pytest.mark.parametrize("settings", [{}, {"quantise": "round"}, {"epsilon_space": "normalised", "clip": False}])
+def test_an_epsilon_that_no_file_could_show_is_refused(trained, tmp_path, attack, settings):
+    with pytest.raises(CatwalkError, match=r"epsilon: .* is less than half a grey level"):
+        run(trained, tmp_path / "out", attack, protocol=Protocol(**settings))
+    assert not (tmp_path / "out").exists()
+
+
+def test_epsilon_may_be_a_share(trained, tmp_path):
+    run(trained, tmp_path, FGSM(epsilon="8/255"))
+    assert read_summary(tmp_path).epsilon == 8.0
+    assert read_summary(tmp_path).attack == "FGSM (ε = 8)"
+
+
 def read_rows(folder):
     with (folder / "attacked_items.csv").open() as file:
         return list(csv.DictReader(file))

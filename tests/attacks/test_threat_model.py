@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catwalk.attacks import ThreatModel, ThreatModelError
-from catwalk.attacks.threat_model import l2_levels, linf_levels
+from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, FeatureMatching, RankAttack, ThreatModel, ThreatModelError
+from catwalk.attacks.threat_model import grey_levels, l2_levels, linf_levels
 from catwalk.errors import CatwalkError
 
 
@@ -26,6 +26,57 @@ def noise(images, length, seed=1):
     """Perturbations in grey levels, uniform in [-length, length]."""
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(images.shape, generator=generator) * 2 - 1) * length / 255
+
+
+@pytest.mark.parametrize(
+    ("written", "levels"),
+    [
+        ("8/255", 8.0),
+        (" 8 / 255 ", 8.0),
+        ("0.5/255", 0.5),
+        ("4/510", 2.0),
+        ("1/2", 127.5),
+        ("8", 8.0),
+        ("1e1", 10.0),
+        (8, 8),
+        (0.3, 0.3),
+    ],
+)
+def test_grey_levels_may_be_written_as_a_share(written, levels):
+    assert grey_levels(written) == levels
+    for attack in (FGSM(written), MIFGSM(written), PGD(written), APGD(written), FeatureMatching(written)):
+        assert attack.threat_model.epsilon == attack.epsilon == levels
+    assert RankAttack(written, step=written).step == levels
+    assert MIFGSM(step=written).step == PGD(step=written).step == levels
+
+
+@pytest.mark.parametrize("written", ["", "eight", "8/0", "8/255/2", "/255", "8/", "nan", "inf", "8:255", "1e999"])
+def test_what_are_no_grey_levels(written):
+    message = "epsilon: must be a number of grey levels, such as 8, or a share of .* 8/255, .*; got "
+    for make in (FGSM, MIFGSM, PGD, APGD, FeatureMatching, RankAttack):
+        with pytest.raises(CatwalkError, match=message):
+            make(written)
+    with pytest.raises(CatwalkError, match=r"^step: must be a number of grey levels"):
+        PGD(step=written)
+    with pytest.raises(CatwalkError, match=r"^epsilon: .*above 0"):
+        PGD("-8/255")
+
+
+@pytest.mark.parametrize("epsilon", [0.03, 8 / 255, 0.499, "0.3/255"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_epsilon_that_8_bits_cannot_show(epsilon, norm):
+    attack = PGD(epsilon, norm=norm, iterations=1, random_start=False)
+    with pytest.raises(CatwalkError, match=r"^PGD\.epsilon: .* less than half a grey level.*: write .*/255 as text"):
+        attack.check_eight_bit()
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(27, 2))
+    with pytest.warns(UserWarning, match="less than half a grey level"):  # its images are of floating-point numbers
+        attack(network, torch.full((1, 3, 3, 3), 0.5), torch.tensor([1]))
+    PGD(0.5, norm=norm).check_eight_bit()
+
+
+def test_the_remedy_is_what_was_meant():
+    with pytest.raises(CatwalkError, match=r"0\.03137 is less .*: write 8, or 8/255 as text, for 8/255 of the range"):
+        PGD(8 / 255).check_eight_bit()
 
 
 @pytest.mark.parametrize(

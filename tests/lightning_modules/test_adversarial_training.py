@@ -26,6 +26,24 @@ DEFENCES = (AdversarialClassifier, FastAdversarialClassifier, FreeAdversarialCla
 LR = 0.05
 
 
+@pytest.mark.parametrize("make", DEFENCES)
+def test_epsilon_may_be_a_share(make, recwarn):
+    model, same = make(epsilon="8/255"), make(epsilon=8.0)
+    assert model.hparams["epsilon"] == model.hparams_initial["epsilon"] == 8.0
+    assert dict(model.hparams) == dict(same.hparams)
+    if make is not FreeAdversarialClassifier:
+        stepping = make(epsilon="4/255", step="1/255")
+        assert (stepping.attack.epsilon, stepping.attack.step, stepping.hparams["step"]) == (4.0, 1.0, 1.0)
+        assert model.attack.step == same.attack.step
+    with pytest.raises(CatwalkError, match=r"epsilon: must be a number of grey levels.* got 'eight'"):
+        make(epsilon="eight")
+    with pytest.raises(CatwalkError, match="epsilon: must be a number of grey levels above 0 and at most 255, got 306"):
+        make(epsilon="306/255")
+    assert not [one for one in recwarn if "grey level" in str(one.message)]
+    with pytest.warns(UserWarning, match="epsilon: 0.03137 is less than half a grey level.*write 8, or 8/255"):
+        make(epsilon=8 / 255)
+
+
 class Tensors(LightningDataModule):
     """Batches that a test has made."""
 
