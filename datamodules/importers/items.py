@@ -1,5 +1,6 @@
 """What a shop sells, as importers find it, and what all of them check before it becomes a dataset folder."""
 
+import itertools
 import os
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -15,6 +16,9 @@ SUFFIXES = frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
 )
 """Endings of the files that are images in a tree of folders, in small letters."""
+
+LOOKED_AT = 200_000
+"""Files among which one is looked for that has the name of a missing image but for zeros."""
 
 DAMAGED_ITEMS, DAMAGED_PURCHASES = "items whose image is damaged", "purchases of items whose image is damaged"
 """What is left out with ``--leave-out-damaged``."""
@@ -79,15 +83,16 @@ def check_images(absent: Sequence[int], items: Items, table: Path, root: Path) -
     if 2 * len(absent) <= len(items.ids):
         return
     row = absent[0]
-    there = next(_images_below(root), None)
+    found = list(itertools.islice(_images_below(root), LOOKED_AT))
+    there = found[0] if found else None
     wanted = Path(items.images[row]).stem.lstrip("0")
-    if there is not None and wanted:
-        there = next((image for image in _images_below(root) if Path(image).stem.lstrip("0") == wanted), there)
-    found = "there is no image at all" if there is None else f"an image that is there is {there!r}"
+    if wanted:
+        there = next((image for image in found if Path(image).stem.lstrip("0") == wanted), there)
+    example = "there is no image at all" if there is None else f"an image that is there is {there!r}"
     zeros = there is not None and _lost_zeros(Path(items.images[row]).stem, Path(there).stem)
     raise CatwalkError(
         f"{table}: {len(absent):,} of {len(items.ids):,} items have no image below {root}; that of item "
-        f"{items.ids[row]!r} is {items.images[row]!r}, and {found}{LOST_ZEROS if zeros else ''}"
+        f"{items.ids[row]!r} is {items.images[row]!r}, and {example}{LOST_ZEROS if zeros else ''}"
     )
 
 
@@ -184,7 +189,7 @@ def _lost_zeros(one: str, other: str) -> bool:
 
 
 def _images_below(root: Path) -> Iterator[str]:
-    for place, folders, files in os.walk(root):
+    for place, folders, files in os.walk(root, followlinks=True):
         folders.sort()
         for file in sorted(files):
             if not file.startswith(".") and Path(file).suffix.lower() in SUFFIXES:
