@@ -135,7 +135,9 @@ def _scan_csv(path: Path, header: Sequence[str] | None) -> Generator[pa.RecordBa
     )
     names, has_header, is_empty = list(header or ()), header is None, True
     with contextlib.closing(_CheckedText(path, has_quotes)) as file:
-        for block in _whole_rows(file, has_quotes):
+        for number, block in enumerate(_whole_rows(file, has_quotes)):
+            if number and block.startswith(codecs.BOM_UTF8):
+                block = b"\n" + block  # within a file this is part of a cell; pyarrow passes over an empty line
             # One thread: with several, a message about a ragged row says at random which row it is.
             reading = pa.csv.ReadOptions(
                 use_threads=False, block_size=max(len(block), 1), column_names=None if has_header else names

@@ -189,6 +189,12 @@ class TestScanning:
         path.write_text('id,name\n1,"' + cell.replace('"', '""') + '"\n2,b\n', newline="")
         assert read_table(path, ["id", "name"]).column("name").to_pylist() == [cell, "b"]
 
+    def test_a_byte_order_mark_within_a_file_is_part_of_a_cell_wherever_blocks_end(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tables, "BLOCK", 8)
+        path = tmp_path / "table.csv"
+        path.write_text("\ufeffid\n" + "\ufeffa\nb\n" * 40, encoding="utf-8", newline="")
+        assert read_table(path, ["id"]).column("id").to_pylist() == ["\ufeffa", "b"] * 40
+
     def test_a_row_without_end_is_refused(self, tmp_path, monkeypatch):
         monkeypatch.setattr(tables, "BLOCK", 16)
         monkeypatch.setattr(tables, "LONGEST_ROW", 40)

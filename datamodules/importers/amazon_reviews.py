@@ -232,7 +232,8 @@ def amazon_reviews(
             leave_out_damaged=leave_out_damaged,
         )
         if damaged:
-            copied = [item for item in items if item not in {items[row] for row in damaged}]
+            broken = {items[row] for row in damaged}
+            copied = [item for item in items if item not in broken]
             goods.left_out[DAMAGED_ITEMS] = len(damaged)
             candidates = candidates.of_items(copied, DAMAGED_PURCHASES).core(core, one_pass)
             candidates.check_some_left(reviews)
