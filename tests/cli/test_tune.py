@@ -328,17 +328,15 @@ def test_a_trial_for_which_the_memory_does_not_suffice_fails(here, run, monkeypa
 
 def test_a_trial_whose_class_refuses_what_was_drawn_fails(here, run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ends of the range are fine."""
-    made = BPRMF.__init__
 
-    def picky(self: BPRMF, **settings: Any) -> None:
-        if settings.get("regularization") not in (None, 0.001, 10):
+    def picky(self: BPRMF, least: float, *names: str) -> None:
+        if self.hparams["regularization"] not in (0.001, 10):
             raise CatwalkError("regularization: not this one")
-        made(self, **settings)
 
-    monkeypatch.setattr(BPRMF, "__init__", picky)
+    monkeypatch.setattr(BPRMF, "check_at_least", picky)
     outcome = tune(run, {**CHEAP, "trials": 2})
     assert outcome.code == 2
-    assert "the last failure: model: regularization: not this one" in outcome.err
+    assert "regularization: not this one" in outcome.err.partition("the last failure: ")[2]
     assert [row["state"] for row in rows_of("cheap")] == ["fail", "fail"]
 
 

@@ -1,7 +1,6 @@
 """What ends in NaN or infinity says so in a line with its cause, and spoils nothing that was there before."""
 
 import copy
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -61,13 +60,11 @@ class TestRecommendersThatAreNoNumbers:
         data, written = InteractionTriplets(shop, features, validation=True), tmp_path / "lists.csv"
         trainer = make_trainer(callbacks=[WriteRecommendations(written)] if run == "predict" else [])
         message = r"^VBPR: a score is (NaN|infinite \(-?inf\)), .*; its parameters \(items\.weight\) are not finite"
-        if run == "recommend":
-            data.setup("predict")
-            start = partial(model.recommend, torch.arange(20), 5, data)
-        else:
-            start = partial(getattr(trainer, run), model, data)
+        data.setup("predict")
+        runs = {"recommend": lambda: model.recommend(torch.arange(20), 5, data)}
+        ask = runs.get(run, lambda: getattr(trainer, run)(model, data))
         with pytest.raises(DivergedError, match=message):
-            start()
+            ask()
         assert not written.exists()
 
     def test_finite_parameters_whose_scores_overflow(self, shop, features, fitted, make_trainer, tmp_path):
@@ -187,9 +184,7 @@ class TestNetworksThatAreNoNumbers:
 
     def test_features(self, shop, make_trainer, spoilt, tmp_path):
         trainer = make_trainer(callbacks=[WriteFeatures(tmp_path / "features")])
-        with pytest.raises(
-            CatwalkError, match=r"features are unusable: feature 0 of item number 0 is nan, and must be"
-        ):
+        with pytest.raises(CatwalkError, match=r"features are unusable: feature 0 of item number 0 is nan"):
             trainer.predict(spoilt, ProductImages(shop, batch_size=32), return_predictions=False)
         assert not (tmp_path / "features" / "features.safetensors").exists()
 
