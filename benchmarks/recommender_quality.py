@@ -28,7 +28,7 @@ from pytorch_lightning import Trainer, seed_everything
 from timing import markdown_table
 from torch import Tensor
 
-from catwalk.errors import CatwalkError
+from catwalk.errors import CatwalkError, DivergedError
 from catwalk.metrics.auc import auc
 from catwalk.metrics.hit_rate import hit_rate
 from catwalk.metrics.normalized_dcg import normalized_dcg
@@ -285,7 +285,7 @@ def tune(name: str, shop: Shop, trials: int, record: Path | None) -> optuna.Stud
         settings = contestant.suggest(trial, shop.max_epochs)
         try:
             figures = means(evaluate(contestant.train(settings, data, 0), data, "val"))
-        except ValueError as error:  # a score that is NaN: training has diverged
+        except DivergedError as error:
             print(f"{name}: trial {trial.number} failed: {error}", file=sys.stderr)
             return 0.0
         trial.set_user_attr("settings", settings)

@@ -122,6 +122,13 @@ class RankAttack(DescentAttack):
                 f"recommender: was trained on features of {len(scorer.projection)} values, and the network gives {size}"
             )
         check_numbers("targets", targets, len(scorer.items), "for the recommender has {} items")
+        with torch.no_grad():
+            is_finite = bool(self._objective(network, image, targets[:1]).isfinite())
+        if not is_finite:
+            raise CatwalkError(
+                "recommender: its scores overflow on the first image; train it again with a lower learning rate or more "
+                "regularization"
+            )
 
     def _known(self, device: torch.device) -> VisualScorer:
         if self.scorer is None:
