@@ -68,9 +68,10 @@ class VisualScorer:
         if "visual_bias" in weights:
             visual_users = torch.cat([visual_users, ones], 1)
             projection = torch.cat([projection, weights["visual_bias"]], 1)
+        projection = projection / scale
         if not all(bool(tensor.isfinite().all()) for tensor in (users, items, visual_users, projection)):
             raise CatwalkError(f"{path} holds a recommender whose parameters are not finite: its training has diverged")
-        return cls(users, items, visual_users, projection / scale)
+        return cls(users, items, visual_users, projection)
 
     def to(self, device: torch.device) -> "VisualScorer":
         """Return the same on a device, in tensors that gradients can flow by."""

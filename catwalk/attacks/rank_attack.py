@@ -126,8 +126,8 @@ class RankAttack(DescentAttack):
             is_finite = bool(self._objective(network, image, targets[:1]).isfinite())
         if not is_finite:
             raise CatwalkError(
-                "recommender: its scores overflow on the first image; train it again with a lower learning rate or more "
-                "regularization"
+                "recommender: its scores overflow on the first image; train it again with a lower learning rate or "
+                "more regularization"
             )
 
     def _known(self, device: torch.device) -> VisualScorer:

@@ -350,6 +350,8 @@ def test_refuses_other_files(trained, shop, features, vbpr, make_trainer, tmp_pa
     (tmp_path / "damaged.ckpt").write_bytes(vbpr[1].read_bytes()[:900])
     torch.save([1, 2], tmp_path / "list.ckpt")
     checkpoint = torch.load(vbpr[1], weights_only=True)
+    checkpoint["built_for"]["feature_scale"] = 0.0
+    torch.save(checkpoint, tmp_path / "no scale.ckpt")
     checkpoint["state_dict"]["items.weight"][3, 1] = math.nan
     torch.save(checkpoint, tmp_path / "diverged.ckpt")
     none_of_such = "is not a checkpoint of a recommender that looks at images, such as VBPR"
@@ -359,6 +361,7 @@ def test_refuses_other_files(trained, shop, features, vbpr, make_trainer, tmp_pa
         (tmp_path / "missing.ckpt", "missing.ckpt does not exist"),
         (tmp_path / "damaged.ckpt", "damaged.ckpt cannot be read"),
         (tmp_path / "list.ckpt", "list.ckpt holds no dictionary"),
+        (tmp_path / "no scale.ckpt", "no scale.ckpt holds a recommender whose parameters are not finite"),
         (tmp_path / "diverged.ckpt", "diverged.ckpt holds a recommender whose parameters are not finite"),
     ]:
         with pytest.raises(CatwalkError, match=message) as caught:
@@ -373,6 +376,14 @@ def test_refuses_a_network_with_other_features(vbpr):
         attack(smooth_network(), make_images(1), torch.zeros(1).long())
     with pytest.raises(CatwalkError, match=r"network: must have a method features\(images\)"):
         attack(nn.Sequential(nn.Flatten(), nn.Linear(108, 5)), make_images(1), torch.zeros(1).long())
+
+
+@every_objective
+def test_refuses_scores_that_overflow(objective):
+    """All parameters are finite."""
+    attack = make_attack(make_scorer(size=1e25), objective=objective)
+    with pytest.raises(CatwalkError, match="recommender: its scores overflow on the first image; train it again"):
+        attack(smooth_network(), make_images(4), torch.zeros(4).long())
 
 
 @pytest.mark.parametrize("wrong", [-1, NUM_ITEMS])
