@@ -22,6 +22,8 @@ PGD = ["--config", "configs/attack/pgd8.yaml"]
 CLASSIFIER = "runs/traditional/classifier.ckpt"
 RECOMMENDER = "runs/vbpr/recommender.ckpt"
 ITEMS, INTERACTIONS = Path("data/synthetic/items.csv"), Path("data/synthetic/interactions.csv")
+STOP = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.mode=max"]
+KEEP = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.mode=max", "--trainer.callbacks.dirpath=runs/best"]
 ATTACK = "--trainer.callbacks.init_args"
 
 
@@ -36,9 +38,99 @@ def assert_one_line(outcome, *words: str) -> None:
 
 ON_THE_LINE = {
     "unknown command": (["frobnicate"], ["frobnicate", "catwalk --help"]),
+    "misspelt command": (["fti"], ["'fti'", "did you mean `catwalk fit`?"]),
+    "misspelt importer": (["data", "sythetic", "x"], ["'sythetic'", "did you mean synthetic?"]),
+    "no importer": (["data"], ["synthetic, show"]),
+    "option without its section": (["fit", *VBPR, "--batch_size=3"], ["--batch_size; did you mean --data.batch_size?"]),
+    "misspelt importer's option": (["data", "synthetic", "x", "--itmes=9"], ["--itmes; did you mean --items?"]),
+    "misspelt study's option": (["study", "--outptu=x"], ["--outptu; did you mean --output?"]),
+    "help on a misspelt class": (["fit", "--model.help", "VBRP"], ["--model.help", "did you mean VBPR?"]),
+    "size of an image as one number": (["fit", *CNN, "--data.image_size=28"], ["image_size", "such as [28, 28]"]),
+    "option of a class before the class": (
+        ["fit", *VBPR, "--data.split.day=1"],
+        ["data.split: day is given before", "catwalk.splits.DateSplit"],
+    ),
+    "optimizer that is none": (
+        ["fit", *VBPR, "--model.optimizer=torch.optim.lr_scheduler.StepLR"],
+        ["model.optimizer: torch.optim.lr_scheduler.StepLR is no Optimizer"],
+    ),
+    "learning rate that is none": (
+        ["fit", *VBPR, "--model.optimizer=SGD", "--model.optimizer.lr=x"],
+        ["model.optimizer.lr: expected float, got x"],
+    ),
+    "learning rate below 0": (
+        ["fit", *VBPR, "--model.optimizer=SGD", "--model.optimizer.lr=-1"],
+        ["Invalid learning rate: -1.0"],
+    ),
+    "configuration without --config": (["fit", "configs/data/demo.yaml"], ["configs/data/demo.yaml stands alone"]),
+    "configuration's name missing": (["fit", "--config="], ["--config", "YAML file is missing"]),
+    "no name behind --config": (["fit", "--config"], ["--config", "missing"]),
+    "folder as a configuration": (["fit", "--config", "data"], ["data is a folder"]),
+    "misspelt configuration": (
+        ["fit", "--config", "configs/recommender/vbrp.yaml"],
+        ["did you mean configs/recommender/vbpr.yaml?"],
+    ),
+    "configuration by its name": (["fit", "--config", "vbpr"], ["did you mean configs/recommender/vbpr.yaml?"]),
+    "configuration of another command": (
+        ["study", "--config", "configs/recommender/vbpr.yaml"],
+        ["data belongs to `catwalk fit`"],
+    ),
+    "configurations of two models": (
+        ["fit", *VBPR, "--config", "configs/cnn/traditional.yaml"],
+        ["two of ResumableCheckpoint"],
+    ),
+    "recommender on images": (
+        ["fit", *VBPR, "--data=ProductImages"],
+        ["VBPR does not work with ProductImages", "InteractionTriplets"],
+    ),
+    "CNN on purchases": (
+        ["fit", *CNN, "--data=InteractionTriplets"],
+        ["ProductClassifier does not work with InteractionTriplets", "ProductImages"],
+    ),
+    "stopping by what is never measured": (
+        ["fit", *VBPR, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/ndcg@20"],
+        ["EarlyStopping.monitor is val/ndcg@20", "nothing is held out", "data.validation to true"],
+    ),
+    "keeping the best of what is never measured": (
+        ["fit", *VBPR, "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=val/auc"],
+        ["ModelCheckpoint.monitor is val/auc", "nothing is held out"],
+    ),
+    "stopping by a figure that there is not": (
+        ["fit", *VBPR, "--data.validation=true", *STOP, "--trainer.callbacks.monitor=val/ndgc@20"],
+        ["EarlyStopping.monitor: there is no figure val/ndgc@20; did you mean val/ndcg@20?"],
+    ),
+    "keeping the best by a figure that there is not": (
+        ["fit", *VBPR, "--data.validation=true", *KEEP, "--trainer.callbacks.monitor=val/ndgc@20"],
+        ["ModelCheckpoint.monitor: there is no figure val/ndgc@20; did you mean val/ndcg@20?"],
+    ),
+    "validating every 0 epochs": (["fit", *VBPR, "--trainer.check_val_every_n_epoch=0"], ["check_val_every", "got 0"]),
+    "checkpoints to a file": (["fit", *VBPR, f"--checkpoint_dir={RECOMMENDER}"], ["checkpoint_dir", RECOMMENDER]),
+    "nobody to write checkpoints": (
+        ["fit", *VBPR, "--trainer.callbacks=null", "--checkpoint_dir=x"],
+        ["checkpoint_dir", "callbacks.ResumableCheckpoint"],
+    ),
+    "folder as a checkpoint": (["test", *VBPR, "--ckpt_path=runs/vbpr"], ["runs/vbpr is a folder"]),
+    "no name of a checkpoint": (["test", *VBPR, "--ckpt_path="], ["ckpt_path"]),
+    "table as a checkpoint": (
+        ["test", *VBPR, "--ckpt_path=data/synthetic/items.csv"],
+        ["items.csv cannot be read: it is none"],
+    ),
+    "checkpoint of a class with the same weights": (
+        ["test", "--config", "configs/recommender/amr.yaml", *DATA, f"--ckpt_path={RECOMMENDER}"],
+        ["runs/vbpr/recommender.ckpt: the checkpoint is of VBPR, and the model is AMR"],
+    ),
+    "going on with a class with the same weights": (
+        ["fit", "--config", "configs/recommender/amr.yaml", *DATA, f"--ckpt_path={RECOMMENDER}"],
+        ["the checkpoint is of VBPR, and the model is AMR"],
+    ),
+    "checkpoint of a CNN that was trained otherwise": (
+        ["test", "--config", "configs/cnn/adversarial.yaml", *DATA, *SMALL, f"--ckpt_path={CLASSIFIER}"],
+        ["the checkpoint is of ProductClassifier, and the model is AdversarialClassifier"],
+    ),
+    "file as a dataset": (["data", "show", "data/synthetic/items.csv"], ["items.csv", "it is a file"]),
     "unknown option": (["fit", *VBPR, "--bogus", "1"], ["--bogus"]),
     "unknown option of the model": (["fit", *VBPR, "--model.bogus=1"], ["bogus", "factors", "regularization"]),
-    "unknown class": (["fit", *VBPR, "--model=Nonsense"], ["model: ", "Nonsense", "lightning_modules.VBPR"]),
+    "unknown class": (["fit", *VBPR, "--model=Nonsense"], ["model: ", "Nonsense", "VBPR", "lightning_modules.VBPR"]),
     "unknown class path": (
         ["fit", *VBPR, "--model=lightning_modules.VPBR"],
         ["VPBR", "FreeAdversarialClassifier, Popularity, ProductClassifier, Random, VBPR"],
@@ -71,11 +163,11 @@ ON_THE_LINE = {
     "missing checkpoint": (["test", *VBPR, "--ckpt_path=nowhere.ckpt"], ["nowhere.ckpt does not exist"]),
     "missing checkpoint to go on from": (["fit", *VBPR, "--ckpt_path=nowhere.ckpt"], ["nowhere.ckpt does not exist"]),
     "best checkpoint of no training": (["test", *VBPR, "--ckpt_path=best"], ["best does not exist"]),
-    "checkpoint of a classifier": (["test", *VBPR, f"--ckpt_path={CLASSIFIER}"], ["not one of a recommender"]),
-    "checkpoint of a recommender": (["test", *CNN, *SMALL, f"--ckpt_path={RECOMMENDER}"], ["not one of a product"]),
+    "checkpoint of a classifier": (["test", *VBPR, f"--ckpt_path={CLASSIFIER}"], [CLASSIFIER, "ProductClassifier"]),
+    "checkpoint of a recommender": (["test", *CNN, *SMALL, f"--ckpt_path={RECOMMENDER}"], [RECOMMENDER, "VBPR"]),
     "checkpoint of another recommender": (
         ["test", "--config", "configs/recommender/bpr_mf.yaml", *DATA, f"--ckpt_path={RECOMMENDER}"],
-        ["BPRMF", "visual_users"],
+        ["the checkpoint is of VBPR, and the model is BPRMF"],
     ),
     "checkpoint of another size": (
         ["test", *VBPR, "--model.factors=8", f"--ckpt_path={RECOMMENDER}"],
@@ -205,15 +297,66 @@ def test_a_checkpoint_that_is_none(work, run) -> None:
     assert_one_line(run("test", *VBPR, "--ckpt_path=broken.ckpt"), "broken.ckpt cannot be read")
 
 
-@pytest.mark.parametrize("content", ["model: [", "just words", ""])
-def test_a_configuration_that_is_none(work, run, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("model: [", ["is no valid YAML", "line 1"]),
+        ("model:\n\tclass_path: x\n", ["is no valid YAML", "line 2"]),
+        ("model: 2020-13-45", ["is no valid YAML"]),
+        ("model: !!python/name:os.system", ["is no valid YAML"]),
+        ("just words", ["options and their values", "just words"]),
+        ("- a\n- b\n", ["options and their values"]),
+        ("", ["is empty"]),
+        ("# nothing but this\n", ["is empty"]),
+        ("model: {class_path: VBPR}\nmodel: {class_path: AMR}\n", ["'model' twice, in lines 1 and 2"]),
+        ("trainer:\n  max_epochs: 1\n  max_epochs: 2\n", ["'max_epochs' twice, in lines 2 and 3"]),
+        ("1: 2\n", ["line 1: 1 is no name"]),
+        ("modle:\n  class_path: lightning_modules.VBPR\n", ["modle", "did you mean model?"]),
+        ("fit:\n  model:\n    class_path: lightning_modules.VBPR\n", ["at the top of a file, without fit"]),
+        ("model:\n  class_path: VBPR\n  factors: 3\n", ["factors must stand in init_args"]),
+        ("model:\n  class_path: VBPR\n  init_args:\n", ["init_args is empty"]),
+        ("model: 3\n", ["model: expected a class, such as lightning_modules.VBPR, got 3"]),
+    ],
+)
+def test_a_configuration_that_is_none(work, run, content: str, words: list[str]) -> None:
     Path("mine.yaml").write_text(content)
-    assert_one_line(run("fit", "--config", "mine.yaml"), "mine.yaml")
+    assert_one_line(run("fit", "--config", "mine.yaml"), *words)
 
 
-def test_an_unknown_key_in_a_configuration(work, run) -> None:
-    Path("mine.yaml").write_text("modle:\n  class_path: lightning_modules.VBPR\n")
-    assert_one_line(run("fit", "--config", "mine.yaml"), "modle")
+def test_an_empty_section_of_a_configuration(work, run) -> None:
+    Path("mine.yaml").write_text("trainer:\n")
+    assert_one_line(run("fit", *VBPR, "--config", "mine.yaml"), "trainer: expected options")
+
+
+def test_keys_that_are_merged_may_be_given_again(work, run) -> None:
+    Path("mine.yaml").write_text("a: &a {b: 1}\nc: {<<: *a, b: 2}\n")
+    assert "twice" not in run("fit", "--config", "mine.yaml").err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--item=id"], ["items.csv lacks the column 'id'; it has item_id", "--item "]),
+        (["--category=kind"], ["lacks the column 'kind'", "--category"]),
+        (["--image=path"], ["lacks the column 'path'", "--image"]),
+        (["--title=name"], ["lacks the column 'name'", "--title"]),
+        (["--purchases", str(INTERACTIONS), "--user=customer"], ["interactions.csv lacks", "'customer'", "--user"]),
+        (["--purchases", str(INTERACTIONS), "--time=date"], ["'date'", "--time"]),
+        (["--purchases", str(INTERACTIONS), "--purchased_item=article"], ["'article'", "--purchased_item"]),
+    ],
+)
+def test_a_missing_column_comes_with_the_option_that_names_it(work, run, options: list[str], words: list[str]) -> None:
+    outcome = run("data", "folder", "data/synthetic", "data/mine", "--items", str(ITEMS), *options)
+    assert_one_line(outcome, *words)
+
+
+def test_ids_of_purchases_under_another_name_than_those_of_items(work, run) -> None:
+    edit_rows(
+        ITEMS, lambda rows: rows.__setitem__(slice(None), [{"article": row.pop("item_id"), **row} for row in rows])
+    )
+    options = ["--items", str(ITEMS), "--item=article", "--purchases", str(INTERACTIONS)]
+    outcome = run("data", "folder", "data/synthetic", "data/mine", *options)
+    assert_one_line(outcome, "interactions.csv lacks the column 'article'", "--purchased_item")
 
 
 def test_a_folder_that_cannot_be_written(work, run) -> None:

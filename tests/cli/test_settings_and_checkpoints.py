@@ -76,6 +76,45 @@ def test_the_shipped_recommenders_train(work, run, names: tuple[str, ...]) -> No
         assert Path(f"runs/{name}/recommender.ckpt").is_file()
 
 
+def test_checkpoints_go_where_they_are_wanted_whatever_the_order_of_the_callbacks(work, run) -> None:
+    configs = ["recommender/vbpr", "data/synthetic", "trainer/early_stopping"]
+    arguments = [argument for name in configs for argument in ("--config", f"configs/{name}.yaml")]
+    earlier = Path("runs/vbpr/recommender.ckpt").read_bytes()
+    outcome = run("fit", *arguments, "--trainer.logger=false", "--trainer.max_epochs=2", "--checkpoint_dir=runs/mine")
+    assert outcome.code == 0, outcome.err
+    assert Path("runs/vbpr/recommender.ckpt").read_bytes() == earlier
+    assert {path.name for path in Path("runs/mine").glob("*.ckpt")} == {"recommender.ckpt", "best.ckpt"}
+    lines = outcome.out.splitlines()
+    assert "The checkpoint is runs/mine/recommender.ckpt" in lines
+    assert "The checkpoint of the best epoch by val/ndcg@20 is runs/mine/best.ckpt" in lines
+
+
+def test_checkpoints_of_a_cnn_go_where_they_are_wanted(work, run) -> None:
+    arguments = ["--config", "configs/cnn/traditional.yaml", "--config", "configs/data/synthetic.yaml"]
+    settings = ["--model.backbone_args={width: 8}", "--trainer.max_epochs=1", "--trainer.logger=false"]
+    outcome = run("fit", *arguments, *settings, "--checkpoint_dir", "runs/mine")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines()[-1] == "The checkpoint is runs/mine/classifier.ckpt"
+    outcome = run("test", *arguments, *settings, "--ckpt_path", "runs/mine/classifier.ckpt")
+    assert outcome.code == 0, outcome.err
+
+
+def test_a_training_without_a_checkpoint_says_so(work, run) -> None:
+    arguments = ["--config", "configs/recommender/vbpr.yaml", "--config", "configs/data/synthetic.yaml"]
+    settings = ["--trainer.logger=false", "--trainer.callbacks=null", "--trainer.enable_checkpointing=false"]
+    outcome = run("fit", *arguments, *settings, "--trainer.max_epochs=1")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines()[-1] == "No checkpoint was written"
+
+
+def test_a_checkpoint_that_does_not_say_its_class_is_believed(work, run) -> None:
+    checkpoint = torch.load("runs/vbpr/recommender.ckpt", weights_only=True)
+    assert checkpoint.pop("class") == "VBPR"
+    torch.save(checkpoint, "runs/vbpr/recommender.ckpt")
+    outcome = run(*TEST)
+    assert outcome.code == 0, outcome.err
+
+
 def test_training_begins_with_the_parameters_of_another(work, run) -> None:
     arguments = ["--config", "configs/recommender/amr.yaml", "--config", "configs/data/synthetic.yaml"]
     start = "runs/vbpr/recommender.ckpt"
