@@ -103,6 +103,8 @@ def _simple(message: str, options: Sequence[str]) -> Problem | None:
     """Explain the messages that are no trees."""
     if match := re.fullmatch(r"(?:argument )?--([\w.]+)\.help: Expected a dot import path string: (.*)", message):
         return Problem((f"--{match[1]}.help",), f"there is no class {match[2]}{_listed_classes(match[2], match[1])}")
+    if match := re.fullmatch(r"Unexpected config: (.*)", message, re.DOTALL):
+        return Problem((), f"configuration: expected options and their values, got nothing but {match[1].strip()!r}")
     if not re.search(r"Parser key|Does not validate|[Oo]ption|[Gg]roup '|arguments|expected|argument", message):
         return Problem((), message)
     if match := re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.DOTALL):
@@ -210,8 +212,8 @@ def _explain_one(node: Node, context: Context) -> Problem | None:
         inner = _explain(node.children, name, match[1])
         is_named = inner.keys or match[1] in inner.text
         return inner if is_named else Problem((), f"{match[1]}: {inner.text}")
-    if re.match(r"Expected an? instantiatable class, but \w+ is abstract", text):
-        options = re.findall(r"NestedArg\(key='(.+?)'", text) or ["an option"]
+    if re.match(r"Expected an? instantiatable class, but [\w.]+ is abstract", text):
+        options = re.findall(r"NestedArg\(key='(.+?)'", f"{text} {context.value}") or ["an option"]
         return Problem((), f"{options[0]} is given before a class that has it, such as {_example(name)}")
     if match := re.fullmatch(r"Expected a (.+?)\. Got value: ?(.*)", text):
         kind = _type(match[1])

@@ -315,6 +315,7 @@ def test_a_checkpoint_that_is_none(work, run) -> None:
         ("fit:\n  model:\n    class_path: lightning_modules.VBPR\n", ["at the top of a file, without fit"]),
         ("model:\n  class_path: VBPR\n  factors: 3\n", ["factors must stand in init_args"]),
         ("model:\n  class_path: VBPR\n  init_args:\n", ["init_args is empty"]),
+        ("trainer:\n", ["nothing but 'trainer:'"]),
         ("model: 3\n", ["model: expected a class, such as lightning_modules.VBPR, got 3"]),
     ],
 )
@@ -324,7 +325,7 @@ def test_a_configuration_that_is_none(work, run, content: str, words: list[str])
 
 
 def test_an_empty_section_of_a_configuration(work, run) -> None:
-    Path("mine.yaml").write_text("trainer:\n")
+    Path("mine.yaml").write_text("trainer: null\n")
     assert_one_line(run("fit", *VBPR, "--config", "mine.yaml"), "trainer: expected options")
 
 
@@ -351,9 +352,7 @@ def test_a_missing_column_comes_with_the_option_that_names_it(work, run, options
 
 
 def test_ids_of_purchases_under_another_name_than_those_of_items(work, run) -> None:
-    edit_rows(
-        ITEMS, lambda rows: rows.__setitem__(slice(None), [{"article": row.pop("item_id"), **row} for row in rows])
-    )
+    ITEMS.write_text(ITEMS.read_text().replace("item_id", "article", 1))
     options = ["--items", str(ITEMS), "--item=article", "--purchases", str(INTERACTIONS)]
     outcome = run("data", "folder", "data/synthetic", "data/mine", *options)
     assert_one_line(outcome, "interactions.csv lacks the column 'article'", "--purchased_item")
