@@ -68,11 +68,14 @@ class Progress(rich.progress.Progress):
             task = self._under_way
             if task is None:
                 continue
+            if _running[-1:] != [self]:
+                last = time.monotonic()  # another speaks meanwhile
+                continue
             if task.id != told:
                 last, share, told = max(last, time.monotonic() - (task.elapsed or 0.0)), 0.0, task.id
             waited, done = time.monotonic() - last, _share(task)
             is_due = waited >= LATEST or (waited >= SOONEST and done - share >= STEP)
-            if is_due and _running[-1:] == [self]:
+            if is_due:
                 try:
                     self.write_line()
                 except (OSError, ValueError):  # nobody listens any more
