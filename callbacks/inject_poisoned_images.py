@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.seed import isolate_rng
 from rich.console import Console
+from rich.markup import escape
 
 from callbacks.processes import gather
 from catwalk.attacks import Attack
@@ -216,7 +217,7 @@ class InjectPoisonedImages(Callback):
                     )
                 except NothingToAttackError as error:
                     raise CatwalkError(f"{self.classifier} (InjectPoisonedImages.classifier): {error}") from error
-                task = bar.add_task(f"{self.attack.name} on {self.source} images")
+                task = bar.add_task(escape(f"{self.attack.name} on {self.source} images"))
                 share, levels = poisoning.craft(
                     trainer.global_rank,
                     world_size,
