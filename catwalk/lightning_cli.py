@@ -33,7 +33,7 @@ import lightning_modules
 from callbacks.inject_poisoned_images import InjectPoisonedImages
 from callbacks.resumable_checkpoint import ResumableCheckpoint
 from callbacks.run_labels import call_run, run_labels
-from callbacks.show_batches import LogBatches
+from callbacks.show_batches import LogBatches, ShowBatches
 from callbacks.wandb_axes import WandbAxes
 from catwalk import __version__, known_notices
 from catwalk.atomic_files import written_aside
@@ -523,6 +523,8 @@ def _writes_predictions(callback: Callback) -> bool:
     """Return whether a callback may write predictions: a writer, or one that looks at them and is not Lightning's."""
     if isinstance(callback, BasePredictionWriter):
         return True
+    if isinstance(callback, ShowBatches):
+        return False
     hooks = ("on_predict_batch_end", "on_predict_epoch_end", "on_predict_end")
     looks = any(getattr(type(callback), hook) is not getattr(Callback, hook) for hook in hooks)
     return looks and not type(callback).__module__.startswith("pytorch_lightning.")

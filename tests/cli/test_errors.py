@@ -222,7 +222,7 @@ ON_THE_LINE = {
         ["items: expected int, got few"],
     ),
     "importer's unknown option": (["data", "synthetic", "x", "--bogus=1"], ["--bogus"]),
-    "study without anything": (["study"], ["missing: ", "recommenders"]),
+    "study without anything": (["study"], ["missing: ", "extractors"]),
 }
 
 

@@ -105,7 +105,7 @@ def test_a_log_has_lines_instead_of_a_bar(work, run, monkeypatch: pytest.MonkeyP
     ]
     assert batches
     assert {int(match[2]) for match in batches} == {3 * -(-216 // 32)}
-    (last,) = (line for line in lines if "epoch 3, train/loss" in line)
+    last = next(line for line in lines if "epoch 3, train/loss" in line)
     assert re.fullmatch(r"fit · (\d+)/\1 \(100%\) · epoch 3, train/loss \S+, val/accuracy \S+.* · \d+ s", last)
 
 
