@@ -16,6 +16,7 @@ from catwalk.metrics import HitRate, NormalizedDCG
 from catwalk.splits import LeaveRandomOut
 from datamodules import InteractionTriplets, ProductImages
 from datamodules.importers.simulated_purchases import random_stream
+from datamodules.importers.synthetic import synthetic
 from lightning_modules import AMR, APR, BPRMF, VBPR, Popularity, Random
 
 SEEDED: dict[str, Callable[[Any], object]] = {
@@ -124,6 +125,14 @@ def test_visual_factors_that_fit_in_no_memory():
 def test_numbers_that_are_none(name, value):
     with pytest.raises(CatwalkError, match=f"{name} must be (at least 0|a finite number), got {value}"):
         APR(**{name: value})
+
+
+@pytest.mark.parametrize("argument", ["items", "users", "train_images", "test_images"])
+@pytest.mark.parametrize("value", [10**12, 10**30])
+def test_shops_that_fit_in_no_memory(tmp_path, argument, value):
+    with pytest.raises(TooLargeError, match=rf"{argument} {value} would take .* GiB"):
+        synthetic(tmp_path / "shop", **{argument: value})
+    assert not (tmp_path / "shop").exists()
 
 
 def test_memory_is_what_is_left(monkeypatch: pytest.MonkeyPatch):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from catwalk.errors import CatwalkError
+from catwalk.limits import check_memory
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, numbered, print_summary
 from datamodules.importers.simulated_purchases import ChoiceModel, random_stream, simulate_purchases
 
@@ -85,6 +86,7 @@ def fashion_mnist(dest: Path, source: Path | None = None, items: int = 1500, use
     _check_items(items, TEST_PHOTOGRAPHS)
     if users < 1:
         raise CatwalkError(f"users must be at least 1, got {users}")
+    check_memory(8 * len(CATEGORIES) * users, f"users {users}", "give fewer")  # their tastes
     sampling = random_stream(seed, "items on sale")
     console = Console()
     files = find_files(source)

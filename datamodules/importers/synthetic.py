@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from catwalk.errors import CatwalkError
+from catwalk.limits import check_memory
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, numbered, print_summary
 from datamodules.importers.simulated_purchases import ChoiceModel, random_stream, simulate_purchases
 
@@ -58,6 +59,7 @@ def synthetic(
     ):
         if value < lowest:
             raise CatwalkError(f"{argument} must be at least {lowest}, got {value}")
+        check_memory(8 * len(CATEGORIES) * value, f"{argument} {value}", "give fewer")  # a user's tastes, at least
     if not SIDES[0] <= image_size <= SIDES[1]:
         raise CatwalkError(f"image_size must lie in {SIDES[0]}..{SIDES[1]}, got {image_size}")
     names = np.array(CATEGORIES)
