@@ -103,6 +103,8 @@ def _simple(message: str, options: Sequence[str]) -> Problem | None:
     """Explain the messages that are no trees."""
     if match := re.fullmatch(r"(?:argument )?--([\w.]+)\.help: Expected a dot import path string: (.*)", message):
         return Problem((f"--{match[1]}.help",), f"there is no class {match[2]}{_listed_classes(match[2], match[1])}")
+    if match := re.match(r'Parser key "([\w.]+)":\s+Unable to load config \'(.*)\'', message):
+        return Problem((match[1],), f"expected options and their values, got {match[2]}")
     if match := re.fullmatch(r"Unexpected config: (.*)", message, re.DOTALL):
         return Problem((), f"configuration: expected options and their values, got nothing but {match[1].strip()!r}")
     if not re.search(r"Parser key|Does not validate|[Oo]ption|[Gg]roup '|arguments|expected|argument", message):
@@ -217,6 +219,8 @@ def _explain_one(node: Node, context: Context) -> Problem | None:
         return Problem((), f"{options[0]} is given before a class that has it, such as {_example(name)}")
     if match := re.fullmatch(r"Expected a (.+?)\. Got value: ?(.*)", text):
         kind = _type(match[1])
+        if match[2].startswith("Namespace("):
+            return Problem((), f"expected {kind}; its entries are given in a --config, not one by one on the line")
         example = f", such as [{match[2]}]," if kind == "list" and re.fullmatch(r"-?[\d.]+", match[2]) else ","
         return Problem((), f"expected {kind}{example} got {match[2] or 'nothing'}")
     if match := re.fullmatch(r"Expected a dot import path string: ?(.*)", text):

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from catwalk.csv_text import from_cell
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
@@ -35,7 +36,9 @@ def main(study: Path, dataset: Path, k: int = 20) -> None:
         data = InteractionTriplets(dataset, folder)
         data.setup("test")
         model = VBPR.load_from_checkpoint(cache / place / "recommender.ckpt", map_location="cpu")
-        figures[extractor, attack].append(exposure(model, data, cell["source"], cell["target"], k))
+        figures[extractor, attack].append(
+            exposure(model, data, from_cell(cell["source"]), from_cell(cell["target"]), k)
+        )
     headings = ("CNN", "Attack", "source buyers", "target buyers", "others", "all", "mean rank")
     shown = Table(*headings, title=f"CHR@{k} by users")
     for names, rows in figures.items():

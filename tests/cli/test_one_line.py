@@ -118,6 +118,10 @@ OPTIONS = ["model", "data", "trainer.max_epochs", "trainer.min_epochs", "model.o
         ("Subcommand 'fit' does not accept option 'modle.class_path'", "modle.class_path; did you mean model?"),
         ("Subcommand 'fit' does not accept option 'fit.model.class_path'", "at the top of a file, without fit"),
         ("Subcommand 'fit' does not accept option 'search.lr.low'", "search belongs to `catwalk tune`"),
+        (
+            "Parser key \"trainer\":\nUnable to load config '3'\n  - Parser",
+            "trainer: expected options and their values, got 3",
+        ),
         ("argument -c/--config: expected one argument", "--config: a value is missing behind it"),
         ("ambiguous option: --seed could match --seeds, --seeds+", "there is no option --seed; did you mean --seeds?"),
         (
