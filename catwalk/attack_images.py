@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from catwalk.attacks import Attack
 from catwalk.backbones import Classifier, load_classifier, network_fingerprint
@@ -20,8 +20,10 @@ from catwalk.images import Progress as Report
 from catwalk.images import store_images
 from catwalk.partial_folders import partial_folder, remove_leftovers
 from catwalk.poisoning import AttackSummary, poison, read_summary
+from catwalk.progress import Progress
 from catwalk.protocol import Protocol
 from catwalk.splits import read_split
+from catwalk.watched_files import WatchedFiles, watch, watch_folder
 
 CLEAN = "clean"
 """Folder, in the attack's own, of what the network sees in the images before."""
@@ -39,6 +41,7 @@ def attack_images(
     target: str | None = None,
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
     device: str | None = None,
+    backbone: str | None = None,
 ) -> AttackSummary:
     """Attack the images of a category and print how many of them the network takes for another.
 
@@ -56,19 +59,26 @@ def attack_images(
         target: Category that the network shall see in them; none for an untargeted attack.
         protocol: Who says which items are of the source category, and how the attack's budget is meant.
         device: Where it runs, such as cpu or cuda:1; a GPU where there is one by default.
+        backbone: Import path of the classifier's backbone, where it is your own: a checkpoint alone decides about none
+            but those of Catwalk, torchvision and timm.
 
     Returns:
         What the attack did.
 
     Raises:
         CatwalkError: If an argument does not fit the dataset or the network, the attack must know purchases and there
-            are none, or the folder holds what is no attack's.
+            are none, the folder holds what is no attack's, or a file that the attack is made of was written meanwhile.
     """
+    lists = [
+        watch(Path(classifier)),
+        watch_folder(Path(dataset), "items.*", "dataset.json", "interactions.*", "splits/*"),
+    ]
     catalogue = Catalogue.read(dataset)
+    images = WatchedFiles(lambda: [catalogue.folder / image for image in catalogue.images])
     check_folder(output, catalogue, "output")
     purchases = _purchases(attack, catalogue)
     place = _device(device)
-    network = load_classifier(classifier)
+    network = load_classifier(classifier, backbone)
     network.network.to(place)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar, _aside(output) as folder:
@@ -88,6 +98,7 @@ def attack_images(
             target=target,
             protocol=protocol,
             purchases=purchases,
+            backbone=backbone,
         )
         is_done = is_finished(output, key)
         if not is_done:
@@ -103,6 +114,8 @@ def attack_images(
                 purchases=purchases,
                 progress=report(f"{attack.name} on images of {source}"),
             )
+            for files in (lists, images, network_file):
+                files.require_unchanged(attack.name)
             put_in_place(folder, output, key)
     summary = read_summary(output)
     _print(summary, catalogue, clean, output, is_done)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from catwalk.csv_text import from_cell
 from catwalk.labelled_images import LabelledImages
 from catwalk.study.grid import Grid
 from catwalk.study.stages import ClassifierStage, FeaturesStage, Shop
@@ -96,7 +97,7 @@ def what_is_replaced(
     try:
         before = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["stages"]
         with (folder / "cells.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            rows = [{name: from_cell(text or "") for name, text in row.items()} for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if before == stages:

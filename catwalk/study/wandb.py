@@ -16,6 +16,7 @@ from rich.console import Console
 
 from callbacks.wandb_loggers import files_with_run
 from catwalk import __version__
+from catwalk.csv_text import from_cell
 from catwalk.errors import CatwalkError
 from catwalk.progress import Progress
 from catwalk.study.perceptual_stage import PerceptualStage
@@ -233,7 +234,7 @@ def _table(path: Path) -> "wandb.Table":
     import wandb
 
     with path.open(newline="", encoding="utf-8") as file:
-        columns, *rows = csv.reader(file)
+        columns, *rows = ([from_cell(text) for text in row] for row in csv.reader(file))
     values = [_numbers(column) for column in zip(*rows, strict=True)]
     named: list[str | int] = [*columns]
     return wandb.Table(columns=named, data=[list(row) for row in zip(*values, strict=True)])
