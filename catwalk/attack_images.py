@@ -69,10 +69,8 @@ def attack_images(
         CatwalkError: If an argument does not fit the dataset or the network, the attack must know purchases and there
             are none, the folder holds what is no attack's, or a file that the attack is made of was written meanwhile.
     """
-    lists = [
-        watch(Path(classifier)),
-        watch_folder(Path(dataset), "items.*", "dataset.json", "interactions.*", "splits/*"),
-    ]
+    lists = watch_folder(Path(dataset), "items.*", "dataset.json", "interactions.*", "splits/*")
+    network_file = watch(Path(classifier))
     catalogue = Catalogue.read(dataset)
     images = WatchedFiles(lambda: [catalogue.folder / image for image in catalogue.images])
     check_folder(output, catalogue, "output")

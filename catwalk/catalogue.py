@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catwalk.errors import CatwalkError
+from catwalk.ids import first_clash, id_key
 from catwalk.tables import find_table, read_table
 
 
@@ -46,8 +48,8 @@ class Catalogue:
         alphabetical order.
 
         Raises:
-            CatwalkError: If the folder or the file is missing or malformed, an item id occurs twice, or an image is
-                missing or lies outside the folder.
+            CatwalkError: If the folder or the file is missing or malformed, an item id occurs twice, perhaps in two
+                spellings, or an image is missing or lies outside the folder.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -63,8 +65,15 @@ class Catalogue:
         repeated = [item for item, count in Counter(item_ids).items() if count > 1]
         if repeated:
             raise CatwalkError(f"{path}: item id {repeated[0]!r} occurs {item_ids.count(repeated[0])} times")
+        clash = first_clash(item_ids)
+        if clash is not None:
+            one, other = clash
+            raise CatwalkError(
+                f"{path}, rows {one + 1} and {other + 1}: the item ids {item_ids[one]!a} and "
+                f"{item_ids[other]!a} are two spellings of one: remove a row, or rename the item in all tables"
+            )
         images = tuple(table.column("image").to_pylist())
-        check_image_paths(folder, images, lambda row: f"item {item_ids[row]!r}")
+        images = check_image_paths(folder, images, lambda row: f"item {item_ids[row]!r}")
         info = read_dataset_info(folder)
         _check_printable(folder, str(info.get("name", "")), "the dataset's name")
         labels = table.column("category").to_pylist()
@@ -132,8 +141,14 @@ def _is_seen(character: str) -> bool:
 
 
 def number_of(name: str, names: Sequence[str], argument: str) -> int:
-    """Return the place of a category's name among ``names``, or raise a CatwalkError that lists them."""
+    """Return the place of a category's name among ``names``, or raise a CatwalkError that lists them.
+
+    A name that is not there leads to the only one that :func:`catwalk.ids.id_key` calls a spelling of it, if there is.
+    """
     if name not in names:
+        spelled = [number for number, other in enumerate(names) if id_key(other) == id_key(name)]
+        if len(spelled) == 1:
+            return spelled[0]
         if len(names) <= 20:
             raise CatwalkError(f"{argument}: there is no category {name!r}; the categories are {', '.join(names)}")
         folded = {other.casefold(): other for other in reversed(names)}
@@ -180,33 +195,79 @@ def category_order(labels: Sequence[str], declared: Any, source: str) -> tuple[s
     return tuple(declared)
 
 
-def check_image_paths(folder: Path, images: Sequence[str], owner: Callable[[int], str]) -> None:
+def check_image_paths(folder: Path, images: Sequence[str], owner: Callable[[int], str]) -> tuple[str, ...]:
     """Raise a CatwalkError unless all ``images`` are existing files below ``folder``, and no links that lead out of it.
 
     Args:
         folder: The dataset folder.
         images: Paths as they stand in a table.
         owner: Says, for the message, whose image that of a row is.
+
+    Returns:
+        The paths as they are on the disk, see :func:`on_disk`.
     """
     root = folder.resolve()
     inside: set[PurePosixPath] = set()
+    found = []
+    listings: Listings = {}
     for row, image in enumerate(images):
         relative = PurePosixPath(image)
         if relative.is_absolute() or ".." in relative.parts or "\0" in image:
             raise CatwalkError(f"image {image!r} of {owner(row)} must be a path below {folder}")
-        path = folder / relative
         try:
-            exists = path.is_file()
+            spelled = on_disk(folder, image, listings)
         except OSError as error:  # a name that is too long, for one
             raise CatwalkError(f"image {image[:80]!r} of {owner(row)} cannot be found: {error.strerror}") from error
-        if not exists:
-            raise CatwalkError(f"image {path} of {owner(row)} does not exist")
+        if spelled is None:
+            raise CatwalkError(f"image {folder / relative} of {owner(row)} does not exist")
+        if spelled != image:
+            relative = PurePosixPath(spelled)
+        path = folder / relative
         # Many images share a folder, and asking where one really lies takes long.
         places = [] if relative.parent in inside else [path.parent]
         for place in [*places, *([path] if path.is_symlink() else [])]:
             if not place.resolve().is_relative_to(root):
                 raise CatwalkError(f"image {path} of {owner(row)} lies behind a link that leads out of {folder}")
         inside.add(relative.parent)
+        found.append(spelled)
+    return tuple(found)
+
+
+Listings = dict[Path, dict[str, list[str]]]
+"""The names in folders that were looked into, by their composed Unicode form (NFC)."""
+
+
+def on_disk(folder: Path, image: str, listings: Listings) -> str | None:
+    """Return the path of a file below a folder as it is on the disk, or None if there is no such file.
+
+    A name may be there in another Unicode form than in a table: macOS decomposes letters with accents (NFD) that most
+    programs write composed (NFC). A name in the other form is found if it is the only one.
+
+    Args:
+        folder: The folder.
+        image: The path below it, in POSIX form.
+        listings: What was seen so far, which is added to.
+
+    Raises:
+        OSError: If a name is too long, or a folder cannot be looked into.
+    """
+    if (folder / image).is_file():
+        return image
+    if image.isascii():
+        return None
+    place = folder
+    for part in PurePosixPath(image).parts:
+        if not (place / part).exists():
+            if place not in listings:
+                listings[place] = {}
+                for entry in sorted(os.listdir(place)) if place.is_dir() else []:
+                    listings[place].setdefault(unicodedata.normalize("NFC", entry), []).append(entry)
+            entries = listings[place].get(unicodedata.normalize("NFC", part), [])
+            if len(entries) != 1:
+                return None
+            part = entries[0]
+        place = place / part
+    return place.relative_to(folder).as_posix() if place.is_file() else None
 
 
 def fingerprint_files(folder: Path, files: Sequence[str]) -> str:

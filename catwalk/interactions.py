@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
+from catwalk.ids import Spellings, doubtful_ids
 from catwalk.tables import find_table, read_table
+from catwalk.times import check_times, times_without_digits, trim_times
 
 IntArray = NDArray[np.int64]
 
@@ -27,6 +29,7 @@ class Interactions:
         num_repeats: Rows left out because the user had interacted with the item before.
         time_type: What the timestamps are: int64 or float64, or the type whose moments they count. None where several
             tables tell time in different ways, or a table does not tell it.
+        remarks: What was repaired or is doubtful about ids and times, a sentence each.
     """
 
     user_ids: tuple[str, ...]
@@ -35,12 +38,15 @@ class Interactions:
     timestamps: NDArray[np.generic]
     num_repeats: int
     time_type: pa.DataType | None = None
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, catalogue: Catalogue) -> "Interactions":
         """Read and check ``interactions.csv`` (or ``.parquet``) of the catalogue's folder.
 
-        Timestamps are numbers, or dates and times in ISO 8601. Of several interactions of a user with an item the
+        Timestamps are numbers, or dates and times in ISO 8601. Spellings of an id that differ in surrounding blanks,
+        invisible characters or Unicode form are one id, and so are ``123`` and ``123.0``; Unix times in several units
+        are brought to one. Of several interactions of a user with an item the
         earliest stays: a recommender never recommends what the user has already, so the others could not be tested.
 
         Raises:
@@ -60,34 +66,55 @@ class Interactions:
 
         Where a table has no timestamps, they are all 0.
         """
-        tables, kinds = [], set()
+        tables, items, kinds, remarks = [], [], set(), list[str]()
+        num_items, rewritten, example = len(catalogue), 0, ""
         for path in paths:
             table = read_table(path, ["user_id", "item_id"], ["timestamp"])
-            known = pa.compute.is_in(table.column("item_id"), value_set=pa.array(catalogue.item_ids))
-            first = pa.compute.index(known, False).as_py()
-            if first >= 0:
-                item = table.column("item_id")[first].as_py()
-                count = table.num_rows - pa.compute.sum(known).as_py()
+            column = table.column("item_id").combine_chunks().dictionary_encode()
+            texts = column.dictionary.to_pylist()
+            spellings = Spellings.of(texts, catalogue.item_ids)
+            rows = column.indices.to_numpy()
+            numbers = spellings.places[rows]
+            unknown = np.flatnonzero(numbers >= num_items)
+            if len(unknown):
                 raise CatwalkError(
-                    f"{path}, row {first + 1}: item {item!r} is not in the catalogue ({count} such rows)"
+                    f"{path}, row {unknown[0] + 1}: item {texts[rows[unknown[0]]]!r} is not in the catalogue "
+                    f"({len(unknown)} such rows)"
                 )
-            kind, moments = _parse_timestamps(table, path)
+            rewritten += int(spellings.rewritten[rows].sum())
+            example = example or spellings.example
+            kind, moments, doubts = _parse_timestamps(table, path)
             kinds.add(kind)
+            remarks += doubts
+            items.append(numbers)
             tables.append(table.append_column("moment", [moments]))
+        if rewritten:
+            remarks.append(f"{rewritten:,} purchases spell their item's id otherwise than the catalogue: {example}")
         table = pa.concat_tables(tables, promote_options="permissive")
-        items = pa.compute.index_in(table.column("item_id"), value_set=pa.array(catalogue.item_ids))
         encoded = table.column("user_id").combine_chunks().dictionary_encode()
-        users = encoded.indices.to_numpy().astype(np.int64)
-        item_numbers = items.to_numpy().astype(np.int64)
+        rows = encoded.indices.to_numpy()
+        users = Spellings.of(encoded.dictionary.to_pylist())
+        if users.rewritten.any():
+            count = int(users.rewritten[rows].sum())
+            remarks.append(f"{count:,} purchases spell their user's id otherwise than others: {users.example}")
+        remarks += doubtful_ids(users.names, "users")
+        user_numbers, item_numbers = users.places[rows], np.concatenate(items)
         timestamps = table.column("moment").to_numpy()
-        kept = first_of_each_pair(users * len(catalogue) + item_numbers, timestamps)
+        if kinds == {pa.int64(), pa.float64()}:
+            kinds.remove(pa.int64())
+        time_type = kinds.pop() if len(kinds) == 1 else None
+        if time_type is not None:
+            timestamps, time_type, found = _check_timestamps(timestamps, time_type, " and ".join(map(str, paths)))
+            remarks += found
+        kept = first_of_each_pair(user_numbers * num_items + item_numbers, timestamps)
         return cls(
-            user_ids=tuple(encoded.dictionary.to_pylist()),
-            users=users[kept],
+            user_ids=users.names,
+            users=user_numbers[kept],
             items=item_numbers[kept],
             timestamps=timestamps[kept],
-            num_repeats=len(users) - len(kept),
-            time_type=kinds.pop() if len(kinds) == 1 else None,
+            num_repeats=len(user_numbers) - len(kept),
+            time_type=time_type,
+            remarks=tuple(remarks),
         )
 
     def __len__(self) -> int:
@@ -107,11 +134,27 @@ def first_of_each_pair(pairs: IntArray, timestamps: NDArray[np.generic]) -> IntA
     return np.sort(order[is_first])
 
 
-def _parse_timestamps(table: pa.Table, path: Path) -> tuple[pa.DataType | None, pa.Array]:
-    """Return timestamps as int64 or float64, from whole numbers, decimals, or ISO dates and times, and which it was."""
+def _check_timestamps(
+    timestamps: NDArray[np.generic], kind: pa.DataType, source: str
+) -> tuple[NDArray[np.generic], pa.DataType, list[str]]:
+    """Return timestamps in one unit, their type, and what was repaired or is doubtful."""
+    is_date = pa.types.is_timestamp(kind)
+    checked = check_times(timestamps.view(f"datetime64[{kind.unit}]") if is_date else timestamps, source)
+    remarks = [*(f"{count:,} {what}" for what, count in checked.repaired.items()), *checked.remarks]
+    return (
+        (timestamps, kind, remarks) if is_date else (checked.times, pa.from_numpy_dtype(checked.times.dtype), remarks)
+    )
+
+
+def _parse_timestamps(table: pa.Table, path: Path) -> tuple[pa.DataType | None, pa.Array, tuple[str, ...]]:
+    """Return timestamps as int64 or float64, from whole numbers, decimals, or ISO dates and times.
+
+    Returns:
+        What they were, the timestamps, and what is doubtful about their texts.
+    """
     if "timestamp" not in table.column_names:
-        return None, pa.array(np.zeros(table.num_rows, dtype=np.int64))
-    column = table.column("timestamp").combine_chunks()
+        return None, pa.array(np.zeros(table.num_rows, dtype=np.int64)), ()
+    column = trim_times(table.column("timestamp").combine_chunks())
     empty = pa.compute.or_kleene(pa.compute.is_null(column), pa.compute.equal(column, ""))
     first = pa.compute.index(empty, True).as_py()
     if first >= 0:
@@ -126,7 +169,8 @@ def _parse_timestamps(table: pa.Table, path: Path) -> tuple[pa.DataType | None, 
             first = pa.compute.index(pa.compute.is_finite(parsed), False).as_py()
             if first >= 0:
                 raise CatwalkError(f"{path}, row {first + 1}: timestamp {column[first].as_py()!r} is no time")
-        return kind, parsed.cast(pa.int64()) if pa.types.is_timestamp(kind) else parsed
+        doubts = times_without_digits(column) if kind == pa.float64() else ()
+        return kind, parsed.cast(pa.int64()) if pa.types.is_timestamp(kind) else parsed, doubts
     raise CatwalkError(
         f"{path}: the timestamps are neither all numbers nor all ISO 8601 dates and times, all or none of them with a "
         f"time zone; the first is {column[0].as_py()!r}"

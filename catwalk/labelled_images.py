@@ -62,7 +62,7 @@ class LabelledImages:
         else:
             table = read_table(path, ["image", "category", "split"])
             images = tuple(table.column("image").to_pylist())
-            check_image_paths(catalogue.folder, images, lambda row: f"row {row + 1} of {path.name}")
+            images = check_image_paths(catalogue.folder, images, lambda row: f"row {row + 1} of {path.name}")
             numbers = {
                 name: number_of(name, catalogue.category_names, f"{path}, column category")
                 for name in sorted(set(table.column("category").to_pylist()))

@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
+from catwalk.ids import Spellings
 from catwalk.interactions import IntArray, Interactions
 from catwalk.limits import check_seed
 from catwalk.ranking import UserItems
@@ -38,6 +40,9 @@ class Split:
         num_ties: Users of whom something is held out that has the same timestamp as something that is not, or that is
             held out for the other purpose; the order of the file decided.
         num_left_out: Users left out because all that they bought would have been held out.
+        num_seen_future: Test purchases that are earlier than some training purchase: the recommender knows the future
+            of other users. 0 where the table does not tell time.
+        remarks: What was repaired or is doubtful about ids and times, a sentence each.
     """
 
     user_ids: tuple[str, ...]
@@ -48,6 +53,8 @@ class Split:
     num_repeats: int = 0
     num_ties: int = 0
     num_left_out: int = 0
+    num_seen_future: int = 0
+    remarks: tuple[str, ...] = ()
 
     @property
     def num_users(self) -> int:
@@ -128,11 +135,21 @@ class SplitRule(abc.ABC):
             num_repeats=interactions.num_repeats,
             num_ties=_count_ties(users, moments, parts),
             num_left_out=interactions.num_users - num_users,
+            num_seen_future=_count_seen_future(interactions, kept, parts),
+            remarks=interactions.remarks,
         )
 
 
 class LastPurchases(SplitRule):
-    """Base of the rules that hold out the last purchases of every user, by (timestamp, order of the file)."""
+    """Base of the rules that hold out the last purchases of every user, by (timestamp, order of the file).
+
+    Users have their last purchases at different times, so that a recommender is trained on what other users bought
+    after a purchase that it is tested on. :class:`DateSplit`, a global split by time, has no such look ahead.
+
+    References:
+        Y. Ji, A. Sun, J. Zhang, C. Li (2023): A Critical Study on Data Leakage in Recommender System Offline
+        Evaluation. ACM Transactions on Information Systems 41(3).
+    """
 
     @abc.abstractmethod
     def numbers(self, purchases: IntArray) -> tuple[IntArray, IntArray]:
@@ -198,7 +215,8 @@ class LeaveRandomOut(LeaveLastOut):
 class RatioSplit(LastPurchases):
     """Every user's last purchases are tested, a share of them; those before them validate.
 
-    A share of a user's purchases is rounded to the nearest number, a half up. At least one purchase stays in training:
+    A share of a user's purchases is rounded to the nearest number, a half up: 0.29 of 50 is 14.5 and becomes 15, though
+    the float 0.29 is a little less. At least one purchase stays in training:
     validation gives way first, then the test.
 
     Args:
@@ -217,7 +235,7 @@ class RatioSplit(LastPurchases):
             share = getattr(self, name)
             if not 0 < share < 1:
                 raise CatwalkError(f"RatioSplit.{name} must be more than 0 and less than 1, got {share}")
-        if self.test_share + self.validation_share >= 1:
+        if sum(Fraction(repr(float(share))) for share in (self.test_share, self.validation_share)) >= 1:
             raise CatwalkError(
                 "RatioSplit.test_share and validation_share must leave something to train on, "
                 f"got {self.test_share} and {self.validation_share}"
@@ -225,11 +243,16 @@ class RatioSplit(LastPurchases):
 
     def numbers(self, purchases: IntArray) -> tuple[IntArray, IntArray]:
         """Return the two shares of them."""
-        validation, test = (
-            np.floor(share * purchases + 0.5).astype(np.int64) for share in (self.validation_share, self.test_share)
-        )
+        validation, test = (_rounded(share, purchases) for share in (self.validation_share, self.test_share))
         test = np.minimum(test, np.maximum(purchases - 1, 0))
         return np.minimum(validation, np.maximum(purchases - 1 - test, 0)), test
+
+
+def _rounded(share: float, purchases: IntArray) -> IntArray:
+    """Return a share of each number, a half rounded up; the share is the decimal that a user wrote, not its float."""
+    exact = Fraction(repr(float(share)))
+    counts, places = np.unique(purchases, return_inverse=True)
+    return np.array([math.floor(exact * count + Fraction(1, 2)) for count in counts.tolist()], dtype=np.int64)[places]
 
 
 @dataclass(frozen=True)
@@ -311,8 +334,10 @@ def read_split(catalogue: Catalogue, validation: bool = False, rule: SplitRule |
 
 def _read_published(paths: dict[str, Path], catalogue: Catalogue) -> Split:
     tables = {name: Interactions.from_tables([path], catalogue) for name, path in paths.items()}
-    user_ids = tuple(dict.fromkeys(user for table in tables.values() for user in table.user_ids))
-    numbers = {user: number for number, user in enumerate(user_ids)}
+    spelled = [user for table in tables.values() for user in table.user_ids]
+    texts = list(dict.fromkeys(spelled))
+    spellings = Spellings.of(texts)  # a user may be spelled in one way in one part and otherwise in another
+    numbers = dict(zip(texts, spellings.places.tolist(), strict=True))
     pairs = {
         name: (np.array([numbers[user] for user in table.user_ids])[table.users], table.items)
         for name, table in tables.items()
@@ -323,10 +348,13 @@ def _read_published(paths: dict[str, Path], catalogue: Catalogue) -> Split:
             raise CatwalkError(f"{paths[one]} holds an item that the same user has in {paths[other].name}")
     nothing = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     validation, test = (
-        _user_items(*pairs.get(name, nothing), len(user_ids), len(catalogue)) for name in ("validation", "test")
+        _user_items(*pairs.get(name, nothing), len(spellings.names), len(catalogue)) for name in ("validation", "test")
     )
     repeats = sum(table.num_repeats for table in tables.values())
-    return Split(user_ids, *pairs["train"], validation, test, repeats)
+    remarks = [f"{paths[name].name}: {remark}" for name, table in tables.items() for remark in table.remarks]
+    if spellings.rewritten.any():
+        remarks.append(f"users are spelled otherwise in one part of the split than in another: {spellings.example}")
+    return Split(spellings.names, *pairs["train"], validation, test, repeats, remarks=tuple(remarks))
 
 
 def _user_items(users: IntArray, items: IntArray, num_users: int, num_items: int) -> UserItems:
@@ -339,6 +367,14 @@ def _count_ties(users: IntArray, moments: NDArray[Any], parts: NDArray[np.int8])
     users, moments, parts = users[order], moments[order], parts[order]
     is_tie = (users[1:] == users[:-1]) & (moments[1:] == moments[:-1]) & (parts[1:] != parts[:-1])
     return len(np.unique(users[1:][is_tie]))
+
+
+def _count_seen_future(interactions: Interactions, kept: NDArray[np.bool_], parts: NDArray[np.int8]) -> int:
+    """Return how many of the test purchases are earlier than some training purchase."""
+    if interactions.time_type is None or not len(parts):
+        return 0
+    times = interactions.timestamps[kept]
+    return int((times[parts == TEST] < times[parts == TRAIN].max()).sum())
 
 
 def _moment(value: str | float, kind: pa.DataType | None, argument: str) -> float:

@@ -17,9 +17,15 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from catwalk.errors import CatwalkError, MissingColumnError
+from catwalk.ids import plain_id
 
-STRAY_QUOTE = re.compile(rb'(?<!\xef\xbb)[^,\n\r"]"[^,\n\r"]')
-"""A quotation mark with text, other than a byte order mark, on either side, which no quoted cell has."""
+STRAY_QUOTES = {
+    mark: re.compile(rb'(?<!\xef\xbb)[^%b\n\r"]"[^%b\n\r"]' % (2 * (re.escape(mark.encode()),))) for mark in ",;\t|"
+}
+"""A quotation mark with text, other than a byte order mark, on either side, which no quoted cell has, by delimiter."""
+
+FIRST_LINE = 1 << 20
+"""Bytes of a file in which its first line ends, where the delimiter is looked for."""
 
 BLOCK = 1 << 22
 """Bytes of a CSV file that are parsed at a time."""
@@ -56,8 +62,9 @@ def scan_table(
 
     Everything is read as text, so that ids such as ``007`` stay what they are; numbers are parsed by who needs them.
     CSV is that of RFC 4180 in UTF-8, with a header; a quoted cell may hold line breaks, as descriptions of products
-    do. TSV knows no quotation marks. Both may be gzipped (``.csv.gz``). Memory holds a few blocks at a time, however
-    long the file is.
+    do. It may be separated by semicolons, tabs or vertical bars as well, which the first line tells; names of columns
+    are compared without surrounding blanks and invisible characters. TSV knows no quotation marks. Both may be gzipped
+    (``.csv.gz``). Memory holds a few blocks at a time, however long the file is.
 
     Args:
         path: The file; its name's ending tells what it is, and what is no ``.tsv`` or ``.parquet`` is CSV.
@@ -80,6 +87,7 @@ def scan_table(
         # Closed at once, and not when the memory of an error is gone.
         with contextlib.closing(_scan_parquet(path) if is_parquet else _scan_csv(path, header)) as batches:
             for batch in batches:
+                batch = _with_plain_names(batch, [*columns, *optional])
                 if rows == 0:
                     _check_columns(path, columns, optional, batch.schema.names)
                 there = [*columns, *(name for name in optional if name in batch.schema.names)]
@@ -91,6 +99,19 @@ def scan_table(
         raise CatwalkError(place or f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     if rows == 0:
         raise CatwalkError(f"{path} has a header and no rows")
+
+
+def _with_plain_names(batch: pa.RecordBatch, wanted: Sequence[str]) -> pa.RecordBatch:
+    """Return the batch with the wanted names for columns that are spelled otherwise, see :func:`catwalk.ids.plain_id`.
+
+    A name that is there as it is wanted, or that is spelled in several other ways, leaves all as they are.
+    """
+    names = batch.schema.names
+    for name in wanted:
+        spelled = [place for place, other in enumerate(names) if plain_id(other) == plain_id(name)]
+        if name not in names and len(spelled) == 1 and names[spelled[0]] not in wanted:
+            names[spelled[0]] = name
+    return batch.rename_columns(names) if names != batch.schema.names else batch
 
 
 def _check_columns(path: Path, columns: Sequence[str], optional: Sequence[str], found: list[str]) -> None:
@@ -194,8 +215,20 @@ def _empty(names: Sequence[str]) -> pa.RecordBatch:
 
 
 def _dialect(path: Path) -> tuple[str, bool]:
-    """Return the delimiter and whether cells may be quoted."""
-    return ("\t", False) if path.name.removesuffix(".gz").endswith(".tsv") else (",", True)
+    """Return the delimiter and whether cells may be quoted.
+
+    The delimiter is the mark that is most frequent in the first line: a comma, a semicolon, a tab or a vertical bar.
+    In doubt it is the one that belongs to the file's name, a tab for ``.tsv``, without quotation marks.
+    """
+    is_tsv = path.name.removesuffix(".gz").endswith(".tsv")
+    own = "\t" if is_tsv else ","
+    with _open_bytes(path) as file:
+        line = file.readline(FIRST_LINE).removeprefix(codecs.BOM_UTF8)
+    if line[:4].lower() == b"sep=":
+        raise CatwalkError(f"{path}, line 1 is {line[:5].decode('ascii', 'replace')!r}, as Excel writes it: remove it")
+    names = line if is_tsv else re.sub(rb'"[^"]*"', b"", line)
+    delimiter = max(STRAY_QUOTES, key=lambda mark: (names.count(mark.encode()), mark == own))
+    return delimiter, not (is_tsv and delimiter == "\t")
 
 
 def _open_bytes(path: Path) -> BinaryIO:
@@ -210,6 +243,7 @@ class _CheckedText:
         self._file = _open_bytes(path)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._quotes = quotes
+        self._stray_quote = STRAY_QUOTES[_dialect(path)[0]]
         self._num_quotes = 0
         self._lines = 0
         self._tail = b""
@@ -238,7 +272,7 @@ class _CheckedText:
     def _check_quotes(self, data: bytes) -> None:
         if b'"' in data or b'"' in self._tail:
             joined = self._tail + data
-            stray = STRAY_QUOTE.search(joined)
+            stray = self._stray_quote.search(joined)
             if stray:
                 place = max(stray.start() + 1 - len(self._tail), 0)
                 raise self._refused(data[:place], "has a quotation mark inside a cell; double it and quote the cell")
@@ -253,9 +287,9 @@ class _CheckedText:
 
 def _find_malformed_line(path: Path, header: Sequence[str] | None) -> str | None:
     """Return what is wrong with a CSV file and in which line, by a slow second reading; None if nothing is found."""
-    delimiter, has_quotes = _dialect(path)
     start, width = 0, len(header) if header is not None else None
     try:
+        delimiter, has_quotes = _dialect(path)
         with io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", newline="") as file:
             quoting: dict[str, Any] = {} if has_quotes else {"quoting": csv.QUOTE_NONE}
             rows = csv.reader(file, delimiter=delimiter, strict=True, **quoting)

@@ -224,6 +224,7 @@ def _facts(split: Split, num_items: int) -> Iterator[str]:
             f"{split.num_ties:,} of {split.num_asked:,} users' held-out purchases tie in time with one that is not "
             "held out: the file's order decided"
         )
+    yield from split.remarks
 
 
 def _count(number: int, noun: str) -> str:

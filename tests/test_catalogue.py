@@ -236,3 +236,13 @@ class TestErrors:
         assert catalogue.category("Shoe", "source") == 1
         with pytest.raises(CatwalkError, match="source: there is no category 'Hat'; the categories are Bag, Shoe"):
             catalogue.category("Hat", "source")
+
+
+def test_two_spellings_of_an_item_are_refused_and_those_of_a_category_found(tmp_path):
+    (tmp_path / "i.png").touch()
+    table = tmp_path / "items.csv"
+    table.write_text("item_id,image,category\na,i.png,Ro\u0308cke\nb,i.png,Bags\na\u200b,i.png,Bags\n")
+    with pytest.raises(CatwalkError, match=r"rows 1 and 3: the item ids 'a' and 'a\\u200b' are two spellings of one"):
+        Catalogue.read(tmp_path)
+    table.write_text("item_id,image,category\na,i.png,Ro\u0308cke\nb,i.png,Bags\n")
+    assert Catalogue.read(tmp_path).category("R\u00f6cke", "source") == 1

@@ -146,3 +146,35 @@ def test_interactions_need_timestamps(catalogue):
     (catalogue.folder / "interactions.csv").write_text("user_id,item_id\nu,i0\n")
     with pytest.raises(CatwalkError, match=r"interactions\.csv lacks the column 'timestamp'"):
         Interactions.read(catalogue)
+
+
+def test_spellings_and_units_are_mended_and_told(catalogue):
+    rows = [
+        ("u", "i0", "1400000000"),
+        ("u\u200b", "i1\u00a0", "1400000001000"),
+        ("5.0", "i3", "1400000002"),
+        ("5", "i4", 0),
+    ]
+    write(catalogue, rows)
+    interactions = Interactions.read(catalogue)
+    assert interactions.user_ids == ("u", "5")
+    assert interactions.users.tolist() == [0, 0, 1, 1]
+    assert interactions.items.tolist() == [0, 1, 3, 4]
+    assert interactions.timestamps.tolist() == [1400000000000, 1400000001000, 1400000002000, 0]
+    assert interactions.remarks == (
+        "1 purchases spell their item's id otherwise than the catalogue: 'i1\\xa0' for 'i1'",
+        "2 purchases spell their user's id otherwise than others: 'u\\u200b' for 'u'",
+        "2 times in seconds, brought to milliseconds",
+        "1 of 4 times lie outside the years 1990 to 2099, such as 0 (1 zero): they may be no times of purchases",
+    )
+
+
+def test_times_in_several_units_and_in_none_are_refused(catalogue):
+    write(catalogue, [("u", "i0", 1400000000), ("u", "i1", 1400000000000), ("u", "i3", 77)])
+    with pytest.raises(CatwalkError, match=r"interactions\.csv: times are in several units, 1400000000 in seconds and"):
+        Interactions.read(catalogue)
+
+
+def test_sound_interactions_have_no_remarks(catalogue):
+    write(catalogue, [("u", "i0", 1400000000), ("\u00fc", "i1", 1400000001)])
+    assert Interactions.read(catalogue).remarks == ()

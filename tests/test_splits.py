@@ -1,6 +1,8 @@
 """The rules that hold purchases out, and published splits, against plain Python."""
 
 import datetime
+from dataclasses import replace
+from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -269,7 +271,8 @@ def test_the_command_line_takes_a_rule(shop, caplog, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*command, f"--data.split.test_from={times[-1] + 1}"])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("catwalk: error: DateSplit.test_from: no user has purchases from")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("catwalk: error: DateSplit.test_from: no user has purchases from")
 
 
 def test_a_shop_without_interactions(catalogue):
@@ -364,3 +367,36 @@ class TestPublishedSplits:
         self.write(catalogue, train=[("a", "i1", 1), ("b", "i0", 1)], test=[("b", "i1", 1)])
         split = read_split(catalogue)
         assert named(split, split.test) == [("b", 1)]
+
+
+@pytest.mark.parametrize("share", [0.29, 0.57, 0.58, 0.1, 0.35, 0.145, 1e-7])
+def test_a_share_is_rounded_as_the_decimal_that_it_is_written_as(share):
+    """0.29 of 50 is 14.5, and 0.29 * 50 a little less in floats."""
+    purchases = np.arange(1, 300)
+    exact = [int((Decimal(repr(share)) * count).quantize(Decimal(1), ROUND_HALF_UP)) for count in purchases.tolist()]
+    expected = np.minimum(exact, purchases - 1)
+    assert RatioSplit(share).numbers(purchases)[1].tolist() == expected.tolist()
+    validation, test = RatioSplit(1e-9, share).numbers(purchases)
+    assert validation.tolist() == expected.tolist()
+    assert not test.any()
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"), [(LeaveLastOut(), 1), (DateSplit(4), 0), (RatioSplit(0.5, 0.1), 1)], ids=repr
+)
+def test_tested_purchases_before_others_training_are_counted(tmp_path, rule, expected):
+    users, items = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 0, 1, 2])
+    times = np.array([1, 2, 3, 3, 5])
+    interactions = Interactions(("a", "b"), users, items, times, 0, pa.int64())
+    assert rule.split(interactions, 3).num_seen_future == expected
+    assert rule.split(replace(interactions, time_type=pa.int64(), remarks=("r",)), 3).remarks == ("r",)
+
+
+def test_users_are_spelled_in_one_way_in_all_parts_of_a_published_split(tmp_path):
+    catalogue = Catalogue(tmp_path, "shop", ("0", "1"), ("", ""), np.zeros(2, dtype=np.int64), ("c",))
+    (tmp_path / "splits").mkdir()
+    for part, rows in (("train", "7.0,0\nb,0\n"), ("test", "7,1\nb\u200b,1\n")):
+        (tmp_path / "splits" / f"{part}.csv").write_text(f"user_id,item_id\n{rows}")
+    split = read_split(catalogue)
+    assert split.user_ids == ("7", "b")
+    assert split.test.counts.tolist() == [1, 1]

@@ -220,3 +220,40 @@ class TestScanning:
                 if number == 20:
                     break
         assert set(readers) == {threading.get_ident()}
+
+
+class TestDelimiters:
+    @pytest.mark.parametrize("mark", [";", "\t", "|"])
+    @pytest.mark.parametrize("name", ["table.csv", "table.csv.gz"])
+    def test_the_first_line_tells_the_mark(self, tmp_path, mark, name):
+        content = f'id{mark}"na,me;\t|"{mark}name\n007{mark}1,5{mark}"a{mark} ""b"""\n8{mark}x{mark}c\n'.encode()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+        found = read_table(tmp_path / name, ["id", "name"]).to_pydict()
+        assert found == {"id": ["007", "8"], "name": [f'a{mark} "b"', "c"]}
+
+    @pytest.mark.parametrize("mark", [",", ";"])
+    def test_a_tsv_file_without_tabs(self, tmp_path, mark):
+        (tmp_path / "table.tsv").write_text(f"id{mark}name\n1{mark}a\n")
+        assert read_table(tmp_path / "table.tsv", ["id", "name"]).to_pydict() == {"id": ["1"], "name": ["a"]}
+
+    def test_commas_win_in_doubt(self, tmp_path):
+        assert read_csv(tmp_path, "id,na;me\n1,a;b\n", ["id", "na;me"]) == {"id": ["1"], "na;me": ["a;b"]}
+        assert read_csv(tmp_path, "id\n1;2\n", ["id"]) == {"id": ["1;2"]}
+
+    def test_what_is_wrong_is_said(self, tmp_path):
+        with pytest.raises(CatwalkError, match=r"table\.csv, line 3 has 1 cells and the header 2"):
+            read_csv(tmp_path, "id;name\n1;a\n2\n")
+        with pytest.raises(CatwalkError, match=r"table\.csv, line 2 has a quotation mark inside a cell"):
+            read_csv(tmp_path, 'id;name\n1;a 5" heel\n')
+        with pytest.raises(CatwalkError, match=r"table\.csv, line 1 is 'sep=;', as Excel writes it: remove it"):
+            read_csv(tmp_path, "sep=;\nid;name\n1;a\n")
+
+
+def test_names_of_columns_are_compared_without_blanks_and_what_is_invisible(tmp_path):
+    assert read_csv(tmp_path, "id , name,\u200bcolour\n1,a,x\n", optional=("colour",)) == {
+        "id": ["1"],
+        "name": ["a"],
+        "colour": ["x"],
+    }
+    with pytest.raises(CatwalkError, match="lacks the column 'id'"):
+        read_csv(tmp_path, "id , id,name\n1,2,a\n")

@@ -1,6 +1,7 @@
 """A look at a dataset folder before a study: figures on the screen, pictures in a folder."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from catwalk.overview.facts import (
     promising_pairs,
     weaknesses,
 )
-from catwalk.overview.reading import purchase_tables, read_headers, split_facts
+from catwalk.overview.reading import purchase_tables, read_headers, same_photographs, split_facts
 from catwalk.overview.screen import print_overview
 from catwalk.tables import find_table
 
@@ -70,7 +71,7 @@ def _look(catalogue: Catalogue, tables: list[Path], interactions: Interactions |
     """Read what there is beside the purchases, and compute all facts."""
     labelled = LabelledImages.read(catalogue)
     own_file = find_table(catalogue.folder, "labelled_images") is not None
-    images = _image_facts(catalogue.folder, catalogue.images)
+    images = _image_facts(catalogue.folder, catalogue.images, same_photographs(catalogue.folder, catalogue.images))
     labels = LabelFacts.of(labelled, own_file, _image_facts(catalogue.folder, labelled.images) if own_file else None)
     categories = category_facts(catalogue, interactions)
     purchases = PurchaseFacts.of(catalogue, interactions) if interactions is not None else None
@@ -88,13 +89,22 @@ def _look(catalogue: Catalogue, tables: list[Path], interactions: Interactions |
         split=split,
         time=time,
         pairs=pairs,
-        weaknesses=weaknesses(categories, images, labels, purchases, split, time, pairs),
+        weaknesses=weaknesses(
+            categories,
+            images,
+            labels,
+            purchases,
+            split,
+            time,
+            pairs,
+            () if interactions is None else interactions.remarks,
+        ),
     )
 
 
-def _image_facts(folder: Path, images: tuple[str, ...]) -> ImageFacts:
+def _image_facts(folder: Path, images: tuple[str, ...], owners: Sequence[Sequence[str]] = ()) -> ImageFacts:
     different = list(dict.fromkeys(images))  # items may share an image
-    return ImageFacts.of(different, read_headers(folder, different))
+    return ImageFacts.of(different, read_headers(folder, different), owners)
 
 
 def _unwritable(output: Path, error: OSError) -> CatwalkError:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from catwalk.catalogue import Catalogue
+from catwalk.ids import first_clash
 from catwalk.interactions import Interactions
 from catwalk.labelled_images import SPLITS, LabelledImages
 
@@ -341,6 +342,8 @@ class SplitFacts:
         test: Held-out pairs for the test.
         tested_users: Users with a test item.
         cold: Held-out pairs whose item nobody has in training: only its image can rank it.
+        seen_future: Test pairs that are earlier than a training pair: a recommender is trained on what other users
+            bought later.
     """
 
     kind: str
@@ -349,6 +352,7 @@ class SplitFacts:
     test: int
     tested_users: int
     cold: int
+    seen_future: int = 0
 
 
 @dataclass(frozen=True)
@@ -362,6 +366,8 @@ class ImageFacts:
         modes: Number of files by Pillow's mode and the colour profile unless that is sRGB's, the commonest first.
         smallest: Path, width and height of the smallest by area; None if none is readable.
         largest: The same of the largest.
+        shared: Number of items whose image is, byte for byte, that of another item as well.
+        most_shared: Path of the image of most items, and their number; None if each has its own.
         unreadable: Number of files whose header cannot be read.
         first_unreadable: Path of the first of them.
     """
@@ -374,10 +380,21 @@ class ImageFacts:
     largest: tuple[str, int, int] | None
     unreadable: int
     first_unreadable: str | None
+    shared: int = 0
+    most_shared: tuple[str, int] | None = None
 
     @classmethod
-    def of(cls, images: Sequence[str], headers: Sequence[Header | None]) -> "ImageFacts":
-        """Compute them from the paths and the headers, None where one cannot be read."""
+    def of(
+        cls, images: Sequence[str], headers: Sequence[Header | None], owners: Sequence[Sequence[str]] = ()
+    ) -> "ImageFacts":
+        """Compute them.
+
+        Args:
+            images: The paths.
+            headers: Their headers, None where one cannot be read.
+            owners: Groups of paths, one for each item, that have the same content.
+        """
+        largest = max(owners, key=len, default=())
         readable = [(image, *header) for image, header in zip(images, headers, strict=True) if header is not None]
         unreadable = [image for image, header in zip(images, headers, strict=True) if header is None]
         sizes = Counter((width, height) for _, width, height, _ in readable)
@@ -391,6 +408,8 @@ class ImageFacts:
             largest=by_area[-1][:3] if by_area else None,
             unreadable=len(unreadable),
             first_unreadable=unreadable[0] if unreadable else None,
+            shared=sum(map(len, owners)),
+            most_shared=(largest[0], len(largest)) if largest else None,
         )
 
 
@@ -461,8 +480,13 @@ def weaknesses(
     split: SplitFacts | None,
     time: TimeFacts | None,
     pairs: Sequence[Pair],
+    remarks: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """Return what makes a study of a shop weak, a sentence each; the arguments are an :class:`Overview`'s."""
+    """Return what makes a study of a shop weak, a sentence each.
+
+    The arguments are an :class:`Overview`'s, and what is said of ids and times, see
+    :class:`~catwalk.interactions.Interactions`.
+    """
     found = []
     if purchases is None or split is None:
         found.append("there are no purchases: a CNN can be trained and attacked, and no recommender")
@@ -473,6 +497,7 @@ def weaknesses(
                 f"no pair of categories is promising: of those with {MIN_ITEMS} items or more, none that is bought "
                 "less than most could take after one that is bought most"
             )
+    found += remarks
     found += _about_categories(categories, labels)
     found += _about_images(images, "item image")
     if labels.files is not None:
@@ -496,6 +521,12 @@ def _about_tests(purchases: PurchaseFacts, split: SplitFacts, time: TimeFacts | 
                 f"the order in the table decides the test item of {_count(time.tied_users, 'user')}: their last "
                 "purchase has the timestamp of another"
             )
+    if split.seen_future:
+        found.append(
+            f"{split.kind} lets recommenders train on the future: of {split.test:,} tested purchases "
+            f"{split.seen_future:,} are earlier than a training purchase of another user; catwalk.splits.DateSplit, a "
+            "global split by time, does not"
+        )
     if split.cold:
         found.append(
             f"{_count(split.cold, 'held-out purchase')} of items that nobody buys in training, which only their images "
@@ -508,6 +539,10 @@ def _about_tests(purchases: PurchaseFacts, split: SplitFacts, time: TimeFacts | 
 
 def _about_categories(categories: Sequence[CategoryFacts], labels: LabelFacts) -> list[str]:
     found = []
+    clash = first_clash([category.name for category in categories])
+    if clash is not None:
+        one, other = (categories[row].name for row in clash)
+        found.append(f"the categories {one!a} and {other!a} are two spellings of one name, and count as two")
     for number, what in ((0, "no item"), (1, "a single item")):
         names = [category.name for category in categories if category.items == number]
         if names:
@@ -522,6 +557,11 @@ def _about_images(images: ImageFacts, what: str) -> list[str]:
     if images.unreadable:
         verb = "are" if images.unreadable > 1 else "is"
         found.append(f"{_count(images.unreadable, what)} {verb} unreadable, first of all {images.first_unreadable}")
+    if images.most_shared is not None:
+        found.append(
+            f"{images.shared:,} items share their photograph with others, {images.most_shared[1]:,} of them "
+            f"{images.most_shared[0]}: no image can tell them apart, and what is attacked in one is attacked in all"
+        )
     if images.different_sizes > 1:
         found.append(
             f"{what}s come in {images.different_sizes} sizes: training on them needs an image_size for all to be "

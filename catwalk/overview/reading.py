@@ -1,5 +1,6 @@
 """Reading what an overview is computed from: the tables of a dataset folder and the headers of its images."""
 
+import hashlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -43,7 +44,29 @@ def split_facts(catalogue: Catalogue, tables: Sequence[Path]) -> SplitFacts:
         test=int(split.test.counts.sum()),
         tested_users=int((split.test.counts > 0).sum()),
         cold=split.num_cold,
+        seen_future=split.num_seen_future,
     )
+
+
+def same_photographs(folder: Path, images: Sequence[str]) -> list[list[str]]:
+    """Return the groups of at least two items' images that are byte for byte the same, in the order of the items.
+
+    Args:
+        folder: The dataset folder.
+        images: The path of every item's image, which may be another item's as well.
+    """
+    by_size: dict[int, list[str]] = {}
+    for image in dict.fromkeys(images):
+        by_size.setdefault((folder / image).stat().st_size, []).append(image)
+    contents = {
+        image: hashlib.sha256((folder / image).read_bytes()).hexdigest() if len(group) > 1 else image
+        for group in by_size.values()
+        for image in group
+    }
+    groups: dict[str, list[str]] = {}
+    for image in images:
+        groups.setdefault(contents[image], []).append(image)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def read_headers(folder: Path, images: Sequence[str]) -> list[Header | None]:

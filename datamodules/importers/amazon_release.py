@@ -9,7 +9,7 @@ References:
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from catwalk.errors import CatwalkError
+from catwalk.ids import id_key
 from catwalk.tables import read_table, scan_table
+from catwalk.times import times_without_digits
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
 from datamodules.importers.items import DAMAGED_ITEMS, DAMAGED_PURCHASES, check_known
 from datamodules.importers.purchases import Numbering, Purchases
@@ -58,7 +60,8 @@ def amazon_release(
         raise CatwalkError(f"source: there is no folder {source}")
     images, strange = find_numbered_images(source / IMAGES)
     classes = read_classes(source)
-    training, test = (_read_part(source / file, images) for file in (TRAINING, TEST))
+    training = _read_part(source / TRAINING, images)
+    test = _read_part(source / TEST, images, training.user_ids)
     test = _without_training_pairs(test, training)
     training.check_some_left(source / TRAINING)
     test.check_some_left(source / TEST)
@@ -91,7 +94,7 @@ def amazon_release(
         for part, purchases in (("train", training), ("test", test)):
             users, bought, _ = purchases.columns()
             times = purchases.timestamps.tolist() if has_times else []
-            writer.write_split(part, users, bought, [int(time) if time.is_integer() else time for time in times])
+            writer.write_split(part, users, bought, [int(time) if time == int(time) else time for time in times])
         writer.describe(
             name=name or source.resolve().name.replace("_", " ").replace("-", " ").title(),
             source="Release of Anelli et al., Assessing Perceptual and Recommendation Mutation (2020), from the Amazon "
@@ -100,6 +103,8 @@ def amazon_release(
             categories=sorted(set(labels)),
             made_by={"importer": "amazon-release", "name": name},
             left_out=left_out,
+            repaired=Counter(training.repaired) + Counter(test.repaired),
+            remarks=list(dict.fromkeys([*training.remarks, *test.remarks])),
         )
     console = Console()
     print_summary(writer, console)
@@ -165,20 +170,29 @@ def read_classes(source: Path) -> dict[str, str]:
     }
 
 
-def _read_part(path: Path, images: Mapping[str, Path]) -> Purchases:
-    """Read one of the two tables; purchases of items without an image are left out."""
+def _read_part(path: Path, images: Mapping[str, Path], known_users: Sequence[str] = ()) -> Purchases:
+    """Read one of the two tables; purchases of items without an image are left out.
+
+    Args:
+        path: The table.
+        images: The images by the ids of their items.
+        known_users: The users of the other table.
+    """
     header = COLUMNS[_count_columns(path)]
     users, items = Numbering(), Numbering()
     times: list[str | None] = []
-    rows = 0
+    rows = rewritten = 0
     for batch in scan_table(path, ["user", "item"], ["timestamp"], header=header):
         users.add(batch.column("user"))
-        column = batch.column("item")
+        given = batch.column("item").dictionary_encode()
+        keys = pa.array([id_key(text) for text in given.dictionary.to_pylist()], pa.string())
+        column = keys.take(given.indices)
+        rewritten += pa.compute.sum(pa.compute.not_equal(column, batch.column("item"))).as_py()
         is_number = pa.compute.match_substring_regex(column, r"^\d{1,18}$")
         first = pa.compute.index(is_number, False).as_py()
         if first >= 0:
             raise CatwalkError(
-                f"{path}, row {rows + first + 1}: item {column[first].as_py()!r} is no number of an image"
+                f"{path}, row {rows + first + 1}: item {batch.column('item')[first].as_py()!r} is no number of an image"
             )
         items.add(pa.compute.cast(pa.compute.cast(column, pa.int64()), pa.string()))  # 007 is 7
         rows += batch.num_rows
@@ -192,7 +206,20 @@ def _read_part(path: Path, images: Mapping[str, Path]) -> Purchases:
         if len(np.unique(stated)) > 1:
             left_out["times of purchases, because others have none"] = len(stated)
         numbers = np.zeros(len(numbers))
-    purchases = Purchases(user_ids, item_ids, user_numbers, item_numbers, numbers, left_out)
+    repaired = {"ids of items spelled in another way": rewritten}
+    moments: NDArray[np.generic] = numbers
+    if not any("." in time or "e" in time.lower() for time in times if time):
+        moments = numbers.astype(np.int64)  # floats only to be read
+    purchases = Purchases(
+        user_ids,
+        item_ids,
+        user_numbers,
+        item_numbers,
+        moments,
+        left_out,
+        repaired,
+        times_without_digits(pa.array([time or "" for time in times])),
+    ).tidied(list(images), path, user_ids=known_users, has_times=len(np.unique(moments)) > 1)
     check_known(purchases, images, path, path.parent / IMAGES)
     part = "training" if path.name == TRAINING else "test"
     return purchases.of_items(images, f"{part} purchases of items without an image").without_repeats()
@@ -202,11 +229,16 @@ def _count_columns(path: Path) -> int:
     if not path.is_file():
         raise CatwalkError(f"{path} does not exist")
     with path.open("rb") as file:
-        count = file.readline(1 << 16).count(b"\t") + 1
+        line = file.readline(1 << 16)
+    count = line.count(b"\t") + 1
     if count not in COLUMNS:
+        marks = [
+            name for mark, name in ((b",", "commas"), (b";", "semicolons"), (b"|", "vertical bars")) if mark in line
+        ]
+        separated = f", separated by {marks[0]}" if count == 1 and marks else ""
         raise CatwalkError(
             f"{path} must have 2 columns (user, item) or 4 (user, item, rating, timestamp) with tabs between them, and "
-            f"no header; its first line has {count}"
+            f"no header; its first line has {count}{separated}"
         )
     return count
 

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from catwalk.errors import CatwalkError
+from catwalk.ids import plain_id
+from catwalk.times import FACTOR, UNITS, era, units_of
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
 from datamodules.importers.download import Fetched, fetch_images
 from datamodules.importers.items import DAMAGED_ITEMS, DAMAGED_PURCHASES, Items, check_images, refuse_strangers
@@ -55,8 +57,8 @@ LONGEST_NAME = 80
 PLACEHOLDER = "/no-img"
 """Occurs in the addresses of the picture that Amazon shows where there is none."""
 
-LATEST = 4_102_444_800
-"""The year 2100 in Unix seconds: no review is younger."""
+FLOAT_TIMES = "times of reviews that were whole numbers, written as floats"
+"""What is counted of them."""
 
 EXAMPLES = 1000
 """Ids of unknown items of which one is shown where most are unknown."""
@@ -111,6 +113,7 @@ class Goods:
         places: The place of every item of the metadata, or why it is not among them.
         imageless: Those that are known to have no image, whose reviews are left out only once they were counted.
         left_out: How many lines and items are left out, by cause.
+        repaired: How many ids and times were written in another way, by kind.
     """
 
     release: Release = R2014
@@ -121,6 +124,7 @@ class Goods:
     places: dict[str, int] = field(default_factory=dict)
     imageless: frozenset[str] = frozenset()
     left_out: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
 
 
 def amazon_reviews(
@@ -258,6 +262,8 @@ def amazon_reviews(
                 "min_rating": min_rating,
             },
             left_out={**goods.left_out, **candidates.left_out},
+            repaired=candidates.repaired,
+            remarks=candidates.remarks,
         )
     if images is None and downloads is None:
         shutil.rmtree(kept_downloads, ignore_errors=True)
@@ -287,6 +293,9 @@ def read_metadata(path: Path, prefix: Sequence[str], level: int, skip_malformed:
             elif goods.release is R2014 and ("category" in record or "imageURL" in record):
                 goods.release = R2018  # whose first record may have no field of its own
             item = record.get(goods.release.item)
+            if type(item) is str and not ITEM_ID.fullmatch(item) and ITEM_ID.fullmatch(plain_id(item)):
+                item = plain_id(item)
+                goods.repaired["ids of items in the metadata, spelled in another way"] += 1
             if type(item) is not str or not ITEM_ID.fullmatch(item):
                 records.refuse(f"has no id of an item in {goods.release.item!r} but {str(item)[:80]!r}")
                 continue
@@ -331,7 +340,7 @@ def read_reviews(
         CatwalkError: If a line is malformed, or most reviews are of items that the metadata lack.
     """
     release, places = goods.release, goods.places
-    latest = LATEST * (1000 if release.unit == "ms" else 1)
+    first, latest = era(release.unit)
     kept = _Columns()
     left_out: Counter[str] = Counter()
     strangers: set[str] = set()
@@ -341,14 +350,22 @@ def read_reviews(
             if number == 0:
                 _check_release_of_reviews(record, path, release)
             item, user, time = record.get(release.item), record.get(release.user), record.get(release.time)
-            if type(item) is not str or type(user) is not str or not user.isprintable() or not user:
+            if type(item) is not str or type(user) is not str or not _is_name(user):
                 records.refuse(f"is no review: it needs texts in {release.item!r} and {release.user!r}")
                 continue
-            if type(time) is not int or not 0 < time < latest:
+            if type(time) is not int or not first <= time < latest:
+                given, time = time, _repaired_time(time, release.unit)
+                goods.repaired[FLOAT_TIMES] += type(given) is float and time == given
+                goods.repaired[f"times of reviews that are not in {UNITS[release.unit]}"] += time not in (0, given)
+            if not 0 < time < latest:
+                time = given
                 records.refuse(f"has no time in {release.time!r} but {str(time)[:40]!r}")
                 continue
             total += 1
             place = places.get(item, UNKNOWN)
+            if place == UNKNOWN and (plain := plain_id(item)) != item:
+                place = places.get(plain, UNKNOWN)
+                goods.repaired["ids of items in reviews, spelled in another way"] += place != UNKNOWN
             if place < 0:
                 left_out[NOT_ON_SALE[place]] += 1
                 if place == UNKNOWN and len(strangers) < EXAMPLES:
@@ -369,7 +386,29 @@ def read_reviews(
     if 2 * unknown > total:
         refuse_strangers(unknown, total, sorted(strangers), places, path, metadata, what="reviews")
     (user_ids, users), items, times = kept.finish()
-    return Purchases(user_ids, goods.ids, users, items, times.astype(f"datetime64[{release.unit}]"), dict(left_out))
+    moments = times.astype(f"datetime64[{release.unit}]")
+    purchases = Purchases(user_ids, goods.ids, users, items, moments, dict(left_out), dict(goods.repaired))
+    return purchases.tidied(goods.ids, path)
+
+
+def _is_name(text: str) -> bool:
+    """Return whether a text can be an id: something is left of it without what is invisible, and on one line."""
+    plain = text if text.isprintable() else plain_id(text)
+    return bool(plain) and plain.isprintable()
+
+
+def _repaired_time(time: object, unit: str) -> int:
+    """Return a time in a unit of Unix time, whichever unit it is in, be it written as a float; 0 if it is none."""
+    if type(time) is float and time.is_integer():
+        time = int(time)
+    if type(time) is not int:
+        return 0
+    if not 0 < time < 2**63:
+        return 0
+    place, own = int(units_of(np.array([time]))[0]), list(UNITS).index(unit)
+    if place < 0:
+        return time
+    return time * FACTOR ** (own - place) if place < own else time // FACTOR ** (place - own)
 
 
 class _Columns:

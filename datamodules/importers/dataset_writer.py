@@ -155,7 +155,7 @@ class DatasetWriter:
             CatwalkError: If a file is missing, lies outside ``root``, or cannot be decoded; all of those are listed
                 on standard error before, where they are several.
         """
-        check_image_paths(root, sources, lambda row: f"the source, {sources[row]}")
+        sources = check_image_paths(root, sources, lambda row: f"the source, {sources[row]}")
         for parent in sorted({(self.folder / path).parent for path in paths}):
             parent.mkdir(parents=True, exist_ok=True)
         damaged: dict[int, str] = {}
@@ -256,6 +256,7 @@ class DatasetWriter:
         simulated_purchases: Mapping[str, Any] | None = None,
         left_out: Mapping[str, int] | None = None,
         repaired: Mapping[str, int] | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         """State what ``dataset.json`` is to say beyond the counts.
 
@@ -270,6 +271,7 @@ class DatasetWriter:
             simulated_purchases: How the purchases were simulated; None where they are real.
             left_out: How many things of the source are not in the folder, by cause.
             repaired: How many things were written in another way in the source, by kind.
+            remarks: What is doubtful about the source, a sentence each.
         """
         self._description = {
             "name": name,
@@ -283,6 +285,8 @@ class DatasetWriter:
         mended = {what: count for what, count in (repaired or {}).items() if count}
         if mended:
             self._description["repaired"] = mended
+        if remarks:
+            self._description["remarks"] = list(remarks)
 
     def _complete(self) -> None:
         """Write ``dataset.json`` and put the folder in its place."""
@@ -450,6 +454,7 @@ def print_summary(writer: DatasetWriter, console: Console) -> None:
     lines.append(f"left out: {'; '.join(left_out) or 'nothing'}")
     if "repaired" in info:
         lines.append(f"repaired: {'; '.join(f'{count:,} {what}' for what, count in info['repaired'].items())}")
+    lines += [f"doubtful: {remark}" for remark in info.get("remarks", ())]
     if simulated:
         lines.append(
             "the purchases are SIMULATED, by the choice model that dataset.json records: nobody bought these articles"

@@ -11,9 +11,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from rich.console import Console
 
-from catwalk.catalogue import check_image_paths
+from catwalk.catalogue import Listings, check_image_paths, on_disk
 from catwalk.errors import CatwalkError, MissingColumnError
+from catwalk.ids import id_key, plain_id
 from catwalk.tables import read_table, scan_table
+from catwalk.times import times_without_digits, trim_times
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
 from datamodules.importers.items import (
     DAMAGED_ITEMS,
@@ -26,6 +28,7 @@ from datamodules.importers.items import (
 )
 from datamodules.importers.purchases import (
     LONGEST_ID,
+    SPELLED_ITEMS,
     Numbering,
     Purchases,
     check_core,
@@ -150,7 +153,9 @@ def folder(
     )
     bought = None
     if purchases is not None:
-        bought = read_purchases(purchases, user, purchased_item or item, time)
+        bought = read_purchases(purchases, user, purchased_item or item, time).tidied(
+            [*on_sale.ids, *on_sale.without_image], purchases, has_times=time is not None
+        )
         check_known(bought, [*on_sale.ids, *on_sale.without_image], purchases, items or source)
         bought = _of_items(bought, on_sale).without_repeats().core(core, one_pass)
         bought.check_some_left(purchases)
@@ -200,8 +205,9 @@ def folder(
             licence=licence,
             categories=sorted(set(on_sale.categories)),
             made_by=made_by,
-            repaired={"names of categories": tidied},
             left_out=on_sale.left_out | ({} if bought is None else bought.left_out),
+            repaired=on_sale.repaired | {"names of categories": tidied} | ({} if bought is None else bought.repaired),
+            remarks=() if bought is None else bought.remarks,
         )
     console = Console()
     print_summary(writer, console)
@@ -248,18 +254,24 @@ def read_tree(source: Path, purchases: Path | None = None, layout: Layout | None
             f"source: {source} has no images in folders of categories, as in {example}"
             f"{f' ({listed})' if listed else ''}; or list them in a table with --items"
         )
-    found.ids = [path.stem for path in kept]
-    if has_splits and purchases is None and len(set(found.ids)) < len(kept):
-        found.ids = ["-".join(path.with_suffix("").parts) for path in kept]  # nobody else knows these items
+    names = [path.stem for path in kept]
+    if has_splits and purchases is None and len({id_key(name) for name in names}) < len(kept):
+        names = ["-".join(path.with_suffix("").parts) for path in kept]  # nobody else knows these items
     owners: dict[str, Path] = {}
-    for one, path in zip(found.ids, kept, strict=True):
-        if one in owners:
+    for name, path in zip(names, kept, strict=True):
+        one = plain_id(name)
+        if not one:
+            raise CatwalkError(f"source: the name of {source}/{path.as_posix()!a} is blank: rename it")
+        if id_key(one) in owners:
             raise CatwalkError(
-                f"source: {source / owners[one]} and {source / path} both give the item {one!r}: rename one of them"
+                f"source: {source / owners[id_key(one)]} and {source / path} both give the item {one!r}: rename one of "
+                "them"
             )
         if not is_file_name(one):
             raise CatwalkError(f"source: {source / path} gives the item {one[:80]!r}…, of over {LONGEST_ID} bytes")
-        owners[one] = path
+        owners[id_key(one)] = path
+        found.ids.append(one)
+    found.repaired = {SPELLED_ITEMS: sum(one != name for one, name in zip(found.ids, names, strict=True))}
     found.images = [path.as_posix() for path in kept]
     found.categories = [path.parts[depth - 1] for path in kept]
     found.splits = [SPLIT_NAMES[path.parts[0].casefold()] for path in kept] if has_splits else []
@@ -339,18 +351,27 @@ def read_items(path: Path, source: Path, item: str, image: str, category: str, t
     for column in others:
         if column not in table.column_names:
             raise MissingColumnError(path, column)
-    ids = table.column(item).to_pylist()
-    check_ids(ids, path, item)
+    spelled = table.column(item).to_pylist()
+    ids = check_ids(spelled, path, item)
     images = [text or "" for text in table.column(image).to_pylist()]
     titles = [] if title is None else [text or "" for text in table.column(title).to_pylist()]
+    listings: Listings = {}
     try:
-        absent = {row for row, text in enumerate(images) if not (_leads_out(text) or (source / text).is_file())}
+        there = [text if _leads_out(text) else on_disk(source, text, listings) for text in images]
     except OSError as error:
         raise CatwalkError(f"{path}: the image {error.filename} cannot be looked for: {error.strerror}") from error
-    everything = Items(ids, images, table.column(category).to_pylist(), titles)
+    absent = {row for row, text in enumerate(there) if text is None}
+    everything = Items(ids, [text or given for text, given in zip(there, images, strict=True)], [], titles)
+    everything.categories = table.column(category).to_pylist()
     check_images(sorted(absent), everything, path, source)
     kept = everything.take([row for row in range(len(ids)) if row not in absent])
     kept.left_out = {"items without an image": len(absent)}
+    kept.repaired = {
+        SPELLED_ITEMS: sum(one != text for one, text in zip(ids, spelled, strict=True)),
+        "names of image files in the other Unicode form": sum(
+            text not in (None, given) for text, given in zip(there, images, strict=True)
+        ),
+    }
     kept.without_image = [ids[row] for row in sorted(absent)]
     return kept
 
@@ -387,11 +408,12 @@ def read_purchases(path: Path, user: str, item: str, time: str | None) -> Purcha
         users.add(batch.column(user))
         items.add(batch.column(item))
         if time is not None:
-            times.append(batch.column(time))
+            times.append(trim_times(batch.column(time)))
     user_ids, user_numbers = users.finish()
     item_ids, item_numbers = items.finish()
     moments = np.arange(len(user_numbers)) if time is None else parse_times(times, path, time)
-    return Purchases(user_ids, item_ids, user_numbers, item_numbers, moments)
+    remarks = times_without_digits(pa.chunked_array(times, pa.string())) if moments.dtype.kind == "f" else ()
+    return Purchases(user_ids, item_ids, user_numbers, item_numbers, moments, remarks=remarks)
 
 
 def parse_times(times: list[pa.Array], path: Path, column: str) -> NDArray[np.generic]:

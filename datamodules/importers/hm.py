@@ -16,6 +16,7 @@ from rich.console import Console
 from catwalk.catalogue import check_image_paths
 from catwalk.errors import CatwalkError
 from catwalk.tables import read_table, scan_table
+from catwalk.times import trim_times
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
 from datamodules.importers.items import (
     DAMAGED_ITEMS,
@@ -25,7 +26,15 @@ from datamodules.importers.items import (
     check_known,
     tidy_categories,
 )
-from datamodules.importers.purchases import Numbering, Purchases, check_core, check_ids, first_misfit, fits
+from datamodules.importers.purchases import (
+    SPELLED_ITEMS,
+    Numbering,
+    Purchases,
+    check_core,
+    check_ids,
+    first_misfit,
+    fits,
+)
 
 ARTICLES, TRANSACTIONS = "articles.csv", "transactions_train.csv"
 UNSOLD = "articles that nobody bought"
@@ -70,8 +79,9 @@ def hm(
         raise CatwalkError(f"source: there is no folder {source}")
     columns = ["article_id", category, *([] if group is None else ["index_group_name"])]
     articles = read_table(source / ARTICLES, columns, ["prod_name"])
-    all_ids = articles.column("article_id").to_pylist()
-    check_ids(all_ids, source / ARTICLES, "article_id")
+    spelled = articles.column("article_id").to_pylist()
+    all_ids = check_ids(spelled, source / ARTICLES, "article_id")
+    rewritten = sum(one != text for one, text in zip(all_ids, spelled, strict=True))
     labels, tidied = tidy_categories(articles.column(category).to_pylist(), source / ARTICLES, category)
     photographs = [f"images/{one[:3]}/{one}.jpg" for one in all_ids]
     titles = articles.column("prod_name").to_pylist() if "prod_name" in articles.column_names else []
@@ -88,7 +98,7 @@ def hm(
     check_images(absent, on_sale, source / ARTICLES, source)
     on_sale = on_sale.where({*ids}.difference(ids[row] for row in absent), "articles without a photograph")
 
-    purchases = read_transactions(source / TRANSACTIONS)
+    purchases = read_transactions(source / TRANSACTIONS).tidied(all_ids, source / TRANSACTIONS)
     check_known(purchases, all_ids, source / TRANSACTIONS, source / ARTICLES)
     purchases = purchases.of_items(ids, "purchases of other articles")
     purchases = purchases.of_items(on_sale.ids, "purchases of articles without a photograph")
@@ -128,7 +138,8 @@ def hm(
                 "one_pass": one_pass,
             },
             left_out=on_sale.left_out | purchases.left_out,
-            repaired={"names of categories": tidied},
+            repaired={SPELLED_ITEMS: rewritten, "names of categories": tidied} | purchases.repaired,
+            remarks=purchases.remarks,
         )
     print_summary(writer, Console())
 
@@ -141,7 +152,7 @@ def read_transactions(path: Path) -> Purchases:
     for batch in scan_table(path, ["t_dat", "customer_id", "article_id"]):
         users.add(batch.column("customer_id"))
         items.add(batch.column("article_id"))
-        column = batch.column("t_dat")
+        column = trim_times(batch.column("t_dat"))
         try:
             parsed = column.cast(pa.date32())
         except pa.ArrowInvalid:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from catwalk.errors import CatwalkError
+from catwalk.ids import is_invisible
 from datamodules.importers.purchases import Purchases
 
 SUFFIXES = frozenset(
@@ -39,6 +40,7 @@ class Items:
         splits: Their parts of the labelled images, ``train``, ``validation`` or ``test``, or none at all.
         left_out: How many things are left out, by cause.
         without_image: The ids of the items that are left out for want of an image.
+        repaired: How many ids and paths were written in another way, by kind.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -48,6 +50,7 @@ class Items:
     splits: list[str] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
     without_image: list[str] = field(default_factory=list)
+    repaired: dict[str, int] = field(default_factory=dict)
 
     def take(self, rows: Sequence[int]) -> "Items":
         """Keep the items at these places."""
@@ -163,9 +166,9 @@ def tidy_categories(names: Sequence[str], table: Path, column: str | None = None
     spellings: dict[str, str] = {}
     for name in dict.fromkeys(names):
         tidied = _tidy(name)
-        key = "".join(filter(_is_visible, tidied))
+        key = _key(tidied)
         spellings[key] = min(spellings.get(key, tidied), tidied, key=len)
-    kept = {name: spellings["".join(filter(_is_visible, _tidy(name)))] for name in dict.fromkeys(names)}
+    kept = {name: spellings[_key(_tidy(name))] for name in dict.fromkeys(names)}
     blank = next((row for row, name in enumerate(names) if not kept[name]), None)
     if blank is not None:
         if column is None:
@@ -176,12 +179,13 @@ def tidy_categories(names: Sequence[str], table: Path, column: str | None = None
 
 def _tidy(name: str) -> str:
     """Return a name in Unicode's composed form, without blanks and invisible characters around it."""
-    seen = [place for place, character in enumerate(name) if _is_visible(character) and not character.isspace()]
+    seen = [place for place, character in enumerate(name) if not (is_invisible(character) or character.isspace())]
     return unicodedata.normalize("NFC", name[seen[0] : seen[-1] + 1]) if seen else ""
 
 
-def _is_visible(character: str) -> bool:
-    return unicodedata.category(character) != "Cf"
+def _key(tidied: str) -> str:
+    """Return what spellings of one name have in common: within a name invisible characters may join letters."""
+    return "".join(one for one in tidied if not is_invisible(one))
 
 
 def _lost_zeros(one: str, other: str) -> bool:

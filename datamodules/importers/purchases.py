@@ -11,10 +11,15 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from catwalk.errors import CatwalkError
+from catwalk.ids import Spellings, doubtful_ids, first_clash, plain_id
 from catwalk.interactions import first_of_each_pair
+from catwalk.times import CheckedTimes, check_times
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+
+SPELLED_ITEMS = "ids of items in their table, spelled in another way"
+"""What importers count that write the ids of items in plain form."""
 
 LONGEST_ID = 200
 """Bytes of the longest id of an item; file systems take 255 with the ending."""
@@ -31,6 +36,8 @@ class Purchases:
         items: int64 ``(M,)`` in ``0..N-1``.
         timestamps: ``(M,)``: numbers, or ``datetime64`` where the publisher gives days or times of day.
         left_out: How many purchases are left out so far, by cause.
+        repaired: How many ids and times of purchases were repaired, by kind.
+        remarks: What is doubtful about ids and times, a sentence each.
     """
 
     user_ids: Sequence[str]
@@ -39,9 +46,49 @@ class Purchases:
     items: IntArray
     timestamps: NDArray[np.generic]
     left_out: dict[str, int] = field(default_factory=dict)
+    repaired: dict[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def tidied(
+        self, item_ids: Sequence[str], source: object, user_ids: Sequence[str] = (), has_times: bool = True
+    ) -> "Purchases":
+        """Lead spellings of an id to one id, and times to one unit, where it is certain; say what is doubtful.
+
+        Every importer calls this before anything is left out.
+
+        Args:
+            item_ids: The ids of the items on sale; what the purchases spell otherwise becomes one of them.
+            source: What the purchases were read from, for the messages.
+            user_ids: Ids of users that are known from elsewhere.
+            has_times: Whether the timestamps are times.
+
+        Raises:
+            CatwalkError: If an id is blank, or it is not certain in which units times are.
+        """
+        users, items = Spellings.of(self.user_ids, user_ids), Spellings.of(self.item_ids, item_ids)
+        for what, spellings in (("user", users), ("item", items)):
+            if "" in spellings.names:
+                raise CatwalkError(f"{source}: the id of {'an' if what == 'item' else 'a'} {what} is blank")
+        repaired = {
+            f"ids of {what} spelled in another way ({spellings.example})": int(spellings.rewritten[column].sum())
+            for what, spellings, column in (("users", users, self.users), ("items", items, self.items))
+            if spellings.example
+        }
+        checked = check_times(self.timestamps, str(source)) if has_times else CheckedTimes(self.timestamps)
+        remarks = [*doubtful_ids(users.names, "users"), *doubtful_ids(self.item_ids, "items"), *checked.remarks]
+        return replace(
+            self,
+            user_ids=users.names,
+            item_ids=items.names,
+            users=users.places[self.users],
+            items=items.places[self.items],
+            timestamps=checked.times,
+            repaired=self.repaired | repaired | checked.repaired,
+            remarks=(*self.remarks, *remarks),
+        )
 
     def where(self, kept: BoolArray, cause: str) -> "Purchases":
         """Keep the purchases for which ``kept`` is true; the others are counted under ``cause``."""
@@ -177,24 +224,43 @@ class Numbering:
         return list(self._numbers), np.concatenate(parts).astype(np.int64)
 
 
-def check_ids(ids: Sequence[str], path: Path, column: str) -> None:
-    """Raise a CatwalkError for an id that occurs twice, or that would be no plain file name.
+def check_ids(ids: Sequence[str], path: Path, column: str) -> list[str]:
+    """Return the ids of items in plain form, see :func:`catwalk.ids.plain_id`.
 
     Args:
         ids: The items' ids, of which the paths of their images are made.
         path: Where they stand, for the message.
         column: In which column.
+
+    Raises:
+        CatwalkError: If an id is blank, occurs twice, perhaps in two spellings, or would be no plain file name.
     """
-    seen: set[str] = set()
+    plain: dict[str, int] = {}
     for row, name in enumerate(ids):
-        if name in seen:
-            raise CatwalkError(f"{path}, row {row + 1}: {column} {name!r} occurs a second time")
-        if not is_file_name(name):
+        text = plain_id(name)
+        if not text:
+            raise CatwalkError(f"{path}, row {row + 1}: {column} {name!a} is blank")
+        other = plain.setdefault(text, row)
+        if other != row:
+            if ids[other] == name:
+                raise CatwalkError(f"{path}, row {row + 1}: {column} {name!r} occurs a second time")
+            raise _clash(path, column, ids, other, row)
+        if not is_file_name(text):
             raise CatwalkError(
                 f"{path}, row {row + 1}: {column} {name[:80]!r} cannot be the name of a file: no slashes, at most "
                 f"{LONGEST_ID} bytes"
             )
-        seen.add(name)
+    clash = first_clash(ids)
+    if clash is not None:
+        raise _clash(path, column, ids, *clash)
+    return list(plain)
+
+
+def _clash(path: Path, column: str, ids: Sequence[str], one: int, other: int) -> CatwalkError:
+    return CatwalkError(
+        f"{path}, rows {one + 1} and {other + 1}: {column} {ids[one]!a} and {ids[other]!a} are two spellings "
+        "of one id: keep one of the rows"
+    )
 
 
 def is_file_name(name: str) -> bool:

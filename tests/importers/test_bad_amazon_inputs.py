@@ -198,9 +198,9 @@ REVIEWS = [
         "{source}/reviews, line 6 has no time in 'unixReviewTime' but 'noon'; " + SKIP,
     ),
     Bad(
-        "a time in milliseconds",
-        replace("reviews", 6, json.dumps(REVIEW | {"unixReviewTime": 864000000000})),
-        "{source}/reviews, line 6 has no time in 'unixReviewTime' but '864000000000'; " + SKIP,
+        "a time of no era in any unit",
+        replace("reviews", 6, json.dumps(REVIEW | {"unixReviewTime": 86400000000})),
+        "{source}/reviews, line 6 has no time in 'unixReviewTime' but '86400000000'; " + SKIP,
     ),
     Bad(
         "code in the metadata",

@@ -196,7 +196,9 @@ class TestTables:
         with pytest.raises(SystemExit) as caught:
             import_shop(source, dest)
         assert caught.value.code == 130
-        assert capsys.readouterr().err.splitlines()[-1] == "catwalk: stopped"
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            "catwalk: stopped; nothing is left half-done: run the same command again"
+        )
         assert tree_of(tmp_path) == before
 
 

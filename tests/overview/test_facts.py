@@ -318,3 +318,16 @@ def test_a_large_even_shop_has_no_weakness_but_its_pairs() -> None:
     )
     assert len(found) == 1
     assert found[0].startswith("no pair of categories is promising")
+
+
+def test_ids_times_shared_photographs_and_the_seen_future_make_a_study_weak() -> None:
+    categories = [CategoryFacts("Röcke", 1), CategoryFacts("Ro\u0308cke", 1)]
+    images = ImageFacts.of(["a"], [(1, 1, "L")], [["a", "a", "b"], ["c", "c"]])
+    purchases = PurchaseFacts.of(make_catalogue([0, 0], 1), make_interactions([(0, 0, 1), (0, 1, 2)], 1))
+    split = SplitFacts("leave-one-out", train=9, validation=0, test=600, tested_users=600, cold=0, seen_future=7)
+    labels = LabelFacts(True, {}, (), None)
+    found = facts.weaknesses(categories, images, labels, purchases, split, None, [], ["a remark"])
+    assert "a remark" in found
+    assert any(r"the categories 'R\xf6cke' and 'Ro\u0308cke' are two spellings" in line for line in found)
+    assert any("5 items share their photograph with others, 3 of them a:" in line for line in found)
+    assert any("of 600 tested purchases 7 are earlier" in line and "DateSplit" in line for line in found)

@@ -9,7 +9,7 @@ from image_files import ADOBE_RGB, SRGB, grey_profile, matrix_profile
 from PIL import Image
 
 from catwalk.catalogue import Catalogue
-from catwalk.overview.reading import purchase_tables, read_headers, split_facts
+from catwalk.overview.reading import purchase_tables, read_headers, same_photographs, split_facts
 
 Rows = list[tuple[str, str, str]]
 """User, item and timestamp."""
@@ -107,3 +107,10 @@ def test_an_image_too_large_to_decode_has_a_header_without_a_warning(
     assert not recwarn.list
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)  # Pillow opens twice that at most
     assert read_headers(tmp_path, ["large.png"]) == [None]
+
+
+def test_shared_photographs_are_those_of_one_content(tmp_path: Path) -> None:
+    for name, content in (("a", b"12"), ("b", b"12"), ("c", b"13"), ("d", b"456")):
+        (tmp_path / name).write_bytes(content)
+    assert same_photographs(tmp_path, ["a", "b", "c", "d", "d", "a"]) == [["a", "b", "a"], ["d", "d"]]
+    assert same_photographs(tmp_path, ["a", "c", "d"]) == []
