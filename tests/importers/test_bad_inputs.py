@@ -127,7 +127,7 @@ HM = [
         "no such category column",
         None,
         "{source}/articles.csv lacks the column 'colour'; it has article_id, prod_name, product_type_name, "
-        "index_group_name, detail_desc",
+        "index_group_name, detail_desc; say by --category what it is called there",
         ("--category", "colour"),
     ),
     Bad(
@@ -358,10 +358,20 @@ SHOP = [
     Bad(
         "no id column",
         change("items.csv", b"sku", b"SKU"),
-        "{source}/items.csv lacks the column 'sku'; it has SKU, photo, department, label",
+        "{source}/items.csv lacks the column 'sku'; it has SKU, photo, department, label"
+        "; say by --item what it is called there",
     ),
-    Bad("no image column", change("items.csv", b"photo", b"image"), "{source}/items.csv lacks the column 'photo'"),
-    Bad("no title column", None, "{source}/items.csv lacks the column 'name'", ("--title", "name")),
+    Bad(
+        "no image column",
+        change("items.csv", b"photo", b"image"),
+        "{source}/items.csv lacks the column 'photo'; say by --image what it is called there",
+    ),
+    Bad(
+        "no title column",
+        None,
+        "{source}/items.csv lacks the column 'name'; say by --title what it is called there",
+        ("--title", "name"),
+    ),
     Bad("no category", change("items.csv", b"Bags", b""), "{source}/items.csv, row 2: 'department' is empty"),
     Bad(
         "id twice", change("items.csv", b"\n7,", b"\n007,"), "{source}/items.csv, row 2: sku '007' occurs a second time"
@@ -438,7 +448,7 @@ SHOP = [
     Bad(
         "no user column",
         None,
-        "{source}/log.csv lacks the column 'user'; it has customer, article, when",
+        "{source}/log.csv lacks the column 'user'; it has customer, article, when; say by --user what it is called there",
         ("--user", "user"),
     ),
     Bad(
