@@ -448,7 +448,8 @@ SHOP = [
     Bad(
         "no user column",
         None,
-        "{source}/log.csv lacks the column 'user'; it has customer, article, when; say by --user what it is called there",
+        "{source}/log.csv lacks the column 'user'; it has customer, article, when; "
+        "say by --user what it is called there",
         ("--user", "user"),
     ),
     Bad(
