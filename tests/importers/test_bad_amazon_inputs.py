@@ -97,7 +97,7 @@ RELEASE = [
         "commas",
         put("trainingset.tsv", "a,1\n"),
         "{source}/trainingset.tsv must have 2 columns (user, item) or 4 (user, item, rating, timestamp) with tabs "
-        "between them, and no header; its first line has 1",
+        "between them, and no header; its first line has 1, separated by commas",
     ),
     Bad("empty", put("trainingset.tsv", ""), "{source}/trainingset.tsv must have 2 columns ***; its first line has 1"),
     Bad(
