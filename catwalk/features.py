@@ -294,13 +294,6 @@ class FeatureTable:
         predictions = read_table(predictions_path, ["item_id", "category", "probability"])
         if tuple(map(from_cell, predictions.column("item_id").to_pylist())) != catalogue.item_ids:
             raise CatwalkError(f"{predictions_path} does not list the items of {catalogue.folder}")
-        _verify(path, predictions_path, stamp, features)
-        if in_memory:
-            stored, features = features, torch.empty(features.shape, dtype=getattr(torch, dtype))
-            for block, values in zip(_blocks(features), _converted(stored, dtype, path), strict=True):
-                block.copy_(values)
-        elif dtype != "float32":
-            features = _mapped_copy(features, dtype, path)
         numbers = {name: number for number, name in enumerate(names)}
         try:
             categories = np.array([numbers[from_cell(name)] for name in predictions.column("category").to_pylist()])
@@ -309,6 +302,13 @@ class FeatureTable:
                 raise ValueError("a probability is not in [0, 1]")
         except (KeyError, ValueError) as error:
             raise CatwalkError(f"{predictions_path} is damaged, extract the features again: {error}") from error
+        _verify(path, predictions_path, stamp, features)
+        if in_memory:
+            stored, features = features, torch.empty(features.shape, dtype=getattr(torch, dtype))
+            for block, values in zip(_blocks(features), _converted(stored, dtype, path), strict=True):
+                block.copy_(values)
+        elif dtype != "float32":
+            features = _mapped_copy(features, dtype, path)
         return cls(
             features=features,
             categories=categories,

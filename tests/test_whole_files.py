@@ -93,7 +93,7 @@ def perceptual(path: Path) -> None:
 
 def table(stem: Path) -> None:
     rows = tuple(((f"a long label of row {number}",), (None,)) for number in range(200))
-    Table("title", "notes", ("Attack",), ("T",), ("CHR",), rows, frozenset()).write(stem)
+    Table("Table 1", "title", "notes", ("Attack",), ("T",), ("CHR",), rows, frozenset()).write(stem)
 
 
 PROJECT_FILES: dict[str, tuple[str, Callable[[Path, Catalogue], object]]] = {

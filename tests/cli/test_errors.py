@@ -196,7 +196,7 @@ ON_THE_LINE = {
     ),
     "warm start of a classifier": (
         ["fit", *VBPR, f"--model.warm_start={CLASSIFIER}"],
-        ["warm_start", "trained on other data", "num_users is None"],
+        ["warm_start", "is not a checkpoint of a recommender"],
     ),
     "learning rate of no group": (["fit", *VBPR, "--model.learning_rates={X: 0.1}"], ["no group 'X'", "P, Q, E"]),
     "nothing to validate on": (["validate", *VBPR, f"--ckpt_path={RECOMMENDER}"], ["data.validation to true"]),

@@ -53,13 +53,13 @@ def test_a_value_of_another_type(value: object, kind: object, line: str) -> None
 
 
 def test_the_innermost_problem_is_told_with_its_place() -> None:
-    pgd = {"class_path": "catwalk.attacks.PGD", "init_args": {"epsilon": "x"}}
+    pgd = {"class_path": "catwalk.attacks.PGD", "init_args": {"iterations": "x"}}
     text = message({"attack": pgd}, attack=Attack)
-    assert one_line(text) == "attack.epsilon: expected float, got x"
-    assert one_line(text, "attacks") == "attacks.epsilon: expected float, got x"
+    assert one_line(text) == "attack.iterations: expected int, got x"
+    assert one_line(text, "attacks") == "attacks.iterations: expected int, got x"
     callback = {"class_path": "callbacks.InjectPoisonedImages", "init_args": {"attack": pgd, "source": "a"}}
     text = message({"callback": callback}, callback=InjectPoisonedImages | None)
-    assert one_line(text).startswith("callback.attack.epsilon: expected float, got x")
+    assert one_line(text).startswith("callback.attack.iterations: expected int, got x")
 
 
 @pytest.mark.parametrize(

@@ -393,7 +393,7 @@ def test_checkpoints_load_everywhere(shop, make_trainer, tmp_path, cls):
         ({"max_epochs": 12, "count": 4}, "had 3 as batches in an epoch and this one has 4"),
         (
             {"cls": AdversarialClassifier},
-            "had FreeAdversarialClassifier as class and this one has AdversarialClassifier",
+            "is of FreeAdversarialClassifier, and the model is AdversarialClassifier",
         ),
     ],
 )

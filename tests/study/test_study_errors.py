@@ -24,11 +24,17 @@ CASES = {
     "unknown key of a training": ({"extractors.T.bogus": 1}, ["extractors", "bogus", "model, data, trainer, seed"]),
     "missing model": ({"extractors.T": {}}, ["extractors", "model"]),
     "unknown attack": ({"attacks.0.class_path": "catwalk.attacks.FSGM"}, ["attacks", "FSGM", "FGSM, PGD"]),
-    "attack without a class": ({"attacks.0": {"init_args": {"epsilon": 8}}}, ["attacks", "class_path"]),
+    "attack without a class": (
+        {"attacks.0": {"init_args": {"epsilon": 8}}},
+        ["attacks: expected a class, such as catwalk.attacks."],
+    ),
     "attack by its name alone": ({"attacks.0": FGSM}, ["attacks", FGSM]),
     "attack with an unknown option": ({"attacks.0.init_args": {"epsilom": 8}}, ["attacks", "epsilom", "epsilon"]),
     "negative epsilon": ({"attacks.0.init_args.epsilon": -8}, ["attacks", "epsilon", "-8"]),
-    "epsilon that is no number": ({"attacks.0.init_args.epsilon": "big"}, ["attacks.epsilon: expected float, got big"]),
+    "epsilon that is no number": (
+        {"attacks.0.init_args.epsilon": "big"},
+        ["attacks: epsilon: must be a number of grey levels", "8/255", "'big'"],
+    ),
     "attack twice": (
         {"attacks.0": {"class_path": "catwalk.attacks.PGD", "init_args": {"epsilon": 32}}},
         ["PGD (ε = 32) occurs twice"],
