@@ -47,7 +47,7 @@ test: lint types
 test-slow: install
 	$(PYTEST)
 
-# The lower bounds of pyproject.toml, all at once, in an environment of their own. They fit Python 3.10 and 3.11:
+# The lower bounds of pyproject.toml, all at once, in an environment of their own; tried with Python 3.10:
 # `make test-oldest PYTHON=python3.10`. pip always takes the newest releases; uv can take the oldest.
 OLDEST := $(VENV)-oldest
 
