@@ -20,7 +20,7 @@ from catwalk.attacks import Attack
 from catwalk.backbones import load_classifier
 from catwalk.errors import CatwalkError
 from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
-from catwalk.finished_attack import attack_key, check_folder, has_key, is_finished, put_in_place
+from catwalk.finished_attack import attack_key, check_folder, files_of, has_key, is_finished, put_in_place
 from catwalk.partial_folders import partial_folder, remove_leftovers
 from catwalk.poisoning import AttackSummary, NothingToAttackError, Poisoning, read_summary
 from catwalk.progress import Progress
@@ -55,6 +55,7 @@ class InjectPoisonedImages(Callback):
             and their validation, are on the clean catalogue, so that the figures of every epoch show the jump.
         backbone: Import path of the classifier's backbone, where it is your own: a checkpoint alone decides about none
             but those of Catwalk, torchvision and timm.
+        backbone_args: The arguments that your own backbone was trained with, if there were any.
 
     Raises:
         CatwalkError: If ``from_epoch`` is negative, or the attack's ε is too small for 8-bit images.
@@ -70,6 +71,7 @@ class InjectPoisonedImages(Callback):
         protocol: Protocol = Protocol(),  # noqa: B008 - frozen
         from_epoch: int = 0,
         backbone: str | None = None,
+        backbone_args: dict[str, Any] | None = None,
     ) -> None:
         if from_epoch < 0:
             raise CatwalkError(f"InjectPoisonedImages.from_epoch must be at least 0, got {from_epoch}")
@@ -82,6 +84,7 @@ class InjectPoisonedImages(Callback):
         self.protocol = protocol
         self.from_epoch = from_epoch
         self.backbone = backbone
+        self.backbone_args = backbone_args
         self.summary: AttackSummary | None = None
         self._clean: tuple[Path, FeatureTable] | None = None
         self._poisoned: FeatureTable | None = None
@@ -171,6 +174,7 @@ class InjectPoisonedImages(Callback):
                     protocol=self.protocol,
                     purchases=purchases,
                     backbone=self.backbone,
+                    backbone_args=self.backbone_args,
                 )
                 found = key, is_finished(self.output, key)
         return gather([found], trainer.world_size)[0]
@@ -179,7 +183,8 @@ class InjectPoisonedImages(Callback):
         """Watch the files that the attack is made of."""
         folder, images = data.catalogue.folder, data.catalogue.images
         features = [Path(data.features) / name for name in (FEATURES_FILE, PREDICTIONS_FILE)]
-        return [watch(self.classifier, *features), WatchedFiles(lambda: [folder / image for image in images])]
+        named = [self.classifier, *features, *files_of(self.attack)]
+        return [watch(*named), WatchedFiles(lambda: [folder / image for image in images])]
 
     def _poison(self, trainer: Trainer, data: Any, purchases: NDArray[np.int64] | None, key: str | None) -> None:
         """Attack, each process its share of the images, and put what comes of it into the folder.
@@ -201,7 +206,7 @@ class InjectPoisonedImages(Callback):
                     aside = stack.enter_context(partial_folder(self.output / PARTIAL))
             (folder,) = filter(None, gather([aside], world_size))
             with _together(trainer):
-                classifier = load_classifier(self.classifier, self.backbone)
+                classifier = load_classifier(self.classifier, self.backbone, self.backbone_args)
                 classifier.network.to(trainer.strategy.root_device)
                 try:
                     poisoning = Poisoning.plan(

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from catwalk.backbones import Classifier, load_classifier, network_fingerprint
 from catwalk.catalogue import Catalogue, item_names
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, predict
-from catwalk.finished_attack import attack_key, check_folder, is_finished, put_in_place
+from catwalk.finished_attack import attack_key, check_folder, files_of, is_finished, put_in_place
 from catwalk.images import Progress as Report
 from catwalk.images import store_images
 from catwalk.partial_folders import partial_folder, remove_leftovers
@@ -42,6 +43,7 @@ def attack_images(
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
     device: str | None = None,
     backbone: str | None = None,
+    backbone_args: dict[str, Any] | None = None,
 ) -> AttackSummary:
     """Attack the images of a category and print how many of them the network takes for another.
 
@@ -61,6 +63,7 @@ def attack_images(
         device: Where it runs, such as cpu or cuda:1; a GPU where there is one by default.
         backbone: Import path of the classifier's backbone, where it is your own: a checkpoint alone decides about none
             but those of Catwalk, torchvision and timm.
+        backbone_args: The arguments that your own backbone was trained with, if there were any.
 
     Returns:
         What the attack did.
@@ -70,13 +73,13 @@ def attack_images(
             are none, the folder holds what is no attack's, or a file that the attack is made of was written meanwhile.
     """
     lists = watch_folder(Path(dataset), "items.*", "dataset.json", "interactions.*", "splits/*")
-    network_file = watch(Path(classifier))
+    named = watch(Path(classifier), *files_of(attack))
     catalogue = Catalogue.read(dataset)
     images = WatchedFiles(lambda: [catalogue.folder / image for image in catalogue.images])
     check_folder(output, catalogue, "output")
     purchases = _purchases(attack, catalogue)
     place = _device(device)
-    network = load_classifier(classifier, backbone)
+    network = load_classifier(classifier, backbone, backbone_args)
     network.network.to(place)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar, _aside(output) as folder:
@@ -97,6 +100,7 @@ def attack_images(
             protocol=protocol,
             purchases=purchases,
             backbone=backbone,
+            backbone_args=backbone_args,
         )
         is_done = is_finished(output, key)
         if not is_done:
@@ -112,7 +116,7 @@ def attack_images(
                 purchases=purchases,
                 progress=report(f"{attack.name} on images of {source}"),
             )
-            for files in (lists, images, network_file):
+            for files in (lists, images, named):
                 files.require_unchanged(attack.name)
             put_in_place(folder, output, key)
     summary = read_summary(output)

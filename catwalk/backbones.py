@@ -353,7 +353,9 @@ class Classifier:
     image_size: tuple[int, int] | None
 
 
-def load_classifier(path: str | Path, backbone: str | None = None) -> Classifier:
+def load_classifier(
+    path: str | Path, backbone: str | None = None, backbone_args: Mapping[str, Any] | None = None
+) -> Classifier:
     """Load the network of a checkpoint that ``catwalk fit`` wrote for a product classifier.
 
     Nothing that the file says is imported but what Catwalk, torchvision and timm build by name
@@ -362,6 +364,7 @@ def load_classifier(path: str | Path, backbone: str | None = None) -> Classifier
     Args:
         path: The checkpoint.
         backbone: Import path of the checkpoint's backbone, where it is your own.
+        backbone_args: The arguments that it was trained with, if there were any.
 
     Raises:
         CatwalkError: If the file is missing or is no such checkpoint, or its backbone is neither known nor named.
@@ -370,7 +373,7 @@ def load_classifier(path: str | Path, backbone: str | None = None) -> Classifier
     settings = NetworkSettings.of(checkpoint, path)
     if settings is None:
         raise CatwalkError(f"{path} is not a checkpoint of a product classifier")
-    settings.check_backbone(path, backbone)
+    settings.check_backbone(path, backbone, backbone_args)
     network = build_network(
         settings.backbone, settings.backbone_args, len(settings.category_names), settings.mean, settings.std
     )
@@ -436,9 +439,16 @@ class NetworkSettings:
             image_size=None if size is None else (size[0], size[1]),
         )
 
-    def check_backbone(self, path: str | Path, named: str | None, argument: str = "backbone") -> None:
+    def check_backbone(
+        self,
+        path: str | Path,
+        named: str | None,
+        named_args: Mapping[str, Any] | None = None,
+        argument: str = "backbone",
+    ) -> None:
         """Refuse a backbone that is neither known nor named: :func:`~catwalk.known_backbones.check_backbone`."""
-        check_backbone(str(path), self.backbone, self.backbone_args, named, argument)
+        trained_args = None if named_args is None else without_initial_weights(named_args)
+        check_backbone(str(path), self.backbone, self.backbone_args, named, trained_args, argument)
 
 
 def _is_list_of(value: Any, kind: Any) -> bool:

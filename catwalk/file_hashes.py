@@ -41,13 +41,13 @@ def is_as_sealed(path: Path) -> bool:
     """
     try:
         sealed = json.loads(_seal_of(path).read_text(encoding="utf-8"))
-        digest, state = sealed["sha256"], tuple(sealed["state"])
-    except (OSError, ValueError, KeyError, TypeError):
+        digest, state = sealed["sha256"], FileState(*sealed["state"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
     now = file_state(path)
     if now is None or now == state:
         return now is not None
-    if now.size != state[0] or file_hash(path) != digest:
+    if now.size != state.size or file_hash(path) != digest:
         return False
     with suppress(OSError):  # it is the same, and next time that need not be found out again
         _write_seal(path, digest, now)

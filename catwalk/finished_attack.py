@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ def attack_key(
     protocol: Protocol,
     purchases: NDArray[np.int64] | None,
     backbone: str | None = None,
+    backbone_args: Mapping[str, Any] | None = None,
 ) -> str | None:
     """Return the key of an attack's result, the hash of all that it depends on, as a study keeps its own.
 
@@ -72,6 +73,7 @@ def attack_key(
         protocol: See there.
         purchases: See there.
         backbone: Import path of the network's backbone, as :func:`~catwalk.backbones.load_classifier` takes it.
+        backbone_args: Its arguments, see there.
 
     Returns:
         The key; None where there can be none, for the attack holds something else than values, arrays and files, or
@@ -84,7 +86,7 @@ def attack_key(
     network = NetworkSettings.of(checkpoint, classifier)
     if network is None:
         return None  # it is no classifier's, as whoever attacks will find out
-    network.check_backbone(classifier, backbone, "InjectPoisonedImages.backbone")
+    network.check_backbone(classifier, backbone, backbone_args, "InjectPoisonedImages.backbone")
     module = import_object(network.backbone, "backbone").__module__
     arguments = {name: value for name, value in vars(attack).items() if name not in SPEED}
     settings = {
@@ -109,6 +111,24 @@ def attack_key(
         return stage_key(_by_content(settings), ["catwalk.poisoning", *modules])
     except _NoContentError:
         return None
+
+
+def files_of(attack: Attack) -> list[Path]:
+    """Return the files that an attack's arguments name, whose contents enter its key."""
+    return [Path(file) for file in _named_files(vars(attack))]
+
+
+def _named_files(value: Any) -> Iterator[str | Path]:
+    if isinstance(value, str | Path):
+        if file_hash(value) is not None:
+            yield value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from _named_files([getattr(value, field.name) for field in dataclasses.fields(value)])
+    elif isinstance(value, Mapping):
+        yield from _named_files(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _named_files(entry)
 
 
 class _NoContentError(Exception):

@@ -19,9 +19,16 @@ MAKERS = {
 
 
 def check_backbone(
-    source: str, backbone: Any, backbone_args: Any, named: str | None = None, argument: str = "backbone"
+    source: str,
+    backbone: Any,
+    backbone_args: Any,
+    named: str | None = None,
+    named_args: Mapping[str, Any] | None = None,
+    argument: str = "backbone",
 ) -> None:
     """Refuse a backbone that a file names, unless it is known by name or the user's configuration names the same.
+
+    The same call, that is: a function of the user's own could be made to run anything by the arguments of a file.
 
     Known are Catwalk's own backbones and the networks that torchvision and timm have registered. A network that timm
     would look for on a hub or in a folder is not among them. Nothing but torchvision and timm themselves is imported.
@@ -31,6 +38,7 @@ def check_backbone(
         backbone: Import path that the file gives.
         backbone_args: Arguments that the file gives.
         named: Import path that the user's configuration or code names, which is trusted.
+        named_args: Arguments that the user names with it.
         argument: What the user can name it by, for the message.
 
     Raises:
@@ -42,11 +50,20 @@ def check_backbone(
         raise CatwalkError(
             f"{argument}: is {named}, and {source} was trained with backbone {backbone}: they must agree"
         )
-    if named is None and not _is_known(backbone, backbone_args or {}):
-        arguments = f" with {dict(backbone_args)}" if backbone_args and backbone in MAKERS else ""
+    arguments = dict(backbone_args or {})
+    if _is_known(backbone, arguments):
+        return
+    if named is None:
+        called = f" with {arguments}" if arguments else ""
+        both = f" and {argument}_args: {arguments}" if arguments else ""
         raise CatwalkError(
-            f"{source} asks for backbone {backbone}{arguments}, which neither Catwalk nor torchvision nor timm builds "
-            f"by that name, so running it is up to you: if you trust it, set {argument}: {backbone}"
+            f"{source} asks for backbone {backbone}{called}, which neither Catwalk nor torchvision nor timm builds by "
+            f"that name, so running it is up to you: if you trust it, set {argument}: {backbone}{both}"
+        )
+    if arguments != dict(named_args or {}):
+        raise CatwalkError(
+            f"{argument}_args: {source} was trained with {arguments} as arguments of {backbone}, and "
+            f"{dict(named_args or {})} is given: they must agree, for running them is up to you"
         )
 
 

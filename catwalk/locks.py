@@ -45,9 +45,8 @@ def locked(path: Path, *, waiting: Callable[[str], None] | None = None, wait: bo
         LockedError: If another process holds it, and ``wait`` is False.
         OSError: If the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     told = False
-    while (release := _take(path)) is None:
+    while (release := _take_in_folder(path)) is None:
         holder = _holder(path)
         if not wait:
             raise LockedError(holder)
@@ -59,6 +58,14 @@ def locked(path: Path, *, waiting: Callable[[str], None] | None = None, wait: bo
         yield
     finally:
         release()
+
+
+def _take_in_folder(path: Path) -> Callable[[], None] | None:
+    """Take a lock whose folder is made if need be, and may be removed by whoever finds it empty."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            return _take(path)
 
 
 def _take(path: Path) -> Callable[[], None] | None:
@@ -78,7 +85,7 @@ def _take(path: Path) -> Callable[[], None] | None:
     try:
         if not _is_at(handle, path):  # its holder has just removed it, and another may be there by now
             os.close(handle)
-            return None
+            return _take(path)
         with contextlib.suppress(OSError):  # a full disk: it is only for messages
             os.ftruncate(handle, 0)
             os.pwrite(handle, _signature().encode(), 0)
@@ -117,7 +124,7 @@ def _take_by_file(path: Path) -> Callable[[], None] | None:
         if not _is_stale(path):
             return None
         _remove_stale(path)
-        return None
+        return None if path.exists() else _take_by_file(path)
     try:
         os.write(handle, signature.encode())
     except BaseException:

@@ -97,12 +97,17 @@ def stopped_by(error: BaseException | None) -> int | None:
 
     After Ctrl-C Lightning shuts down and then exits with code 1; and what is shut down may fail in its own ways.
     """
-    while error is not None:
+    pending, seen = [error], set[int]()
+    while pending:
+        error = pending.pop()
+        if error is None or id(error) in seen:  # one may be raised from itself
+            continue
+        seen.add(id(error))
         if isinstance(error, Stopped):
             return error.number
         if isinstance(error, KeyboardInterrupt):
             return signal.SIGINT
-        error = error.__cause__ or error.__context__
+        pending += [error.__context__, error.__cause__]
     return None
 
 

@@ -71,6 +71,30 @@ def write_whole_checkpoints(trainer: Trainer) -> None:
         strategy.checkpoint_io = WholeCheckpoints()
 
 
+OLD_SETTINGS = ("hparams", "module_arguments", "hparams_type")
+"""Entries in which checkpoints of old versions of Lightning hold settings; it adds them to those of today."""
+
+RUN_BY_LIGHTNING = ("_instantiator", "_class_path")
+"""Settings by which Lightning would import what the checkpoint names."""
+
+
+def _settings_of(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Return the settings in a checkpoint as Lightning would take them, or refuse one that no module of ours wrote."""
+    saved = checkpoint.get("hyper_parameters")
+    found = [name for name in OLD_SETTINGS if name in checkpoint]
+    if found or checkpoint.get("hparams_name") not in (None, "kwargs"):
+        raise CatwalkError(f"{path} is no checkpoint of ours: it holds {found[0] if found else 'another hparams_name'}")
+    if not isinstance(saved, dict) or not all(isinstance(name, str) for name in saved):
+        raise CatwalkError(f"{path} is no checkpoint of ours: its settings are no names with values")
+    for name in RUN_BY_LIGHTNING:
+        if name in saved:
+            raise CatwalkError(
+                f"{path} names what it is to be loaded by, {name}: {saved[name]}; no checkpoint of ours does, so it is "
+                "refused"
+            )
+    return saved
+
+
 CLASS = "class"
 """Key of a checkpoint with the name of the class that was trained. It is compared, and never imported."""
 
@@ -114,15 +138,13 @@ class CheckpointedModule(LightningModule):
         if settings.get("hparams_file") is not None:
             raise CatwalkError("hparams_file: leave it out, a checkpoint of ours holds its settings itself")
         if weights_only is not False:
-            saved = read_checkpoint(checkpoint_path).get("hyper_parameters")
-            if isinstance(saved, dict):
-                if "_instantiator" in saved:
-                    raise CatwalkError(
-                        f"{checkpoint_path} names the function by which it is to be loaded, {saved['_instantiator']}: "
-                        "no checkpoint of ours does, so it is refused"
-                    )
-                cls.check_settings(checkpoint_path, saved, settings)
-        return super().load_from_checkpoint(checkpoint_path, weights_only=weights_only is not False, **settings)
+            saved = _settings_of(read_checkpoint(checkpoint_path), checkpoint_path)
+            cls.check_settings(checkpoint_path, saved, settings)
+        try:
+            return super().load_from_checkpoint(checkpoint_path, weights_only=weights_only is not False, **settings)
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise CatwalkError(f"{checkpoint_path} cannot be loaded as {cls.__name__}: {reason}") from error
 
     @classmethod
     def check_settings(cls, path: str | Path, saved: dict[str, Any], given: dict[str, Any]) -> None:

@@ -204,9 +204,12 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
     @classmethod
     def check_settings(cls, path: str | Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
         """Raise a CatwalkError if the checkpoint's backbone is neither known nor given."""
-        arguments = without_initial_weights(given.get("backbone_args", saved.get("backbone_args")))
-        backbone = saved.get("backbone")
-        check_backbone(str(path), given.get("backbone", backbone), arguments, given.get("backbone"))
+        named = given.get("backbone")
+        arguments = given.get("backbone_args", saved.get("backbone_args"))
+        given_args = without_initial_weights(given.get("backbone_args"))
+        if isinstance(arguments, dict):
+            arguments = without_initial_weights(arguments)
+        check_backbone(str(path), saved.get("backbone") if named is None else named, arguments, named, given_args)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network that the checkpoint describes where there is no data module, and check that it fits."""

@@ -12,7 +12,7 @@ from catwalk.attacks import FGSM, PGD, FeatureMatching
 from catwalk.cli import main
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable
-from catwalk.finished_attack import FINISHED_FILE
+from catwalk.finished_attack import FINISHED_FILE, files_of
 from catwalk.images import decode
 from catwalk.poisoning import poison
 
@@ -69,6 +69,29 @@ def test_it_is_run_again_only_where_something_has_changed(images_alone, trained,
     assert not run(FGSM(epsilon=4))
     assert damaged.stat().st_size > 0
     assert (tmp_path / "o" / FINISHED_FILE).is_file()
+
+
+def test_a_file_that_the_attack_names_must_stay_as_it_is(images_alone, trained, tmp_path, monkeypatch):
+    """Its content has entered the key; what is read later may be another."""
+
+    class Informed(FGSM):
+        def __init__(self):
+            super().__init__(epsilon=8)
+            self.notes = {"places": [tmp_path / "notes.txt"]}
+
+    (tmp_path / "notes.txt").write_text("one")
+    attack = Informed()
+    assert files_of(attack) == [tmp_path / "notes.txt"]
+    perturb = FGSM.perturb
+
+    def write_and_perturb(self, *arguments, **settings):
+        (tmp_path / "notes.txt").write_text("two")
+        return perturb(self, *arguments, **settings)
+
+    monkeypatch.setattr(FGSM, "perturb", write_and_perturb)
+    with pytest.raises(CatwalkError, match=r"notes\.txt was written, added or removed while this ran"):
+        attack_images(images_alone, trained.checkpoint, attack, output=tmp_path / "o", **GOAL)
+    assert not (tmp_path / "o").exists()
 
 
 def test_an_attack_that_must_know_purchases_says_so(images_alone, shop, trained, tmp_path):

@@ -44,7 +44,20 @@ def test_a_changed_byte(sealed, place, keep_times):
     assert not is_as_sealed(sealed)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "3", '{"sha256": 1}', '{"sha256": "", "state": null}', "\0"])
+DAMAGED_SEALS = [
+    "",
+    "{}",
+    "[]",
+    "3",
+    '{"sha256": 1}',
+    '{"sha256": "", "state": null}',
+    '{"sha256": "", "state": []}',
+    "\0",
+    "[" * 99_999,
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED_SEALS)
 def test_a_damaged_seal(sealed, text):
     sealed.with_name("large.bin.sha256").write_text(text)
     assert not is_as_sealed(sealed)

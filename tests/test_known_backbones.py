@@ -75,7 +75,26 @@ def test_anything_else_is_refused_before_it_is_imported(backbone, arguments, tmp
 
 @pytest.mark.parametrize(("backbone", "arguments"), UNKNOWN[:4])
 def test_what_the_user_names_is_trusted(backbone, arguments):
-    check_backbone("x.ckpt", backbone, arguments, named=backbone)
+    check_backbone("x.ckpt", backbone, arguments, named=backbone, named_args=arguments)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "arguments", "named_args"),
+    [
+        ("torch.hub.load", {"repo_or_dir": "/somewhere", "model": "net", "source": "local"}, None),
+        ("torch.hub.load", {"repo_or_dir": "/somewhere"}, {"repo_or_dir": "/mine"}),
+        ("my.network", {"callback": "os.system"}, {}),
+        ("timm.create_model", {"model_name": "hf-hub:attacker/network"}, {"model_name": "resnet10t"}),
+        ("timm.create_model", {"model_name": "local-dir:/tmp"}, None),
+    ],
+)
+def test_the_arguments_of_what_is_named_are_not_the_files(backbone, arguments, named_args):
+    with pytest.raises(CatwalkError, match=r"^backbone_args: x\.ckpt was trained with .*: they must agree"):
+        check_backbone("x.ckpt", backbone, arguments, named=backbone, named_args=named_args)
+
+
+def test_what_is_known_needs_no_arguments_where_it_is_named():
+    check_backbone("x.ckpt", "timm.create_model", {"model_name": "resnet10t"}, named="timm.create_model")
 
 
 def test_what_the_user_names_must_be_the_checkpoints():
@@ -103,12 +122,12 @@ def hostile(trained, tmp_path, monkeypatch):
 
 
 def test_every_door_by_which_a_classifier_comes_in(hostile, trained, tmp_path):
-    with pytest.raises(CatwalkError, match=r"hostile\.ckpt asks for backbone os\.system, .* set backbone: os\.system$"):
+    with pytest.raises(CatwalkError, match=r"hostile\.ckpt asks for backbone os\.system with"):
         load_classifier(hostile)
     with pytest.raises(CatwalkError, match=r"hostile\.ckpt asks for backbone os\.system"):
         ProductClassifier.load_from_checkpoint(hostile)
     arguments = {"source": "Sandal", "target": "Sneaker", "protocol": Protocol(), "purchases": None}
-    with pytest.raises(CatwalkError, match=r"set InjectPoisonedImages\.backbone: os\.system$"):
+    with pytest.raises(CatwalkError, match=r"set InjectPoisonedImages\.backbone: os\.system and Inj"):
         attack_key(hostile, FGSM(), trained.catalogue, tmp_path, **arguments)
     callback = InjectPoisonedImages(hostile, FGSM(), "Sandal", tmp_path / "attack", backbone="my.network")
     assert callback.backbone == "my.network"
@@ -123,9 +142,15 @@ def test_a_network_of_ones_own_is_loaded_where_it_is_named(trained, tmp_path, mo
     with pytest.raises(CatwalkError, match=r"asks for backbone my_networks\.mine"):
         load_classifier(tmp_path / "mine.ckpt")
     assert "my_networks" not in sys.modules
-    loaded = load_classifier(tmp_path / "mine.ckpt", backbone="my_networks.mine").network.state_dict()
+    width = {"width": 8}
+    with pytest.raises(CatwalkError, match=r"backbone_args: .* they must agree"):
+        load_classifier(tmp_path / "mine.ckpt", backbone="my_networks.mine")
+    assert "my_networks" not in sys.modules
+    loaded = load_classifier(tmp_path / "mine.ckpt", "my_networks.mine", width).network.state_dict()
     assert all(torch.equal(loaded[name], weight) for name, weight in trained.classifier.network.state_dict().items())
-    module = ProductClassifier.load_from_checkpoint(tmp_path / "mine.ckpt", backbone="my_networks.mine")
+    module = ProductClassifier.load_from_checkpoint(
+        tmp_path / "mine.ckpt", backbone="my_networks.mine", backbone_args=width
+    )
     assert module.hparams["backbone"] == "my_networks.mine"
 
 
@@ -154,10 +179,20 @@ def test_settings_of_another_kind_are_one_line(trained, tmp_path, settings, mess
 @pytest.mark.parametrize("kind", [ProductClassifier, VBPR])
 def test_no_checkpoint_says_by_which_function_it_is_loaded(trained, tmp_path, kind):
     checkpoint = torch.load(trained.checkpoint, weights_only=True)
-    checkpoint["hyper_parameters"]["_instantiator"] = "os.system"
-    torch.save(checkpoint, tmp_path / "hostile.ckpt")
-    with pytest.raises(CatwalkError, match=r"names the function by which it is to be loaded, os\.system"):
-        kind.load_from_checkpoint(tmp_path / "hostile.ckpt")
+    saved = checkpoint["hyper_parameters"]
+    for change, message in (
+        ({"hyper_parameters": {**saved, "_instantiator": "os.system"}}, r"by, _instantiator: os\.system"),
+        ({"hyper_parameters": {**saved, "_class_path": "os.system"}}, r"by, _class_path: os\.system"),
+        ({"hparams": {"_instantiator": "os.system"}}, "no checkpoint of ours: it holds hparams"),
+        ({"module_arguments": {"_instantiator": "os.system"}}, "no checkpoint of ours: it holds module_arguments"),
+        ({"hparams_type": torch.Size([1])}, "no checkpoint of ours: it holds hparams_type"),
+        ({"hparams_name": "backbone"}, "no checkpoint of ours: it holds another hparams_name"),
+        ({"hyper_parameters": None}, "its settings are no names with values"),
+        ({"hyper_parameters": [1]}, "its settings are no names with values"),
+    ):
+        torch.save({**checkpoint, **change}, tmp_path / "hostile.ckpt")
+        with pytest.raises(CatwalkError, match=message):
+            kind.load_from_checkpoint(tmp_path / "hostile.ckpt")
     with pytest.raises(CatwalkError, match="hparams_file: leave it out"):
         kind.load_from_checkpoint(tmp_path / "hostile.ckpt", hparams_file="hparams.yaml")
 

@@ -80,10 +80,13 @@ class StageCache:
         if taken is not None or not os.path.lexists(folder):
             return taken, None
         record = _read_record(folder)
-        # Other files may come to stand beside them, such as features in another type.
-        files = watch(*(folder / name for name in [RECORD_FILE, *_named(record)]))
-        damage = _damage(folder, record, stage, key)
+        damage = _damage_of_record(record, stage, key)
         if record is None or damage is not None:
+            return None, damage
+        # Other files may come to stand beside them, such as features in another type.
+        files = watch(*(folder / name for name in [RECORD_FILE, *record["files"]]))
+        damage = _damage_of_files(folder, record["files"])
+        if damage is not None:
             return None, damage
         result = Result({name: value for name, value in record.items() if name not in STORAGE}, files)
         self._taken[stage, key] = result
@@ -175,27 +178,26 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
     """Return the whole ``stage.json`` of a folder; None where it is missing or no JSON object."""
     try:
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
 
-def _named(record: Mapping[str, Any] | None) -> list[str]:
-    """Return the files that a record names."""
-    files = (record or {}).get("files")
-    return list(files) if isinstance(files, dict) else []
-
-
-def _damage(folder: Path, record: dict[str, Any] | None, stage: str, key: str) -> str | None:
-    """Return what is wrong with a result; None if it is as it was written."""
+def _damage_of_record(record: dict[str, Any] | None, stage: str, key: str) -> str | None:
+    """Return what is wrong with the ``stage.json`` of a result; None if it is as it was written."""
     if record is None:
         return f"{RECORD_FILE} is missing or damaged"
     own = {name: value for name, value in record.items() if name != "sha256"}
-    if record.get("sha256") != _hash(own):
+    if record.get("sha256") != _hash(own) or not isinstance(record.get("files"), dict):
         return f"{RECORD_FILE} was changed after it was written"
     if (record.get("stage"), record.get("key")) != (stage, key):
         return f"{RECORD_FILE} is of another result, {record.get('stage')}/{record.get('key')},"
-    for name, content in record["files"].items():
+    return None
+
+
+def _damage_of_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return what is wrong with the files of a result; None if they are as they were written."""
+    for name, content in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -215,4 +217,4 @@ def _content(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _hash(record: Mapping[str, Any]) -> str:
     """Return the SHA-256 of what JSON makes of a record, whatever the order of its entries."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -254,7 +254,8 @@ class ClassifierStage(Stage):
 
     def load(self) -> Classifier:
         """Return the trained network, of the backbone that the study names."""
-        return load_classifier(self.folder / CLASSIFIER_FILE, self.model.settings["init_args"]["backbone"])
+        arguments = self.model.settings["init_args"]
+        return load_classifier(self.folder / CLASSIFIER_FILE, arguments["backbone"], arguments.get("backbone_args"))
 
     @property
     def trainer_argument(self) -> str:
@@ -503,6 +504,11 @@ class RecommenderStage(Stage):
         is_poisoned = attack is not None and self.looks_at_images
         self.source: FeaturesStage | AttackStage = attack if attack is not None and is_poisoned else features
         self.start: RecommenderStage | None = None
+        if getattr(example, "warm_start", None) is not None and training.warm_start is None:
+            raise CatwalkError(
+                f"recommenders.{name}.model.warm_start: leave it out, and name a recommender of the study as "
+                f"recommenders.{name}.warm_start"
+            )
         if training.warm_start is not None:
             self._check_warm_start(example, training.warm_start)
             self.start = RecommenderStage(cache, shop, training.warm_start, grid, seed, features, attack)

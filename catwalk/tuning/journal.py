@@ -1,6 +1,8 @@
 """The journal of a search: every trial that has ended, and what was searched."""
 
+import hashlib
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,10 +13,14 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.study import StudyDirection
 
+from catwalk.atomic_files import write_bytes, write_text
 from catwalk.errors import CatwalkError
 from catwalk.locks import LockedError, locked
 
 JOURNAL_FILE = "journal.log"
+HASHES_FILE = "journal.log.sha256"
+"""A line with a hash for every line of the journal."""
+
 LOCK_FILE = ".lock"
 SHOWN_DIFFERENCES = 3
 
@@ -31,6 +37,9 @@ def open_journal(
         direction: Whether its figure is to be high or low.
         identity: All that the trials depend on.
 
+    A journal whose lines were changed since they were written is set aside, with a line on the screen, and the search
+    goes on with the trials before them.
+
     Raises:
         CatwalkError: If another process has it open, or it holds trials of another identity.
     """
@@ -43,16 +52,18 @@ def open_journal(
             raise CatwalkError(
                 f"{folder}: another process is at this search ({error}); wait, or give another name"
             ) from error
-        file = stack.enter_context(path.open("ab"))
         # What a killed run may have left: a line that is not whole, and Optuna's own lock.
-        file.truncate(path.read_bytes().rfind(b"\n") + 1)
+        with path.open("ab") as file:
+            file.truncate(path.read_bytes().rfind(b"\n") + 1)
         path.with_name(f"{JOURNAL_FILE}.lock").unlink(missing_ok=True)
+        _set_damage_aside(path)
         now = json.loads(json.dumps(identity, default=str))
         study = _read(path)
         if study is not None and study.get_trials():
             _require_same(folder, study.user_attrs["search"], now)
         else:
-            file.truncate(0)
+            write_bytes(path, b"")
+            (folder / HASHES_FILE).unlink(missing_ok=True)
             study = optuna.create_study(storage=_storage(path), study_name=name, direction=direction)
             study.set_user_attr("search", now)
         yield study
@@ -70,13 +81,61 @@ class _Journal(JournalFileBackend):
             super().append_logs(logs)
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._file_path) from error
+        path = Path(self._file_path)
+        write_text(path.with_name(HASHES_FILE), "".join(f"{_hash(line)}\n" for line in _lines(path)))
 
 
 def _read(path: Path) -> optuna.Study | None:
-    """Return what a journal holds; None where it is empty."""
-    storage = _storage(path)
-    names = optuna.get_all_study_names(storage)
-    return optuna.load_study(study_name=names[0], storage=storage) if names else None
+    """Return what a journal holds; None where it is empty.
+
+    Raises:
+        CatwalkError: If it is none of Optuna's.
+    """
+    try:
+        storage = _storage(path)
+        names = optuna.get_all_study_names(storage)
+        return optuna.load_study(study_name=names[0], storage=storage) if names else None
+    except (AssertionError, LookupError, TypeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CatwalkError(f"{path} is no journal of a search: {reason}; give another name, or remove it") from error
+
+
+def _set_damage_aside(path: Path) -> None:
+    """Keep the lines of a journal before the first that was changed, and all of it under another name."""
+    lines, hashes = _lines(path), path.with_name(HASHES_FILE)
+    known = hashes.read_text("utf-8", "replace").splitlines() if hashes.is_file() else []
+    # A run that was killed may have written a line and not yet its hash.
+    sound = [*(_hash(line) == digest for line, digest in zip(lines, known, strict=False))]
+    sound += [_is_entry(line) for line in lines[len(known) :]]
+    sound += [False] * (len(known) > len(lines))
+    if all(sound):
+        return
+    first, number = sound.index(False), 1
+    while (aside := path.with_name(f"{JOURNAL_FILE}.damaged-{number}")).exists():
+        number += 1
+    write_bytes(aside, path.read_bytes())
+    write_bytes(path, b"".join(lines[:first]))
+    write_text(hashes, "".join(f"{_hash(line)}\n" for line in lines[:first]))
+    warnings.warn(
+        f"{path} was changed in line {first + 1} after it was written: it is set aside as {aside.name}, and the search "
+        "goes on with what is before that line",
+        stacklevel=2,
+    )
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def _hash(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pkgutil
+import re
 import signal
 import subprocess
 import sys
@@ -278,3 +279,17 @@ def test_a_training_in_two_processes(work, group) -> None:
     assert b"Traceback" not in errors
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_an_error_that_is_raised_from_itself_ends() -> None:
+    error = ValueError("broken")
+    error.__cause__ = error
+    assert stopping.stopped_by(error) is None
+    error.__context__ = KeyboardInterrupt()
+    assert stopping.stopped_by(error) == signal.SIGINT
+
+
+def test_every_command_says_how_to_go_on() -> None:
+    listed = {line.split()[0] for line in cli.OVERVIEW.splitlines() if re.match(r"  [a-z]+ {3,}", line)}
+    assert {"fit", "attack", "data", "study", "tune"} <= listed
+    assert listed == set(cli.GO_ON)

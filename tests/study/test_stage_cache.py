@@ -1,5 +1,6 @@
 """Keys that follow code and settings, and results that are whole or not there."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -188,6 +189,16 @@ DAMAGES = {
     "a record without contents": (lambda path: (path / RECORD_FILE).write_text("{}"), "stage.json was changed"),
     "bytes that are no text": (
         lambda path: (path / RECORD_FILE).write_bytes(b"\xff\xfe\x00"),
+        "stage.json is missing or damaged",
+    ),
+    "a file name that is none": (
+        lambda path: (path / RECORD_FILE).write_text(
+            json.dumps({"files": {"\0": {}, "x" * 5000: {}}, "sha256": "\ud800"})
+        ),
+        "stage.json was changed",
+    ),
+    "brackets without end": (
+        lambda path: (path / RECORD_FILE).write_text("[" * 200_000),
         "stage.json is missing or damaged",
     ),
     "no record": (lambda path: (path / RECORD_FILE).unlink(), "stage.json is missing or damaged"),
