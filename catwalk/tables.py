@@ -19,8 +19,11 @@ import pyarrow.parquet
 from catwalk.errors import CatwalkError, MissingColumnError
 from catwalk.ids import plain_id
 
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+"""What may separate cells, and what messages call it."""
+
 STRAY_QUOTES = {
-    mark: re.compile(rb'(?<!\xef\xbb)[^%b\n\r"]"[^%b\n\r"]' % (2 * (re.escape(mark.encode()),))) for mark in ",;\t|"
+    mark: re.compile(rb'(?<!\xef\xbb)[^%b\n\r"]"[^%b\n\r"]' % (2 * (re.escape(mark.encode()),))) for mark in DELIMITERS
 }
 """A quotation mark with text, other than a byte order mark, on either side, which no quoted cell has, by delimiter."""
 
@@ -62,15 +65,16 @@ def scan_table(
 
     Everything is read as text, so that ids such as ``007`` stay what they are; numbers are parsed by who needs them.
     CSV is that of RFC 4180 in UTF-8, with a header; a quoted cell may hold line breaks, as descriptions of products
-    do. It may be separated by semicolons, tabs or vertical bars as well, which the first line tells; names of columns
-    are compared without surrounding blanks and invisible characters. TSV knows no quotation marks. Both may be gzipped
-    (``.csv.gz``). Memory holds a few blocks at a time, however long the file is.
+    do. It may be separated by semicolons, tabs or vertical bars as well, which the names of columns in the first line
+    tell; these are compared without surrounding blanks and invisible characters. TSV knows no quotation marks. Both
+    may be gzipped (``.csv.gz``). Memory holds a few blocks at a time, however long the file is.
 
     Args:
         path: The file; its name's ending tells what it is, and what is no ``.tsv`` or ``.parquet`` is CSV.
         columns: Columns that must be there, and hold something in every row.
         optional: Columns that are read where they are there.
-        header: Names of all columns of a CSV or TSV file that has no header.
+        header: Names of all columns of a CSV or TSV file that has no header: commas separate its cells, tabs those of
+            a ``.tsv``.
 
     Yields:
         Batches of string columns: ``columns``, then those of ``optional`` that exist.
@@ -82,12 +86,13 @@ def scan_table(
     if not path.is_file():
         raise CatwalkError(f"{path} {'is no file' if path.exists() else 'does not exist'}")
     is_parquet = path.suffix == ".parquet"
+    wanted = [*columns, *optional]
     rows = 0
     try:
         # Closed at once, and not when the memory of an error is gone.
-        with contextlib.closing(_scan_parquet(path) if is_parquet else _scan_csv(path, header)) as batches:
+        with contextlib.closing(_scan_parquet(path) if is_parquet else _scan_csv(path, wanted, header)) as batches:
             for batch in batches:
-                batch = _with_plain_names(batch, [*columns, *optional])
+                batch = _with_plain_names(batch, wanted)
                 if rows == 0:
                     _check_columns(path, columns, optional, batch.schema.names)
                 there = [*columns, *(name for name in optional if name in batch.schema.names)]
@@ -95,7 +100,7 @@ def scan_table(
                 yield _as_text(path, kept, columns, rows)
                 rows += batch.num_rows
     except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
-        place = None if is_parquet else _find_malformed_line(path, header)
+        place = None if is_parquet else _find_malformed_line(path, wanted, header)
         raise CatwalkError(place or f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     if rows == 0:
         raise CatwalkError(f"{path} has a header and no rows")
@@ -144,18 +149,18 @@ def _scan_parquet(path: Path) -> Generator[pa.RecordBatch, None, None]:
         yield from file.iter_batches() if file.metadata.num_rows else [_empty(file.schema_arrow.names)]
 
 
-def _scan_csv(path: Path, header: Sequence[str] | None) -> Generator[pa.RecordBatch, None, None]:
+def _scan_csv(path: Path, wanted: Sequence[str], header: Sequence[str] | None) -> Generator[pa.RecordBatch, None, None]:
     """Parse a file block by block, each a whole number of rows, that this thread has read.
 
     pyarrow must not read ahead from a Python file: its threads would want the interpreter when that has ended after an
     error, and abort the process.
     """
-    delimiter, has_quotes = _dialect(path)
+    delimiter, has_quotes = _dialect(path, wanted, header)
     parsing = pa.csv.ParseOptions(
         delimiter=delimiter, quote_char='"' if has_quotes else False, newlines_in_values=has_quotes
     )
     names, has_header, is_empty = list(header or ()), header is None, True
-    with contextlib.closing(_CheckedText(path, has_quotes)) as file:
+    with contextlib.closing(_CheckedText(path, delimiter, has_quotes)) as file:
         for number, block in enumerate(_whole_rows(file, has_quotes)):
             if number and block.startswith(codecs.BOM_UTF8):
                 block = b"\n" + block  # within a file this is part of a cell; pyarrow passes over an empty line
@@ -214,11 +219,12 @@ def _empty(names: Sequence[str]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], pa.string()) for _ in names], names=list(names))
 
 
-def _dialect(path: Path) -> tuple[str, bool]:
+def _dialect(path: Path, wanted: Sequence[str], header: Sequence[str] | None) -> tuple[str, bool]:
     """Return the delimiter and whether cells may be quoted.
 
-    The delimiter is the mark that is most frequent in the first line: a comma, a semicolon, a tab or a vertical bar.
-    In doubt it is the one that belongs to the file's name, a tab for ``.tsv``, without quotation marks.
+    A file has a delimiter of its own: a tab for ``.tsv``, without quotation marks, otherwise a comma. Where the header
+    is given it is that one. Otherwise it is the mark of :data:`DELIMITERS` under which most of the wanted columns are
+    cells of the first line, its own among equals; if none of them is there, the mark that is most frequent.
     """
     is_tsv = path.name.removesuffix(".gz").endswith(".tsv")
     own = "\t" if is_tsv else ","
@@ -226,9 +232,26 @@ def _dialect(path: Path) -> tuple[str, bool]:
         line = file.readline(FIRST_LINE).removeprefix(codecs.BOM_UTF8)
     if line[:4].lower() == b"sep=":
         raise CatwalkError(f"{path}, line 1 is {line[:5].decode('ascii', 'replace')!r}, as Excel writes it: remove it")
-    names = line if is_tsv else re.sub(rb'"[^"]*"', b"", line)
-    delimiter = max(STRAY_QUOTES, key=lambda mark: (names.count(mark.encode()), mark == own))
+    text = line.decode("utf-8", "replace")
+    bare = text if is_tsv else re.sub(r'"[^"]*"', "", text)
+    names = {plain_id(name) for name in wanted}
+
+    def rank(mark: str) -> tuple[int, bool, int, bool]:
+        hits = len(names.intersection(_first_cells(text, mark, has_quotes=not (is_tsv and mark == "\t"))))
+        return hits, hits > 0 and mark == own, bare.count(mark), mark == own
+
+    delimiter = own if header is not None else max(DELIMITERS, key=rank)
     return delimiter, not (is_tsv and delimiter == "\t")
+
+
+def _first_cells(text: str, delimiter: str, has_quotes: bool) -> list[str]:
+    """Return the cells of a text's first row in plain form, or none if it is malformed."""
+    quoting = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
+    try:
+        cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting), [])
+    except csv.Error:
+        return []
+    return [plain_id(cell) for cell in cells]
 
 
 def _open_bytes(path: Path) -> BinaryIO:
@@ -238,12 +261,12 @@ def _open_bytes(path: Path) -> BinaryIO:
 class _CheckedText:
     """The bytes of a text file, checked as they pass for what a parser would let through or take for something else."""
 
-    def __init__(self, path: Path, quotes: bool) -> None:
+    def __init__(self, path: Path, delimiter: str, quotes: bool) -> None:
         self._path = path
         self._file = _open_bytes(path)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._quotes = quotes
-        self._stray_quote = STRAY_QUOTES[_dialect(path)[0]]
+        self._stray_quote = STRAY_QUOTES[delimiter]
         self._num_quotes = 0
         self._lines = 0
         self._tail = b""
@@ -285,11 +308,11 @@ class _CheckedText:
         return CatwalkError(f"{self._path}, line {self._lines + before.count(10) + 1} {reason}")
 
 
-def _find_malformed_line(path: Path, header: Sequence[str] | None) -> str | None:
+def _find_malformed_line(path: Path, wanted: Sequence[str], header: Sequence[str] | None) -> str | None:
     """Return what is wrong with a CSV file and in which line, by a slow second reading; None if nothing is found."""
     start, width = 0, len(header) if header is not None else None
     try:
-        delimiter, has_quotes = _dialect(path)
+        delimiter, has_quotes = _dialect(path, wanted, header)
         with io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", newline="") as file:
             quoting: dict[str, Any] = {} if has_quotes else {"quoting": csv.QUOTE_NONE}
             rows = csv.reader(file, delimiter=delimiter, strict=True, **quoting)
@@ -297,7 +320,10 @@ def _find_malformed_line(path: Path, header: Sequence[str] | None) -> str | None
                 if width is None:
                     width = len(row)
                 if row and len(row) != width:
-                    return f"{path}, line {start + 1} has {len(row)} cells and the header {width}"
+                    return (
+                        f"{path}, line {start + 1} has {len(row)} cells and the header {width}, separated by "
+                        f"{DELIMITERS[delimiter]}"
+                    )
                 start = rows.line_num
     except csv.Error as error:
         reason = str(error)

@@ -236,12 +236,34 @@ class TestDelimiters:
         (tmp_path / "table.tsv").write_text(f"id{mark}name\n1{mark}a\n")
         assert read_table(tmp_path / "table.tsv", ["id", "name"]).to_pydict() == {"id": ["1"], "name": ["a"]}
 
+    @pytest.mark.parametrize(
+        ("name", "header", "mark"),
+        [
+            ("k4.tsv", ["item_id", "image", "category", "a, b, c, d, e, f"], "\t"),
+            ("k4.csv", ["item_id", "image", "category", "a|b|c|d|e"], ","),
+            ("k4.csv", ["item_id", "image\ufeff", " category", "a, b, c, d, e, f"], ";"),
+            ("k4.csv", ['"item_id"', '"image"', '"category"', "a;b;c;d;e"], "|"),
+            ("k4.tsv", ["item_id", "image", "category", "a\tb\tc\td\te"], ","),
+        ],
+    )
+    def test_the_wanted_columns_tell_more_than_frequent_marks(self, tmp_path, name, header, mark):
+        (tmp_path / name).write_text(f"{mark.join(header)}\n{mark.join('1234')}\n".replace("4", header[-1]))
+        found = read_table(tmp_path / name, ["item_id", "image", "category"]).to_pydict()
+        assert found == {"item_id": ["1"], "image": ["2"], "category": ["3"]}
+
+    def test_where_the_header_is_given_the_name_of_the_file_tells(self, tmp_path):
+        (tmp_path / "table.tsv").write_text("Smith, J., Dr.\t0\n")
+        [batch] = scan_table(tmp_path / "table.tsv", ["user"], header=["user", "item"])
+        assert batch.to_pydict() == {"user": ["Smith, J., Dr."]}
+
     def test_commas_win_in_doubt(self, tmp_path):
         assert read_csv(tmp_path, "id,na;me\n1,a;b\n", ["id", "na;me"]) == {"id": ["1"], "na;me": ["a;b"]}
         assert read_csv(tmp_path, "id\n1;2\n", ["id"]) == {"id": ["1;2"]}
 
     def test_what_is_wrong_is_said(self, tmp_path):
-        with pytest.raises(CatwalkError, match=r"table\.csv, line 3 has 1 cells and the header 2"):
+        with pytest.raises(
+            CatwalkError, match=r"table\.csv, line 3 has 1 cells and the header 2, separated by semicolons$"
+        ):
             read_csv(tmp_path, "id;name\n1;a\n2\n")
         with pytest.raises(CatwalkError, match=r"table\.csv, line 2 has a quotation mark inside a cell"):
             read_csv(tmp_path, 'id;name\n1;a 5" heel\n')

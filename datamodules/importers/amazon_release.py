@@ -20,7 +20,7 @@ from rich.console import Console
 
 from catwalk.errors import CatwalkError
 from catwalk.ids import id_key
-from catwalk.tables import read_table, scan_table
+from catwalk.tables import DELIMITERS, read_table, scan_table
 from catwalk.times import times_without_digits
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
 from datamodules.importers.items import DAMAGED_ITEMS, DAMAGED_PURCHASES, check_known
@@ -232,9 +232,7 @@ def _count_columns(path: Path) -> int:
         line = file.readline(1 << 16)
     count = line.count(b"\t") + 1
     if count not in COLUMNS:
-        marks = [
-            name for mark, name in ((b",", "commas"), (b";", "semicolons"), (b"|", "vertical bars")) if mark in line
-        ]
+        marks = [name for mark, name in DELIMITERS.items() if mark.encode() in line]
         separated = f", separated by {marks[0]}" if count == 1 and marks else ""
         raise CatwalkError(
             f"{path} must have 2 columns (user, item) or 4 (user, item, rating, timestamp) with tabs between them, and "
