@@ -23,7 +23,13 @@ from catwalk.ids import id_key
 from catwalk.tables import DELIMITERS, read_table, scan_table
 from catwalk.times import times_without_digits
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
-from datamodules.importers.items import DAMAGED_ITEMS, DAMAGED_PURCHASES, check_known
+from datamodules.importers.items import (
+    DAMAGED_ITEMS,
+    DAMAGED_PURCHASES,
+    TIDIED_CATEGORIES,
+    check_known,
+    tidy_categories,
+)
 from datamodules.importers.purchases import Numbering, Purchases
 
 IMAGES, TRAINING, TEST, CLASSES = Path("original/images"), "trainingset.tsv", "testset.tsv", "classes.csv"
@@ -59,7 +65,7 @@ def amazon_release(
     if not source.is_dir():
         raise CatwalkError(f"source: there is no folder {source}")
     images, strange = find_numbered_images(source / IMAGES)
-    classes = read_classes(source)
+    classes, tidied = read_classes(source)
     training = _read_part(source / TRAINING, images)
     test = _read_part(source / TEST, images, training.user_ids)
     test = _without_training_pairs(test, training)
@@ -103,7 +109,7 @@ def amazon_release(
             categories=sorted(set(labels)),
             made_by={"importer": "amazon-release", "name": name},
             left_out=left_out,
-            repaired=Counter(training.repaired) + Counter(test.repaired),
+            repaired=Counter(training.repaired) + Counter(test.repaired) + Counter({TIDIED_CATEGORIES: tidied}),
             remarks=list(dict.fromkeys([*training.remarks, *test.remarks])),
         )
     console = Console()
@@ -136,8 +142,10 @@ def find_numbered_images(folder: Path) -> tuple[dict[str, Path], int]:
     return images, strange
 
 
-def read_classes(source: Path) -> dict[str, str]:
-    """Return the class of every item in ``classes.csv``, which the release has in one of two places or not at all.
+def read_classes(source: Path) -> tuple[dict[str, str], int]:
+    """Return the class of every item in ``classes.csv``, and how many names of classes were written in another way.
+
+    The release has the table in one of two places or not at all.
 
     ImageNet has different classes of one name, such as two cranes: these get their numbers.
 
@@ -146,28 +154,29 @@ def read_classes(source: Path) -> dict[str, str]:
     """
     found = [path for path in (source / CLASSES, source / "original" / CLASSES) if path.is_file()]
     if not found:
-        return {}
+        return {}, 0
     if len(found) > 1:
         raise CatwalkError(f"{source} has two tables of classes, {found[0]} and {found[1]}: keep one of them")
     path = found[0]
     table = read_table(path, ["ImageID", "ClassNum", "ClassStr"])
     numbers_of: defaultdict[str, set[str]] = defaultdict(set)
     classes: dict[str, tuple[str, str]] = {}
-    for row, (image, number, text) in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True), 1):
-        item, text = image.strip(), " ".join(text.split())
+    ids, class_numbers, given = (column.to_pylist() for column in table.columns)
+    texts, tidied = tidy_categories([" ".join(text.split()) for text in given], path, "ClassStr")
+    for row, (image, number, text) in enumerate(zip(ids, class_numbers, texts, strict=True), 1):
+        item = image.strip()
         if not item.isdecimal() or not item.isascii():
             raise CatwalkError(f"{path}, row {row}: ImageID {image!r} is no number of an image")
-        if not text:
-            raise CatwalkError(f"{path}, row {row}: 'ClassStr' is empty")
         item = str(int(item))
         if classes.setdefault(item, (number, text)) != (number, text):
             raise CatwalkError(
                 f"{path}, row {row}: item {item} has a second class, {text!r} beside {classes[item][1]!r}"
             )
         numbers_of[text].add(number)
-    return {
+    names = {
         item: f"{text} ({number})" if len(numbers_of[text]) > 1 else text for item, (number, text) in classes.items()
     }
+    return names, tidied
 
 
 def _read_part(path: Path, images: Mapping[str, Path], known_users: Sequence[str] = ()) -> Purchases:

@@ -31,7 +31,15 @@ from catwalk.ids import plain_id
 from catwalk.times import FACTOR, UNITS, era, units_of
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
 from datamodules.importers.download import Fetched, fetch_images
-from datamodules.importers.items import DAMAGED_ITEMS, DAMAGED_PURCHASES, Items, check_images, refuse_strangers
+from datamodules.importers.items import (
+    DAMAGED_ITEMS,
+    DAMAGED_PURCHASES,
+    TIDIED_CATEGORIES,
+    Items,
+    check_images,
+    refuse_strangers,
+    tidy_categories,
+)
 from datamodules.importers.json_lines import Records
 from datamodules.importers.purchases import IntArray, Numbering, Purchases, check_core
 
@@ -326,6 +334,8 @@ def read_metadata(path: Path, prefix: Sequence[str], level: int, skip_malformed:
             f"category: no item of {path} has a path that begins with {' > '.join(prefix)!r}; the most frequent "
             f"beginnings are {known}"
         )
+    goods.categories, tidied = tidy_categories(goods.categories, path, "categories")
+    goods.repaired[TIDIED_CATEGORIES] += tidied
     if records.malformed:
         goods.left_out["malformed lines of metadata"] = records.malformed
     return goods
@@ -503,7 +513,7 @@ def _names(path: list[Any]) -> list[str]:
     names = []
     for element in path:
         name = _plain(element) if type(element) is str else ""
-        if not name or len(name) > LONGEST_NAME or "<" in name:
+        if not plain_id(name) or len(name) > LONGEST_NAME or "<" in name:
             break
         names.append(name)
     return names

@@ -21,6 +21,7 @@ from datamodules.importers.items import (
     DAMAGED_ITEMS,
     DAMAGED_PURCHASES,
     SUFFIXES,
+    TIDIED_CATEGORIES,
     Items,
     check_images,
     check_known,
@@ -148,9 +149,6 @@ def folder(
     else:
         on_sale = read_items(items, source, item, image, category, title)
     check_image_paths(source, on_sale.images, lambda row: f"item {on_sale.ids[row]!r}")
-    on_sale.categories, tidied = tidy_categories(
-        on_sale.categories, items or source, None if items is None else category
-    )
     bought = None
     if purchases is not None:
         bought = read_purchases(purchases, user, purchased_item or item, time).tidied(
@@ -206,7 +204,7 @@ def folder(
             categories=sorted(set(on_sale.categories)),
             made_by=made_by,
             left_out=on_sale.left_out | ({} if bought is None else bought.left_out),
-            repaired=on_sale.repaired | {"names of categories": tidied} | ({} if bought is None else bought.repaired),
+            repaired=on_sale.repaired | ({} if bought is None else bought.repaired),
             remarks=() if bought is None else bought.remarks,
         )
     console = Console()
@@ -271,9 +269,12 @@ def read_tree(source: Path, purchases: Path | None = None, layout: Layout | None
             raise CatwalkError(f"source: {source / path} gives the item {one[:80]!r}…, of over {LONGEST_ID} bytes")
         owners[id_key(one)] = path
         found.ids.append(one)
-    found.repaired = {SPELLED_ITEMS: sum(one != name for one, name in zip(found.ids, names, strict=True))}
+    found.categories, tidied = tidy_categories([path.parts[depth - 1] for path in kept], source)
+    found.repaired = {
+        SPELLED_ITEMS: sum(one != name for one, name in zip(found.ids, names, strict=True)),
+        TIDIED_CATEGORIES: tidied,
+    }
     found.images = [path.as_posix() for path in kept]
-    found.categories = [path.parts[depth - 1] for path in kept]
     found.splits = [SPLIT_NAMES[path.parts[0].casefold()] for path in kept] if has_splits else []
     found.left_out |= causes
     return found
@@ -361,8 +362,8 @@ def read_items(path: Path, source: Path, item: str, image: str, category: str, t
     except OSError as error:
         raise CatwalkError(f"{path}: the image {error.filename} cannot be looked for: {error.strerror}") from error
     absent = {row for row, text in enumerate(there) if text is None}
-    everything = Items(ids, [text or given for text, given in zip(there, images, strict=True)], [], titles)
-    everything.categories = table.column(category).to_pylist()
+    categories, tidied = tidy_categories(table.column(category).to_pylist(), path, category)
+    everything = Items(ids, [text or given for text, given in zip(there, images, strict=True)], categories, titles)
     check_images(sorted(absent), everything, path, source)
     kept = everything.take([row for row in range(len(ids)) if row not in absent])
     kept.left_out = {"items without an image": len(absent)}
@@ -371,6 +372,7 @@ def read_items(path: Path, source: Path, item: str, image: str, category: str, t
         "names of image files in the other Unicode form": sum(
             text not in (None, given) for text, given in zip(there, images, strict=True)
         ),
+        TIDIED_CATEGORIES: tidied,
     }
     kept.without_image = [ids[row] for row in sorted(absent)]
     return kept

@@ -21,6 +21,7 @@ from datamodules.importers.dataset_writer import DatasetWriter, check_destinatio
 from datamodules.importers.items import (
     DAMAGED_ITEMS,
     DAMAGED_PURCHASES,
+    TIDIED_CATEGORIES,
     Items,
     check_images,
     check_known,
@@ -138,7 +139,7 @@ def hm(
                 "one_pass": one_pass,
             },
             left_out=on_sale.left_out | purchases.left_out,
-            repaired={SPELLED_ITEMS: rewritten, "names of categories": tidied} | purchases.repaired,
+            repaired={SPELLED_ITEMS: rewritten, TIDIED_CATEGORIES: tidied} | purchases.repaired,
             remarks=purchases.remarks,
         )
     print_summary(writer, Console())

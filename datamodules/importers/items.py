@@ -24,6 +24,9 @@ LOOKED_AT = 200_000
 DAMAGED_ITEMS, DAMAGED_PURCHASES = "items whose image is damaged", "purchases of items whose image is damaged"
 """What is left out with ``--leave-out-damaged``."""
 
+TIDIED_CATEGORIES = "names of categories"
+"""What importers count that write them as :func:`tidy_categories` does."""
+
 LOST_ZEROS = " (leading zeros were lost: save the table anew, with its ids as text)"
 """What is said where two ids differ in them alone."""
 

@@ -112,7 +112,7 @@ def test_the_classes_are_the_categories(tmp_path, capsys):
 
 def test_without_classes_the_categories_are_the_networks(tmp_path, capsys):
     write_release(tmp_path / "women", range(3), [("a", 0), ("a", 2)], [("a", 1)])
-    assert read_classes(tmp_path / "women") == {}
+    assert read_classes(tmp_path / "women") == ({}, 0)
     amazon_release(tmp_path / "women", tmp_path / "dest")
     assert Catalogue.read(tmp_path / "dest").category_names == ("unclassified",)
     shown = " ".join(capsys.readouterr().out.split())

@@ -242,6 +242,42 @@ class TestCategories:
         assert info_of(tmp_path / "shop")["repaired"] == {"names of categories": 4}
         assert "repaired: 4 names of categories" in capsys.readouterr().out
 
+    @pytest.mark.parametrize(
+        ("make", "file", "category"),
+        [
+            (tree, "Bags", "Bags"),
+            (table, "items.csv", "Bags"),
+            (kaggle, "articles.csv", "Vest top"),
+            (release, "original/classes.csv", "Jersey"),
+            (reviews, "metadata_2014.json", "Dresses"),
+        ],
+    )
+    def test_every_importer_takes_them_for_one(self, tmp_path, make, file, category):
+        source = tmp_path / "source"
+        arguments = make(source)
+        path, composed, decomposed = source / file, "K\u00e9", "Ke\u0301"
+        if make is release:
+            classes = "".join(f"{item},1,{category},1\n" for item in range(6))
+            write(path, f"ImageID,ClassNum,ClassStr,Prob\n{classes}")
+        if path.is_dir():
+            (source / composed).mkdir()
+            (path / "b1.jpg").rename(source / composed / "b1.jpg")
+            path.rename(source / decomposed)
+        else:
+            text = path.read_text().replace(category, composed)
+            path.write_text(text.replace(composed, decomposed, text.count(composed) // 2))
+        run(arguments, tmp_path / "shop")
+        names = Catalogue.read(tmp_path / "shop").category_names
+        assert [name for name in names if name.startswith("K")] == [composed]
+        assert info_of(tmp_path / "shop")["repaired"]["names of categories"] > 0
+
+    def test_the_row_of_a_blank_one_counts_items_without_an_image(self, tmp_path, capsys):
+        arguments = table(tmp_path / "source")
+        path = tmp_path / "source" / "items.csv"
+        path.write_text(path.read_text().replace("photos/b.png", "").replace("ß,photos/d.jpg,Bags", "ß,photos/d.jpg, "))
+        [line] = error(capsys, arguments, tmp_path / "shop")
+        assert "items.csv, row 4: 'department' is blank" in line
+
     def test_what_joins_letters_and_sound_names_stay(self, tmp_path):
         names = ["می\u200cخواهم", "a\rb", "Été", "Shoes & bags"]
         assert tidy_categories(names, tmp_path) == (names, 0)
