@@ -50,10 +50,22 @@ def _without_fraction(text: str) -> str:
     return match[1] if match else text
 
 
+def narrow_key(text: str) -> str:
+    """Return :func:`id_key` with full-width and half-width characters as the ordinary ones, ``12`` for ``１２``."""
+    key = id_key(text)
+    return key if key.isascii() else id_key("".join(map(_without_width, key)))
+
+
+def _without_width(character: str) -> str:
+    is_variant = unicodedata.decomposition(character).startswith(("<wide>", "<narrow>"))
+    return unicodedata.normalize("NFKC", character) if is_variant else character
+
+
 def look_alike_key(text: str) -> str:
     """Return what ids that are easily taken for one another have in common: Unicode's compatibility form (NFKC).
 
-    Full-width and ASCII digits are the same in it, but so are ``m²`` and ``m2``.
+    Full-width and ASCII digits are the same in it, but so are ``m²`` and ``m2``: it tells what is doubtful, and makes
+    no two ids one.
     """
     key = id_key(text)
     return key if key.isascii() else id_key(unicodedata.normalize("NFKC", key))
@@ -86,7 +98,7 @@ class Spellings:
         """Lead spellings to ids.
 
         A known id is kept as it is, and takes what is spelled like it by :func:`id_key`, or otherwise by
-        :func:`look_alike_key` if no other known id is. The remaining spellings of one :func:`id_key` are one id: the
+        :func:`narrow_key` if no other known id is. The remaining spellings of one :func:`id_key` are one id: the
         key itself where it occurs, otherwise the plain form of the first.
 
         Args:
@@ -96,7 +108,7 @@ class Spellings:
         names = list(known)
         exact = {name: place for place, name in enumerate(names)}
         by_key = {id_key(name): place for place, name in enumerate(names)}
-        alike = _unique(map(look_alike_key, names)) if not all(map(exact.__contains__, spellings)) else {}
+        alike = _unique(map(narrow_key, names)) if not all(map(exact.__contains__, spellings)) else {}
         forms = {text: plain_id(text) for text in spellings if text not in exact}
         plain = set(forms.values())
         places = np.empty(len(spellings), dtype=np.int64)
@@ -106,7 +118,7 @@ class Spellings:
                 key = _without_fraction(forms[text])
                 place = by_key.get(key)
                 if place is None:
-                    place = alike.get(look_alike_key(text))
+                    place = alike.get(narrow_key(text))
                 if place is None:
                     place = by_key[key] = len(names)
                     names.append(key if key in plain else forms[text])

@@ -49,11 +49,24 @@ def test_integers_that_became_floats():
 
 def test_a_look_alike_leads_to_a_known_id_only_and_only_to_the_one():
     assert Spellings.of(["１２"], known=["11", "12"]).places.tolist() == [1]
-    assert Spellings.of(["m²"], known=["m2", "m₂"]).names == ("m2", "m₂", "m²")
+    assert Spellings.of(["１２"], known=["12", "1２"]).names == ("12", "1２", "１２")
     assert Spellings.of(["１２", "12"]).names == ("１２", "12")
     [remark] = doubtful_ids(["12", "x", "１２", "ﬁn", "y"], "users")
     assert remark.startswith("2 users have ids that are the same in Unicode's compatibility form")
     assert remark.endswith(r"such as '\uff11\uff12' and '12'")
+
+
+@pytest.mark.parametrize(
+    ("text", "known"), [("１２", "12"), ("12", "１２"), ("Ａ\u3000b", "A b"), ("ｶﾞ", "ガ"), ("１２.０", "12")]
+)
+def test_widths_of_a_character_make_no_other_id(text, known):
+    assert Spellings.of([text], known=[known]).names == (known,)
+
+
+@pytest.mark.parametrize(("text", "known"), [("m²", "m2"), ("ﬁn", "fin"), ("①", "1"), ("Ⅳ", "IV"), ("℡", "TEL")])
+def test_what_only_looks_alike_stays_unknown(text, known):
+    assert Spellings.of([text], known=[known]).names == (known, text)
+    assert len(doubtful_ids([text, known], "items")) == 1
 
 
 @pytest.mark.parametrize(

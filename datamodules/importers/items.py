@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from catwalk.errors import CatwalkError
-from catwalk.ids import is_invisible
+from catwalk.ids import id_key, is_invisible, lost_digits
 from datamodules.importers.purchases import Purchases
 
 SUFFIXES = frozenset(
@@ -29,6 +29,9 @@ TIDIED_CATEGORIES = "names of categories"
 
 LOST_ZEROS = " (leading zeros were lost: save the table anew, with its ids as text)"
 """What is said where two ids differ in them alone."""
+
+LOST_DIGITS = " (digits were lost to scientific notation: save the table anew, with its ids as text)"
+"""What is said of an id that a spreadsheet has shortened."""
 
 
 @dataclass
@@ -91,9 +94,8 @@ def check_images(absent: Sequence[int], items: Items, table: Path, root: Path) -
     row = absent[0]
     found = list(itertools.islice(_images_below(root), LOOKED_AT))
     there = found[0] if found else None
-    wanted = Path(items.images[row]).stem.lstrip("0")
-    if wanted:
-        there = next((image for image in found if Path(image).stem.lstrip("0") == wanted), there)
+    wanted = _without_zeros(Path(items.images[row]).stem)
+    there = next((image for image in found if _without_zeros(Path(image).stem) == wanted), there)
     example = "there is no image at all" if there is None else f"an image that is there is {there!r}"
     zeros = there is not None and _lost_zeros(Path(items.images[row]).stem, Path(there).stem)
     raise CatwalkError(
@@ -130,6 +132,8 @@ def refuse_strangers(
 ) -> None:
     """Raise a CatwalkError that shows an id of a purchase and one of the catalogue, alike but for zeros if there are.
 
+    Ids that became floats are compared as the integers that they were.
+
     Args:
         unknown: How many purchases are of items that are not on sale.
         total: How many purchases there are.
@@ -139,17 +143,19 @@ def refuse_strangers(
         catalogue: What names the items.
         what: What purchases are called there.
     """
-    bare = {one.lstrip("0"): one for one in reversed(list(on_sale))}
-    first, own, zeros = "", next(iter(on_sale)), False
+    bare = {_without_zeros(one): one for one in reversed(list(on_sale))}
+    first, own, reason = "", next(iter(on_sale)), ""
     for stranger in strangers:
         first = first or stranger
-        twin = bare.get(stranger.lstrip("0"))
+        twin = bare.get(_without_zeros(stranger))
         if twin is not None:
-            first, own, zeros = stranger, twin, True
+            first, own, reason = stranger, twin, LOST_ZEROS
             break
+    if not reason and lost_digits(first):
+        reason = LOST_DIGITS
     raise CatwalkError(
         f"{table}: {unknown:,} of {total:,} {what} are of items that {catalogue} does not have, such as {first!r}; "
-        f"its ids are like {own!r}{LOST_ZEROS if zeros else ''}"
+        f"its ids are like {own!r}{reason}"
     )
 
 
@@ -192,7 +198,12 @@ def _key(tidied: str) -> str:
 
 
 def _lost_zeros(one: str, other: str) -> bool:
-    return one != other and one.lstrip("0") == other.lstrip("0") != ""
+    return one != other and _without_zeros(one) == _without_zeros(other)
+
+
+def _without_zeros(text: str) -> str:
+    """Return an id without leading zeros and, of an integer that became a float, without the fraction."""
+    return id_key(text).lstrip("0")
 
 
 def _images_below(root: Path) -> Iterator[str]:

@@ -13,7 +13,7 @@ from catwalk.cli import main
 from catwalk.errors import CatwalkError
 from datamodules.importers.folder import folder
 from datamodules.importers.hm import hm
-from datamodules.importers.items import tidy_categories
+from datamodules.importers.items import refuse_strangers, tidy_categories
 
 
 def tree(source):
@@ -165,6 +165,25 @@ class TestLostZeros:
             "does not have, such as '11'; its ids are like '0011' (leading zeros were lost: save the table anew, with "
             "its ids as text)"
         )
+
+    @pytest.mark.parametrize(
+        ("own", "bought", "reason"),
+        [
+            ("0108775015", "108775015.0", "leading zeros were lost"),
+            ("000", "0.0", "leading zeros were lost"),
+            ("000", "0", "leading zeros were lost"),
+            ("108775015123", "1.08775E+11", "digits were lost to scientific notation"),
+        ],
+    )
+    def test_of_ids_that_became_numbers(self, tmp_path, own, bought, reason):
+        with pytest.raises(CatwalkError) as caught:
+            refuse_strangers(2, 2, ["x", bought] if "zeros" in reason else [bought], ["y", own], tmp_path, tmp_path)
+        assert f"such as {bought!r}; its ids are like" in str(caught.value)
+        assert str(caught.value).endswith(f"({reason}: save the table anew, with its ids as text)")
+
+    def test_other_strangers_have_lost_nothing(self, tmp_path):
+        with pytest.raises(CatwalkError, match=r"such as 'x1'; its ids are like 'y'$"):
+            refuse_strangers(2, 2, ["x1", "10"], ["y", "1"], tmp_path, tmp_path)
 
     def test_a_few_unknown_articles_are_counted(self, tmp_path):
         source = write_hm(tmp_path / "source")
