@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catwalk.errors import CatwalkError
-from catwalk.ids import first_clash, id_key
+from catwalk.ids import first_clash, id_key, plain_id
 from catwalk.tables import find_table, read_table
 
 
@@ -80,7 +80,7 @@ class Catalogue:
         names = category_order(labels, info.get("categories"), source=str(path))
         for name in names:
             _check_printable(path, name, "a category")
-            if not any(_is_seen(character) for character in name):
+            if not plain_id(name):
                 raise CatwalkError(f"{path}: a category has the blank name {name!r}: give it one that can be read")
         numbers = {name: number for number, name in enumerate(names)}
         return cls(
@@ -134,10 +134,6 @@ def _check_printable(path: Path, text: str, what: str) -> None:
     """Raise a CatwalkError if what stands in tables and figures holds commands to a terminal."""
     if any(unicodedata.category(character) == "Cc" and character not in "\t\n\r" for character in text):
         raise CatwalkError(f"{path}: {what} holds control characters: {text[:80]!r}")
-
-
-def _is_seen(character: str) -> bool:
-    return not character.isspace() and unicodedata.category(character) != "Cf"
 
 
 def number_of(name: str, names: Sequence[str], argument: str) -> int:

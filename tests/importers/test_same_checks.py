@@ -227,7 +227,7 @@ class TestMostAreMissing:
 
 
 class TestCategories:
-    @pytest.mark.parametrize("blank", [" ", "\t", "\u200b", " \ufeff\u00a0"])
+    @pytest.mark.parametrize("blank", [" ", "\t", "\u200b", " \ufeff\u00a0", "\u3164"])
     def test_blank_ones_are_refused(self, tmp_path, capsys, blank):
         arguments = table(tmp_path / "table")
         items = tmp_path / "table" / "items.csv"
