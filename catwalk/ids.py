@@ -22,12 +22,18 @@ def plain_id(text: str) -> str:
     """Return an id without invisible characters and surrounding blanks, in Unicode's composed form (NFC).
 
     Invisible are zero-width characters, byte order marks, soft hyphens, marks of writing direction, variation
-    selectors. Non-breaking and other spaces within become spaces. Control characters within stay, to be refused.
+    selectors. Non-breaking and other spaces within become spaces. Control characters within stay, to be refused, see
+    :func:`has_controls`.
     """
     if text.isascii() and text.isprintable() and text == text.strip():
         return text  # nearly all of them
     seen = (" " if unicodedata.category(one) == "Zs" else one for one in text if not is_invisible(one))
     return unicodedata.normalize("NFC", "".join(seen)).strip()
+
+
+def has_controls(text: str) -> bool:
+    """Return whether a text holds control characters, such as line breaks and commands to a terminal."""
+    return not text.isprintable() and any(unicodedata.category(one) in ("Cc", "Zl", "Zp") for one in text)
 
 
 def is_invisible(character: str) -> bool:

@@ -10,6 +10,7 @@ from rich.console import Console
 from catwalk.atomic_files import write_text
 from catwalk.catalogue import Catalogue, read_dataset_info
 from catwalk.errors import CatwalkError
+from catwalk.ids import doubtful_ids
 from catwalk.interactions import Interactions
 from catwalk.labelled_images import LabelledImages
 from catwalk.overview.facts import (
@@ -97,7 +98,10 @@ def _look(catalogue: Catalogue, tables: list[Path], interactions: Interactions |
             split,
             time,
             pairs,
-            () if interactions is None else interactions.remarks,
+            [
+                *doubtful_ids(catalogue.item_ids, "items"),
+                *(() if interactions is None else interactions.remarks),
+            ],
         ),
     )
 

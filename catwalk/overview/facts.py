@@ -484,8 +484,8 @@ def weaknesses(
 ) -> tuple[str, ...]:
     """Return what makes a study of a shop weak, a sentence each.
 
-    The arguments are an :class:`Overview`'s, and what is said of ids and times, see
-    :class:`~catwalk.interactions.Interactions`.
+    The arguments are an :class:`Overview`'s, and what is doubtful about ids and times, see
+    :func:`~catwalk.ids.doubtful_ids` and :class:`~catwalk.interactions.Interactions`.
     """
     found = []
     if purchases is None or split is None:

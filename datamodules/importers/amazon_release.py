@@ -110,7 +110,7 @@ def amazon_release(
             made_by={"importer": "amazon-release", "name": name},
             left_out=left_out,
             repaired=Counter(training.repaired) + Counter(test.repaired) + Counter({TIDIED_CATEGORIES: tidied}),
-            remarks=list(dict.fromkeys([*training.remarks, *test.remarks])),
+            remarks=[*training.remarks, *test.remarks],
         )
     console = Console()
     print_summary(writer, console)

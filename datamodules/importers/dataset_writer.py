@@ -286,7 +286,7 @@ class DatasetWriter:
         if mended:
             self._description["repaired"] = mended
         if remarks:
-            self._description["remarks"] = list(remarks)
+            self._description["remarks"] = list(dict.fromkeys(remarks))
 
     def _complete(self) -> None:
         """Write ``dataset.json`` and put the folder in its place."""

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from catwalk.catalogue import Listings, check_image_paths, on_disk
 from catwalk.errors import CatwalkError, MissingColumnError
-from catwalk.ids import id_key, plain_id
+from catwalk.ids import doubtful_ids, has_controls, id_key, plain_id
 from catwalk.tables import read_table, scan_table
 from catwalk.times import times_without_digits, trim_times
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
@@ -205,7 +205,7 @@ def folder(
             made_by=made_by,
             left_out=on_sale.left_out | ({} if bought is None else bought.left_out),
             repaired=on_sale.repaired | ({} if bought is None else bought.repaired),
-            remarks=() if bought is None else bought.remarks,
+            remarks=doubtful_ids(on_sale.ids, "items") if bought is None else bought.remarks,
         )
     console = Console()
     print_summary(writer, console)
@@ -260,6 +260,8 @@ def read_tree(source: Path, purchases: Path | None = None, layout: Layout | None
         one = plain_id(name)
         if not one:
             raise CatwalkError(f"source: the name of {source}/{path.as_posix()!a} is blank: rename it")
+        if has_controls(one):
+            raise CatwalkError(f"source: the name of {source}/{path.as_posix()!a} holds control characters: rename it")
         if id_key(one) in owners:
             raise CatwalkError(
                 f"source: {source / owners[id_key(one)]} and {source / path} both give the item {one!r}: rename one of "

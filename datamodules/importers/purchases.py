@@ -11,7 +11,7 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from catwalk.errors import CatwalkError
-from catwalk.ids import Spellings, doubtful_ids, first_clash, plain_id
+from catwalk.ids import Spellings, doubtful_ids, first_clash, has_controls, plain_id
 from catwalk.interactions import first_of_each_pair
 from catwalk.times import CheckedTimes, check_times
 
@@ -66,19 +66,23 @@ class Purchases:
             has_times: Whether the timestamps are times.
 
         Raises:
-            CatwalkError: If an id is blank, or it is not certain in which units times are.
+            CatwalkError: If an id is blank, that of a user holds control characters, or it is not certain in which
+                units times are.
         """
         users, items = Spellings.of(self.user_ids, user_ids), Spellings.of(self.item_ids, item_ids)
         for what, spellings in (("user", users), ("item", items)):
             if "" in spellings.names:
                 raise CatwalkError(f"{source}: the id of {'an' if what == 'item' else 'a'} {what} is blank")
+        controlled = next(filter(has_controls, users.names), None)
+        if controlled is not None:
+            raise CatwalkError(f"{source}: the id of a user holds control characters: {controlled[:80]!a}")
         repaired = {
             f"ids of {what} spelled in another way ({spellings.example})": int(spellings.rewritten[column].sum())
             for what, spellings, column in (("users", users, self.users), ("items", items, self.items))
             if spellings.example
         }
         checked = check_times(self.timestamps, str(source)) if has_times else CheckedTimes(self.timestamps)
-        remarks = [*doubtful_ids(users.names, "users"), *doubtful_ids(self.item_ids, "items"), *checked.remarks]
+        remarks = [*doubtful_ids(users.names, "users"), *doubtful_ids(items.names, "items"), *checked.remarks]
         return replace(
             self,
             user_ids=users.names,
@@ -233,7 +237,8 @@ def check_ids(ids: Sequence[str], path: Path, column: str) -> list[str]:
         column: In which column.
 
     Raises:
-        CatwalkError: If an id is blank, occurs twice, perhaps in two spellings, or would be no plain file name.
+        CatwalkError: If an id is blank, occurs twice, perhaps in two spellings, would be no plain file name, or holds
+            control characters.
     """
     plain: dict[str, int] = {}
     for row, name in enumerate(ids):
@@ -250,6 +255,8 @@ def check_ids(ids: Sequence[str], path: Path, column: str) -> list[str]:
                 f"{path}, row {row + 1}: {column} {name[:80]!r} cannot be the name of a file: no slashes, at most "
                 f"{LONGEST_ID} bytes"
             )
+        if has_controls(text):
+            raise CatwalkError(f"{path}, row {row + 1}: {column} {name[:80]!a} holds control characters: remove them")
     clash = first_clash(ids)
     if clash is not None:
         raise _clash(path, column, ids, *clash)

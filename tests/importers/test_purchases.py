@@ -7,8 +7,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from publishers import write
 
 from catwalk.errors import CatwalkError
+from datamodules.importers.folder import read_tree
 from datamodules.importers.purchases import LONGEST_ID, Numbering, Purchases, check_ids, first_misfit, k_core
 
 pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=60)
@@ -150,6 +152,19 @@ def test_an_id_that_is_no_name_of_a_file_is_refused(tmp_path, name):
     with pytest.raises(CatwalkError, match=r"table, row 2: sku .* cannot be the name of a file"):
         check_ids(["fine", name], tmp_path / "table", "sku")
     check_ids(["...", "a b", "é" * (LONGEST_ID // 2), ".a"], tmp_path / "table", "sku")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x1b[31mb", "a\x7fb", "a\u2028b"])
+def test_control_characters_in_ids_are_refused(tmp_path, name):
+    with pytest.raises(CatwalkError, match=r"^[^\n]*table, row 2: sku 'a\\.*b' holds control characters") as caught:
+        check_ids(["fine", name], tmp_path / "table", "sku")
+    assert str(caught.value).isprintable()
+    purchases = Purchases(["u", name], ["i"], np.array([0, 1]), np.array([0, 0]), np.arange(2))
+    with pytest.raises(CatwalkError, match=r"log: the id of a user holds control characters: 'a\\"):
+        purchases.tidied(["i"], "log", has_times=False)
+    write(tmp_path / "tree" / "Shoes" / f"{name}.jpg", b"")
+    with pytest.raises(CatwalkError, match=r"the name of .*tree.* holds control characters: rename it"):
+        read_tree(tmp_path / "tree")
 
 
 def test_a_core_below_1_is_refused():

@@ -7,6 +7,7 @@ import pytest
 from amazon_files import write_release
 from publishers import picture, shop_options, write, write_hm, write_shop
 
+from catwalk import overview
 from catwalk.catalogue import Catalogue
 from catwalk.cli import main
 from catwalk.interactions import Interactions
@@ -34,6 +35,24 @@ def import_shop(tmp_path, log, *options):
 def test_sound_input_has_nothing_to_repair(tmp_path):
     dest = import_shop(tmp_path, LOG + "ann,007,2020-01-03\nbob,7,2020-01-02\n")
     assert not {"repaired", "remarks"} & info_of(dest).keys()
+
+
+@pytest.mark.parametrize("log", [None, "user_id,item_id\nu,1.2E+12\nu,m2\n"])
+def test_doubtful_ids_of_items_are_told_once(tmp_path, log):
+    for number, name in enumerate(("1.2E+12", "m2", "m\u00b2")):
+        write(tmp_path / "tree" / "Shoes" / f"{name}.jpg", picture(number))
+    options = []
+    if log is not None:
+        write(tmp_path / "log.csv", log)
+        options = ["--purchases", f"{tmp_path}/log.csv"]
+    main(["data", "folder", f"{tmp_path}/tree", f"{tmp_path}/dest", *options])
+    remarks = [line for line in info_of(tmp_path / "dest")["remarks"] if " items have ids" in line]
+    assert [line.split(" items")[0] for line in remarks] == ["2", "1"]
+    catalogue = Catalogue.read(tmp_path / "dest")
+    purchases = [] if log is None else [tmp_path / "dest" / "interactions.csv"]
+    interactions = Interactions.from_tables(purchases, catalogue) if purchases else None
+    found = overview._look(catalogue, purchases, interactions).weaknesses
+    assert [line for line in found if " items have ids" in line] == remarks
 
 
 def test_spellings_in_a_shop(tmp_path, capsys):
