@@ -153,7 +153,7 @@ HM = [
     Bad(
         "ragged row",
         change("transactions_train.csv", b"2018-09-21,00cd,", b"2018-09-21,"),
-        "{source}/transactions_train.csv, line 5 has 4 cells and the header 5",
+        "{source}/transactions_train.csv, line 5 has 4 cells and the header 5, separated by commas",
     ),
     Bad(
         "open quotation mark",
