@@ -1,6 +1,7 @@
 """Anyone's own shop: product photographs in a folder, and a log of purchases where there is one."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -49,8 +50,14 @@ SPLIT_NAMES = {
     "validation": "validation",
     "test": "test",
     "testing": "test",
+    "dev": "validation",
+    "eval": "validation",
+    "holdout": "test",
 }
-"""The splits by the names that folders have, in small letters."""
+"""The splits by the names that folders have, in small letters and without :data:`SPLIT_ENDING`."""
+
+SPLIT_ENDING = re.compile(r"[-_ ]?(set|images?|data|split)\Z")
+"""What may stand behind a split's name, as in ``training_set`` and ``test_images``."""
 
 OUTSIDE = "items outside the core"
 
@@ -209,6 +216,12 @@ def folder(
         )
     console = Console()
     print_summary(writer, console)
+    if len(set(on_sale.categories)) == 1:
+        console.print(
+            f"• there is one category, {on_sale.categories[0]!r}: an attack leads items from one to another",
+            highlight=False,
+            markup=False,
+        )
     if bought is not None and time is None:
         console.print("• the order of rows is the time of the purchases: no --time was given", markup=False)
 
@@ -277,9 +290,14 @@ def read_tree(source: Path, purchases: Path | None = None, layout: Layout | None
         TIDIED_CATEGORIES: tidied,
     }
     found.images = [path.as_posix() for path in kept]
-    found.splits = [SPLIT_NAMES[path.parts[0].casefold()] for path in kept] if has_splits else []
+    found.splits = [_split_of(path.parts[0]) or "" for path in kept] if has_splits else []
     found.left_out |= causes
     return found
+
+
+def _split_of(folder: str) -> str | None:
+    """Return the split that a folder's name stands for, or None."""
+    return SPLIT_NAMES.get(SPLIT_ENDING.sub("", plain_id(folder).casefold()))
 
 
 def _has_splits(source: Path, images: Sequence[Path], layout: Layout | None) -> bool:
@@ -287,22 +305,23 @@ def _has_splits(source: Path, images: Sequence[Path], layout: Layout | None) -> 
     if layout == "categories":
         return False
     named = sorted({path.parts[0] for path in images if len(path.parts) > 1})
-    splits = [name for name in named if name.casefold() in SPLIT_NAMES]
+    splits = [name for name in named if _split_of(name) is not None]
     others = [name for name in named if name not in splits]
     if layout == "splits" and (others or not splits):
         raise CatwalkError(
-            f"layout: {source} has the folders {_listed(named)}, and splits are called {_listed(SPLIT_NAMES)}"
+            f"layout: {source} has the folders {_listed(named)}, and splits are called {', '.join(SPLIT_NAMES)}"
         )
     if splits and not others:
         return True
-    if len({SPLIT_NAMES[name.casefold()] for name in splits}) > 1:
+    if len(set(map(_split_of, splits))) > 1:
         raise CatwalkError(
             f"source: {source} has the splits {_listed(splits)} and beside them {_listed(others)}: move these away, or "
             "give --layout categories if all of them are categories"
         )
     below = {path.parts[1] for path in images if len(path.parts) > 2}
-    if len({SPLIT_NAMES.get(name.casefold()) for name in below} - {None}) > 1:
-        if not all(name.casefold() in SPLIT_NAMES for name in below):
+    splits_below = set(map(_split_of, below))
+    if len(splits_below - {None}) > 1:
+        if None in splits_below:
             return False
         raise CatwalkError(
             f"source: the folders in {source}/{named[0]} are called {_listed(sorted(below))}, as splits are: give "

@@ -28,7 +28,14 @@ def labelled(dest):
 
 @pytest.mark.parametrize(
     ("train", "validation", "test"),
-    [("train", "validation", "test"), ("Training", "val", "TEST"), ("TRAIN", "valid", "testing")],
+    [
+        *(("train", "validation", "test"), ("Training", "val", "TEST"), ("TRAIN", "valid", "testing")),
+        *(
+            ("train ", "dev", "holdout"),
+            ("training_set", "eval images", "test-images"),
+            ("TrainSplit", "val", "testset"),
+        ),
+    ],
 )
 def test_folders_called_as_splits_are_splits(tmp_path, capsys, train, validation, test):
     source = tree(
@@ -66,6 +73,14 @@ def test_folders_called_as_splits_are_splits(tmp_path, capsys, train, validation
 def test_not_all_splits_need_to_be_there(tmp_path, paths):
     folder(tree(tmp_path / "source", *paths), tmp_path / "shop")
     assert Catalogue.read(tmp_path / "shop").category_names == ("Bags", "Shoes")
+
+
+@pytest.mark.parametrize("name", ["dataset", "images", "training shoes", "developer", "set", "test_imagess"])
+def test_other_folders_are_no_splits_and_one_category_is_told(tmp_path, capsys, name):
+    main(["data", "folder", str(tree(tmp_path / "source", f"{name}/Shoes/1.jpg")), str(tmp_path / "shop")])
+    assert Catalogue.read(tmp_path / "shop").category_names == (name,)
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"there is one category, {name!r}: an attack leads items from one to another" in out
 
 
 def test_files_that_are_numbered_anew_in_every_folder_get_the_folders_into_their_ids(tmp_path):
@@ -135,7 +150,7 @@ def test_the_layout_can_be_given(tmp_path):
             ["Shoes/1.jpg"],
             ["--layout", "splits"],
             "layout: {source} has the folders Shoes, and splits are called train, training, val, valid, validation, "
-            "test, testing",
+            "test, testing, dev, eval, holdout",
         ),
         (
             ["Shoes/1.jpg"],
