@@ -453,7 +453,7 @@ def print_summary(writer: DatasetWriter, console: Console) -> None:
     left_out = [f"{count:,} {cause}" for cause, count in info["left_out"].items() if count]
     lines.append(f"left out: {'; '.join(left_out) or 'nothing'}")
     if "repaired" in info:
-        lines.append(f"repaired: {'; '.join(f'{count:,} {what}' for what, count in info['repaired'].items())}")
+        lines.append(f"repaired: {'; '.join(_counted(count, what) for what, count in info['repaired'].items())}")
     lines += [f"doubtful: {remark}" for remark in info.get("remarks", ())]
     if simulated:
         lines.append(
@@ -461,6 +461,23 @@ def print_summary(writer: DatasetWriter, console: Console) -> None:
         )
     for line in lines:
         console.print(f"• {line}", highlight=False, markup=False)
+
+
+ONE = {
+    "names of categories": "name of a category",
+    "names of image files": "name of an image file",
+    "ids of items in their table": "id of an item in its table",
+    "ids of items": "id of an item",
+    "ids of users": "id of a user",
+    "times of reviews that are": "time of a review that is",
+    "times in": "time in",
+}
+"""How what was repaired begins where there is one of it; the longer beginnings go first."""
+
+
+def _counted(count: int, what: str) -> str:
+    plural = next((start for start in ONE if what.startswith(start)), "") if count == 1 else ""
+    return f"{count:,} {ONE.get(plural, '')}{what.removeprefix(plural)}"
 
 
 def _quotient(count: int, whole: int, form: str) -> str:

@@ -389,3 +389,21 @@ def test_the_summary_of_many_categories_adds_up_those_without_a_row(tmp_path):
 def test_ids_sort_as_text_like_their_numbers():
     assert numbered("u", 11)[9:] == ["u09", "u10"]
     assert numbered("u", 10)[9:] == ["u9"]
+
+
+@pytest.mark.parametrize(
+    ("count", "what", "expected"),
+    [
+        (1, "names of image files in the other Unicode form", "1 name of an image file in the other Unicode form"),
+        (
+            1,
+            "ids of items in their table, spelled in another way",
+            "1 id of an item in its table, spelled in another way",
+        ),
+        (1, "ids of users spelled in another way ('a' for 'b')", "1 id of a user spelled in another way ('a' for 'b')"),
+        (1, "other things", "1 other things"),
+        (2_000, "names of categories", "2,000 names of categories"),
+    ],
+)
+def test_one_thing_is_named_in_the_singular(count, what, expected):
+    assert dataset_writer._counted(count, what) == expected
