@@ -17,8 +17,7 @@ from catwalk.catalogue import Catalogue, item_names
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, predict
 from catwalk.finished_attack import attack_key, check_folder, files_of, is_finished, put_in_place
-from catwalk.images import Progress as Report
-from catwalk.images import store_images
+from catwalk.images import ReportProgress, store_images
 from catwalk.partial_folders import partial_folder, remove_leftovers
 from catwalk.poisoning import AttackSummary, poison, read_summary
 from catwalk.progress import Progress
@@ -84,7 +83,7 @@ def attack_images(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar, _aside(output) as folder:
 
-        def report(title: str) -> Report:
+        def report(title: str) -> ReportProgress:
             task = bar.add_task(title)
             return lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -159,7 +158,7 @@ def _device(name: str | None) -> torch.device:
         raise CatwalkError(f"device: {name!r} cannot be used, give cpu or a GPU such as cuda:0: {reason}") from error
 
 
-def _clean_features(classifier: Classifier, catalogue: Catalogue, progress: Report) -> FeatureTable:
+def _clean_features(classifier: Classifier, catalogue: Catalogue, progress: ReportProgress) -> FeatureTable:
     """Run the network over the catalogue."""
     stored = store_images(
         catalogue.folder, catalogue.images, classifier.image_size, names=item_names(catalogue), progress=progress

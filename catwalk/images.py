@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # importers decode images, and need no PyTorch
     from torch import Tensor
 
 UInt8Array = NDArray[np.uint8]
-Progress = Callable[[int, int], None]
+ReportProgress = Callable[[int, int], None]
 """Called with how many are done and how many there are."""
 
 MAX_PIXELS = 64_000_000
@@ -338,7 +338,7 @@ def load_images(
     names: Sequence[str] | None = None,
     cache: Path | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> UInt8Array:
     """Return all images as one array: :func:`store_images`, with its arguments, for images of one size.
 
@@ -364,7 +364,7 @@ def store_images(
     names: Sequence[str] | None = None,
     cache: Path | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> StoredImages:
     """Return all images, decoded once and from then on mapped from a cache on disk.
 
@@ -418,7 +418,7 @@ class _ImageFiles:
     watched: WatchedFiles
     profiles: Counter[str] = field(default_factory=Counter)
 
-    def write(self, path: Path, workers: int, progress: Progress | None) -> None:
+    def write(self, path: Path, workers: int, progress: ReportProgress | None) -> None:
         """Decode all images into the file that :meth:`StoredImages.map` takes, which is there whole or not at all."""
         sizes = np.empty((len(self.images), 2), SIZE_TYPE)
         with open_bytes(path) as file:

@@ -23,7 +23,7 @@ from catwalk.csv_text import to_cell
 from catwalk.errors import CatwalkError
 from catwalk.features import FeatureTable, predict
 from catwalk.frozen_network import exact_convolutions
-from catwalk.images import Progress, UInt8Array, decode, save_png, to_float, truncated_images_allowed
+from catwalk.images import ReportProgress, UInt8Array, decode, save_png, to_float, truncated_images_allowed
 from catwalk.metrics import AttackSuccessRate
 from catwalk.metrics.feature_loss import feature_loss
 from catwalk.protocol import ChosenBy, Protocol
@@ -182,7 +182,7 @@ def poison(
     target: str | None,
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
     purchases: NDArray[np.int64] | None = None,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> FeatureTable:
     """Attack the source category's images and return the features of the poisoned catalogue.
 
@@ -317,7 +317,9 @@ class Poisoning:
         ]
         return cls(network, attack, catalogue, table, source, target, goal, items, paths, clean, targets)
 
-    def craft(self, rank: int = 0, world_size: int = 1, progress: Progress | None = None) -> tuple[Share, list[Tensor]]:
+    def craft(
+        self, rank: int = 0, world_size: int = 1, progress: ReportProgress | None = None
+    ) -> tuple[Share, list[Tensor]]:
         """Attack a process's share of the images, those of one size together.
 
         Args:

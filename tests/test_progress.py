@@ -1,8 +1,10 @@
 """Lines in a log of what takes long, where there is no terminal."""
 
+import ast
 import io
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -102,3 +104,19 @@ def test_a_terminal_has_its_bar_alone() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert progress._duration(seconds) == text
+
+
+def takes_a_bar(node: ast.AST) -> bool:
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "rich.progress" and any(alias.name in ("Progress", "track") for alias in node.names)
+    return isinstance(node, ast.Import) and any(alias.name == "rich.progress" for alias in node.names)
+
+
+def test_no_module_but_ours_takes_the_bar_of_rich() -> None:
+    root = Path(progress.__file__).parents[1]
+    packages = ("callbacks", "catwalk", "datamodules", "lightning_modules")
+    modules = [path for package in packages for path in sorted((root / package).rglob("*.py"))]
+    trees = {path.relative_to(root).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in modules}
+    assert len(trees) > 100
+    users = [name for name, tree in trees.items() if any(map(takes_a_bar, ast.walk(tree)))]
+    assert users == ["catwalk/progress.py"]

@@ -13,7 +13,7 @@ from catwalk.attacked_items import read_attacked_items
 from catwalk.batching import size_buckets
 from catwalk.catalogue import Catalogue
 from catwalk.csv_text import to_cell
-from catwalk.images import Progress, UInt8Array, decode, truncated_images_allowed
+from catwalk.images import ReportProgress, UInt8Array, decode, truncated_images_allowed
 from catwalk.perceptual.figures import PerceptualFigures, perceptual_figures
 from catwalk.perceptual.lpips_distance import LPIPS
 
@@ -50,7 +50,7 @@ def measure_attacked_images(
     *,
     batch_size: int = 16,
     device: torch.device | str = "cpu",
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> AttackedImages:
     """Measure every image of a folder that :func:`~catwalk.poisoning.poison` wrote.
 

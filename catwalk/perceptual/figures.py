@@ -8,7 +8,7 @@ from torch import Tensor
 
 from catwalk.attacks.threat_model import l2_levels, linf_levels
 from catwalk.batching import map_batches
-from catwalk.images import Progress, to_float
+from catwalk.images import ReportProgress, to_float
 from catwalk.metrics.peak_signal_to_noise_ratio import peak_signal_to_noise_ratio
 from catwalk.metrics.pixels import changed_pixels, check_levels, mean_squared_error
 from catwalk.metrics.structural_similarity import structural_similarity
@@ -64,7 +64,7 @@ def perceptual_figures(
     *,
     batch_size: int = 16,
     alone: bool = False,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> PerceptualFigures:
     """Measure images of one size, as they were read back from files.
 

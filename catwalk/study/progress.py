@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from catwalk.images import Progress as ProgressCallback
+from catwalk.images import ReportProgress
 from catwalk.progress import Progress
 
 
@@ -66,6 +66,6 @@ class StudyProgress:
             self._progress.update(self._stage, completed=done, total=total, info=escape(info))
 
     @property
-    def callback(self) -> ProgressCallback:
+    def callback(self) -> ReportProgress:
         """The same for who reports only numbers."""
         return lambda done, total: self.update(done, total)

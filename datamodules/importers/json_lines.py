@@ -11,9 +11,10 @@ from typing import Any, BinaryIO, cast
 import orjson
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from catwalk.errors import CatwalkError
+from catwalk.progress import Progress
 
 BLOCK = 1 << 20
 """Bytes that are read at a time."""
