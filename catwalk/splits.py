@@ -3,7 +3,7 @@
 import abc
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -81,6 +81,32 @@ class Split:
         """Number of held-out purchases of items that nobody bought in training."""
         bought = np.bincount(self.items, minlength=self.test.num_items) > 0
         return sum(int((~bought[held_out.items.numpy()]).sum()) for held_out in (self.validation, self.test))
+
+    def facts(self) -> Iterator[str]:
+        """Yield what a user is told of it: its sizes, what was decided for the user, and what is doubtful."""
+        validated, tested = (_purchases(held_out) for held_out in (self.validation, self.test))
+        yield (
+            f"{self.num_users:,} users, {self.test.num_items:,} items, {len(self.users):,} purchases to train on, "
+            f"{validated} to validate, {tested} to test"
+        )
+        if self.num_repeats:
+            yield f"{_count(self.num_repeats, 'repeated purchase')} left out"
+        if self.num_left_out:
+            yield f"{_count(self.num_left_out, 'user')} left out, with no purchases to train on"
+        if self.num_cold:
+            yield f"{_count(self.num_cold, 'held-out purchase')} of items that nobody bought in training"
+        if self.num_ties:
+            yield (
+                f"{self.num_ties:,} of {self.num_asked:,} users' held-out purchases tie in time with one that is not "
+                "held out: the file's order decided"
+            )
+        if self.num_seen_future:
+            yield (
+                "tested purchases that are earlier than a training purchase of another user: "
+                f"{self.num_seen_future:,} of {len(self.test):,}, so that recommenders are trained on the future; "
+                "catwalk.splits.DateSplit, a global split by time, prevents that"
+            )
+        yield from self.remarks
 
 
 class SplitRule(abc.ABC):
@@ -417,3 +443,13 @@ def _range(interactions: Interactions) -> str:
         ends = ends.cast(interactions.time_type)
     first, last = ends.cast(pa.string()).to_pylist()
     return f"{first} to {last}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _purchases(held_out: UserItems) -> str:
+    """Return the number of held-out purchases, and of users where these have several."""
+    users = int((held_out.counts > 0).sum())
+    return f"{len(held_out):,}" if users == len(held_out) else f"{len(held_out):,} (of {users:,} users)"

@@ -108,7 +108,7 @@ class InteractionTriplets(LightningDataModule):
             len(self.catalogue),
         )
         self.split = split
-        rank_zero_info(f"{self.catalogue.name}: {'; '.join(_facts(split, len(self.catalogue)))}")
+        rank_zero_info(f"{self.catalogue.name}: {'; '.join(split.facts())}")
 
     def may_be_tested(self, trained_on: str) -> bool:
         """Return whether what was trained on certain purchases knows none of the test items.
@@ -204,34 +204,3 @@ class InteractionTriplets(LightningDataModule):
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
-
-
-def _facts(split: Split, num_items: int) -> Iterator[str]:
-    """Yield what there is to know of a split: its sizes, and what was decided for its user."""
-    validated, tested = (_purchases(held_out) for held_out in (split.validation, split.test))
-    yield (
-        f"{split.num_users:,} users, {num_items:,} items, {len(split.users):,} purchases to train on, {validated} to "
-        f"validate, {tested} to test"
-    )
-    if split.num_repeats:
-        yield f"{_count(split.num_repeats, 'repeated purchase')} left out"
-    if split.num_left_out:
-        yield f"{_count(split.num_left_out, 'user')} left out, with no purchases to train on"
-    if split.num_cold:
-        yield f"{_count(split.num_cold, 'held-out purchase')} of items that nobody bought in training"
-    if split.num_ties:
-        yield (
-            f"{split.num_ties:,} of {split.num_asked:,} users' held-out purchases tie in time with one that is not "
-            "held out: the file's order decided"
-        )
-    yield from split.remarks
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _purchases(held_out: UserItems) -> str:
-    """Return the number of held-out purchases, and of users where these have several."""
-    users = int((held_out.counts > 0).sum())
-    return f"{len(held_out):,}" if users == len(held_out) else f"{len(held_out):,} (of {users:,} users)"

@@ -115,6 +115,8 @@ def run_study(
         f"{len(stages) - len(waiting)} of them done before",
         highlight=False,
     )
+    if grid.recommenders:
+        console.print(f"{shop.catalogue.name}: {'; '.join(shop.split_facts)}", markup=False, highlight=False)
     replaced = what_is_replaced(folder, [run.labels for run in runs], _places(runs), source)
     if replaced is not None:
         console.print(replaced, markup=False, highlight=False, style="yellow", soft_wrap=True)

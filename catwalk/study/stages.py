@@ -72,6 +72,11 @@ class Shop:
         return read_split(self.catalogue, rule=None if self.split is None else self.split.instantiate())
 
     @cached_property
+    def split_facts(self) -> tuple[str, ...]:
+        """What there is to tell of how the purchases are divided; reading them shows that they are sound."""
+        return tuple(self.read_split().facts())
+
+    @cached_property
     def items(self) -> "Contents":
         """The catalogue and its images."""
         folder = self.catalogue.folder
@@ -83,7 +88,7 @@ class Shop:
         """The files that say who bought what; they are read once, to see that they are sound."""
         folder, patterns = self.catalogue.folder, ("interactions.*", "splits/*")
         files = watch_folder(folder, *patterns)
-        self.read_split()
+        _ = self.split_facts
         digest = hashlib.sha256()
         for path in [path for pattern in patterns for path in sorted(folder.glob(pattern))]:
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())

@@ -144,9 +144,13 @@ def test_what_was_decided_is_told_in_one_line(shop, tmp_path, caplog):
         told[rule] = caplog.messages[-1].partition(": ")[2]
     ties = "{} of 3 users' held-out purchases tie in time with one that is not held out: the file's order decided"
     cold = "{} of items that nobody bought in training"
+    future = (
+        "tested purchases that are earlier than a training purchase of another user: {0} of {0}, so that recommenders "
+        "are trained on the future; catwalk.splits.DateSplit, a global split by time, prevents that"
+    )
     assert told[None] == told[LeaveLastOut()]
     sizes = "4 users, 5 items, 6 purchases to train on, 0 to validate, 3 to test"
-    assert told[None] == "; ".join([sizes, cold.format("1 held-out purchase"), ties.format(3)])
+    assert told[None] == "; ".join([sizes, cold.format("1 held-out purchase"), ties.format(3), future.format(3)])
     assert told[DateSplit(2)] == "; ".join(
         [
             "3 users, 5 items, 4 purchases to train on, 0 to validate, 4 (of 2 users) to test",
@@ -159,6 +163,7 @@ def test_what_was_decided_is_told_in_one_line(shop, tmp_path, caplog):
             "4 users, 5 items, 4 purchases to train on, 0 to validate, 5 (of 3 users) to test",
             cold.format("5 held-out purchases"),
             ties.format(1),
+            future.format(5),
         ]
     )
 

@@ -40,6 +40,8 @@ def test_it_fits_into_a_terminal_and_is_not_cluttered(
     for title in ("Table 1: CHR@20 of Sandal", "Table 2: what", "Networks: accuracy on"):
         assert any(line.startswith(title) for line in lines)
     assert not [line for line in lines if "[" in line]  # no markup left over
+    told = " ".join(captured.out.split())
+    assert told.count("purchases to train on") == told.count("so that recommenders are trained on the future") == 1
 
 
 def test_every_stage_moves_the_bar_to_its_end(
