@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,14 @@ def remarks_on_networks(shop: Shop, grid: Grid, networks: Sequence[tuple[Classif
         grid: The study's.
         networks: The classifiers, trained, and their features.
     """
-    sentences = []
+    sentences: list[str] = []
     for classifier, features in networks:
-        if classifier.is_trained_here:
-            sentences.append(_on_accuracy(shop, classifier))
+        on_accuracy = _on_accuracy(shop, classifier) if classifier.is_trained_here else None
+        if on_accuracy is not None:
+            sentences.append(on_accuracy)
         if grid.source in shop.catalogue.category_names:  # ImageNet has other categories
-            sentences.append(_on_source(shop, grid, classifier, features))
-    return " ".join(filter(None, sentences))
+            sentences += _on_source(shop, grid, classifier, features, on_accuracy is not None)
+    return " ".join(sentences)
 
 
 def _on_accuracy(shop: Shop, classifier: ClassifierStage) -> str | None:
@@ -67,20 +68,30 @@ def _on_accuracy(shop: Shop, classifier: ClassifierStage) -> str | None:
     )
 
 
-def _on_source(shop: Shop, grid: Grid, classifier: ClassifierStage, features: FeaturesStage) -> str | None:
-    """Return a sentence where a network and the dataset agree on few of the items of the source category."""
+def _on_source(
+    shop: Shop, grid: Grid, classifier: ClassifierStage, features: FeaturesStage, is_called_out: bool
+) -> Iterator[str]:
+    """Yield sentences where a network misses most of the source category's items, or sees it mostly in others."""
     labelled = shop.catalogue.categories == shop.catalogue.category_names.index(grid.source)
     seen = features.table.categories == list(classifier.category_names).index(grid.source)
     both, by_dataset, by_network = (int(items.sum()) for items in (labelled & seen, labelled, seen))
-    if 2 * both >= by_dataset and 2 * both >= by_network:
-        return None
-    remedy = ""
-    if grid.protocol.source_items == "network" and by_dataset:
-        remedy = "; protocol.source_items: dataset attacks those that the dataset labels so"
-    return (
-        f"CNN {classifier.name} and the dataset disagree about most items: it sees {grid.source} in {both:,} of the "
-        f"{by_dataset:,} that the dataset labels so, and in {by_network - both:,} others{remedy}."
-    )
+    if is_called_out and not by_network:  # which says as much
+        return
+    found = []
+    if 2 * both < by_dataset:
+        share = f"only {both:,}" if both else "none"
+        found.append(
+            f"CNN {classifier.name} sees {grid.source} in {share} of the {by_dataset:,} items that the dataset labels "
+            "so"
+        )
+    if 2 * both < by_network:
+        found.append(
+            f"Of the {by_network:,} items that CNN {classifier.name} sees as {grid.source} the dataset labels "
+            f"{by_network - both:,} otherwise"
+        )
+    if found and grid.protocol.source_items == "network" and by_dataset:
+        found[-1] += "; protocol.source_items: dataset attacks those that the dataset labels so"
+    yield from (f"{sentence}." for sentence in found)
 
 
 def what_is_replaced(
