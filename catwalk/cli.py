@@ -294,7 +294,7 @@ def _run_configured(command: str, function: Callable[..., object], description: 
     )
     parser.add_argument("--config", action="config", help="A YAML file with options; several stack.")
     parser.add_function_arguments(function, as_group=False)
-    with _told_in_a_line(lambda: list(inspect.signature(function).parameters)):
+    with _told_in_a_line(lambda: list(inspect.signature(function).parameters), arguments):
         settings = parser.parse_args(arguments)
     settings.pop("config")
     known_notices.hide()
@@ -390,11 +390,12 @@ def _check_yaml(path: str) -> None:
 
 
 @contextlib.contextmanager
-def _told_in_a_line(options: Callable[[], list[str]]) -> Iterator[None]:
+def _told_in_a_line(options: Callable[[], list[str]], arguments: Sequence[str] = ()) -> Iterator[None]:
     """Make one line of what a parser refuses.
 
     Args:
         options: Returns the names of the options that the command has.
+        arguments: What stands on the command line.
 
     Raises:
         CatwalkError: With that line.
@@ -404,7 +405,7 @@ def _told_in_a_line(options: Callable[[], list[str]]) -> Iterator[None]:
     except ArgumentError as error:
         from catwalk.one_line import one_line
 
-        raise CatwalkError(one_line(str(error), options=options())) from error
+        raise CatwalkError(one_line(str(error), options=options(), arguments=arguments)) from error
 
 
 @contextlib.contextmanager

@@ -37,8 +37,21 @@ EXAMPLES = {
 }
 """A class for each argument that takes one, by a part of the argument's name."""
 
+MISSING = {
+    ("data", "dataset"): "; give --data.dataset, or a --config such as configs/data/synthetic.yaml",
+    (
+        "DateSplit",
+        "test_from",
+    ): "; give the first moment to test, such as 2021-12-01, or a number as timestamps are",
+}
+"""What to give for an option that is missing, by the argument or the class, and the option."""
+
 OURS = ("callbacks", "catwalk", "datamodules", "lightning_modules")
 """Our packages, whose classes come first."""
+
+
+ONE_BY_ONE = "its entries are given in a --config, not one by one on the line"
+"""What is said of ``--recommenders.VBPR.model.factors 3``."""
 
 
 @dataclass
@@ -83,20 +96,32 @@ class Context:
     value: str | None
 
 
-def one_line(message: str, name: str | None = None, options: Sequence[str] = ()) -> str:
+def one_line(message: str, name: str | None = None, options: Sequence[str] = (), arguments: Sequence[str] = ()) -> str:
     """Return a message of jsonargparse as one line: the argument, what is allowed, and what it got.
 
     Args:
         message: The message; one of any other origin only loses its line breaks.
         name: What the user calls the outermost argument, where that is not what the parser calls it.
         options: The options that the command has, without dashes.
+        arguments: What stands on the command line, where a message of jsonargparse leaves names out.
     """
     tree = _tree(message)
     if name is not None and len(tree) == 1:
         tree[0].text = re.sub(r'^Parser key "[^"]+":$', f'Parser key "{name}":', tree[0].text)
     problem = _simple(message, options) or _explain(tree, name)
     keys = problem.keys or ((name,) if name is not None else ())
+    if problem.text.endswith(ONE_BY_ONE):
+        keys = _keys_on_the_line(keys, arguments)
     return " ".join(f"{'.'.join(keys)}: {problem.text}".split() if keys else problem.text.split())
+
+
+def _keys_on_the_line(keys: tuple[str, ...], arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys of ``--recommenders.VBPR.model.factors`` without the last, for recommenders and model."""
+    for argument in arguments:
+        parts = argument.partition("=")[0].removeprefix("--").split(".")
+        if argument.startswith("--") and (*parts[:1], *parts[2:-1]) == keys:
+            return tuple(parts[:-1])
+    return keys
 
 
 def _simple(message: str, options: Sequence[str]) -> Problem | None:
@@ -117,7 +142,7 @@ def _simple(message: str, options: Sequence[str]) -> Problem | None:
         is_group = message.startswith("Group") and not match[2].startswith(f"{match[1]}.")
         return Problem((), _no_option(f"{match[1]}.{match[2]}" if is_group else match[2], options))
     if match := re.fullmatch(r"ambiguous option: (\S+) could match (.+)", message):
-        matches = [option for option in match[2].split(", ") if not option.endswith("+")]
+        matches = [option for option in match[2].split(", ") if not option.endswith(("+", ".help"))]
         return Problem((), f"there is no option {match[1].partition('=')[0]}; did you mean {' or '.join(matches)}?")
     if match := re.fullmatch(r"argument (?:-\w/)?(--[\w.]+): expected one argument", message):
         return Problem((match[1],), "a value is missing behind it")
@@ -198,7 +223,8 @@ def _explain(nodes: list[Node], name: str | None = None, class_path: str | None 
     best = max(problems, key=lambda problem: (problem.expected is None, not problem.is_vague, len(problem.keys)))
     if best.expected is not None and value is not None:
         types = list(dict.fromkeys(problem.expected for problem in problems if problem.expected is not None))
-        return Problem(best.keys, f"expected {' or '.join(types)}, got {value}")
+        got = f"; {ONE_BY_ONE}" if value.startswith("Namespace(") else f", got {value}"
+        return Problem(best.keys, f"expected {' or '.join(types)}{got}")
     return best
 
 
@@ -220,7 +246,7 @@ def _explain_one(node: Node, context: Context) -> Problem | None:
     if match := re.fullmatch(r"Expected a (.+?)\. Got value: ?(.*)", text):
         kind = _type(match[1])
         if match[2].startswith("Namespace("):
-            return Problem((), f"expected {kind}; its entries are given in a --config, not one by one on the line")
+            return Problem((), f"expected {kind}; {ONE_BY_ONE}")
         example = f", such as [{match[2]}]," if kind == "list" and re.fullmatch(r"-?[\d.]+", match[2]) else ","
         return Problem((), f"expected {kind}{example} got {match[2] or 'nothing'}")
     if match := re.fullmatch(r"Expected a dot import path string: ?(.*)", text):
@@ -249,8 +275,9 @@ def _explain_one(node: Node, context: Context) -> Problem | None:
         hint = "; --checkpoint_dir sets that of all checkpoints" if match[1] == "dirpath" else ""
         return Problem((), f"there is no option {match[1]}{did_you_mean(match[1], _options(context.class_path))}{hint}")
     if match := re.fullmatch(r"the following arguments are required: (.+)", text):
-        hint = "; give --data.dataset, or a --config such as configs/data/synthetic.yaml"
-        return Problem((), f"{match[1]} missing{hint if (name, match[1]) == ('data', 'dataset') else ''}")
+        owners = (name, (context.class_path or "").rpartition(".")[2])
+        hint = next((MISSING[owner, match[1]] for owner in owners if (owner, match[1]) in MISSING), "")
+        return Problem((), f"{match[1]} missing{hint}")
     if match := re.fullmatch(r"Expected '(.+)' to be a subclass of <class '(?:\w+\.)*(\w+)'>\.?", text):
         return Problem((), f"{match[1]} is no {match[2]}, unlike {_example(name)}")
     if match := re.fullmatch(r"Import path (\S+ )?does not correspond to a subclass of (\w+)", text):

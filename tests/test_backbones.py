@@ -385,3 +385,11 @@ def test_inception_in_training_is_one_line():
         network(torch.rand(2, 3, 64, 64))
     without = build_network("torchvision.models.googlenet", {"init_weights": False, "aux_logits": False}, 2).train()
     assert without(torch.rand(2, 3, 64, 64)).shape == (2, 2)
+
+
+@pytest.mark.parametrize("path", ["resnet50", "", ".resnet50", "torchvision.", "torchvision..resnet50", "my model.net"])
+def test_what_is_no_import_path_is_refused_with_an_example(path: str) -> None:
+    message = f"backbone: give an import path, such as torchvision.models.resnet50, got {path!r}"
+    with pytest.raises(CatwalkError) as info:
+        import_object(path, "backbone")
+    assert str(info.value) == message

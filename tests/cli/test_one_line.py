@@ -16,6 +16,7 @@ from callbacks import InjectPoisonedImages
 from catwalk.attacks import Attack
 from catwalk.one_line import one_line
 from catwalk.splits import SplitRule
+from catwalk.study.grid import Training
 
 VBPR = "lightning_modules.VBPR"
 
@@ -124,6 +125,7 @@ OPTIONS = ["model", "data", "trainer.max_epochs", "trainer.min_epochs", "model.o
         ),
         ("argument -c/--config: expected one argument", "--config: a value is missing behind it"),
         ("ambiguous option: --seed could match --seeds, --seeds+", "there is no option --seed; did you mean --seeds?"),
+        ("ambiguous option: --a could match --b.help, --b", "there is no option --a; did you mean --b?"),
         (
             "--model.help: Expected a dot import path string: VBRP",
             "--model.help: there is no class VBRP; did you mean",
@@ -151,3 +153,25 @@ def test_a_class_that_there_is_not_comes_with_those_that_there_are() -> None:
 
 def test_any_other_message_only_loses_its_line_breaks() -> None:
     assert one_line("something\n  else: went\n\nwrong") == "something else: went wrong"
+
+
+def test_a_moment_that_is_missing_comes_with_an_example() -> None:
+    line = one_line(message({"split": {"class_path": "catwalk.splits.DateSplit"}}, split=SplitRule))
+    assert line.startswith(
+        "split: catwalk.splits.DateSplit: test_from missing; give the first moment to test, such as 2"
+    )
+
+
+@pytest.mark.parametrize("kind", [dict[str, Training], dict[str, Training] | None])
+@pytest.mark.parametrize(
+    ("option", "entry"), [("VBPR.model.factors", "VBPR.model"), ("BPR-MF.trainer.max_epochs", "BPR-MF.trainer")]
+)
+def test_entries_that_are_given_one_by_one_keep_their_name(kind: object, option: str, entry: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--recommenders", type=kind)
+    arguments = ["--recommenders", '{"VBPR": {"model": {}}, "BPR-MF": {"model": {}}}', f"--recommenders.{option}", "3"]
+    with pytest.raises(ArgumentError) as info:
+        parser.parse_args(arguments)
+    line = one_line(str(info.value), arguments=arguments)
+    assert line.startswith(f"recommenders.{entry}: expected dict such as {{name: value}}"), line
+    assert line.endswith("; its entries are given in a --config, not one by one on the line")
