@@ -275,7 +275,7 @@ def _explain_one(node: Node, context: Context) -> Problem | None:
         hint = "; --checkpoint_dir sets that of all checkpoints" if match[1] == "dirpath" else ""
         return Problem((), f"there is no option {match[1]}{did_you_mean(match[1], _options(context.class_path))}{hint}")
     if match := re.fullmatch(r"the following arguments are required: (.+)", text):
-        owners = (name, (context.class_path or "").rpartition(".")[2])
+        owners = (name or "", (context.class_path or "").rpartition(".")[2])
         hint = next((MISSING[owner, match[1]] for owner in owners if (owner, match[1]) in MISSING), "")
         return Problem((), f"{match[1]} missing{hint}")
     if match := re.fullmatch(r"Expected '(.+)' to be a subclass of <class '(?:\w+\.)*(\w+)'>\.?", text):

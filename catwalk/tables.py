@@ -246,9 +246,9 @@ def _dialect(path: Path, wanted: Sequence[str], header: Sequence[str] | None) ->
 
 def _first_cells(text: str, delimiter: str, has_quotes: bool) -> list[str]:
     """Return the cells of a text's first row in plain form, or none if it is malformed."""
-    quoting = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
+    quoting: dict[str, Any] = {} if has_quotes else {"quoting": csv.QUOTE_NONE}
     try:
-        cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting), [])
+        cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **quoting), [])
     except csv.Error:
         return []
     return [plain_id(cell) for cell in cells]

@@ -15,6 +15,7 @@ from catwalk.backbones import (
     Network,
     build_network,
     compact_cnn,
+    import_object,
     load_classifier,
     network_fingerprint,
     read_checkpoint,

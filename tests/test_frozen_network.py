@@ -471,7 +471,10 @@ def test_networks_are_not_kept_alive():
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])
-@pytest.mark.parametrize("backbone", ["torchvision.models.resnet18", "catwalk.backbones.compact_cnn"])
+@pytest.mark.parametrize(
+    "backbone",
+    [pytest.param("torchvision.models.resnet18", marks=pytest.mark.slow), "catwalk.backbones.compact_cnn"],
+)
 def test_rows_have_the_same_bits_in_every_padded_batch(backbone, precision):
     network, images = network_of(backbone), make_images(48, 64)
     with frozen(network, images, precision=precision) as view:
@@ -482,7 +485,7 @@ def test_rows_have_the_same_bits_in_every_padded_batch(backbone, precision):
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("precision", ["32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_compiled(precision):
     torch.manual_seed(0)
     network, images = far_from_defaults(build_network("catwalk.backbones.compact_cnn", {"width": 4}, 5)), make_images()

@@ -14,7 +14,7 @@ from catwalk.ids import id_key, is_invisible, lost_digits
 from datamodules.importers.purchases import Purchases
 
 SUFFIXES = frozenset(
-    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
+    ".avif .bmp .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
 )
 """Endings of the files that are images in a tree of folders, in small letters."""
 

@@ -34,7 +34,7 @@ def accuracy_one_by_one(network, images, categories, attack):
     return hits / len(images)
 
 
-@pytest.mark.parametrize("batch_size", [7, 64])
+@pytest.mark.parametrize("batch_size", [7, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("attack", [PGD(epsilon=8, iterations=10, targeted=False), FGSM(epsilon=2, targeted=False)])
 def test_the_test_attacks_every_image(shop, trained, make_trainer, model, batch_size, attack):
     trainer = make_trainer(callbacks=[AdversarialAccuracy(attack, max_validation_images=3)])

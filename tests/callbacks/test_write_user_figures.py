@@ -40,6 +40,7 @@ def by_processes(shop, features, recommender_by_share, tmp_path_factory: pytest.
     return folders
 
 
+@pytest.mark.slow
 def test_all_ways_to_share_the_users_out_write_the_same_files(by_processes: list[Path]) -> None:
     one, *others = by_processes
     for name in ("users.csv", "users.parquet"):
@@ -47,6 +48,7 @@ def test_all_ways_to_share_the_users_out_write_the_same_files(by_processes: list
             assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_all_ways_to_share_the_users_out_log_the_same_figures(by_processes: list[Path]) -> None:
     one, *others = (json.loads((folder / "figures.json").read_text()) for folder in by_processes)
     counted = {name: value for name, value in one.items() if "@" in name}

@@ -154,6 +154,7 @@ def features_of_a_trained_cnn(shop, folder, make_trainer, epochs, width, **data_
     return folder
 
 
+@pytest.mark.slow
 def test_images_help_with_items_that_few_have_bought(tmp_path, make_trainer):
     synthetic(tmp_path / "shop", items=300, users=900, image_size=16, train_images=60, test_images=5)
     features = features_of_a_trained_cnn(tmp_path / "shop", tmp_path, make_trainer, epochs=8, width=8, batch_size=32)

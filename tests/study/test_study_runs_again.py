@@ -96,6 +96,7 @@ def test_a_split_is_part_of_what_a_recommender_depends_on(finished, settings, ru
     assert not (output / "of a recommender").exists()
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_after_a_failure_in_any_stage(
     finished, settings, run_study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
