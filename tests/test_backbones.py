@@ -88,8 +88,8 @@ def test_the_compact_network(tmp_path):
     [
         ("nosuch.thing", {}, "backbone: 'nosuch.thing' cannot be imported: No module named 'nosuch'"),
         ("torchvision.models.resnet19", {}, "backbone: 'torchvision.models.resnet19' cannot be imported"),
-        ("resnet18", {}, "backbone: 'resnet18' cannot be imported"),
-        ("", {}, "backbone: '' cannot be imported"),
+        ("resnet18", {}, "backbone: give an import path, such as torchvision.models.resnet50, got 'resnet18'"),
+        ("", {}, "backbone: give an import path, such as torchvision.models.resnet50, got ''"),
         ("torchvision.models.resnet18", {"depth": 3}, r"resnet18 refused its arguments \{'depth': 3\}"),
         ("torchvision.models.resnet18", {"weights": "BEST"}, "resnet18 refused its arguments"),
         ("timm.create_model", {"model_name": "resnet_of_mine"}, "timm.create_model refused its arguments"),
