@@ -219,12 +219,18 @@ def _run_importer(arguments: list[str]) -> None:
     try:
         functions[settings.command](**values)
     except MissingColumnError as error:
-        raise CatwalkError(f"{error}{_column_option(error, values)}") from error
+        raise CatwalkError(f"{error}{_column_option(error, functions[settings.command], values)}") from error
 
 
-def _column_option(error: MissingColumnError, values: Mapping[str, object]) -> str:
-    """Return the end of a message about a missing column: which option of the importer says what it is called."""
+def _column_option(error: MissingColumnError, importer: Callable[..., None], values: Mapping[str, object]) -> str:
+    """Return the end of a message about a missing column: which option of the importer says what it is called.
+
+    It is empty where the user has named the column.
+    """
+    defaults = {name: item.default for name, item in inspect.signature(importer).parameters.items()}
     options = [name for name, value in values.items() if value == error.column]
+    if any(defaults[name] != error.column for name in options):
+        return ""
     if error.path == values.get("purchases") and options == ["item"]:
         options = ["purchased_item"]  # which `item` stands in for
     return f"; say by --{options[0]} what it is called there" if options else ""

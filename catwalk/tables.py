@@ -58,6 +58,12 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
     return pa.Table.from_batches(scan_table(path, columns, optional))
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the names of a table's columns, as :func:`scan_table` compares them; none where it has no rows."""
+    with contextlib.closing(_scan_parquet(path) if path.suffix == ".parquet" else _scan_csv(path, None)) as batches:
+        return next((batch.schema.names for batch in batches), [])
+
+
 def scan_table(
     path: Path, columns: Sequence[str], optional: Sequence[str] = (), *, header: Sequence[str] | None = None
 ) -> Iterator[pa.RecordBatch]:

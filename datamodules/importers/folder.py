@@ -15,7 +15,7 @@ from rich.console import Console
 from catwalk.catalogue import Listings, check_image_paths, on_disk
 from catwalk.errors import CatwalkError, MissingColumnError
 from catwalk.ids import doubtful_ids, has_controls, id_key, plain_id
-from catwalk.tables import read_table, scan_table
+from catwalk.tables import column_names, read_table, scan_table
 from catwalk.times import times_without_digits, trim_times
 from datamodules.importers.dataset_writer import DatasetWriter, check_destination, print_summary
 from datamodules.importers.items import (
@@ -372,7 +372,7 @@ def read_items(path: Path, source: Path, item: str, image: str, category: str, t
     table = read_table(path, [item, category], others)
     for column in others:
         if column not in table.column_names:
-            raise MissingColumnError(path, column)
+            raise MissingColumnError(path, column, column_names(path))
     spelled = table.column(item).to_pylist()
     ids = check_ids(spelled, path, item)
     images = [text or "" for text in table.column(image).to_pylist()]

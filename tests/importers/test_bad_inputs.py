@@ -127,7 +127,7 @@ HM = [
         "no such category column",
         None,
         "{source}/articles.csv lacks the column 'colour'; it has article_id, prod_name, product_type_name, "
-        "index_group_name, detail_desc; say by --category what it is called there",
+        "index_group_name, detail_desc",
         ("--category", "colour"),
     ),
     Bad(
@@ -358,18 +358,17 @@ SHOP = [
     Bad(
         "no id column",
         change("items.csv", b"sku", b"SKU"),
-        "{source}/items.csv lacks the column 'sku'; it has SKU, photo, department, label"
-        "; say by --item what it is called there",
+        "{source}/items.csv lacks the column 'sku'; it has SKU, photo, department, label",
     ),
     Bad(
         "no image column",
         change("items.csv", b"photo", b"image"),
-        "{source}/items.csv lacks the column 'photo'; say by --image what it is called there",
+        "{source}/items.csv lacks the column 'photo'; it has sku, image, department, label",
     ),
     Bad(
         "no title column",
         None,
-        "{source}/items.csv lacks the column 'name'; say by --title what it is called there",
+        "{source}/items.csv lacks the column 'name'; it has sku, photo, department, label",
         ("--title", "name"),
     ),
     Bad("no category", change("items.csv", b"Bags", b""), "{source}/items.csv, row 2: 'department' is empty"),
@@ -448,8 +447,7 @@ SHOP = [
     Bad(
         "no user column",
         None,
-        "{source}/log.csv lacks the column 'user'; it has customer, article, when; "
-        "say by --user what it is called there",
+        "{source}/log.csv lacks the column 'user'; it has customer, article, when",
         ("--user", "user"),
     ),
     Bad(
