@@ -4,6 +4,9 @@ import difflib
 import re
 from collections.abc import Sequence
 
+OUR_PACKAGES = ("callbacks", "catwalk", "datamodules", "lightning_modules")
+"""Our packages: their classes come first in messages, and their warnings are a line."""
+
 SIMILAR = 0.65
 """Ratio of :class:`difflib.SequenceMatcher` from which one name may be meant by another."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from catwalk.names import closest, did_you_mean
+from catwalk.names import OUR_PACKAGES, closest, did_you_mean
 
 COMMANDS = ("fit", "validate", "test", "predict")
 """LightningCLI's."""
@@ -45,9 +45,6 @@ MISSING = {
     ): "; give the first moment to test, such as 2021-12-01, or a number as timestamps are",
 }
 """What to give for an option that is missing, by the argument or the class, and the option."""
-
-OURS = ("callbacks", "catwalk", "datamodules", "lightning_modules")
-"""Our packages, whose classes come first."""
 
 
 ONE_BY_ONE = "its entries are given in a --config, not one by one on the line"
@@ -376,7 +373,7 @@ def _listed_classes(given: str, name: str | None, kinds: str = "") -> str:
     similar = closest(given.rpartition(".")[2], [kind.__name__ for kind in classes])
     if similar:
         return f"; did you mean {' or '.join(similar)}?"
-    ours = [kind for kind in classes if kind.__module__.partition(".")[0] in OURS]
+    ours = [kind for kind in classes if kind.__module__.partition(".")[0] in OUR_PACKAGES]
     listed = did_you_mean(given, sorted({kind.__name__ for kind in ours or classes}))
     return f"{listed}; of others give the import path, such as {_example(name)}"
 
@@ -389,7 +386,7 @@ def _subclasses(base: type) -> list[type]:
         below: list[type] = pending.pop().__subclasses__()
         pending += below
         for kind in below:
-            is_known = kind.__module__.partition(".")[0] in (*OURS, "pytorch_lightning", "torch")
+            is_known = kind.__module__.partition(".")[0] in (*OUR_PACKAGES, "pytorch_lightning", "torch")
             if is_known and not inspect.isabstract(kind) and not kind.__name__.startswith(("_", "LazyInstance_")):
                 found[kind.__name__] = kind
     return list(found.values())

@@ -10,7 +10,10 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from catwalk.names import OUR_PACKAGES
 
 if TYPE_CHECKING:  # which takes a tenth of a second, and `catwalk --help` needs no Rich
     from rich.console import Console
@@ -27,6 +30,10 @@ UNSAFE = re.compile(
     "]"
 )
 """Characters that are no text to a terminal."""
+
+
+SOURCES = Path(__file__).parents[1]
+"""The folder of our packages."""
 
 
 def printable(text: str) -> str:
@@ -74,8 +81,11 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print a warning as Python does."""
-    print(printable(warnings.formatwarning(message, category, filename, lineno, line)), end="", file=file or sys.stderr)
+    """Print a warning: one of ours, which is for the user, as a line, and any other as Python does."""
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    if any(Path(filename).is_relative_to(SOURCES / package) for package in OUR_PACKAGES):
+        text = f"warning: {' '.join(str(message).split())}\n"
+    print(printable(text), end="", file=file or sys.stderr)
 
 
 class _PrintableRecord(logging.LogRecord):

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from catwalk import cli
 from catwalk.errors import CatwalkError
-from catwalk.screen_text import UNSAFE, _show_warning, printable, protect
+from catwalk.screen_text import SOURCES, UNSAFE, _show_warning, printable, protect
 
 UNSAFE_TEXTS = {
     "colour": ("\x1b[31mred", r"\x1b[31mred"),
@@ -105,3 +105,27 @@ def test_error_lines_warnings_and_log_lines(
     assert f"about {shown}" in err
     assert f"from Lightning about {shown}" in err
     assert not UNSAFE.search(err), err
+
+
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ("callbacks/attack_gallery.py", "warning: two lines\n"),
+        ("catwalk/images.py", "warning: two lines\n"),
+        ("benchmarks/timing.py", "{place}:7: UserWarning: two\nlines\n"),
+        ("elsewhere/catwalk/images.py", "{place}:7: UserWarning: two\nlines\n"),
+    ],
+)
+def test_a_warning_of_ours_is_a_line(place: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = f"{SOURCES}/{place}"
+    _show_warning(UserWarning("two\nlines"), UserWarning, path, 7, line="")
+    assert capsys.readouterr().err == shown.format(place=path)
+
+
+def test_lightning_says_where_a_warning_of_ours_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    code = compile("rank_zero_warn('about images')", str(SOURCES / "catwalk" / "images.py"), "exec")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = _show_warning
+        exec(code, {"rank_zero_warn": rank_zero_warn})
+    assert capsys.readouterr().err == "warning: about images\n"

@@ -114,7 +114,7 @@ class LPIPS:
             warnings.warn(
                 f"images whose shorter side is below {SMALLEST[self.net]} pixels are enlarged to {ENLARGED} for LPIPS "
                 f"({self.net}), which sees nothing in them otherwise",
-                stacklevel=3,
+                stacklevel=2,
             )
         factor = ENLARGED / min(images.shape[-2:])
         size = [round(side * factor) for side in images.shape[-2:]]
