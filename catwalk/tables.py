@@ -58,9 +58,10 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
     return pa.Table.from_batches(scan_table(path, columns, optional))
 
 
-def column_names(path: Path) -> list[str]:
-    """Return the names of a table's columns, as :func:`scan_table` compares them; none where it has no rows."""
-    with contextlib.closing(_scan_parquet(path) if path.suffix == ".parquet" else _scan_csv(path, None)) as batches:
+def column_names(path: Path, wanted: Sequence[str] = ()) -> list[str]:
+    """Return the names of a table's columns; none where it has no rows. Those that are wanted tell its delimiter."""
+    is_parquet = path.suffix == ".parquet"
+    with contextlib.closing(_scan_parquet(path) if is_parquet else _scan_csv(path, wanted, None)) as batches:
         return next((batch.schema.names for batch in batches), [])
 
 

@@ -372,7 +372,7 @@ def read_items(path: Path, source: Path, item: str, image: str, category: str, t
     table = read_table(path, [item, category], others)
     for column in others:
         if column not in table.column_names:
-            raise MissingColumnError(path, column, column_names(path))
+            raise MissingColumnError(path, column, column_names(path, [item, category]))
     spelled = table.column(item).to_pylist()
     ids = check_ids(spelled, path, item)
     images = [text or "" for text in table.column(image).to_pylist()]
