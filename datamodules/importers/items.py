@@ -16,7 +16,7 @@ from datamodules.importers.purchases import Purchases
 SUFFIXES = frozenset(
     ".avif .bmp .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
 )
-"""Endings of the files that are images in a tree of folders, in small letters."""
+"""Endings of the files that are images in a tree of folders, in small letters; HEIC is refused by its name."""
 
 LOOKED_AT = 200_000
 """Files among which one is looked for that has the name of a missing image but for zeros."""
