@@ -391,7 +391,10 @@ class TestRefusals:
         table.write(tmp_path, catalogue)
         with safe_open(tmp_path / "features.safetensors", "pt") as file:
             metadata = file.metadata()
-        save_file({"features": change(table.features)}, tmp_path / "features.safetensors", metadata)
+        try:
+            save_file({"features": change(table.features)}, tmp_path / "features.safetensors", metadata)
+        except KeyError:
+            pytest.skip("this release of safetensors writes no complex numbers")
         with pytest.raises(CatwalkError, match=rf"features\.safetensors holds unusable features: {message}"):
             FeatureTable.read(tmp_path, catalogue, dtype, in_memory)
 
