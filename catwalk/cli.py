@@ -223,17 +223,14 @@ def _run_importer(arguments: list[str]) -> None:
 
 
 def _column_option(error: MissingColumnError, importer: Callable[..., None], values: Mapping[str, object]) -> str:
-    """Return the end of a message about a missing column: which option of the importer says what it is called.
-
-    It is empty where the user has named the column.
-    """
-    defaults = {name: item.default for name, item in inspect.signature(importer).parameters.items()}
+    """Return the end of a message about a missing column: which option of the importer says what it is called."""
     options = [name for name, value in values.items() if value == error.column]
-    if any(defaults[name] != error.column for name in options):
-        return ""
     if error.path == values.get("purchases") and options == ["item"]:
-        options = ["purchased_item"]  # which `item` stands in for
-    return f"; say by --{options[0]} what it is called there" if options else ""
+        return "; say by --purchased_item what it is called there"  # which `item` stands in for
+    if not options:
+        return ""
+    is_default = inspect.signature(importer).parameters[options[0]].default == error.column
+    return f"; say by --{options[0]} what it is called there" if is_default else f"; --{options[0]} names it"
 
 
 def _as_declared(arguments: Sequence[str], functions: Iterable[Callable[..., None]]) -> list[str]:

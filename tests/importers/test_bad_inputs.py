@@ -127,7 +127,7 @@ HM = [
         "no such category column",
         None,
         "{source}/articles.csv lacks the column 'colour'; it has article_id, prod_name, product_type_name, "
-        "index_group_name, detail_desc",
+        "index_group_name, detail_desc; --category names it",
         ("--category", "colour"),
     ),
     Bad(
@@ -358,17 +358,17 @@ SHOP = [
     Bad(
         "no id column",
         change("items.csv", b"sku", b"SKU"),
-        "{source}/items.csv lacks the column 'sku'; it has SKU, photo, department, label",
+        "{source}/items.csv lacks the column 'sku'; it has SKU, photo, department, label; --item names it",
     ),
     Bad(
         "no image column",
         change("items.csv", b"photo", b"image"),
-        "{source}/items.csv lacks the column 'photo'; it has sku, image, department, label",
+        "{source}/items.csv lacks the column 'photo'; it has sku, image, department, label; --image names it",
     ),
     Bad(
         "no title column",
         None,
-        "{source}/items.csv lacks the column 'name'; it has sku, photo, department, label",
+        "{source}/items.csv lacks the column 'name'; it has sku, photo, department, label; --title names it",
         ("--title", "name"),
     ),
     Bad("no category", change("items.csv", b"Bags", b""), "{source}/items.csv, row 2: 'department' is empty"),
@@ -447,7 +447,7 @@ SHOP = [
     Bad(
         "no user column",
         None,
-        "{source}/log.csv lacks the column 'user'; it has customer, article, when",
+        "{source}/log.csv lacks the column 'user'; it has customer, article, when; --user names it",
         ("--user", "user"),
     ),
     Bad(
