@@ -213,13 +213,19 @@ def _run_importer(arguments: list[str]) -> None:
     if not arguments:
         raise CatwalkError(f"command is missing; it is one of {', '.join(functions)}")
     chosen = functions.get(arguments[0])
-    with _told_in_a_line(lambda: list(inspect.signature(chosen).parameters) if chosen is not None else []):
+    with _told_in_a_line(lambda: _options_of(chosen) if chosen is not None else []):
         settings = parser.parse_args(_as_declared(arguments, functions.values()))
     values = instantiate(parser, settings)[settings.command].as_dict()
     try:
         functions[settings.command](**values)
     except MissingColumnError as error:
         raise CatwalkError(f"{error}{_column_option(error, functions[settings.command], values)}") from error
+
+
+def _options_of(importer: Callable[..., None]) -> list[str]:
+    """Return the options of an importer; what has no default stands on the line without a name."""
+    parameters = inspect.signature(importer).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.default is not inspect.Parameter.empty]
 
 
 def _column_option(error: MissingColumnError, importer: Callable[..., None], values: Mapping[str, object]) -> str:

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from catwalk.watched_files import WatchedFiles
 if TYPE_CHECKING:  # importers decode images, and need no PyTorch
     from torch import Tensor
 
+T = TypeVar("T")
 UInt8Array = NDArray[np.uint8]
 ReportProgress = Callable[[int, int], None]
 """Called with how many are done and how many there are."""
@@ -42,6 +43,9 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MA
 
 SIZE_TYPE = np.dtype("<i4")
 """How heights and widths stand in the files of the cache."""
+
+NAMED = 20
+"""Damaged images that one message names at most, beside the first."""
 
 AHEAD = 4
 """Images per thread that may be decoded before they are written."""
@@ -440,20 +444,28 @@ class _ImageFiles:
             )
 
     def _decode_all(self, workers: int) -> Iterator[UInt8Array]:
-        """Yield the images in order; threads decode ahead, but not so far that memory fills up."""
-        with ThreadPoolExecutor(workers) as pool:
-            ahead: deque[Future[tuple[UInt8Array, str | None]]] = deque()
-            for number in range(len(self.images)):
-                ahead.append(pool.submit(self._decode, number))
-                if len(ahead) > AHEAD * workers:
-                    yield self._counted(*ahead.popleft().result())
-            while ahead:
-                yield self._counted(*ahead.popleft().result())
+        """Yield the images in order; threads decode ahead, but not so far that memory fills up.
 
-    def _counted(self, levels: UInt8Array, profile: str | None) -> UInt8Array:
-        if profile is not None:
-            self.profiles[profile] += 1
-        return levels
+        Raises:
+            CatwalkError: If images cannot be decoded, after all of them were tried: each of them is named.
+        """
+        damaged: dict[int, CatwalkError] = {}
+        with ThreadPoolExecutor(workers) as pool:
+            for number, decoded in enumerate(_submit_ahead(pool, self._decode, len(self.images), AHEAD * workers)):
+                try:
+                    levels, profile = decoded.result()
+                except CatwalkError as error:
+                    damaged[number] = error
+                    continue
+                if profile is not None:
+                    self.profiles[profile] += 1
+                if not damaged:
+                    yield levels
+        if damaged:
+            first, *others = damaged
+            also = f"; {len(others):,} more cannot be read either: " if others else ""
+            named = ", ".join(self.images[number] for number in others[:NAMED]) + (", …" if len(others) > NAMED else "")
+            raise CatwalkError(f"{damaged[first]}{also}{named}") from damaged[first]
 
     def _decode(self, number: int) -> tuple[UInt8Array, str | None]:
         try:
@@ -472,3 +484,13 @@ class _ImageFiles:
 
     def _owner(self, number: int) -> str:
         return "" if self.names is None else f" of {self.names[number]}"
+
+
+def _submit_ahead(pool: ThreadPoolExecutor, work: Callable[[int], T], count: int, ahead: int) -> Iterator[Future[T]]:
+    """Yield the calls of ``work`` with every number below ``count``, in order; at most ``ahead`` have begun before."""
+    begun: deque[Future[T]] = deque()
+    for number in range(count):
+        begun.append(pool.submit(work, number))
+        if len(begun) > ahead:
+            yield begun.popleft()
+    yield from begun

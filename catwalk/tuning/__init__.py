@@ -109,6 +109,7 @@ def run_search(
             f"[bold]Search {escape(name)}[/]: {trials} trials by {escape(monitor)}, {done} of them done before",
             highlight=False,
         )
+        console.print(training.split_facts(), markup=False, highlight=False)
         with StudyProgress(console, max(0, trials - done), "search") as progress:
             for number in range(done, trials):
                 if timeout is not None and time.monotonic() - start >= timeout:

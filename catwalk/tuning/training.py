@@ -138,6 +138,12 @@ class SearchedTraining:
         except CatwalkError as error:
             raise CatwalkError(f"model.{error}") from error
 
+    def split_facts(self) -> str:
+        """Return what there is to tell of how the purchases are divided, as a line."""
+        catalogue, rule = Catalogue.read(self.dataset), None if self.split is None else split_of(self.split)
+        split = read_split(catalogue, validation=True, rule=None if rule is None else rule.instantiate())
+        return f"{catalogue.name}: {'; '.join(split.facts())}"
+
     def identity(self, search: Mapping[str, Any]) -> dict[str, Any]:
         """Return all that the trials of a search depend on, files by their contents, and watch these from now on."""
         split = None if self.split is None else split_of(self.split)

@@ -43,6 +43,7 @@ ON_THE_LINE = {
     "no importer": (["data"], ["synthetic, show"]),
     "option without its section": (["fit", *VBPR, "--batch_size=3"], ["--batch_size; did you mean --data.batch_size?"]),
     "misspelt importer's option": (["data", "synthetic", "x", "--itmes=9"], ["--itmes; did you mean --items?"]),
+    "importer's argument as an option": (["data", "folder", "a", "--dest=b"], ["no option --dest; --help lists"]),
     "misspelt study's option": (["study", "--outptu=x"], ["--outptu; did you mean --output?"]),
     "help on a misspelt class": (["fit", "--model.help", "VBRP"], ["--model.help", "did you mean VBPR?"]),
     "size of an image as one number": (["fit", *CNN, "--data.image_size=28"], ["image_size", "such as [28, 28]"]),

@@ -226,6 +226,7 @@ def test_a_search_that_is_done_trains_nothing_and_tells_again(here, run, monkeyp
     again = tune(run, few)
     assert again.code == 0, again.err
     assert "2 of them done before" in again.out
+    assert "recommenders are trained on the future" in " ".join(again.out.split())
     table = first.out[first.out.index("Best of 2 trials") :]
     assert "out/cheap/best.yaml" in table
     assert again.out.endswith(table)
