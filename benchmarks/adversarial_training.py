@@ -31,7 +31,7 @@ from timing import (
 )
 from torch import Tensor
 
-from catwalk.backbones import build_network
+from catwalk.networks.building import build_network
 from lightning_modules import (
     AdversarialClassifier,
     FastAdversarialClassifier,
@@ -97,7 +97,7 @@ class Setting:
 
 SETTINGS: dict[str, Callable[..., Setting]] = {
     "compact_cnn": partial(
-        Setting, "catwalk.backbones.compact_cnn", {"width": 16}, 28, 128, steps=4, rounds=10, warm_up=2
+        Setting, "catwalk.networks.compact_cnn", {"width": 16}, 28, 128, steps=4, rounds=10, warm_up=2
     ),
     "resnet18": partial(Setting, "torchvision.models.resnet18", {}, 64, 32, steps=2, rounds=5, warm_up=1),
 }

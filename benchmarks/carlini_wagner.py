@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from catwalk.attacks import CarliniWagner
 from catwalk.attacks.attack import cross_entropy_gradient
-from catwalk.backbones import load_classifier
-from catwalk.catalogue import Catalogue, number_of
-from catwalk.features import predict
-from catwalk.images import load_images, to_float
+from catwalk.networks.classifier import load_classifier
+from catwalk.networks.features import predict
+from catwalk.shop.catalogue import Catalogue, number_of
+from catwalk.shop.images import load_images, to_float
 
 HEADER = (
     "attack",

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from timing import Clock, describe_run, markdown_table, take_turns
 
-from catwalk.catalogue import Catalogue
-from catwalk.images import StoredImages, store_images
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import StoredImages, store_images
 
 Size = tuple[int, int] | None
 

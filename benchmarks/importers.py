@@ -35,7 +35,7 @@ with gzip.open(sys.argv[1]) as file:
 """A bare loop over the reviews."""
 
 IMPORT = """
-from catwalk.cli import main
+from catwalk.cli.main import main
 main(sys.argv[1:])
 """
 

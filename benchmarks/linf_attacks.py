@@ -25,11 +25,13 @@ from timing import Clock, add_clock_arguments, describe_run, make_clock, markdow
 from torch import Tensor, nn
 
 from catwalk.attacks import FGSM, MIFGSM, PGD, Attack
-from catwalk.backbones import Network, build_network, load_classifier
-from catwalk.batching import ROW_MULTIPLE
-from catwalk.catalogue import Catalogue
-from catwalk.features import predict
-from catwalk.images import load_images, to_float
+from catwalk.networks.batching import ROW_MULTIPLE
+from catwalk.networks.building import build_network
+from catwalk.networks.classifier import load_classifier
+from catwalk.networks.features import predict
+from catwalk.networks.network import Network
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import load_images, to_float
 
 EPSILON = 8
 """The budget in grey levels, and :data:`RADIUS` in images in [0, 1]."""

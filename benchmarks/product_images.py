@@ -19,9 +19,9 @@ import torch
 from timing import Clock, add_clock_arguments, describe_run, make_clock, markdown_table, seconds_per_call, take_turns
 from torch import Tensor
 
-from catwalk.images import UInt8Array
+from catwalk.importers.synthetic import synthetic
+from catwalk.shop.images import UInt8Array
 from datamodules import ProductImages
-from datamodules.importers.synthetic import synthetic
 
 Batch = tuple[Tensor, Tensor]
 

@@ -32,8 +32,8 @@ from catwalk.errors import CatwalkError, DivergedError
 from catwalk.metrics.auc import auc
 from catwalk.metrics.hit_rate import hit_rate
 from catwalk.metrics.normalized_dcg import normalized_dcg
-from catwalk.ranking import score_users, top_k, user_blocks
-from catwalk.splits import LeaveRandomOut
+from catwalk.recommenders.ranking import score_users, top_k, user_blocks
+from catwalk.shop.splits import LeaveRandomOut
 from datamodules import InteractionTriplets
 from lightning_modules import BPRMF, VBPR, Popularity, Random, Recommender
 

@@ -34,10 +34,10 @@ from timing import Clock, add_clock_arguments, describe_run, make_clock, markdow
 from torch import Tensor, nn
 
 from callbacks import CategoryHitRatio
-from catwalk.catalogue import Catalogue
-from catwalk.features import FeatureTable, Predictions
 from catwalk.metrics.category_hit_ratio import category_hits
-from catwalk.ranking import score_users, top_k, user_blocks
+from catwalk.networks.features import FeatureTable, Predictions
+from catwalk.recommenders.ranking import score_users, top_k, user_blocks
+from catwalk.shop.catalogue import Catalogue
 from datamodules import InteractionTriplets
 from lightning_modules import AMR, APR, BPRMF, VBPR, PairwiseRecommender
 

@@ -8,8 +8,8 @@ from torchmetrics import MeanMetric
 
 from catwalk.attacks import PGD
 from catwalk.attacks.attack import Attack
-from catwalk.counter_random import content_keys
 from catwalk.errors import CatwalkError
+from catwalk.keyed_random import content_keys
 from lightning_modules.cnn import ProductClassifier
 
 

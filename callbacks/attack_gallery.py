@@ -16,20 +16,20 @@ from callbacks.other_features import clean_features, looking_at
 from callbacks.perceptual_distance import PerceptualDistance
 from callbacks.pictures import log_picture
 from callbacks.wandb_loggers import files_with_run, wandb_loggers
-from catwalk.attacked_items import read_attacked_items
 from catwalk.errors import CatwalkError
-from catwalk.features import FeatureTable
-from catwalk.images import UInt8Array
 from catwalk.metrics.item_reach import item_ranks
+from catwalk.networks.features import FeatureTable
 from catwalk.perceptual import LPIPS, load_lpips
-from catwalk.perceptual.figures import perceptual_figures
+from catwalk.perceptual.distances import perceptual_figures
 from catwalk.perceptual.trunks import TrunkName
-from catwalk.poisoning import read_summary
-from catwalk.ranking import user_blocks
+from catwalk.poisoning.poison import read_summary
+from catwalk.poisoning.records import read_attacked_items
+from catwalk.recommenders.ranking import user_blocks
+from catwalk.shop.images import UInt8Array
 from lightning_modules.recommender import Recommender
 
 if TYPE_CHECKING:  # matplotlib would slow down the help
-    from catwalk.figures.gallery import GalleryItem
+    from catwalk.plots.gallery import GalleryItem
 
 GALLERY_FILE = "gallery.png"
 
@@ -130,8 +130,8 @@ class AttackGallery(Callback):
 
     def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            from catwalk.figures.gallery import draw_gallery
-            from catwalk.figures.style import save
+            from catwalk.plots.gallery import draw_gallery
+            from catwalk.plots.style import save
 
             summary = read_summary(self.folder)
             shown = self._gallery_items(trainer, pl_module)
@@ -143,7 +143,7 @@ class AttackGallery(Callback):
         trainer.strategy.barrier("the gallery is drawn")
 
     def _gallery_items(self, trainer: Trainer, model: LightningModule) -> list["GalleryItem"]:
-        from catwalk.gallery_items import gallery_items
+        from catwalk.plots.gallery_items import gallery_items
 
         catalogue = trainer.datamodule.catalogue  # type: ignore[attr-defined]
         shown = gallery_items(self.folder, catalogue, self.items, measured=self.folder)
@@ -170,7 +170,7 @@ def _log_table(trainer: Trainer, shown: list["GalleryItem"]) -> None:
         return
     import wandb
 
-    from catwalk.figures.gallery import difference
+    from catwalk.plots.gallery import difference
 
     has_ranks = any(item.rank_after is not None for item in shown)
     rows = []

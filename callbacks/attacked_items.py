@@ -11,10 +11,10 @@ from torchmetrics import Metric
 
 from callbacks.observed_attack import attack_folder
 from callbacks.ranked_lists import RankedListsCallback
-from catwalk.attacked_items import read_attacked_items
 from catwalk.metrics.item_reach import ItemReach, item_ranks
 from catwalk.metrics.mean import ValueMean
-from catwalk.ranking import SeenItems
+from catwalk.poisoning.records import read_attacked_items
+from catwalk.shop.user_items import SeenItems
 from lightning_modules.recommender import Ranking, Recommender
 
 

@@ -15,12 +15,12 @@ from callbacks.observed_attack import attack_folder
 from callbacks.other_features import clean_features, looking_at
 from callbacks.pictures import log_picture
 from callbacks.ranked_lists import CategoriesBy, RankedListsCallback, item_categories
-from catwalk.attacked_items import read_attacked_items
-from catwalk.features import FeatureTable
 from catwalk.metrics import CategoryHitRatio
 from catwalk.metrics.category_hit_ratio import category_hits
-from catwalk.poisoning import read_summary
-from catwalk.ranking import top_k, user_blocks
+from catwalk.networks.features import FeatureTable
+from catwalk.poisoning.poison import read_summary
+from catwalk.poisoning.records import read_attacked_items
+from catwalk.recommenders.ranking import top_k, user_blocks
 from lightning_modules.recommender import Ranking, Recommender
 
 BARS_FILE = "category_bars.png"
@@ -155,9 +155,9 @@ class CategoryBars(RankedListsCallback):
 
     def _draw(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
-            from catwalk.figures.category_bars import draw_category_bars  # matplotlib would slow down the help
-            from catwalk.figures.confusion import draw_confusion
-            from catwalk.figures.style import save
+            from catwalk.plots.category_bars import draw_category_bars  # matplotlib would slow down the help
+            from catwalk.plots.confusion import draw_confusion
+            from catwalk.plots.style import save
 
             _, rows = read_attacked_items(self.folder, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
             summary = read_summary(self.folder)

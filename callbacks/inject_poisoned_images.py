@@ -17,15 +17,22 @@ from rich.markup import escape
 
 from callbacks.processes import gather
 from catwalk.attacks import Attack
-from catwalk.backbones import load_classifier
 from catwalk.errors import CatwalkError
-from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
-from catwalk.finished_attack import attack_key, check_folder, files_of, has_key, is_finished, put_in_place
-from catwalk.partial_folders import partial_folder, remove_leftovers
-from catwalk.poisoning import AttackSummary, NothingToAttackError, Poisoning, read_summary
-from catwalk.progress import Progress
-from catwalk.protocol import Protocol
-from catwalk.watched_files import WatchedFiles, watch
+from catwalk.files.partial_folders import partial_folder, remove_leftovers
+from catwalk.files.watched import WatchedFiles, watch
+from catwalk.networks.classifier import load_classifier
+from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
+from catwalk.poisoning.finished_attack import (
+    attack_key,
+    check_folder,
+    files_of,
+    has_key,
+    is_finished,
+    put_in_place,
+)
+from catwalk.poisoning.poison import AttackSummary, NothingToAttackError, Poisoning, read_summary
+from catwalk.poisoning.protocol import Protocol
+from catwalk.terminal.progress import Progress
 from lightning_modules.recommender import Recommender
 
 PARTIAL = ".partial"
@@ -41,8 +48,9 @@ class InjectPoisonedImages(Callback):
     recommender that was trained on the clean one meets it (evasion).
 
     Processes share the images among them. An attack is run once: where ``output`` holds what came of exactly this one
-    (:func:`catwalk.finished_attack.attack_key`), whole and as it was written, that is taken. What another attack left
-    there is replaced; a folder with files of those names that are no attack's is refused, as is the dataset's.
+    (:func:`~catwalk.poisoning.finished_attack.attack_key`), whole and as it was written, that is taken. What another
+    attack left there is replaced; a folder with files of those names that are no attack's is
+    refused, as is the dataset's.
 
     Args:
         classifier: Checkpoint of the product classifier under attack: the one that made ``data.features``.

@@ -5,8 +5,8 @@ from pathlib import Path
 from pytorch_lightning import Callback, Trainer
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
+from catwalk.shop.catalogue import Catalogue
 
 
 def attack_folder(callback: Callback, trainer: Trainer, given: Path | None) -> Path:

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
-from catwalk.features import FeatureTable
+from catwalk.networks.features import FeatureTable
 from lightning_modules.recommender import Recommender
 
 

@@ -8,12 +8,12 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 
 from callbacks.observed_attack import attack_folder, catalogue_of
-from catwalk.attacked_items import DISTANCES_FILE
 from catwalk.errors import CatwalkError
 from catwalk.perceptual import LPIPS, load_lpips
 from catwalk.perceptual.attacked_images import AttackedImages, measure_attacked_images
 from catwalk.perceptual.trunks import TrunkName
-from catwalk.progress import Progress
+from catwalk.poisoning.records import DISTANCES_FILE
+from catwalk.terminal.progress import Progress
 
 
 class PerceptualDistance(Callback):

@@ -10,8 +10,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import Metric
 
-from catwalk.catalogue import number_of
 from catwalk.errors import CatwalkError
+from catwalk.shop.catalogue import number_of
 from lightning_modules.recommender import Ranking, Recommender, checked_lengths
 
 PLACES_AT_ONCE = 2**18

@@ -9,8 +9,8 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning.loggers import WandbLogger
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
-from catwalk.catalogue import read_dataset_info
 from catwalk.errors import CatwalkError
+from catwalk.shop.catalogue import read_dataset_info
 from lightning_modules.cnn import ProductClassifier
 from lightning_modules.recommender import Recommender
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol, cast
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 
-from catwalk.progress import Progress
+from catwalk.terminal.progress import Progress
 
 
 class Shows(Protocol):

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from catwalk.atomic_files import open_bytes, open_text
-from catwalk.csv_text import to_cell
 from catwalk.errors import CatwalkError
+from catwalk.files.atomic import open_bytes, open_text
+from catwalk.files.csv_text import to_cell
 
 ROWS_AT_ONCE = 1024
 

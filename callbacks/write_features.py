@@ -12,10 +12,10 @@ from torch import Tensor
 
 from callbacks.processes import gather
 from callbacks.wandb_loggers import files_with_run, wandb_loggers
-from catwalk.backbones import network_fingerprint
 from catwalk.errors import CatwalkError
-from catwalk.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable, Predictions
-from catwalk.images import ItemImages
+from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable, Predictions
+from catwalk.networks.network import network_fingerprint
+from catwalk.shop.images import ItemImages
 from datamodules.product_images import ProductImages
 from lightning_modules.cnn import ProductClassifier
 

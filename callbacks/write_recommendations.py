@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from callbacks.processes import gather
 from callbacks.table_files import table_file, write_table
 from catwalk.errors import CatwalkError
-from catwalk.ranking import NO_ITEM
+from catwalk.shop.user_items import NO_ITEM
 from datamodules.interaction_triplets import InteractionTriplets
 from lightning_modules.recommender import Recommender
 

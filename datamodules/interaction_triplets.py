@@ -10,13 +10,15 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.features import FeatureDtype, FeatureRows, FeatureStorage, FeatureTable
 from catwalk.limits import check_count, check_seed
-from catwalk.ranking import MAX_BLOCK_BYTES, SeenItems, UserItems, user_blocks
-from catwalk.sampling import Negatives, TripletSampler
-from catwalk.splits import Split, SplitRule, read_split
+from catwalk.networks.features import FeatureDtype, FeatureStorage, FeatureTable
+from catwalk.recommenders.feature_rows import FeatureRows
+from catwalk.recommenders.ranking import MAX_BLOCK_BYTES, user_blocks
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.splits import Split, SplitRule, read_split
+from catwalk.shop.triplets import Negatives, TripletSampler
+from catwalk.shop.user_items import SeenItems, UserItems
 from datamodules.batches import Batches, check_shares, first_batch
 
 MIN_BLOCKS = 64
@@ -44,8 +46,8 @@ class InteractionTriplets(LightningDataModule):
         feature_dtype: Type of the stored features. ``float16`` and ``bfloat16`` halve what they take, and round them;
             recommenders compute in float32 all the same. On the ``disk`` such features have a file of their own, which
             is written beside the others.
-        split: How ``interactions.csv`` is divided: a rule of ``catwalk.splits``. By default the publisher's ``splits/``
-            are used where the folder has them, and otherwise every user's last purchase is the test.
+        split: How ``interactions.csv`` is divided: a rule of ``catwalk.shop.splits``. By default the publisher's
+            ``splits/`` are used where the folder has them, and otherwise every user's last purchase is the test.
     """
 
     def __init__(
@@ -114,8 +116,8 @@ class InteractionTriplets(LightningDataModule):
         """Return whether what was trained on certain purchases knows none of the test items.
 
         Args:
-            trained_on: What :attr:`~catwalk.splits.Split.trained_on` was in training: it may have held out purchases
-                for validation where this data module does not, or the other way round.
+            trained_on: What :attr:`~catwalk.shop.splits.Split.trained_on` was in training: it may have held out
+                purchases for validation where this data module does not, or the other way round.
         """
         if trained_on == self.split.trained_on:
             return True

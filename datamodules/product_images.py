@@ -11,14 +11,14 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from catwalk.augmentation import random_flip, random_shift
-from catwalk.batching import size_buckets
-from catwalk.catalogue import Catalogue, item_names
 from catwalk.errors import CatwalkError
-from catwalk.images import ItemImages, StoredImages, load_images, store_images, to_float
-from catwalk.labelled_images import LabelledImages
+from catwalk.files.watched import WatchedFiles, watch_folder
 from catwalk.limits import check_count, check_memory, check_seed
-from catwalk.watched_files import WatchedFiles, watch_folder
+from catwalk.networks.augmentation import random_flip, random_shift
+from catwalk.networks.batching import size_buckets
+from catwalk.shop.catalogue import Catalogue, item_names
+from catwalk.shop.images import ItemImages, StoredImages, load_images, store_images, to_float
+from catwalk.shop.labelled_images import LabelledImages
 from datamodules.batches import Batches, check_shares, first_batch
 
 

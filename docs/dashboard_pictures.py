@@ -17,7 +17,7 @@ import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 
-from catwalk.figures.style import BELOW, BLUE, DIM, GREY, ORANGE, PURPLE, SIZE, house_style, new_figure, save
+from catwalk.plots.style import BELOW, BLUE, DIM, GREY, ORANGE, PURPLE, SIZE, house_style, new_figure, save
 from catwalk.study.grid import NO_ATTACK
 
 COLOURS = (GREY, "#56b4e9", BLUE, "#e69f00", ORANGE, PURPLE, "#009e73", "#f0e442")

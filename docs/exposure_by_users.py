@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from catwalk.csv_text import from_cell
+from catwalk.files.csv_text import from_cell
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 

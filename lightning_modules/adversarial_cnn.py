@@ -10,7 +10,7 @@ from catwalk.attacks import PGD
 from catwalk.attacks.attack import Attack
 from catwalk.attacks.threat_model import GreyLevels, below_half_a_level, grey_levels
 from catwalk.errors import CatwalkError
-from catwalk.frozen_network import eval_mode
+from catwalk.networks.frozen import eval_mode
 from lightning_modules.cnn import SIZES, ProductClassifier
 
 

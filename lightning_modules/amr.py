@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from catwalk.scorers import Perturbation, visual_drop, visual_drop_by_item
+from catwalk.recommenders.scorers import Perturbation, visual_drop, visual_drop_by_item
 from lightning_modules.vbpr import VBPR
 
 

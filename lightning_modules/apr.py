@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from catwalk.scorers import Perturbation, factor_drop
+from catwalk.recommenders.scorers import Perturbation, factor_drop
 from lightning_modules.bpr_mf import BPRMF
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from catwalk.limits import check_memory
-from catwalk.scorers import Reduction, Regularizer, bpr_loss, dot, parameter_penalty
+from catwalk.recommenders.scorers import Reduction, Regularizer, bpr_loss, dot, parameter_penalty
 from lightning_modules.pairwise import PairwiseRecommender, embedding
 
 

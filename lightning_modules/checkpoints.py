@@ -10,10 +10,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from typing_extensions import Self
 
-from catwalk.atomic_files import write_bytes
-from catwalk.backbones import read_checkpoint
 from catwalk.errors import CatwalkError
-from catwalk.pretrained_weights import verify_checksums
+from catwalk.files.atomic import write_bytes
+from catwalk.files.checkpoints import read_checkpoint, verify_checksums
 
 OF_A_TRAINING = {"state_dict": dict, "pytorch-lightning_version": str, "epoch": int, "global_step": int}
 """What every checkpoint of a Trainer holds at least."""

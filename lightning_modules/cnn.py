@@ -17,22 +17,15 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from catwalk.backbones import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Network,
-    build_network,
-    check_initial_weights,
-    loads_weights,
-    without_initial_weights,
-)
-from catwalk.batching import Bucket
-from catwalk.counter_random import derived_seed
 from catwalk.errors import CatwalkError
-from catwalk.features import Predictions, predict
-from catwalk.imagenet import imagenet_categories
-from catwalk.images import ItemImages
-from catwalk.known_backbones import check_backbone
+from catwalk.keyed_random import derived_seed
+from catwalk.networks.batching import Bucket
+from catwalk.networks.building import build_network, check_initial_weights, loads_weights, without_initial_weights
+from catwalk.networks.features import Predictions, predict
+from catwalk.networks.imagenet import imagenet_categories
+from catwalk.networks.known_backbones import check_backbone
+from catwalk.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
+from catwalk.shop.images import ItemImages
 from lightning_modules.checkpoints import CLASS, CheckpointedModule, check_checkpoint, check_class
 from lightning_modules.finite_loss import FiniteLoss
 
@@ -54,7 +47,7 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
 
     Args:
         backbone: Import path of a function or class that returns a classifier, such as ``torchvision.models.resnet50``,
-            ``timm.create_model`` or ``catwalk.backbones.compact_cnn``.
+            ``timm.create_model`` or ``catwalk.networks.compact_cnn``.
         backbone_args: Its keyword arguments, such as ``{weights: IMAGENET1K_V2}``.
         weights: File with weights to begin with, of PyTorch or safetensors: the backbone's own ``state_dict``, or a
             checkpoint that holds it, such as those of the ``robustness`` library, of Free adversarial training and of

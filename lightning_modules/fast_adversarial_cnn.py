@@ -9,7 +9,7 @@ from torch import Tensor
 from catwalk.attacks import PGD
 from catwalk.attacks.threat_model import GreyLevels, grey_levels
 from catwalk.errors import CatwalkError
-from catwalk.frozen_network import eval_mode
+from catwalk.networks.frozen import eval_mode
 from lightning_modules.adversarial_cnn import DefendedClassifier
 
 GUARD = "guard"

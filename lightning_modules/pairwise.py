@@ -12,11 +12,11 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from catwalk.backbones import read_checkpoint
 from catwalk.errors import CatwalkError
-from catwalk.lazy_adam import LazyAdam
+from catwalk.files.checkpoints import read_checkpoint
 from catwalk.limits import check_number
-from catwalk.scorers import built_for_of
+from catwalk.recommenders.lazy_adam import LazyAdam
+from catwalk.recommenders.scorers import built_for_of
 from lightning_modules.checkpoints import check_checkpoint
 from lightning_modules.recommender import TRAINED_ON, Recommender, check_same
 
@@ -35,7 +35,8 @@ class PairwiseRecommender(Recommender):
 
     Args:
         top_k: List lengths K of HR@K and nDCG@K.
-        optimizer: Optimizer by class path; :class:`~catwalk.lazy_adam.LazyAdam` with learning rate 0.01 by default.
+        optimizer: Optimizer by class path; :class:`~catwalk.recommenders.lazy_adam.LazyAdam` with learning rate
+            0.01 by default.
         learning_rates: Learning rates by group of parameters, where they differ from the optimizer's: ``P`` (users),
             ``Q`` (items) and, with images, ``E``.
         warm_start: Checkpoint of a recommender with the same parameters, with which ``fit`` begins; the optimizer

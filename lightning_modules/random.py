@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from catwalk.counter_random import uniform
+from catwalk.keyed_random import uniform
 from catwalk.limits import check_seed
 from lightning_modules.recommender import Recommender
 

@@ -15,8 +15,9 @@ from catwalk.limits import check_number
 from catwalk.metrics import HitRate, NormalizedDCG
 from catwalk.metrics.auc import auc
 from catwalk.metrics.mean import ShareMean
-from catwalk.ranking import SeenItems, check_list_length, rank_users, score_users, top_k
-from catwalk.scorers import BUILT_FOR, built_for_of
+from catwalk.recommenders.ranking import check_list_length, rank_users, score_users, top_k
+from catwalk.recommenders.scorers import BUILT_FOR, built_for_of
+from catwalk.shop.user_items import SeenItems
 from lightning_modules.checkpoints import CLASS, CheckpointedModule, check_checkpoint, check_class
 from lightning_modules.finite_loss import FiniteLoss, why_not_finite
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from catwalk.limits import check_memory
-from catwalk.scorers import dot, parameter_penalty
+from catwalk.recommenders.scorers import dot, parameter_penalty
 from lightning_modules.bpr_mf import BPRMF
 from lightning_modules.pairwise import embedding
 

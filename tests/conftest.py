@@ -18,12 +18,13 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from pytorch_lightning import Trainer, seed_everything
 
-from catwalk.backbones import Classifier, load_classifier, network_fingerprint
-from catwalk.catalogue import Catalogue
-from catwalk.features import FeatureTable, predict
-from catwalk.images import load_images
+from catwalk.importers.synthetic import synthetic
+from catwalk.networks.classifier import Classifier, load_classifier
+from catwalk.networks.features import FeatureTable, predict
+from catwalk.networks.network import network_fingerprint
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import load_images
 from datamodules import ProductImages
-from datamodules.importers.synthetic import synthetic
 from lightning_modules import ProductClassifier
 
 TrainerFactory = Callable[..., Trainer]
@@ -118,7 +119,7 @@ def trained(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedCNN:
 
 
 def small_classifier(**settings: Any) -> ProductClassifier:
-    return ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8}, **settings)
+    return ProductClassifier("catwalk.networks.compact_cnn", {"width": 8}, **settings)
 
 
 def small_images(shop: Path, **settings: Any) -> ProductImages:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from catwalk.frozen_network import frozen
+from catwalk.networks.frozen import frozen
 
 
 def far_from_defaults(network, seed=0):

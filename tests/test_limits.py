@@ -12,11 +12,11 @@ import torch
 from catwalk import limits
 from catwalk.attacks import FGSM, PGD
 from catwalk.errors import CatwalkError, TooLargeError
+from catwalk.importers.simulated_purchases import random_stream
+from catwalk.importers.synthetic import synthetic
 from catwalk.metrics import HitRate, NormalizedDCG
-from catwalk.splits import LeaveRandomOut
+from catwalk.shop.splits import LeaveRandomOut
 from datamodules import InteractionTriplets, ProductImages
-from datamodules.importers.simulated_purchases import random_stream
-from datamodules.importers.synthetic import synthetic
 from lightning_modules import AMR, APR, BPRMF, VBPR, Popularity, Random
 
 SEEDED: dict[str, Callable[[Any], object]] = {

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from catwalk.attacks.threat_model import GreyLevels, Norm, ThreatModel, below_half_a_level, grey_levels
-from catwalk.batching import map_batches, padded_batches
 from catwalk.errors import CatwalkError
-from catwalk.frozen_network import Precision, eval_mode, exact_convolutions, frozen
 from catwalk.limits import check_seed
+from catwalk.networks.batching import map_batches, padded_batches
+from catwalk.networks.frozen import Precision, eval_mode, exact_convolutions, frozen
 
 Knowledge = Literal["network", "network and purchases", "network and recommender"]
 
@@ -76,7 +76,7 @@ class Attack(abc.ABC):
     A subclass implements :meth:`perturb`. Calling the attack wraps it in what the contract promises: the network's
     train and eval flags, running statistics and ``.grad`` are afterwards as before, the images of an item do not
     depend on the batch, and no image leaves the threat model. Meanwhile the network runs in its quickest form, see
-    :func:`~catwalk.frozen_network.frozen`; whether an attack has succeeded is asked of the network as it is.
+    :func:`~catwalk.networks.frozen.frozen`; whether an attack has succeeded is asked of the network as it is.
 
     Args:
         norm: Distance between images.
@@ -198,7 +198,7 @@ class Attack(abc.ABC):
             keys: int64 ``(N,)``, each item's key. The random start depends on (``seed``, key) alone. Required by
                 attacks with a random start, ignored by others.
             alone: Whether every image goes through the network by itself, instead of in batches padded to 16: for a few
-                images of a size of their own (:func:`~catwalk.batching.size_buckets`).
+                images of a size of their own (:func:`~catwalk.networks.batching.size_buckets`).
             progress: Called after each batch with the number of images done and the number of all.
 
         Returns:

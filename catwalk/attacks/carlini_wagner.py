@@ -9,8 +9,8 @@ from typing_extensions import Unpack
 
 from catwalk.attacks.attack import Attack, AttackSettings
 from catwalk.attacks.threat_model import ThreatModel
-from catwalk.batching import ROW_MULTIPLE
 from catwalk.errors import CatwalkError
+from catwalk.networks.batching import ROW_MULTIPLE
 
 _INSIDE = 0.999999
 """What clean images, scaled to [-1, 1], are multiplied by: at ±1 itself the gradient of tanh is 0 for ever."""

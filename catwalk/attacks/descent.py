@@ -125,7 +125,7 @@ def features_of(network: nn.Module, image: Tensor) -> Tensor:
     features = method(image) if callable(method) and not isinstance(method, nn.Module) else None
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 1:
         raise CatwalkError(
-            "network: must have a method features(images) that returns (N, D), as catwalk.backbones.Network has"
+            "network: must have a method features(images) that returns (N, D), as catwalk.networks.network.Network has"
         )
     if not bool(features.isfinite().all()):
         raise CatwalkError("network: its features are not finite on the first image; check its weights")

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from catwalk.attacks.attack import Attack, AttackSettings, check_steps, cross_entropy_gradient
 from catwalk.attacks.threat_model import GreyLevels, Norm, grey_levels
-from catwalk.counter_random import uniform
+from catwalk.keyed_random import uniform
 
 
 class PGD(Attack):

@@ -11,7 +11,7 @@ from catwalk.attacks.attack import AttackSettings, Scene, check_numbers
 from catwalk.attacks.descent import DescentAttack, features_of
 from catwalk.attacks.threat_model import GreyLevels, Norm
 from catwalk.errors import CatwalkError
-from catwalk.scorers import VisualScorer
+from catwalk.recommenders.scorers import VisualScorer
 
 Objective = Literal["exponential", "mean"]
 

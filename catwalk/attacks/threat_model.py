@@ -120,15 +120,15 @@ class ThreatModel:
 
         Raises:
             CatwalkError: If the space is the normalised one and the network has no ``std`` of three channels, as
-                :class:`~catwalk.backbones.Network` has.
+                :class:`~catwalk.networks.network.Network` has.
         """
         if self.space == "pixels":
             return self
         std = getattr(network, "std", None)
         if not isinstance(std, Tensor) or std.numel() != 3:
             raise CatwalkError(
-                "space: normalised needs a network with its standard deviations, `std`, as catwalk.backbones.Network "
-                "has; or measure in pixels"
+                "space: normalised needs a network with its standard deviations, `std`, as "
+                "catwalk.networks.network.Network has; or measure in pixels"
             )
         return replace(self, std=tuple(std.flatten().tolist()))
 

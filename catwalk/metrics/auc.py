@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from catwalk.metrics.mean import ShareMean
-from catwalk.ranking import check_scores, mask_value
+from catwalk.recommenders.ranking import check_scores
+from catwalk.shop.user_items import mask_value
 
 TILE_ROWS = 32
 """Rows that are compared at a time, so that what is compared and the outcome stay in a CPU's cache."""
@@ -16,7 +17,7 @@ def auc(scores: Tensor, targets: Tensor) -> Tensor:
     Other held-out items are not among the other candidates.
 
     Args:
-        scores: Finite ``(B, N)``; :func:`~catwalk.ranking.mask_value` marks what the user has seen, which is no
+        scores: Finite ``(B, N)``; :func:`~catwalk.shop.user_items.mask_value` marks what the user has seen, which is no
             candidate.
         targets: int64 ``(B,)``, the one held-out item of each user, or ``(B, T)``, any number of them from 1 on, each
             at most once; ``-1`` fills the rows of users with fewer.
@@ -32,7 +33,7 @@ def auc(scores: Tensor, targets: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> from catwalk.metrics.auc import auc
-        >>> from catwalk.ranking import mask_value
+        >>> from catwalk.recommenders.ranking import mask_value
         >>> scores = torch.tensor([[0.1, 0.5, mask_value(torch.float32), 0.5, 0.9]])
         >>> auc(scores, torch.tensor([1]))
         tensor([0.5000], dtype=torch.float64)

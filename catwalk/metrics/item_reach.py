@@ -10,7 +10,8 @@ from torch.nn import functional
 from torchmetrics import Metric
 
 from catwalk.metrics.held_out import check_recommended, list_lengths
-from catwalk.ranking import check_scores, mask_value
+from catwalk.recommenders.ranking import check_scores
+from catwalk.shop.user_items import mask_value
 
 
 def item_ranks(scores: Tensor, items: Tensor) -> Tensor:
@@ -19,7 +20,7 @@ def item_ranks(scores: Tensor, items: Tensor) -> Tensor:
     Every user's scores are sorted once, which is cheaper than to compare them with those of each of the items.
 
     Args:
-        scores: Finite ``(B, N)``; :func:`~catwalk.ranking.mask_value` marks an item that is no candidate.
+        scores: Finite ``(B, N)``; :func:`~catwalk.shop.user_items.mask_value` marks an item that is no candidate.
         items: int64 ``(n,)``, each in ``0..N-1``.
 
     Returns:
@@ -31,7 +32,7 @@ def item_ranks(scores: Tensor, items: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> from catwalk.metrics.item_reach import item_ranks
-        >>> from catwalk.ranking import mask_value
+        >>> from catwalk.recommenders.ranking import mask_value
         >>> item_ranks(torch.tensor([[0.5, 0.9, 0.5, mask_value(torch.float32)]]), torch.tensor([2, 1, 3]))
         tensor([[3, 1, 0]])
     """

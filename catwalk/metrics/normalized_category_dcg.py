@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from catwalk.metrics.category_hit_ratio import place_categories
 from catwalk.metrics.held_out import check_recommended, list_lengths
 from catwalk.metrics.normalized_dcg import discounts
-from catwalk.ranking import SeenItems
+from catwalk.shop.user_items import SeenItems
 
 
 def category_gains(candidates: Tensor, top_k: int) -> Tensor:
@@ -74,7 +74,7 @@ class NormalizedCategoryDCG(Metric):
     Example:
         >>> import torch
         >>> from catwalk.metrics import NormalizedCategoryDCG
-        >>> from catwalk.ranking import SeenItems
+        >>> from catwalk.recommenders.ranking import SeenItems
         >>> categories = torch.tensor([0, 0, 0, 1, 1])
         >>> seen = SeenItems.from_pairs(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 3]), num_users=2, num_items=5)
         >>> metric = NormalizedCategoryDCG([1, 2], categories, num_categories=2, seen=seen)

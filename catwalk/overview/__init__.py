@@ -7,12 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from catwalk.atomic_files import write_text
-from catwalk.catalogue import Catalogue, read_dataset_info
 from catwalk.errors import CatwalkError
-from catwalk.ids import doubtful_ids
-from catwalk.interactions import Interactions
-from catwalk.labelled_images import LabelledImages
+from catwalk.files.atomic import write_text
 from catwalk.overview.facts import (
     ImageFacts,
     LabelFacts,
@@ -25,7 +21,11 @@ from catwalk.overview.facts import (
 )
 from catwalk.overview.reading import purchase_tables, read_headers, same_photographs, split_facts
 from catwalk.overview.screen import print_overview
-from catwalk.tables import find_table
+from catwalk.shop.catalogue import Catalogue, read_dataset_info
+from catwalk.shop.columns import find_table
+from catwalk.shop.ids import doubtful_ids
+from catwalk.shop.interactions import Interactions
+from catwalk.shop.labelled_images import LabelledImages
 
 __all__ = ["Overview", "show"]
 

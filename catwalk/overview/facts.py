@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from catwalk.catalogue import Catalogue
-from catwalk.ids import first_clash
-from catwalk.interactions import Interactions
-from catwalk.labelled_images import SPLITS, LabelledImages
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.ids import first_clash
+from catwalk.shop.interactions import Interactions
+from catwalk.shop.labelled_images import SPLITS, LabelledImages
 
 IntArray = NDArray[np.int64]
 Header = tuple[int, int, str]
@@ -485,7 +485,7 @@ def weaknesses(
     """Return what makes a study of a shop weak, a sentence each.
 
     The arguments are an :class:`Overview`'s, and what is doubtful about ids and times, see
-    :func:`~catwalk.ids.doubtful_ids` and :class:`~catwalk.interactions.Interactions`.
+    :func:`~catwalk.shop.ids.doubtful_ids` and :class:`~catwalk.shop.interactions.Interactions`.
     """
     found = []
     if purchases is None or split is None:
@@ -524,8 +524,8 @@ def _about_tests(purchases: PurchaseFacts, split: SplitFacts, time: TimeFacts | 
     if split.seen_future:
         found.append(
             f"{split.kind} lets recommenders train on the future: of {split.test:,} tested purchases "
-            f"{split.seen_future:,} are earlier than a training purchase of another user; catwalk.splits.DateSplit, a "
-            "global split by time, does not"
+            f"{split.seen_future:,} are earlier than a training purchase of another user; "
+            "catwalk.shop.splits.DateSplit, a global split by time, does not"
         )
     if split.cold:
         found.append(

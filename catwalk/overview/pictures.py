@@ -15,10 +15,10 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image
 
-from catwalk.atomic_files import write_bytes
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.figures.style import (
+from catwalk.files.atomic import write_bytes
+from catwalk.overview.facts import TOP, CategoryFacts, Overview, PurchaseFacts, TimeFacts
+from catwalk.plots.style import (
     BELOW,
     BLUE,
     DIM,
@@ -33,9 +33,9 @@ from catwalk.figures.style import (
     save,
     shortened,
 )
-from catwalk.images import UInt8Array, decode, truncated_images_allowed
-from catwalk.interactions import Interactions
-from catwalk.overview.facts import TOP, CategoryFacts, Overview, PurchaseFacts, TimeFacts
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import UInt8Array, decode, truncated_images_allowed
+from catwalk.shop.interactions import Interactions
 
 DRAWN_CATEGORIES = 30
 """Categories in the figure, and on a sheet of samples."""

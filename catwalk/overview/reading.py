@@ -9,10 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from catwalk.catalogue import Catalogue
-from catwalk.colour_profiles import foreign_profile
 from catwalk.overview.facts import Header, SplitFacts
-from catwalk.tables import find_table
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.colour_profiles import foreign_profile
+from catwalk.shop.columns import find_table
 
 PARTS = ("train", "validation", "test")
 """Tables of a published split."""
@@ -34,7 +34,7 @@ def purchase_tables(catalogue: Catalogue) -> list[Path]:
 
 def split_facts(catalogue: Catalogue, tables: Sequence[Path]) -> SplitFacts:
     """Return the sizes of the split on which recommenders are trained and tested by default."""
-    from catwalk.splits import read_split  # its import of PyTorch would slow down the help
+    from catwalk.shop.splits import read_split  # its import of PyTorch would slow down the help
 
     split = read_split(catalogue)
     return SplitFacts(

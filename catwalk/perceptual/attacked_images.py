@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from catwalk.atomic_files import open_text
-from catwalk.attacked_items import read_attacked_items
-from catwalk.batching import size_buckets
-from catwalk.catalogue import Catalogue
-from catwalk.csv_text import to_cell
-from catwalk.images import ReportProgress, UInt8Array, decode, truncated_images_allowed
-from catwalk.perceptual.figures import PerceptualFigures, perceptual_figures
+from catwalk.files.atomic import open_text
+from catwalk.files.csv_text import to_cell
+from catwalk.networks.batching import size_buckets
+from catwalk.perceptual.distances import PerceptualFigures, perceptual_figures
 from catwalk.perceptual.lpips_distance import LPIPS
+from catwalk.poisoning.records import read_attacked_items
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import ReportProgress, UInt8Array, decode, truncated_images_allowed
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from catwalk.errors import CatwalkError
-from catwalk.frozen_network import exact_convolutions
+from catwalk.networks.frozen import exact_convolutions
+from catwalk.networks.pretrained_weights import read_weights
 from catwalk.perceptual.trunks import MODELS, TrunkName, find_trunk
-from catwalk.pretrained_weights import read_weights
 
 SMALLEST: dict[TrunkName, int] = {"vgg": 16, "alex": 31, "squeeze": 17}
 """Pixels of the shorter side below which nothing is left of an image in a trunk's last layers."""

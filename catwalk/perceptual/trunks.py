@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from catwalk.errors import CatwalkError
-from catwalk.pretrained_weights import read_weights
+from catwalk.networks.pretrained_weights import read_weights
 
 TrunkName = Literal["vgg", "alex", "squeeze"]
 

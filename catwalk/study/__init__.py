@@ -12,26 +12,24 @@ from rich.console import Console
 from rich.markup import escape
 
 from catwalk import __version__
-from catwalk.atomic_files import write_text
-from catwalk.catalogue import number_of
 from catwalk.errors import CatwalkError
+from catwalk.files.atomic import write_text
 from catwalk.perceptual import LPIPS, load_lpips
-from catwalk.protocol import Protocol
-from catwalk.study.cache import StageCache
+from catwalk.poisoning.protocol import Protocol
+from catwalk.results.store import StageCache
+from catwalk.shop.catalogue import number_of
 from catwalk.study.grid import NO_ATTACK, Grid, Settings, Training
-from catwalk.study.perceptual_stage import PerceptualSettings, PerceptualStage
 from catwalk.study.progress import StudyProgress
 from catwalk.study.remarks import remarks_on_networks, what_is_replaced
-from catwalk.study.specification import split_of
-from catwalk.study.stages import (
-    AccuracyStage,
-    AttackStage,
-    ClassifierStage,
-    FeaturesStage,
-    RecommenderStage,
-    Shop,
-    Stage,
-)
+from catwalk.study.shop import Shop
+from catwalk.study.specifications import split_of
+from catwalk.study.stages.accuracy import AccuracyStage
+from catwalk.study.stages.attack import AttackStage
+from catwalk.study.stages.classifier import ClassifierStage
+from catwalk.study.stages.features import FeaturesStage
+from catwalk.study.stages.perceptual import PerceptualSettings, PerceptualStage
+from catwalk.study.stages.recommender import RecommenderStage
+from catwalk.study.stages.stage import Stage
 from catwalk.study.tables import Cell, Table, networks_table, table_1, table_2, write_cells
 from catwalk.study.wandb import CellRun, WandbMode, require_login, write_runs
 
@@ -79,8 +77,8 @@ def run_study(
         accuracy_attack: ``class_path`` and ``init_args`` of the untargeted attack under which the networks' accuracy on
             the test images is measured; by default PGD with ε = 8 grey levels, ten steps of ε/6 and a random start.
         lpips: How LPIPS of the adversarial images is measured.
-        split: ``class_path`` and ``init_args`` of the rule by which purchases are divided, one of ``catwalk.splits``;
-            by default the publisher's split, or else every user's last purchase is the test.
+        split: ``class_path`` and ``init_args`` of the rule by which purchases are divided, one of
+            ``catwalk.shop.splits``; by default the publisher's split, or else every user's last purchase is the test.
         wandb: ``offline`` writes a W&B run for each cell, and one with the tables, to ``output/wandb``; ``online``
             sends them to your account as well. Neither by default.
         wandb_artifacts: Whether those runs bring the study's files, its classifiers and their features along.

@@ -7,8 +7,8 @@ from typing import Any
 
 from catwalk.errors import CatwalkError
 from catwalk.limits import check_seed
-from catwalk.protocol import Protocol
-from catwalk.study.specification import attack_of
+from catwalk.poisoning.protocol import Protocol
+from catwalk.study.specifications import attack_of
 
 NO_ATTACK = "No attack"
 

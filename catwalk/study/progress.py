@@ -8,8 +8,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from catwalk.images import ReportProgress
-from catwalk.progress import Progress
+from catwalk.shop.images import ReportProgress
+from catwalk.terminal.progress import Progress
 
 
 class StudyProgress:
@@ -17,7 +17,7 @@ class StudyProgress:
 
     Args:
         console: Where to show it; without a terminal there are lines instead of bars, see
-            :class:`~catwalk.progress.Progress`.
+            :class:`~catwalk.terminal.progress.Progress`.
         num_stages: Number of stages to come.
         title: What is under way.
     """

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from catwalk.csv_text import from_cell
-from catwalk.labelled_images import LabelledImages
+from catwalk.files.csv_text import from_cell
+from catwalk.shop.labelled_images import LabelledImages
 from catwalk.study.grid import Grid
-from catwalk.study.stages import ClassifierStage, FeaturesStage, Shop
+from catwalk.study.shop import Shop
+from catwalk.study.stages.classifier import ClassifierStage
+from catwalk.study.stages.features import FeaturesStage
 
 LITTLE_SKILL = 0.1
 """Share of the way from chance to no mistakes below which a network has learnt next to nothing."""

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from catwalk.atomic_files import open_text, write_text
-from catwalk.csv_text import to_cell
+from catwalk.files.atomic import open_text, write_text
+from catwalk.files.csv_text import to_cell
 from catwalk.study.latex import DEFINE_OTHER_SCRIPT, OTHER_SCRIPT, label, latex
 
 Cell = dict[str, Any]

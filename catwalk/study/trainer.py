@@ -11,10 +11,10 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks.show_batches import ShowBatches
-from catwalk import known_notices
+from catwalk.configuration import notices as known_notices
 from catwalk.errors import CatwalkError
-from catwalk.stopping import keep_sigterm
 from catwalk.study.progress import StudyProgress
+from catwalk.terminal.stopping import keep_sigterm
 from lightning_modules.checkpoints import write_whole_checkpoints
 
 

@@ -16,12 +16,14 @@ from rich.console import Console
 
 from callbacks.wandb_loggers import files_with_run
 from catwalk import __version__
-from catwalk.csv_text import from_cell
 from catwalk.errors import CatwalkError
-from catwalk.progress import Progress
-from catwalk.study.perceptual_stage import PerceptualStage
-from catwalk.study.stages import ClassifierStage, FeaturesStage, Stage
+from catwalk.files.csv_text import from_cell
+from catwalk.study.stages.classifier import ClassifierStage
+from catwalk.study.stages.features import FeaturesStage
+from catwalk.study.stages.perceptual import PerceptualStage
+from catwalk.study.stages.stage import Stage
 from catwalk.study.tables import Cell
+from catwalk.terminal.progress import Progress
 
 if TYPE_CHECKING:
     import wandb  # otherwise imported by those functions that are called when it is wanted
@@ -211,9 +213,9 @@ def _log_galleries(run: "wandb.Run", cells: Sequence[CellRun]) -> None:
     """
     import wandb
 
-    from catwalk.figures.gallery import draw_gallery
-    from catwalk.figures.style import save
-    from catwalk.gallery_items import gallery_items
+    from catwalk.plots.gallery import draw_gallery
+    from catwalk.plots.gallery_items import gallery_items
+    from catwalk.plots.style import save
 
     looks = {stage.attack.key: stage for cell in cells for stage in cell.stages if isinstance(stage, PerceptualStage)}
     by_name: dict[str, PerceptualStage] = {}

@@ -68,8 +68,8 @@ def run_search(
             before ``patience`` epochs, and not before five trials have been completed.
         seed: Seed of the search, and of the weights and batches of every trial.
         wandb: ``offline`` or ``online`` for a W&B run of each trial, in the group ``name``; ``off`` by default.
-        split: ``class_path`` and ``init_args`` of the rule by which purchases are divided, one of ``catwalk.splits``;
-            by default the publisher's split, or else every user's last purchase is the test.
+        split: ``class_path`` and ``init_args`` of the rule by which purchases are divided, one of
+            ``catwalk.shop.splits``; by default the publisher's split, or else every user's last purchase is the test.
         output: Folder for searches.
 
     Returns:

@@ -13,9 +13,9 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.study import StudyDirection
 
-from catwalk.atomic_files import write_bytes, write_text
 from catwalk.errors import CatwalkError
-from catwalk.locks import LockedError, locked
+from catwalk.files.atomic import write_bytes, write_text
+from catwalk.files.locks import LockedError, locked
 
 JOURNAL_FILE = "journal.log"
 HASHES_FILE = "journal.log.sha256"

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from catwalk.atomic_files import write_text
-from catwalk.csv_text import to_cell
 from catwalk.errors import CatwalkError
+from catwalk.files.atomic import write_text
+from catwalk.files.csv_text import to_cell
 from catwalk.tuning.training import FAILURE, SearchedTraining
 
 TRIALS_FILE, BEST_FILE = "trials.csv", "best.yaml"

@@ -16,17 +16,19 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.memory import is_oom_error
 
-from catwalk.catalogue import Catalogue
+from catwalk.configuration.specification import Specification
 from catwalk.errors import CatwalkError, DivergedError, TooLargeError
-from catwalk.features import FEATURES_FILE, FeatureTable
-from catwalk.file_hashes import file_hash
-from catwalk.splits import read_split
+from catwalk.files.hashes import file_hash
+from catwalk.files.watched import WatchedFiles, watch
+from catwalk.networks.features import FEATURES_FILE, FeatureTable
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.splits import read_split
 from catwalk.study.grid import Settings
 from catwalk.study.progress import StudyProgress
-from catwalk.study.specification import Specification, data_of, split_of
-from catwalk.study.stages import TRIPLETS, Shop
+from catwalk.study.shop import Shop
+from catwalk.study.specifications import data_of, split_of
+from catwalk.study.stages.recommender import TRIPLETS
 from catwalk.study.trainer import make_trainer, quiet_lightning
-from catwalk.watched_files import WatchedFiles, watch
 from lightning_modules.recommender import Recommender
 
 OWN_DATA = {

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
-from catwalk.scorers import VisualScorer
+from catwalk.recommenders.scorers import VisualScorer
 
 ATTACKS = {
     "fgsm": lambda **kwargs: FGSM(**kwargs),
@@ -48,7 +48,7 @@ def aims(attack, categories):
 
 
 class SmallNetwork(nn.Sequential):
-    """Layers with features before the last of them, as :class:`~catwalk.backbones.Network` has."""
+    """Layers with features before the last of them, as :class:`~catwalk.networks.network.Network` has."""
 
     def features(self, images):
         for layer in list(self)[:-1]:

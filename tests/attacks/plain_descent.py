@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from catwalk.backbones import Network
+from catwalk.networks.network import Network
 
 
 def smooth_network():

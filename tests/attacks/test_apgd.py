@@ -13,8 +13,8 @@ from catwalk.attacks import APGD
 from catwalk.attacks.apgd import checkpoints
 from catwalk.attacks.pgd import random_point
 from catwalk.errors import CatwalkError
-from catwalk.poisoning import poison, read_summary
-from catwalk.study.specification import attack_of
+from catwalk.poisoning.poison import poison, read_summary
+from catwalk.study.specifications import attack_of
 
 every_norm = pytest.mark.parametrize(("norm", "epsilon"), [("linf", 8.0), ("l2", 60.0)])
 every_loss = pytest.mark.parametrize("loss", ["ce", "dlr"])

@@ -5,7 +5,7 @@ from frozen_networks import convolution, far_from_defaults, make_images
 from torch import nn
 
 from catwalk.attacks import PGD, CarliniWagner
-from catwalk.frozen_network import frozen
+from catwalk.networks.frozen import frozen
 
 SEARCH = {"initial_c": 0.03, "searches": 3, "iterations": 60, "check_every": 10, "learning_rate": 0.02}
 

@@ -14,8 +14,8 @@ from catwalk.attacks import PGD, Attack, CarliniWagner
 from catwalk.attacks.carlini_wagner import _Box, _Search
 from catwalk.attacks.threat_model import ThreatModel, l2_levels
 from catwalk.errors import CatwalkError
-from catwalk.images import load_images
-from catwalk.poisoning import poison
+from catwalk.poisoning.poison import poison
+from catwalk.shop.images import load_images
 
 QUICK = {"iterations": 60, "check_every": 10, "searches": 4, "initial_c": 0.03, "learning_rate": 0.02}
 

@@ -15,11 +15,11 @@ from torch import nn
 from catwalk.attacks import FeatureMatching, Scene
 from catwalk.attacks.descent import descend
 from catwalk.attacks.pgd import random_point
-from catwalk.backbones import build_network
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.poisoning import poison
-from catwalk.splits import read_split
+from catwalk.networks.building import build_network
+from catwalk.poisoning.poison import poison
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.splits import read_split
 
 every_norm = pytest.mark.parametrize(("norm", "epsilon"), [("linf", 8.0), ("l2", 60.0)])
 
@@ -116,7 +116,7 @@ def test_succeeds_where_the_network_sees_the_same_category_as_in_the_target():
 @pytest.mark.parametrize("settings", [{}, {"norm": "l2", "epsilon": 60.0}, {"random_start": True}])
 def test_the_result_does_not_depend_on_batch_size_order_or_company(settings):
     torch.manual_seed(0)
-    network = build_network("catwalk.backbones.compact_cnn", {"width": 4}, 5)
+    network = build_network("catwalk.networks.compact_cnn", {"width": 4}, 5)
     for _ in range(3):
         network(torch.rand(16, 3, 9, 9))
     network.eval()

@@ -12,8 +12,8 @@ from torch import nn
 from catwalk.attacks import FGSM, MIFGSM, PGD
 from catwalk.attacks.threat_model import linf_levels
 from catwalk.errors import CatwalkError
-from catwalk.poisoning import poison, read_summary
-from catwalk.study.specification import attack_of
+from catwalk.poisoning.poison import poison, read_summary
+from catwalk.study.specifications import attack_of
 
 
 def smooth_network():

@@ -15,12 +15,12 @@ from torch import nn
 from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.attacks.pgd import random_point
 from catwalk.attacks.threat_model import ThreatModel, ThreatModelError
-from catwalk.backbones import IMAGENET_MEAN, IMAGENET_STD, Network
-from catwalk.counter_random import uniform
 from catwalk.errors import CatwalkError
-from catwalk.poisoning import poison, read_summary
-from catwalk.protocol import Protocol
-from catwalk.scorers import VisualScorer
+from catwalk.keyed_random import uniform
+from catwalk.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
+from catwalk.poisoning.poison import poison, read_summary
+from catwalk.poisoning.protocol import Protocol
+from catwalk.recommenders.scorers import VisualScorer
 
 QUANTISATIONS = ["inside", "round", "truncate"]
 AS_PUBLISHED = Protocol(epsilon_space="normalised", clip=False, quantise="truncate")

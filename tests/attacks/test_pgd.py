@@ -13,10 +13,10 @@ from torch import nn
 
 from catwalk.attacks import FGSM, PGD
 from catwalk.attacks.pgd import random_point, steepest
-from catwalk.counter_random import uniform
 from catwalk.errors import CatwalkError
-from catwalk.poisoning import poison, read_summary
-from catwalk.study.specification import attack_of
+from catwalk.keyed_random import uniform
+from catwalk.poisoning.poison import poison, read_summary
+from catwalk.study.specifications import attack_of
 
 
 def reference_pgd(network, x0, y, epsilon, step, iterations, start, targeted):

@@ -14,11 +14,12 @@ from torch import nn
 
 from catwalk.attacks import RankAttack, Scene
 from catwalk.attacks.pgd import random_point
-from catwalk.backbones import build_network
 from catwalk.errors import CatwalkError
-from catwalk.features import FeatureRows, FeatureTable
-from catwalk.poisoning import poison, read_summary
-from catwalk.scorers import VisualScorer
+from catwalk.networks.building import build_network
+from catwalk.networks.features import FeatureTable
+from catwalk.poisoning.poison import poison, read_summary
+from catwalk.recommenders.feature_rows import FeatureRows
+from catwalk.recommenders.scorers import VisualScorer
 from datamodules import InteractionTriplets
 from lightning_modules import AMR, BPRMF, VBPR
 
@@ -151,7 +152,7 @@ def test_the_exponential_of_large_scores_does_not_overflow():
 @pytest.mark.parametrize("settings", [{}, {"norm": "l2", "epsilon": 60.0}, {"random_start": True}])
 def test_the_result_does_not_depend_on_batch_size_order_or_company(objective, num_users, settings):
     torch.manual_seed(0)
-    network = build_network("catwalk.backbones.compact_cnn", {"width": 4}, 5)
+    network = build_network("catwalk.networks.compact_cnn", {"width": 4}, 5)
     for _ in range(3):
         network(torch.rand(16, 3, 9, 9))
     network.eval()

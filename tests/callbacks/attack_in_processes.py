@@ -18,7 +18,7 @@ import callbacks.inject_poisoned_images
 from callbacks import AttackedItems, CategoryHitRatio, InjectPoisonedImages
 from catwalk.attacks import PGD, Attack, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.errors import CatwalkError
-from catwalk.poisoning import Poisoning
+from catwalk.poisoning.poison import Poisoning
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 

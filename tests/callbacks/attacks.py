@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from catwalk.attacks import PGD
-from catwalk.poisoning import poison
+from catwalk.poisoning.poison import poison
 from datamodules import InteractionTriplets
 
 SOURCE, TARGET = "Sandal", "Sneaker"

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from pytorch_lightning import seed_everything
 
-from catwalk.splits import RatioSplit
+from catwalk.shop.splits import RatioSplit
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 

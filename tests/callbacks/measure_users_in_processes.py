@@ -13,7 +13,7 @@ from pytorch_lightning import Trainer
 
 import datamodules.interaction_triplets
 from callbacks import CategoryHitRatio, RankingFigures, WriteUserFigures
-from catwalk.splits import RatioSplit
+from catwalk.shop.splits import RatioSplit
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 

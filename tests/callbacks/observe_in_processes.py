@@ -78,7 +78,7 @@ def main(*arguments: str) -> None:
     observe(
         "classifier",
         FreeAdversarialClassifier(
-            backbone="catwalk.backbones.compact_cnn",
+            backbone="catwalk.networks.compact_cnn",
             backbone_args={"width": 8},
             weights=str(classifier),
             freeze_up_to="5",

@@ -30,7 +30,7 @@ def main(dataset: str, classifier: str, devices: str, batch_size: str, output: s
         enable_model_summary=False,
     )
     data = ProductImages(Path(dataset), batch_size=int(batch_size))
-    cnn = ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8})
+    cnn = ProductClassifier("catwalk.networks.compact_cnn", {"width": 8})
     trainer.predict(cnn, data, ckpt_path=classifier, return_predictions=False)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from catwalk.finished_attack import FINISHED_FILE
+from catwalk.poisoning.finished_attack import FINISHED_FILE
 
 SCRIPT = Path(__file__).with_name("attack_in_processes.py")
 

@@ -13,14 +13,14 @@ from PIL import Image
 from pytorch_lightning import seed_everything
 from safetensors.torch import load_file
 
-import catwalk.figures.gallery
+import catwalk.plots.gallery
 from callbacks import AttackGallery, InjectPoisonedImages
 from catwalk.attacks import PGD
 from catwalk.errors import CatwalkError
-from catwalk.figures.gallery import GalleryItem, difference, draw_gallery
-from catwalk.images import to_float
 from catwalk.metrics.structural_similarity import structural_similarity
 from catwalk.perceptual import LPIPS
+from catwalk.plots.gallery import GalleryItem, difference, draw_gallery
+from catwalk.shop.images import to_float
 from datamodules import InteractionTriplets
 from lightning_modules import BPRMF, VBPR
 
@@ -39,7 +39,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[list[GalleryItem]]:
         collected.append(items)
         return draw_gallery(items, title)
 
-    monkeypatch.setattr(catwalk.figures.gallery, "draw_gallery", draw_and_tell)
+    monkeypatch.setattr(catwalk.plots.gallery, "draw_gallery", draw_and_tell)
     return collected
 
 
@@ -173,7 +173,7 @@ def test_every_picture_is_drawn_beside_the_others(count: int, places: int, tmp_p
         )
         for number, colour in enumerate(colours)
     ]
-    catwalk.figures.style.save(draw_gallery(items, "Title"), tmp_path / "gallery.png")
+    catwalk.plots.style.save(draw_gallery(items, "Title"), tmp_path / "gallery.png")
     picture = pixels(tmp_path / "gallery.png").transpose(1, 2, 0)
     rows = -(-count // places)
     corners = []

@@ -8,15 +8,15 @@ from pytorch_lightning import seed_everything
 
 from callbacks import AdversarialAccuracy
 from catwalk.attacks import FGSM, PGD, RankAttack
-from catwalk.counter_random import content_keys
 from catwalk.errors import CatwalkError
+from catwalk.keyed_random import content_keys
 from datamodules import ProductImages
 from lightning_modules import ProductClassifier
 
 
 @pytest.fixture
 def model() -> ProductClassifier:
-    return ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8})
+    return ProductClassifier("catwalk.networks.compact_cnn", {"width": 8})
 
 
 def images_of(shop, split):
@@ -72,7 +72,7 @@ def test_the_validation_attacks_the_first_images(shop, trained, make_trainer, mo
 def test_it_changes_nothing_of_the_training(shop, make_trainer):
     def train(*callbacks):
         seed_everything(0, verbose=False)
-        model = ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8})
+        model = ProductClassifier("catwalk.networks.compact_cnn", {"width": 8})
         trainer = make_trainer(max_epochs=2, callbacks=list(callbacks))
         trainer.fit(model, ProductImages(shop, batch_size=32))
         return model.state_dict(), trainer.callback_metrics

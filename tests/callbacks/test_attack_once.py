@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 
 import callbacks.inject_poisoned_images
 from callbacks import InjectPoisonedImages
-from catwalk import poisoning
-from catwalk.attacked_items import read_attacked_items
 from catwalk.attacks import FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.errors import CatwalkError
-from catwalk.finished_attack import FINISHED_FILE
-from catwalk.poisoning import Poisoning, poison, read_summary
-from catwalk.protocol import Protocol
-from catwalk.splits import RatioSplit
+from catwalk.poisoning import poison as poisoning
+from catwalk.poisoning.finished_attack import FINISHED_FILE
+from catwalk.poisoning.poison import Poisoning, poison, read_summary
+from catwalk.poisoning.protocol import Protocol
+from catwalk.poisoning.records import read_attacked_items
+from catwalk.shop.splits import RatioSplit
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 

@@ -15,7 +15,7 @@ from callbacks import AttackedItems, InjectPoisonedImages
 from catwalk.attacks import PGD
 from catwalk.errors import CatwalkError, DivergedError
 from catwalk.metrics.item_reach import ItemReach, item_ranks
-from catwalk.ranking import mask_value
+from catwalk.shop.user_items import mask_value
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import VBPR, ProductClassifier
 
@@ -126,4 +126,4 @@ def test_the_items_of_the_attack_in_the_same_run_are_followed_from_before_it_on(
 def test_only_recommenders_have_such_figures(shop, folder: Path, make_trainer) -> None:
     trainer = make_trainer(callbacks=[AttackedItems(folder)])
     with pytest.raises(CatwalkError, match="AttackedItems measures recommenders, not a ProductClassifier"):
-        trainer.test(ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8}), ProductImages(shop))
+        trainer.test(ProductClassifier("catwalk.networks.compact_cnn", {"width": 8}), ProductImages(shop))

@@ -14,13 +14,13 @@ from pytorch_lightning import seed_everything
 from pytorch_lightning.loggers import TensorBoardLogger
 from safetensors.torch import load_file
 
-import catwalk.figures.category_bars
-import catwalk.figures.confusion
+import catwalk.plots.category_bars
+import catwalk.plots.confusion
 from callbacks import CategoryBars, CategoryHitRatio, InjectPoisonedImages
 from catwalk.attacks import PGD
-from catwalk.figures.category_bars import LARGEST, draw_category_bars
-from catwalk.figures.confusion import MOST, draw_confusion
-from catwalk.figures.style import BLUE, GREY, ORANGE, save
+from catwalk.plots.category_bars import LARGEST, draw_category_bars
+from catwalk.plots.confusion import MOST, draw_confusion
+from catwalk.plots.style import BLUE, GREY, ORANGE, save
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
@@ -35,8 +35,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict:
     """Return what the pictures were last drawn of."""
     collected = {}
     for module, draw in (
-        (catwalk.figures.category_bars, draw_category_bars),
-        (catwalk.figures.confusion, draw_confusion),
+        (catwalk.plots.category_bars, draw_category_bars),
+        (catwalk.plots.confusion, draw_confusion),
     ):
 
         def draw_and_tell(*arguments, draw=draw, **settings):

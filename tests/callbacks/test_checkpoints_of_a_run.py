@@ -17,7 +17,7 @@ from lightning_modules import FreeAdversarialClassifier, ProductClassifier
 
 def fit(shop, make_trainer, callbacks, model=None, **settings):
     seed_everything(0, verbose=False)
-    model = model or ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8})
+    model = model or ProductClassifier("catwalk.networks.compact_cnn", {"width": 8})
     trainer = make_trainer(**{"max_epochs": 2, "enable_checkpointing": True} | settings, callbacks=callbacks)
     trainer.fit(model, ProductImages(shop, batch_size=32))
     return trainer, model
@@ -39,7 +39,7 @@ def test_whole_epochs_and_in_between(shop, make_trainer, tmp_path, every, last):
 
 
 def test_batches_count_and_not_their_replays(shop, make_trainer, tmp_path):
-    model = FreeAdversarialClassifier(backbone="catwalk.backbones.compact_cnn", backbone_args={"width": 8}, replays=2)
+    model = FreeAdversarialClassifier(backbone="catwalk.networks.compact_cnn", backbone_args={"width": 8}, replays=2)
     fit(shop, make_trainer, [ResumableCheckpoint(str(tmp_path), "whole", every_n_batches=5)], model)
     assert steps(tmp_path / "last.ckpt") == 10 * 2
 
@@ -65,7 +65,7 @@ def test_lightning_finds_the_last_one_and_no_unfinished_one(shop, make_trainer, 
     again = make_trainer(
         max_epochs=2, enable_checkpointing=True, callbacks=[ResumableCheckpoint(str(tmp_path), "whole", 5)]
     )
-    model = ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8})
+    model = ProductClassifier("catwalk.networks.compact_cnn", {"width": 8})
     again.fit(model, ProductImages(shop, batch_size=32), ckpt_path="last", weights_only=True)
     assert again.global_step == 22
 
@@ -87,7 +87,7 @@ def test_a_run_killed_in_a_validation_goes_on_with_that(shop, make_trainer, tmp_
     with pytest.raises(RuntimeError, match="killed"):
         fit(shop, make_trainer, callbacks(), max_epochs=3)
     trainer = make_trainer(max_epochs=3, enable_checkpointing=True, callbacks=callbacks())
-    model = ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8})
+    model = ProductClassifier("catwalk.networks.compact_cnn", {"width": 8})
     trainer.fit(model, ProductImages(shop, batch_size=32), ckpt_path="last", weights_only=True)
     assert trainer.global_step == 33
     assert validated == [0, 1, 1, 2]
@@ -203,7 +203,7 @@ def test_a_damaged_checkpoint_is_named(finished_run, shop, make_trainer, tmp_pat
 
 
 def small():
-    return ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8})
+    return ProductClassifier("catwalk.networks.compact_cnn", {"width": 8})
 
 
 @pytest.fixture(scope="module")

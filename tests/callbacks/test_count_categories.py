@@ -145,6 +145,6 @@ def test_list_lengths_must_be_positive(top_k: list[int]) -> None:
 
 
 def test_it_measures_recommenders_only(shop, make_trainer) -> None:
-    model = ProductClassifier("catwalk.backbones.compact_cnn")
+    model = ProductClassifier("catwalk.networks.compact_cnn")
     with pytest.raises(CatwalkError, match="ProductClassifier"):
         make_trainer(callbacks=[CategoryHitRatio()], max_epochs=1).fit(model, ProductImages(shop))

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from callbacks import WriteFeatures
-from catwalk.catalogue import Catalogue
-from catwalk.features import FeatureTable
-from catwalk.images import decode
+from catwalk.networks.features import FeatureTable
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import decode
 from datamodules import ProductImages
 from lightning_modules import ProductClassifier
 
@@ -21,7 +21,7 @@ def written(shop_of_many_sizes: Path, trained, make_trainer, tmp_path_factory: p
     """Return the folder of the features, written by one process."""
     folder = tmp_path_factory.mktemp("sizes")
     make_trainer(callbacks=[WriteFeatures(folder)]).predict(
-        ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8}),
+        ProductClassifier("catwalk.networks.compact_cnn", {"width": 8}),
         ProductImages(shop_of_many_sizes, batch_size=32),
         ckpt_path=str(trained.checkpoint),
         return_predictions=False,

@@ -8,7 +8,7 @@ import rankings
 
 from callbacks import RankingFigures
 from catwalk.errors import CatwalkError
-from catwalk.splits import RatioSplit
+from catwalk.shop.splits import RatioSplit
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import BPRMF, ProductClassifier
 
@@ -78,6 +78,6 @@ def test_list_lengths_must_be_positive(top_k: list[int]) -> None:
 
 
 def test_it_measures_recommenders_only(shop, make_trainer) -> None:
-    model = ProductClassifier("catwalk.backbones.compact_cnn")
+    model = ProductClassifier("catwalk.networks.compact_cnn")
     with pytest.raises(CatwalkError, match="RankingFigures measures recommenders, not a ProductClassifier"):
         make_trainer(callbacks=[RankingFigures()], max_epochs=1).fit(model, ProductImages(shop))

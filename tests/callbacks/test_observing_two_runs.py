@@ -12,12 +12,12 @@ import pytest
 import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
-from catwalk.backbones import network_fingerprint
-from catwalk.catalogue import Catalogue
-from catwalk.features import FeatureTable, predict
-from catwalk.images import load_images
+from catwalk.importers.synthetic import synthetic
+from catwalk.networks.features import FeatureTable, predict
+from catwalk.networks.network import network_fingerprint
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import load_images
 from datamodules import InteractionTriplets, ProductImages
-from datamodules.importers.synthetic import synthetic
 
 pytestmark = pytest.mark.filterwarnings("ignore:images whose shorter side")
 

@@ -14,11 +14,11 @@ from pytorch_lightning.loggers import CSVLogger
 from callbacks import InjectPoisonedImages
 from callbacks.perceptual_distance import PerceptualDistance
 from catwalk.attacks import PGD
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.images import to_float
 from catwalk.metrics.structural_similarity import structural_similarity
 from catwalk.perceptual import LPIPS
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import to_float
 from lightning_modules import VBPR
 
 pytestmark = pytest.mark.filterwarnings("ignore:images whose shorter side")

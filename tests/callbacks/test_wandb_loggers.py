@@ -75,7 +75,7 @@ def test_labels_are_those_of_a_cell(shop: Path, tmp_path: Path) -> None:
     assert run_labels(BPRMF(), InteractionTriplets(shop), [], 5) == labels_of(
         **base, attack="No attack", recommender="BPRMF"
     )
-    network = ProductClassifier(backbone="catwalk.backbones.compact_cnn")
+    network = ProductClassifier(backbone="catwalk.networks.compact_cnn")
     assert run_labels(network, ProductImages(shop), [], 5) == labels_of(**base, extractor="ProductClassifier")
 
 

@@ -9,8 +9,8 @@ from pytorch_lightning.demos.boring_classes import BoringDataModule, BoringModel
 from callbacks import AttackedItems, AttackGallery, CategoryBars, InjectPoisonedImages, PerceptualDistance
 from catwalk.attacks import FGSM
 from catwalk.errors import CatwalkError
+from catwalk.importers.synthetic import synthetic
 from datamodules import InteractionTriplets
-from datamodules.importers.synthetic import synthetic
 
 OBSERVERS = {
     "AttackedItems": AttackedItems,

@@ -18,7 +18,7 @@ from catwalk.errors import CatwalkError
 from datamodules import ProductImages
 from lightning_modules import ProductClassifier
 
-SMALL = {"backbone": "catwalk.backbones.compact_cnn", "backbone_args": {"width": 8}}
+SMALL = {"backbone": "catwalk.networks.compact_cnn", "backbone_args": {"width": 8}}
 
 
 @pytest.fixture

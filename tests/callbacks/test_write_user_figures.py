@@ -14,7 +14,7 @@ import rankings
 
 from callbacks import CategoryHitRatio, WriteUserFigures
 from catwalk.errors import CatwalkError
-from catwalk.splits import RatioSplit
+from catwalk.shop.splits import RatioSplit
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import BPRMF, ProductClassifier
 
@@ -179,4 +179,4 @@ def test_categories_of_the_network_need_features(shop, make_trainer, tmp_path) -
 def test_it_is_for_recommenders_only(shop, make_trainer, tmp_path) -> None:
     trainer = make_trainer(callbacks=[WriteUserFigures(tmp_path / "users.csv")], max_epochs=1)
     with pytest.raises(CatwalkError, match="WriteUserFigures measures recommenders, not a ProductClassifier"):
-        trainer.fit(ProductClassifier("catwalk.backbones.compact_cnn"), ProductImages(shop))
+        trainer.fit(ProductClassifier("catwalk.networks.compact_cnn"), ProductImages(shop))

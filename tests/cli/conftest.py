@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from catwalk.cli import main
+from catwalk.cli.main import main
 
 CNN = ["--config", "configs/cnn/traditional.yaml", "--config", "configs/data/synthetic.yaml", "--trainer.logger=false"]
 SMALL = ["--model.backbone_args={width: 8}", "--data.batch_size=32"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from catwalk import cli
+from catwalk.cli import main as cli
 
 DATA = ["--config", "configs/data/synthetic.yaml", "--trainer.logger=false"]
 CNN = ["--config", "configs/cnn/traditional.yaml", *DATA]
@@ -49,7 +49,7 @@ ON_THE_LINE = {
     "size of an image as one number": (["fit", *CNN, "--data.image_size=28"], ["image_size", "such as [28, 28]"]),
     "option of a class before the class": (
         ["fit", *VBPR, "--data.split.day=1"],
-        ["data.split: day is given before", "catwalk.splits.DateSplit"],
+        ["data.split: day is given before", "catwalk.shop.splits.DateSplit"],
     ),
     "optimizer that is none": (
         ["fit", *VBPR, "--model.optimizer=torch.optim.lr_scheduler.StepLR"],
@@ -379,7 +379,7 @@ def test_interruption_by_the_user(work, run, monkeypatch: pytest.MonkeyPatch, wh
         raise KeyboardInterrupt
 
     target = {
-        "before Lightning": "catwalk.cli._run_lightning",
+        "before Lightning": "catwalk.cli.main._run_lightning",
         "inside Lightning": "lightning_modules.vbpr.VBPR.training_step",
     }[where]
     monkeypatch.setattr(target, interrupted)

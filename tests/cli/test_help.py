@@ -7,8 +7,8 @@ import sys
 import pytest
 
 import catwalk
-from catwalk.lightning_cli import HELP
-from catwalk.parsers import readable
+from catwalk.cli.lightning import HELP
+from catwalk.configuration.parsers import readable
 
 COMMANDS = [
     ["fit"],
@@ -27,7 +27,7 @@ COMMANDS = [
 def test_what_needs_no_pytorch_does_not_import_it(arguments: list[str]) -> None:
     code = f"""
 import sys
-from catwalk.cli import main
+from catwalk.cli.main import main
 try:
     main({arguments})
 except SystemExit as error:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from catwalk.backbones import load_classifier
-from catwalk.poisoning import read_summary
+from catwalk.networks.classifier import load_classifier
+from catwalk.poisoning.poison import read_summary
 
 DATA = ["--config", "configs/data/synthetic.yaml", "--trainer.logger=false"]
 VBPR = ["--config", "configs/recommender/vbpr.yaml", *DATA]

@@ -17,11 +17,12 @@ import wandb
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from catwalk import __version__, progress
-from catwalk.catalogue import Catalogue
-from catwalk.features import FeatureTable
-from catwalk.protocol import Protocol
+from catwalk import __version__
+from catwalk.networks.features import FeatureTable
+from catwalk.poisoning.protocol import Protocol
+from catwalk.shop.catalogue import Catalogue
 from catwalk.study.wandb import SETTINGS
+from catwalk.terminal import progress
 
 VBPR = ["fit", "--config", "configs/recommender/vbpr.yaml", "--config", "configs/data/synthetic.yaml"]
 SHORT = ["--trainer.max_epochs=1", "--data.validation=true", "--trainer.enable_progress_bar=false"]
@@ -125,7 +126,7 @@ def test_an_attack_is_logged(work, run) -> None:
 
 def test_no_warning_is_shown_and_the_network_is_not_asked(work) -> None:
     """In a process of its own, where warnings and log lines take the way that they take for a user."""
-    arguments = [sys.executable, "-m", "catwalk.cli", *VBPR, *SHORT]
+    arguments = [sys.executable, "-m", "catwalk.cli.main", *VBPR, *SHORT]
     with offline_runs.proxy() as (settings, asked):
         environment = {**os.environ, "WANDB_CONSOLE": "off", **settings}
         done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)

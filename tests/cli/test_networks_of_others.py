@@ -8,15 +8,15 @@ import pytest
 import torch
 import yaml
 
-from catwalk.backbones import compact_cnn
-from catwalk.imagenet import imagenet_categories
-from datamodules.importers.synthetic import CATEGORIES
+from catwalk.importers.synthetic import CATEGORIES
+from catwalk.networks.compact_cnn import compact_cnn
+from catwalk.networks.imagenet import imagenet_categories
 
 DATA = ["--config", "configs/data/synthetic.yaml", "--trainer.logger=false"]
 IMAGENET = ["--config", "configs/cnn/imagenet.yaml", *DATA]
 FINE_TUNED = ["--config", "configs/cnn/fine_tuned.yaml", *DATA]
 CONFIGURATIONS = sorted(path.name for path in Path(str(files("configs"))).glob("cnn/*.yaml"))
-SMALL = ["--model.backbone=catwalk.backbones.compact_cnn", "--data.image_size=null", "--data.shift=1"]
+SMALL = ["--model.backbone=catwalk.networks.compact_cnn", "--data.image_size=null", "--data.shift=1"]
 PLACES = (414, 601, 774, 770, 610, 608)
 """ImageNet's classes that stand for the shop's six categories."""
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytorch_lightning.cli import LightningCLI
 
-from catwalk.lightning_cli import CatwalkCLI
+from catwalk.cli.lightning import CatwalkCLI
 from lightning_modules import VBPR
 
 TEST = ["test", "--config", "configs/recommender/vbpr.yaml", "--config", "configs/data/synthetic.yaml"]

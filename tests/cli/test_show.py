@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.importers.synthetic import synthetic
+from catwalk.importers.synthetic import synthetic
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ import pytest
 import torch
 import yaml
 
-from catwalk import cli, stopping
-from catwalk.cli import main
+from catwalk.cli import main as cli
+from catwalk.cli.main import main
+from catwalk.terminal import stopping
 
 DATA = ["--config", "configs/data/synthetic.yaml", "--trainer.logger=false"]
 CNN = ["--config", "configs/cnn/traditional.yaml", *DATA, "--model.backbone_args={width: 8}"]
@@ -95,7 +96,7 @@ def test_a_training_goes_on_as_the_line_says(training, run, monkeypatch) -> None
 
 
 COMMANDS = {
-    "before anything": (["fit", *VBPR], "catwalk.cli:_dispatch"),
+    "before anything": (["fit", *VBPR], "catwalk.cli.main:_dispatch"),
     "validate": (
         ["validate", *CNN, f"--ckpt_path={CLASSIFIER}"],
         "lightning_modules.cnn:ProductClassifier.validation_step",
@@ -108,11 +109,11 @@ COMMANDS = {
     ),
     "an attack": (
         ["fit", *VBPR, "--config", "configs/attack/pgd8.yaml", "--trainer.callbacks.output=new/attack"],
-        "catwalk.poisoning:Poisoning.complete",
+        "catwalk.poisoning.poison:Poisoning.complete",
     ),
     "while a checkpoint is written": (
         ["fit", *CNN, "--trainer.max_epochs=1"],
-        "catwalk.atomic_files:flush",
+        "catwalk.files.atomic:flush",
     ),
 }
 
@@ -134,7 +135,7 @@ def test_a_command_of_one_step_leaves_everything_as_it_was(work, run, monkeypatc
 
 def test_an_import(run, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    stop_at(monkeypatch, "datamodules.importers.dataset_writer:DatasetWriter._write_table")
+    stop_at(monkeypatch, "catwalk.importers.dataset_writer:DatasetWriter._write_table")
     outcome = run("data", "synthetic", "shop", "--items=12", "--users=20", "--image_size=16", "--train_images=10")
     assert outcome.code == 143
     assert last_line(outcome) == "catwalk: stopped; nothing is left half-done: run the same command again"
@@ -162,7 +163,7 @@ def test_a_search_goes_on(work, run, monkeypatch) -> None:
 def test_a_study(work, run, monkeypatch) -> None:
     model = {"class_path": "lightning_modules.BPRMF", "init_args": {"factors": 2}}
     network = {"class_path": "lightning_modules.ProductClassifier"}
-    network["init_args"] = {"backbone": "catwalk.backbones.compact_cnn", "backbone_args": {"width": 8}}
+    network["init_args"] = {"backbone": "catwalk.networks.compact_cnn", "backbone_args": {"width": 8}}
     study = {
         **{"name": "small", "dataset": "data/synthetic", "source": "Sandal", "target": "Sneaker", "seeds": [0]},
         "extractors": {"T": {"model": network, "trainer": {"max_epochs": 1, "accelerator": "cpu"}}},
@@ -266,7 +267,7 @@ def test_processes_that_do_not_listen_are_ended(monkeypatch) -> None:
 @pytest.mark.parametrize("group", [False, True])
 def test_a_training_in_two_processes(work, group) -> None:
     """SIGTERM to the first process, as from ``kill``, or to all, as from a scheduler."""
-    command = [sys.executable, "-m", "catwalk.cli", "fit", *VBPR, "--trainer.max_epochs=100000"]
+    command = [sys.executable, "-m", "catwalk.cli.main", "fit", *VBPR, "--trainer.max_epochs=100000"]
     command += ["--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.strategy=ddp"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     before, latest = Path(RECOMMENDER).stat().st_mtime, time.monotonic() + 120

@@ -18,11 +18,11 @@ import yaml
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 
-from catwalk.catalogue import Catalogue
-from catwalk.cli import main
+from catwalk.cli.main import main
 from catwalk.errors import CatwalkError
-from catwalk.features import FeatureTable, Predictions
-from catwalk.locks import locked
+from catwalk.files.locks import locked
+from catwalk.networks.features import FeatureTable, Predictions
+from catwalk.shop.catalogue import Catalogue
 from catwalk.tuning.training import SearchedTraining
 from datamodules import InteractionTriplets
 from lightning_modules import BPRMF, VBPR

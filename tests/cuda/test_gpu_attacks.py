@@ -10,10 +10,11 @@ import torch
 from gpu import DEVICE, deterministic_kernels
 
 from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
-from catwalk.backbones import Classifier, build_network
-from catwalk.images import decode, load_images, to_float
-from catwalk.poisoning import poison, read_summary
-from catwalk.scorers import VisualScorer
+from catwalk.networks.building import build_network
+from catwalk.networks.classifier import Classifier
+from catwalk.poisoning.poison import poison, read_summary
+from catwalk.recommenders.scorers import VisualScorer
+from catwalk.shop.images import decode, load_images, to_float
 
 ITEMS, FEATURES = 90, 64
 """Of the shop, and of the network that was trained on it."""

@@ -22,7 +22,7 @@ from callbacks import (
     WriteUserFigures,
 )
 from catwalk.attacks import PGD
-from catwalk.images import decode
+from catwalk.shop.images import decode
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import VBPR, ProductClassifier
 
@@ -130,7 +130,7 @@ def test_poisoning_from_an_epoch_on(storage, trained, trunk, shop, features, gpu
 
 
 def test_features_are_those_of_the_cpu(trained, shop, features, gpu_trainer, tmp_path, record_property):
-    model = ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8})
+    model = ProductClassifier("catwalk.networks.compact_cnn", {"width": 8})
     model.awaits_checkpoint = True
     trainer = gpu_trainer(callbacks=[WriteFeatures(tmp_path)])
     trainer.predict(

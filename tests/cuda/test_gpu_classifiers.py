@@ -7,8 +7,8 @@ from pytorch_lightning import Callback, seed_everything
 
 from callbacks import AdversarialAccuracy
 from catwalk.attacks import PGD
-from catwalk.backbones import load_classifier
-from catwalk.frozen_network import exact_convolutions
+from catwalk.networks.classifier import load_classifier
+from catwalk.networks.frozen import exact_convolutions
 from datamodules import ProductImages
 from lightning_modules import (
     AdversarialClassifier,
@@ -26,7 +26,7 @@ TRAININGS = {
 every_training = pytest.mark.parametrize("make", TRAININGS.values(), ids=TRAININGS.keys())
 
 
-def model_of(make, backbone="catwalk.backbones.compact_cnn", arguments=None, **settings):
+def model_of(make, backbone="catwalk.networks.compact_cnn", arguments=None, **settings):
     return make(backbone=backbone, backbone_args={"width": 8} if arguments is None else arguments, **settings)
 
 

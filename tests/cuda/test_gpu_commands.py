@@ -8,8 +8,9 @@ import pytest
 import yaml
 from gpu import DEVICE
 
-from catwalk.cli import main
-from catwalk.study import perceptual_stage, stages
+from catwalk.cli.main import main
+from catwalk.study.stages import attack as attack_stage
+from catwalk.study.stages import perceptual as perceptual_stage
 
 CNN = ["--config", "configs/cnn/traditional.yaml", "--config", "configs/data/synthetic.yaml", "--trainer.logger=false"]
 VBPR = [
@@ -55,7 +56,7 @@ def test_study(work, monkeypatch):
     """Networks are trained and attacked on the GPU, and images measured there."""
     devices = {}
     for module, name, device_of in (
-        (stages, "poison", lambda arguments, settings: arguments[0].network.mean.device),
+        (attack_stage, "poison", lambda arguments, settings: arguments[0].network.mean.device),
         (perceptual_stage, "measure_attacked_images", lambda arguments, settings: settings["device"]),
     ):
         original = getattr(module, name)
@@ -77,7 +78,7 @@ def test_study(work, monkeypatch):
     network = {
         "model": {
             "class_path": "lightning_modules.ProductClassifier",
-            "init_args": {"backbone": "catwalk.backbones.compact_cnn", "backbone_args": {"width": 8}},
+            "init_args": {"backbone": "catwalk.networks.compact_cnn", "backbone_args": {"width": 8}},
         },
         "data": {"batch_size": 32},
         "trainer": {"max_epochs": 8},

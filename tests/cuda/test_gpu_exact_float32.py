@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from gpu import DEVICE
 from torch import nn
 
-from catwalk.backbones import build_network
-from catwalk.features import predict
-from catwalk.frozen_network import exact_convolutions, frozen
+from catwalk.networks.building import build_network
+from catwalk.networks.features import predict
+from catwalk.networks.frozen import exact_convolutions, frozen
 
 
 def error(outcome, exact):
@@ -78,7 +78,7 @@ def test_features_in_batches_of_any_size(resnet_on_gpu, record_property):
 def test_frozen_networks(precision, compiled, record_property):
     """BatchNorms are folded, logits and gradients are those of the network, and later calls leave earlier ones be."""
     torch.manual_seed(0)
-    network = build_network("catwalk.backbones.compact_cnn", {"width": 16}, 10)
+    network = build_network("catwalk.networks.compact_cnn", {"width": 16}, 10)
     for _ in range(3):
         network.train()(torch.rand(16, 3, 32, 32))
     images = noise(32, 3, 32, 32)

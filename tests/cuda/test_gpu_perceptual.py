@@ -6,7 +6,7 @@ from gpu import DEVICE
 from torchvision import models
 
 from catwalk.perceptual import LPIPS
-from catwalk.perceptual.figures import perceptual_figures
+from catwalk.perceptual.distances import perceptual_figures
 
 TRUNKS = {"vgg": models.vgg16, "alex": models.alexnet, "squeeze": models.squeezenet1_1}
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from gpu import DEVICE, deterministic_kernels
 
-from catwalk.counter_random import content_keys, integers, permutation, uniform
-from catwalk.lazy_adam import LazyAdam
+from catwalk.keyed_random import content_keys, integers, permutation, uniform
 from catwalk.metrics import (
     CategoryHitRatio,
     HitRate,
@@ -19,9 +18,11 @@ from catwalk.metrics import (
 )
 from catwalk.metrics.auc import auc
 from catwalk.metrics.item_reach import item_ranks
-from catwalk.ranking import SeenItems, UserItems, mask_value, score_users, top_k
-from catwalk.sampling import TripletSampler
-from catwalk.splits import read_split
+from catwalk.recommenders.lazy_adam import LazyAdam
+from catwalk.recommenders.ranking import score_users, top_k
+from catwalk.shop.splits import read_split
+from catwalk.shop.triplets import TripletSampler
+from catwalk.shop.user_items import SeenItems, UserItems, mask_value
 
 USERS, ITEMS, K = 333, 1000, 20
 MASK = mask_value(torch.float32)

@@ -5,8 +5,8 @@ import torch
 from gpu import ACCELERATOR, DEVICE
 from pytorch_lightning import Callback, seed_everything
 
-from catwalk.features import FeatureTable
-from catwalk.lazy_adam import LazyAdam
+from catwalk.networks.features import FeatureTable
+from catwalk.recommenders.lazy_adam import LazyAdam
 from datamodules import InteractionTriplets
 from lightning_modules import AMR, APR, BPRMF, VBPR
 

@@ -10,10 +10,10 @@ import torch
 
 from callbacks import InjectPoisonedImages
 from catwalk.attacks import FGSM
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.features import FeatureTable, Predictions
-from catwalk.splits import DateSplit, LeaveLastOut, RatioSplit, read_split
+from catwalk.networks.features import FeatureTable, Predictions
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.splits import DateSplit, LeaveLastOut, RatioSplit, read_split
 from datamodules import InteractionTriplets
 
 
@@ -146,7 +146,7 @@ def test_what_was_decided_is_told_in_one_line(shop, tmp_path, caplog):
     cold = "{} of items that nobody bought in training"
     future = (
         "tested purchases that are earlier than a training purchase of another user: {0} of {0}, so that recommenders "
-        "are trained on the future; catwalk.splits.DateSplit, a global split by time, prevents that"
+        "are trained on the future; catwalk.shop.splits.DateSplit, a global split by time, prevents that"
     )
     assert told[None] == told[LeaveLastOut()]
     sizes = "4 users, 5 items, 6 purchases to train on, 0 to validate, 3 to test"

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.images import decode
-from catwalk.labelled_images import LabelledImages
+from catwalk.importers.synthetic import synthetic
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import decode
+from catwalk.shop.labelled_images import LabelledImages
 from datamodules import ProductImages
-from datamodules.importers.synthetic import synthetic
 
 
 def make_data(shop, stage="fit", epoch=0, rank=0, world_size=1, **settings):

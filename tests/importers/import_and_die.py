@@ -11,12 +11,12 @@ import signal
 import sys
 from pathlib import Path
 
-from catwalk.catalogue import Catalogue
-from datamodules.importers import dataset_writer
-from datamodules.importers.amazon_release import amazon_release
-from datamodules.importers.dataset_writer import DatasetWriter
-from datamodules.importers.folder import folder
-from datamodules.importers.hm import hm
+from catwalk.importers import dataset_writer
+from catwalk.importers.amazon_release import amazon_release
+from catwalk.importers.dataset_writer import DatasetWriter
+from catwalk.importers.folder import folder
+from catwalk.importers.hm import hm
+from catwalk.shop.catalogue import Catalogue
 
 POINTS = {
     "first image": (shutil, "copyfileobj", 1),

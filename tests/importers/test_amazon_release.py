@@ -7,10 +7,10 @@ import pytest
 from amazon_files import write_release
 from image_server import picture
 
-from catwalk.catalogue import Catalogue
-from catwalk.splits import read_split
-from catwalk.tables import read_table
-from datamodules.importers.amazon_release import amazon_release, read_classes
+from catwalk.importers.amazon_release import amazon_release, read_classes
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.columns import read_table
+from catwalk.shop.splits import read_split
 
 
 def rows(path, *columns):

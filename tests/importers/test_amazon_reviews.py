@@ -12,14 +12,14 @@ import pytest
 from amazon_files import LAYOUTS, ROOT, WOMEN, Shop
 from image_server import ImageServer, picture
 
-from catwalk.catalogue import Catalogue
-from catwalk.cli import main
+from catwalk.cli.main import main
 from catwalk.errors import CatwalkError
-from catwalk.tables import read_table
-from datamodules.importers import amazon_reviews as module
-from datamodules.importers import download
-from datamodules.importers.amazon_reviews import amazon_reviews, read_metadata
-from datamodules.importers.json_lines import Records, parse_literal
+from catwalk.importers import amazon_reviews as module
+from catwalk.importers import download
+from catwalk.importers.amazon_reviews import amazon_reviews, read_metadata
+from catwalk.importers.json_lines import Records, parse_literal
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.columns import read_table
 
 
 def contents(folder):
@@ -152,8 +152,8 @@ def test_items_can_be_left_out_whose_image_cannot_be_fetched(tmp_path, server, c
 
 SCRIPT = """
 import sys
-from datamodules.importers import download
-from catwalk.cli import main
+from catwalk.importers import download
+from catwalk.cli.main import main
 download.is_public = lambda address: True
 download.THREADS = 2
 main(sys.argv[1:])
@@ -311,7 +311,7 @@ def test_what_is_no_literal_is_refused(line):
 
 
 def test_records_cross_the_blocks_in_which_a_file_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.importers.json_lines.BLOCK", 7)
+    monkeypatch.setattr("catwalk.importers.json_lines.BLOCK", 7)
     values = [{"a": "x" * length} for length in range(20)]
     (tmp_path / "file").write_text("\n\n".join(map(json.dumps, values)))
     with Records(tmp_path / "file") as records:

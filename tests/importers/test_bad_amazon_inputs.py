@@ -15,8 +15,8 @@ import pytest
 from amazon_files import WOMEN, Shop, write_release
 from image_server import picture
 
-from catwalk.cli import main
-from datamodules.importers import json_lines
+from catwalk.cli.main import main
+from catwalk.importers import json_lines
 
 UNDECODED = "remove the file to leave its item out, or give --leave-out-damaged"
 SKIP = "--skip-malformed leaves such lines out and counts them"

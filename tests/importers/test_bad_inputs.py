@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 from publishers import picture, shop_options, tree_of, write, write_fashion, write_hm, write_shop, write_tree
 
-from catwalk.cli import main
+from catwalk.cli.main import main
 
 PHOTOGRAPH = "images/010/0108775015.jpg"
 UNDECODED = "remove the file to leave its item out, or give --leave-out-damaged"

@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.images import decode
-from catwalk.tables import read_table
-from datamodules.importers import dataset_writer
-from datamodules.importers.dataset_writer import DatasetWriter, numbered, print_summary
+from catwalk.importers import dataset_writer
+from catwalk.importers.dataset_writer import DatasetWriter, numbered, print_summary
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.columns import read_table
+from catwalk.shop.images import decode
 
 PROJECT = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ import pytest
 from image_server import ImageServer, picture, redirect
 
 from catwalk.errors import CatwalkError
-from datamodules.importers import download
-from datamodules.importers.download import fetch_images, file_stem, is_public
+from catwalk.importers import download
+from catwalk.importers.download import fetch_images, file_stem, is_public
 
 
 @pytest.fixture

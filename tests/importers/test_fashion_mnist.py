@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.images import decode
-from catwalk.interactions import Interactions
-from catwalk.labelled_images import SPLITS, LabelledImages
-from datamodules.importers import IMPORTERS, dataset_writer
-from datamodules.importers import fashion_mnist as module
-from datamodules.importers.fashion_mnist import CATEGORIES, CONTENTS, DEBIAN_FOLDER, fashion_mnist, read_idx
+from catwalk.importers import IMPORTERS, dataset_writer
+from catwalk.importers import fashion_mnist as module
+from catwalk.importers.fashion_mnist import CATEGORIES, CONTENTS, DEBIAN_FOLDER, fashion_mnist, read_idx
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import decode
+from catwalk.shop.interactions import Interactions
+from catwalk.shop.labelled_images import SPLITS, LabelledImages
 
 needs_debian = pytest.mark.skipif(
     not DEBIAN_FOLDER.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed"

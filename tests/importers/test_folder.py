@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from publishers import ITEMS, LOG, picture, shop_options, tree_of, write, write_csv, write_shop, write_tree
 
-from catwalk.catalogue import Catalogue
-from catwalk.cli import main
-from catwalk.images import decode
-from catwalk.interactions import Interactions
-from datamodules.importers import folder as module
-from datamodules.importers.folder import SUFFIXES, folder
+from catwalk.cli.main import main
+from catwalk.importers import folder as module
+from catwalk.importers.folder import SUFFIXES, folder
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import decode
+from catwalk.shop.interactions import Interactions
 
 
 def import_shop(source, dest, *options, purchases=True):
@@ -147,7 +147,7 @@ class TestTables:
         assert "0 users" not in out
 
     def test_many_batches_keep_their_rows_together(self, source, dest, monkeypatch):
-        monkeypatch.setattr("catwalk.tables.BLOCK", 64)
+        monkeypatch.setattr("catwalk.shop.columns.BLOCK", 64)
         random = np.random.default_rng(0)
         pairs = random.permutation(np.arange(4 * 50))
         log = [(f"u{pair // 4}", ITEMS[pair % 4][0], str(random.integers(1000))) for pair in pairs]
@@ -178,7 +178,7 @@ class TestTables:
         def full(*_):
             raise OSError(28, "No space left on device", "target")
 
-        monkeypatch.setattr("datamodules.importers.dataset_writer.shutil.copyfileobj", full)
+        monkeypatch.setattr("catwalk.importers.dataset_writer.shutil.copyfileobj", full)
         before = tree_of(tmp_path)
         with pytest.raises(SystemExit) as caught:
             import_shop(source, dest)
@@ -191,7 +191,7 @@ class TestTables:
         def interrupted(*_):
             os.kill(os.getpid(), signal.SIGINT)
 
-        monkeypatch.setattr("datamodules.importers.dataset_writer.shutil.copyfileobj", interrupted)
+        monkeypatch.setattr("catwalk.importers.dataset_writer.shutil.copyfileobj", interrupted)
         before = tree_of(tmp_path)
         with pytest.raises(SystemExit) as caught:
             import_shop(source, dest)

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from publishers import ARTICLES, TRANSACTIONS, picture, tree_of, write_csv, write_hm
 
-from catwalk.catalogue import Catalogue
-from catwalk.images import decode, load_images
-from catwalk.interactions import Interactions
-from datamodules.importers.hm import hm, parse_day
+from catwalk.importers.hm import hm, parse_day
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import decode, load_images
+from catwalk.shop.interactions import Interactions
 
 
 @pytest.fixture

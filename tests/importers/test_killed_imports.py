@@ -10,8 +10,8 @@ from amazon_files import write_release
 from import_and_die import COMPLETE, IMPORTS, POINTS
 from publishers import tree_of, write_hm, write_shop
 
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
+from catwalk.shop.catalogue import Catalogue
 
 PROJECT = Path(__file__).parents[2]
 

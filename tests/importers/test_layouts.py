@@ -5,11 +5,11 @@ import json
 import pytest
 from publishers import picture, write, write_csv
 
-from catwalk.catalogue import Catalogue
-from catwalk.cli import main
+from catwalk.cli.main import main
 from catwalk.errors import CatwalkError
-from catwalk.labelled_images import SPLITS, LabelledImages
-from datamodules.importers.folder import folder
+from catwalk.importers.folder import folder
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.labelled_images import SPLITS, LabelledImages
 
 
 def tree(source, *paths):

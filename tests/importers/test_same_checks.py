@@ -8,12 +8,12 @@ import pytest
 from amazon_files import WOMEN, Shop, write_release
 from publishers import picture, shop_options, write, write_csv, write_hm, write_shop, write_tree
 
-from catwalk.catalogue import Catalogue
-from catwalk.cli import main
+from catwalk.cli.main import main
 from catwalk.errors import CatwalkError
-from datamodules.importers.folder import folder
-from datamodules.importers.hm import hm
-from datamodules.importers.items import refuse_strangers, tidy_categories
+from catwalk.importers.folder import folder
+from catwalk.importers.hm import hm
+from catwalk.importers.items import refuse_strangers, tidy_categories
+from catwalk.shop.catalogue import Catalogue
 
 
 def tree(source):

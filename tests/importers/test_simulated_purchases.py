@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from catwalk.errors import CatwalkError
-from datamodules.importers.simulated_purchases import (
+from catwalk.importers.simulated_purchases import (
     ChoiceModel,
     choose,
     draw_numbers_of_purchases,

@@ -8,13 +8,13 @@ from amazon_files import write_release
 from publishers import picture, shop_options, write, write_hm, write_shop
 
 from catwalk import overview
-from catwalk.catalogue import Catalogue
-from catwalk.cli import main
-from catwalk.interactions import Interactions
-from catwalk.splits import read_split
-from datamodules.importers.amazon_release import amazon_release
-from datamodules.importers.amazon_reviews import R2014, R2023, Goods, read_reviews
-from datamodules.importers.hm import hm
+from catwalk.cli.main import main
+from catwalk.importers.amazon_release import amazon_release
+from catwalk.importers.amazon_reviews import R2014, R2023, Goods, read_reviews
+from catwalk.importers.hm import hm
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.interactions import Interactions
+from catwalk.shop.splits import read_split
 
 LOG = "customer,article,when\n"
 

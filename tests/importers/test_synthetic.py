@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.images import load_images, to_float
-from catwalk.interactions import Interactions
-from catwalk.labelled_images import LabelledImages
-from datamodules.importers import IMPORTERS
-from datamodules.importers.synthetic import CATEGORIES, POPULARITY_ORDER, draw, synthetic
+from catwalk.importers import IMPORTERS
+from catwalk.importers.synthetic import CATEGORIES, POPULARITY_ORDER, draw, synthetic
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import load_images, to_float
+from catwalk.shop.interactions import Interactions
+from catwalk.shop.labelled_images import LabelledImages
 
 SMALL = {"items": 30, "users": 40, "train_images": 4, "test_images": 2}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 
-from catwalk.lazy_adam import LazyAdam
+from catwalk.recommenders.lazy_adam import LazyAdam
 from datamodules import InteractionTriplets
 from lightning_modules import AMR
 

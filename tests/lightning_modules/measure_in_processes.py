@@ -30,7 +30,7 @@ def main(dataset: str, features: str, recommender: str, classifier: str, devices
         ),
         (
             "classifier",
-            ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8}),
+            ProductClassifier("catwalk.networks.compact_cnn", {"width": 8}),
             ProductImages(Path(dataset), batch_size=7),
             classifier,
         ),

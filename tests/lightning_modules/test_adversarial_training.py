@@ -11,8 +11,8 @@ from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
 from catwalk.attacks import PGD
-from catwalk.backbones import load_classifier
 from catwalk.errors import CatwalkError
+from catwalk.networks.classifier import load_classifier
 from datamodules import ProductImages
 from datamodules.batches import Batches
 from lightning_modules import (
@@ -372,7 +372,7 @@ def test_an_overflow_in_float16_holds_weights_and_perturbation(make_trainer):
 @pytest.mark.parametrize("cls", DEFENCES)
 def test_checkpoints_load_everywhere(shop, make_trainer, tmp_path, cls):
     seed_everything(0, verbose=False)
-    model = cls(epsilon=4, backbone="catwalk.backbones.compact_cnn", backbone_args={"width": 8})
+    model = cls(epsilon=4, backbone="catwalk.networks.compact_cnn", backbone_args={"width": 8})
     data = ProductImages(shop, batch_size=32)
     trainer = make_trainer(max_epochs=2)
     trainer.fit(model, data)
@@ -429,7 +429,7 @@ def test_they_learn_to_withstand(shop, make_trainer, cls):
     """On the same batches T learns features that PGD turns round."""
     seed_everything(0, verbose=False)
     settings = {"iterations": 3} if cls is AdversarialClassifier else {}
-    model = cls(backbone="catwalk.backbones.compact_cnn", backbone_args={"width": 8}, **settings)
+    model = cls(backbone="catwalk.networks.compact_cnn", backbone_args={"width": 8}, **settings)
     data = ProductImages(shop, batch_size=32, shift=1)
     make_trainer(max_epochs=12).fit(model, data)
     images, categories = data.on_after_batch_transfer(data._labelled(data.labelled.rows("test")), 0)

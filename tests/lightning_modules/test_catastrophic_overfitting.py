@@ -25,7 +25,7 @@ class Misled(Callback):
 
 
 def guarded():
-    settings = {"backbone": "catwalk.backbones.compact_cnn", "backbone_args": {"width": 8}}
+    settings = {"backbone": "catwalk.networks.compact_cnn", "backbone_args": {"width": 8}}
     return FastAdversarialClassifier(epsilon=2, check_every_n_steps=4, max_drop=0.3, **settings)
 
 
@@ -98,7 +98,7 @@ def test_the_guard_measures_pgd_accuracy(shop, make_trainer):
 
     compare = Compare()
     model = FastAdversarialClassifier(
-        check_every_n_steps=11, backbone="catwalk.backbones.compact_cnn", backbone_args={"width": 8}
+        check_every_n_steps=11, backbone="catwalk.networks.compact_cnn", backbone_args={"width": 8}
     )
     seed_everything(0, verbose=False)
     trainer = make_trainer(max_epochs=3, callbacks=[compare])

@@ -7,17 +7,17 @@ import pytest
 import torch
 from pytorch_lightning import seed_everything
 
-from catwalk.backbones import load_classifier
 from catwalk.errors import CatwalkError
-from catwalk.images import decode
-from catwalk.labelled_images import LabelledImages
+from catwalk.importers.synthetic import CATEGORIES
+from catwalk.networks.classifier import load_classifier
+from catwalk.shop.images import decode
+from catwalk.shop.labelled_images import LabelledImages
 from datamodules import ProductImages
-from datamodules.importers.synthetic import CATEGORIES
 from lightning_modules import ProductClassifier
 
 
 def make_model(**settings):
-    return ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8}, **settings)
+    return ProductClassifier("catwalk.networks.compact_cnn", {"width": 8}, **settings)
 
 
 def make_data(shop, **settings):
@@ -153,7 +153,7 @@ class TestCheckpoints:
             make_trainer().test(loaded, data, verbose=False)
 
     def test_another_width_is_refused(self, trained, make_trainer, shop):
-        model = ProductClassifier("catwalk.backbones.compact_cnn", {"width": 4})
+        model = ProductClassifier("catwalk.networks.compact_cnn", {"width": 4})
         message = re.escape("network.body.0.0.weight has shape (8, 3, 3, 3) there and (4, 3, 3, 3) here")
         with pytest.raises(CatwalkError, match=message):
             make_trainer().test(model, make_data(shop), ckpt_path=str(trained.checkpoint), verbose=False)

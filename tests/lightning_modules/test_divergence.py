@@ -8,9 +8,9 @@ import torch
 from pytorch_lightning import seed_everything
 
 from callbacks import AttackedItems, ResumableCheckpoint, WriteFeatures, WriteRecommendations, WriteUserFigures
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError, DivergedError
-from catwalk.features import FeatureTable, Predictions
+from catwalk.networks.features import FeatureTable, Predictions
+from catwalk.shop.catalogue import Catalogue
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import (
     AMR,
@@ -23,7 +23,7 @@ from lightning_modules import (
     ProductClassifier,
 )
 
-BACKBONE = {"backbone": "catwalk.backbones.compact_cnn", "backbone_args": {"width": 4}}
+BACKBONE = {"backbone": "catwalk.networks.compact_cnn", "backbone_args": {"width": 4}}
 VALUES = [torch.nan, torch.inf, -torch.inf]
 
 

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from callbacks import WriteFeatures
-from catwalk.backbones import compact_cnn, load_classifier, network_fingerprint
 from catwalk.errors import CatwalkError
-from catwalk.features import FeatureTable
-from catwalk.imagenet import imagenet_categories
-from catwalk.images import decode, to_float
+from catwalk.importers.synthetic import CATEGORIES
+from catwalk.networks.classifier import load_classifier
+from catwalk.networks.compact_cnn import compact_cnn
+from catwalk.networks.features import FeatureTable
+from catwalk.networks.imagenet import imagenet_categories
+from catwalk.networks.network import network_fingerprint
+from catwalk.shop.images import decode, to_float
 from datamodules import ProductImages
-from datamodules.importers.synthetic import CATEGORIES
 from lightning_modules import ProductClassifier
 
-BACKBONE = "catwalk.backbones.compact_cnn"
+BACKBONE = "catwalk.networks.compact_cnn"
 
 
 @pytest.fixture(scope="module")

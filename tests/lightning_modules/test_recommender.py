@@ -12,12 +12,12 @@ import pytest
 import torch
 from pytorch_lightning import seed_everything
 
-from catwalk.catalogue import Catalogue
 from catwalk.errors import CatwalkError
-from catwalk.features import FeatureTable, Predictions
-from catwalk.splits import DateSplit, LeaveRandomOut
+from catwalk.importers.synthetic import synthetic
+from catwalk.networks.features import FeatureTable, Predictions
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.splits import DateSplit, LeaveRandomOut
 from datamodules import InteractionTriplets
-from datamodules.importers.synthetic import synthetic
 from lightning_modules import BPRMF, VBPR, Popularity, ProductClassifier, Random, Recommender
 
 TOP_K = (5, 20)
@@ -297,7 +297,7 @@ def test_two_processes_measure_what_one_does(shop, features, fitted, trained, ma
     from callbacks import AdversarialAccuracy
     from datamodules import ProductImages
 
-    model = ProductClassifier("catwalk.backbones.compact_cnn", {"width": 8})
+    model = ProductClassifier("catwalk.networks.compact_cnn", {"width": 8})
     trainer = make_trainer(callbacks=[AdversarialAccuracy(max_validation_images=21)])
     (validated,) = trainer.validate(model, ProductImages(shop), ckpt_path=str(trained.checkpoint), verbose=False)
     assert found["classifier"]["val/pgd_accuracy"] == validated["val/pgd_accuracy"]

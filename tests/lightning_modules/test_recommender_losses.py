@@ -8,8 +8,8 @@ import torch
 from plain_recommenders import PlainAdagrad, PlainLazyAdam, plain_loss
 
 from catwalk.errors import CatwalkError
-from catwalk.features import FeatureRows
-from catwalk.lazy_adam import LazyAdam
+from catwalk.recommenders.feature_rows import FeatureRows
+from catwalk.recommenders.lazy_adam import LazyAdam
 from lightning_modules import AMR, APR, BPRMF, VBPR
 
 NUM_USERS, NUM_ITEMS, NUM_FEATURES = 5, 7, 6

@@ -8,13 +8,15 @@ import pytest
 import torch
 from pytorch_lightning import seed_everything
 
-from catwalk.backbones import load_classifier, network_fingerprint
-from catwalk.catalogue import Catalogue
-from catwalk.features import FeatureRows, FeatureTable, predict
-from catwalk.images import load_images
+from catwalk.importers.fashion_mnist import DEBIAN_FOLDER, fashion_mnist
+from catwalk.importers.synthetic import synthetic
+from catwalk.networks.classifier import load_classifier
+from catwalk.networks.features import FeatureTable, predict
+from catwalk.networks.network import network_fingerprint
+from catwalk.recommenders.feature_rows import FeatureRows
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import load_images
 from datamodules import InteractionTriplets, ProductImages
-from datamodules.importers.fashion_mnist import DEBIAN_FOLDER, fashion_mnist
-from datamodules.importers.synthetic import synthetic
 from lightning_modules import BPRMF, VBPR, ProductClassifier
 
 NUM_USERS, NUM_ITEMS, NUM_FEATURES = 5, 7, 6
@@ -144,7 +146,7 @@ def features_of_a_trained_cnn(shop, folder, make_trainer, epochs, width, **data_
     seed_everything(0, verbose=False)
     trainer = make_trainer(max_epochs=epochs)
     data = ProductImages(shop, **data_settings)
-    trainer.fit(ProductClassifier("catwalk.backbones.compact_cnn", {"width": width}), data)
+    trainer.fit(ProductClassifier("catwalk.networks.compact_cnn", {"width": width}), data)
     trainer.save_checkpoint(folder / "cnn.ckpt")
     classifier, catalogue = load_classifier(folder / "cnn.ckpt"), Catalogue.read(shop)
     predictions = predict(classifier.network, torch.tensor(load_images(shop, catalogue.images, None)))

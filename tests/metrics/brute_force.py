@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from catwalk.ranking import SeenItems, mask_value
+from catwalk.shop.user_items import SeenItems, mask_value
 
 MASK = mask_value(torch.float32)
 NUM_CATEGORIES = 5

@@ -7,7 +7,7 @@ import torch
 from catwalk.errors import DivergedError
 from catwalk.metrics import AUC
 from catwalk.metrics.auc import auc
-from catwalk.ranking import mask_value
+from catwalk.shop.user_items import mask_value
 
 INF = float("inf")
 MASK = mask_value(torch.float32)

@@ -7,7 +7,7 @@ import pytest
 import catwalk.metrics
 
 MODULES = [
-    "catwalk.ranking",
+    "catwalk.recommenders.ranking",
     *(module.name for module in pkgutil.iter_modules(catwalk.metrics.__path__, "catwalk.metrics.")),
 ]
 

@@ -8,7 +8,7 @@ import torch
 
 from catwalk.metrics import Exposure
 from catwalk.metrics.exposure import gini_index, own_popularity
-from catwalk.ranking import SeenItems
+from catwalk.shop.user_items import SeenItems
 
 
 def seen_of(users: list[int], items: list[int], num_users: int, num_items: int) -> SeenItems:

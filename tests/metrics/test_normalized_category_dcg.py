@@ -9,7 +9,7 @@ import torch
 
 from catwalk.metrics import NormalizedCategoryDCG
 from catwalk.metrics.normalized_category_dcg import category_gains
-from catwalk.ranking import SeenItems
+from catwalk.shop.user_items import SeenItems
 
 
 def seen_of(*items_by_user: list[int], num_items: int) -> SeenItems:

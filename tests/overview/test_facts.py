@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catwalk.catalogue import Catalogue
-from catwalk.interactions import Interactions
-from catwalk.labelled_images import LabelledImages
 from catwalk.overview import facts
 from catwalk.overview.facts import CategoryFacts, ImageFacts, LabelFacts, PurchaseFacts, SplitFacts, TimeFacts
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.interactions import Interactions
+from catwalk.shop.labelled_images import LabelledImages
 
 Pairs = list[tuple[int, int, int]]
 """User, item and timestamp of every purchase."""

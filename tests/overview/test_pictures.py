@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catwalk.catalogue import Catalogue
 from catwalk.overview import show
 from catwalk.overview.facts import CategoryFacts, PurchaseFacts
 from catwalk.overview.pictures import DRAWN_CATEGORIES, SAMPLES, TILE, _long_tail, _purchases_per_user, draw_samples
+from catwalk.shop.catalogue import Catalogue
 
 
 def write_images(folder: Path, levels: list[int]) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ import pytest
 from image_files import ADOBE_RGB, SRGB, grey_profile, matrix_profile
 from PIL import Image
 
-from catwalk.catalogue import Catalogue
 from catwalk.overview.reading import purchase_tables, read_headers, same_photographs, split_facts
+from catwalk.shop.catalogue import Catalogue
 
 Rows = list[tuple[str, str, str]]
 """User, item and timestamp."""

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from catwalk.cli import main
-from catwalk.study.cache import StageCache
+from catwalk.cli.main import main
+from catwalk.results.store import StageCache
 
 Settings = dict[str, Any]
 
@@ -46,7 +46,10 @@ def study_settings(shop: Path) -> Settings:
             "T": {
                 "model": {
                     "class_path": "lightning_modules.ProductClassifier",
-                    "init_args": {"backbone": "catwalk.backbones.compact_cnn", "backbone_args": {"width": 8}},
+                    "init_args": {
+                        "backbone": "catwalk.networks.compact_cnn",
+                        "backbone_args": {"width": 8},
+                    },
                 },
                 "data": {"batch_size": 32, "shift": 1},
                 "trainer": {"max_epochs": 8, "accelerator": "cpu"},

@@ -12,13 +12,13 @@ import torch
 import yaml
 
 from catwalk.attacks import FeatureMatching, RankAttack
-from catwalk.backbones import load_classifier
-from catwalk.catalogue import Catalogue
-from catwalk.cli import main
-from catwalk.features import FeatureTable
-from catwalk.poisoning import poison
-from catwalk.scorers import VisualScorer
-from catwalk.splits import read_split
+from catwalk.cli.main import main
+from catwalk.networks.classifier import load_classifier
+from catwalk.networks.features import FeatureTable
+from catwalk.poisoning.poison import poison
+from catwalk.recommenders.scorers import VisualScorer
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.splits import read_split
 
 PGD = {"class_path": "catwalk.attacks.PGD", "init_args": {"epsilon": 32}}
 MATCHING = {"class_path": "catwalk.attacks.FeatureMatching", "init_args": {"epsilon": 32, "iterations": 10}}

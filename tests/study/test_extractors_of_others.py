@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from catwalk.backbones import compact_cnn, load_classifier
 from catwalk.errors import CatwalkError
-from catwalk.imagenet import imagenet_categories
+from catwalk.networks.classifier import load_classifier
+from catwalk.networks.compact_cnn import compact_cnn
+from catwalk.networks.imagenet import imagenet_categories
+from catwalk.results.store import StageCache
 from catwalk.study import run_study as study_of
-from catwalk.study.cache import StageCache
 from catwalk.study.grid import Training
-from catwalk.study.stages import CLASSIFIER_FILE, ClassifierStage, Shop
+from catwalk.study.shop import Shop
+from catwalk.study.stages.classifier import CLASSIFIER_FILE, ClassifierStage
 
 PLACES = (414, 601, 774, 770, 610, 608)
 """ImageNet's classes that stand for the shop's six categories."""
@@ -33,7 +35,10 @@ def imagenet_weights(trained, tmp_path: Path) -> Path:
 
 
 def extractor(weights: Path | str | None, **settings: Any) -> dict[str, Any]:
-    arguments = {"backbone": "catwalk.backbones.compact_cnn", "backbone_args": {"width": 8, "num_classes": 1000}}
+    arguments = {
+        "backbone": "catwalk.networks.compact_cnn",
+        "backbone_args": {"width": 8, "num_classes": 1000},
+    }
     return {
         "model": {
             "class_path": "lightning_modules.ProductClassifier",
@@ -122,7 +127,7 @@ def test_the_key_has_the_content_of_the_file_and_not_its_place(shop, imagenet_we
     ],
 )
 def test_names_must_be_known_to_whoever_is_asked(shop, imagenet_weights, settings, tmp_path, change, message) -> None:
-    from catwalk.protocol import Protocol
+    from catwalk.poisoning.protocol import Protocol
 
     settings |= {"source": "sandal", "target": "running shoe", "dataset": shop, "output": tmp_path / "runs"} | change
     del settings["lpips"]

@@ -7,11 +7,15 @@ import pytest
 import yaml
 
 from catwalk.attacks import PGD, ThreatModel
-from catwalk.cli import main
-from catwalk.protocol import Protocol
+from catwalk.cli.main import main
+from catwalk.poisoning.protocol import Protocol
+from catwalk.results.store import StageCache
 from catwalk.study import Grid, Training
-from catwalk.study.cache import StageCache
-from catwalk.study.stages import AttackStage, ClassifierStage, FeaturesStage, RecommenderStage, Shop
+from catwalk.study.shop import Shop
+from catwalk.study.stages.attack import AttackStage
+from catwalk.study.stages.classifier import ClassifierStage
+from catwalk.study.stages.features import FeaturesStage
+from catwalk.study.stages.recommender import RecommenderStage
 
 STUDIES = sorted(path.name for path in Path(str(files("configs"))).glob("study/*.yaml"))
 

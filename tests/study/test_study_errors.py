@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from catwalk.cli import main
+from catwalk.cli.main import main
 
 
 def put(settings: dict, place: str, value: object) -> None:

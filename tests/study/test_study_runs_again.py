@@ -14,11 +14,10 @@ import pytest
 import yaml
 from PIL import Image, ImageOps
 
-from catwalk.catalogue import Catalogue
-from catwalk.labelled_images import LabelledImages
-from catwalk.splits import LeaveLastOut, RatioSplit, read_split
-from catwalk.study import stages
-from catwalk.study.cache import StageCache
+from catwalk.results.store import StageCache
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.labelled_images import LabelledImages
+from catwalk.shop.splits import LeaveLastOut, RatioSplit, read_split
 
 
 def results(output: Path) -> dict[str, int]:
@@ -68,7 +67,7 @@ def test_a_split_is_part_of_what_a_recommender_depends_on(finished, settings, ru
     shutil.copytree(finished.output, output)
     settings["recommenders"] = {"Popularity": {"model": {"class_path": "lightning_modules.Popularity"}}}
     settings["seeds"] = [0]
-    by_share = {"class_path": "catwalk.splits.RatioSplit", "init_args": {"test_share": 0.5}}
+    by_share = {"class_path": "catwalk.shop.splits.RatioSplit", "init_args": {"test_share": 0.5}}
     hit_rates = []
     for split in (None, by_share):
         study = run_study({**settings, "split": split}, output)
@@ -141,8 +140,8 @@ def test_a_failure_of_the_first_stage_leaves_nothing(settings, run_study, tmp_pa
 
 RUN_AND_DIE = """
 import os, signal, sys
-from catwalk.cli import main
-from catwalk.study.cache import StageCache
+from catwalk.cli.main import main
+from catwalk.results.store import StageCache
 
 write, count = StageCache.write, 0
 
@@ -247,23 +246,22 @@ def swap_categories(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "stage", "name"),
+    ("change", "kind", "name"),
     [
-        (halve, "RecommenderStage", "interactions.csv"),
-        (invert_an_image, "FeaturesStage", "images/"),
-        (invert_a_labelled_image, "ClassifierStage", ".png"),
-        (swap_categories, "AttackStage", "items.csv"),
+        (halve, RecommenderStage, "interactions.csv"),
+        (invert_an_image, FeaturesStage, "images/"),
+        (invert_a_labelled_image, ClassifierStage, ".png"),
+        (swap_categories, AttackStage, "items.csv"),
     ],
     ids=["purchases", "an image of the features", "an image of the training", "categories"],
 )
 def test_what_is_read_while_the_dataset_changes_is_not_kept(
-    finished, settings, run_study, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, change, stage, name
+    finished, settings, run_study, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, change, kind, name
 ) -> None:
     dataset, output = tmp_path / "shop", tmp_path / "runs"
     shutil.copytree(settings["dataset"], dataset)
     settings["dataset"] = str(dataset)
-    kind = getattr(stages, stage)
-    if stage != "ClassifierStage":  # what comes before is as it was
+    if kind is not ClassifierStage:  # what comes before is as it was
         shutil.copytree(finished.output, output)
         for folder in (output / "cache" / kind.kind).iterdir():
             shutil.rmtree(folder)

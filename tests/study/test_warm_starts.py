@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from catwalk.catalogue import Catalogue
-from catwalk.splits import read_split
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.splits import read_split
 
 SMALL = {"factors": 4, "visual_factors": 4}
 

@@ -13,12 +13,12 @@ from pytorch_lightning import seed_everything
 
 from callbacks import InjectPoisonedImages
 from catwalk.attacks import PGD
-from catwalk.backbones import load_classifier
-from catwalk.catalogue import Catalogue
-from catwalk.counter_random import content_keys
-from catwalk.images import decode
-from catwalk.labelled_images import LabelledImages
+from catwalk.keyed_random import content_keys
+from catwalk.networks.classifier import load_classifier
 from catwalk.perceptual import load_lpips
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import decode
+from catwalk.shop.labelled_images import LabelledImages
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 

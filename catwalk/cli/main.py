@@ -1,0 +1,449 @@
+"""The command line: ``catwalk fit|validate|test|predict`` (LightningCLI), ``data``, ``study``, ``tune``, ``attack``."""
+
+import contextlib
+import errno
+import inspect
+import os
+import signal
+import sys
+import tempfile
+import textwrap
+from argparse import ArgumentError
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import NoReturn
+
+from catwalk import __version__
+from catwalk.errors import CatwalkError, MissingColumnError
+from catwalk.files.atomic import as_os_error
+from catwalk.terminal import screen_text
+from catwalk.terminal.screen_text import printable
+from catwalk.terminal.stopping import Stopped, sigterm_raises, stopped_by
+
+OVERVIEW = """\
+usage: catwalk [-h] [--version] COMMAND ...
+
+What adversarially poisoned product images do to visual recommenders, and what defends them.
+
+make a dataset folder
+  data       import or generate a shop (items, images, purchases), or show what one holds
+
+the whole experiment
+  study      run a grid of networks × attacks × recommenders × seeds and print its tables
+
+images alone
+  attack     attack a category's images and measure what a CNN takes them for; no purchases, no recommender
+
+before it, for fair figures
+  tune       search for a recommender's best hyper-parameters on the validation items
+
+one step of it (LightningCLI; every option can stand in a YAML file, and several --config stack)
+  fit        train a CNN on product images, or a recommender on purchases
+  validate   measure it on the validation split
+  test       measure it on the test split
+  predict    write what it computes: the features of every item, the recommendations of every user
+
+`catwalk COMMAND --help` explains a command. `--config configs/…` finds the configurations that come with Catwalk
+from any folder. Exit codes: 0 done, 2 something that you can mend (one line says what), 1 a bug of ours,
+130 stopped by Ctrl-C, 143 stopped by SIGTERM; the line then says how to go on."""
+
+LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
+GO_ON = {
+    **dict.fromkeys(LIGHTNING_COMMANDS, "run the same command again"),
+    **dict.fromkeys(("attack", "data"), "nothing is left half-done: run the same command again"),
+    "study": "the same command goes on with what is left to do",
+    "tune": "the same command goes on with the trial that it was at",
+}
+"""What to do after a command was stopped, where the command does not say more."""
+
+DISK_TROUBLE: set[int] = {
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR", "EISDIR", "ENOENT", "ENAMETOOLONG"),
+        *("ELOOP", "EIO", "EMFILE", "ENFILE", "EBUSY", "ESTALE", "ENODEV", "ENXIO", "ENOLCK", "ETIMEDOUT", "EILSEQ"),
+        "EEXIST",
+    )
+}
+"""What a user can mend about files, folders and disks."""
+
+REMEDIES = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room within your quota of that disk",
+    errno.EMFILE: "allow more open files, as with `ulimit -n 4096`",
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        args: What follows ``catwalk`` on the command line; the process's own arguments by default.
+
+    Raises:
+        SystemExit: With code 2 and one line on stderr for what the user can mend; with code 130 after Ctrl-C and 143
+            after SIGTERM, and a line that says how to go on; quietly with code 141 where nobody reads the output.
+    """
+    screen_text.protect()
+    arguments = list(sys.argv[1:] if args is None else args)
+    with sigterm_raises() as sigterm_came:
+        try:
+            _dispatch(arguments)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BaseException as error:
+            number = signal.SIGTERM if sigterm_came() else stopped_by(error)
+            if number is not None:
+                _stop(number, arguments, error.advice if isinstance(error, Stopped) else "")
+            _report(error)
+            raise
+        if sigterm_came():  # somebody has swallowed it
+            _stop(signal.SIGTERM, arguments, "")
+
+
+def _report(error: BaseException) -> None:
+    """End with one line, if an error is something that the user can mend."""
+    from catwalk.configuration.messages import one_line
+
+    if isinstance(error, CatwalkError):
+        _fail(str(error))
+    if isinstance(error, ArgumentError):
+        _fail(one_line(str(error)))
+    # As of `catwalk … | head`, where rich exits with code 1.
+    broken = error.__context__ if isinstance(error, SystemExit) else error
+    if isinstance(broken, BrokenPipeError) and broken.filename is None:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE)
+    refused = as_os_error(error)
+    number = None if refused is None else refused.errno
+    if refused is not None and number in DISK_TROUBLE and (refused.filename or number != errno.ENOENT):
+        place = refused.filename if refused.filename is not None else _likely_place(number)
+        remedy = REMEDIES.get(number)
+        _fail(f"{place}: {refused.strerror}{f'; {remedy}, and run the command again' if remedy else ''}")
+
+
+def _likely_place(number: int) -> str:
+    """Return where something went wrong that names no file: a folder whose disk is full, or the current one."""
+    here = str(Path.cwd())
+    if number == errno.ENOSPC:
+        for folder in (here, tempfile.gettempdir(), str(Path.home())):
+            with contextlib.suppress(OSError):
+                if os.statvfs(folder).f_bavail == 0:
+                    return folder
+    return here
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(OVERVIEW)
+        if not arguments:
+            raise SystemExit(2)
+        return
+    with _never_silent(arguments[0]):
+        _run_command(arguments)
+
+
+@contextlib.contextmanager
+def _never_silent(command: str) -> Iterator[None]:
+    """Write a line every so often into a log, whatever a command does that has no bar of its own."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from catwalk.terminal.progress import Progress
+
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # the first of several processes speaks for all
+        yield
+        return
+    # Beside what the command shows otherwise: an importer's bars are on stderr.
+    with Progress(console=Console(stderr=command == "data"), disable=True) as progress:
+        progress.add_task(f"catwalk {escape(command)}", total=None)
+        yield
+
+
+def _run_command(arguments: list[str]) -> None:
+    command, rest = arguments[0], find_shipped_configs(arguments[1:])
+    if command == "--version":
+        print(f"catwalk {__version__}")
+    elif command in LIGHTNING_COMMANDS:
+        _run_lightning([command, *rest])
+    elif command == "data":
+        _run_importer(rest)
+    elif command == "study":
+        _run_study(rest)
+    elif command == "tune":
+        _run_tune(rest)
+    elif command == "attack":
+        _run_attack(rest)
+    else:
+        from catwalk.configuration.names import closest
+
+        similar = closest(command, [*LIGHTNING_COMMANDS, "attack", "data", "study", "tune", "--help", "--version"])[:1]
+        hint = f"did you mean `catwalk {similar[0]}`? " if similar else ""
+        raise CatwalkError(f"there is no command {command!r}; {hint}`catwalk --help` lists them")
+
+
+def _run_lightning(arguments: list[str]) -> None:
+    from catwalk.cli.lightning import CatwalkCLI, known_options
+
+    with _process_arguments(arguments), _told_in_a_line(known_options):
+        CatwalkCLI()
+
+
+def _run_importer(arguments: list[str]) -> None:
+    from catwalk.configuration.parsers import CatwalkParser, instantiate
+    from catwalk.importers import IMPORTERS
+    from catwalk.overview import show
+
+    parser = CatwalkParser(
+        prog="catwalk data",
+        usage="catwalk data COMMAND [OPTION ...]",
+        description="Write a dataset folder (items.csv, interactions.csv, images and dataset.json), or show what one "
+        "holds.",
+    )
+    functions = {**IMPORTERS, "show": show}
+    commands = parser.add_subcommands(
+        dest="command", title="importers, and show", description="catwalk data COMMAND --help"
+    )
+    for name, function in functions.items():
+        summary = (function.__doc__ or "").strip().splitlines()[0]
+        subparser = CatwalkParser(description=summary)
+        subparser.add_function_arguments(function, as_group=False, as_positional=True)
+        commands.add_subcommand(name, subparser, help=summary)
+        subparser.prog = f"catwalk data {name}"
+    if not arguments:
+        raise CatwalkError(f"command is missing; it is one of {', '.join(functions)}")
+    chosen = functions.get(arguments[0])
+    with _told_in_a_line(lambda: _options_of(chosen) if chosen is not None else []):
+        settings = parser.parse_args(_as_declared(arguments, functions.values()))
+    values = instantiate(parser, settings)[settings.command].as_dict()
+    try:
+        functions[settings.command](**values)
+    except MissingColumnError as error:
+        raise CatwalkError(f"{error}{_column_option(error, functions[settings.command], values)}") from error
+
+
+def _options_of(importer: Callable[..., None]) -> list[str]:
+    """Return the options of an importer; what has no default stands on the line without a name."""
+    parameters = inspect.signature(importer).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.default is not inspect.Parameter.empty]
+
+
+def _column_option(error: MissingColumnError, importer: Callable[..., None], values: Mapping[str, object]) -> str:
+    """Return the end of a message about a missing column: which option of the importer says what it is called."""
+    options = [name for name, value in values.items() if value == error.column]
+    if error.path == values.get("purchases") and options == ["item"]:
+        return "; say by --purchased_item what it is called there"  # which `item` stands in for
+    if not options:
+        return ""
+    is_default = inspect.signature(importer).parameters[options[0]].default == error.column
+    return f"; say by --{options[0]} what it is called there" if is_default else f"; --{options[0]} names it"
+
+
+def _as_declared(arguments: Sequence[str], functions: Iterable[Callable[..., None]]) -> list[str]:
+    """Return the arguments with underscores in the names of options, and "true" after a flag that stands alone."""
+    parameters = [item for function in functions for item in inspect.signature(function).parameters.values()]
+    flags = {f"--{parameter.name}" for parameter in parameters if parameter.annotation is bool}
+    found: list[str] = []
+    for place, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option.startswith("--"):
+            option = "--" + option[2:].replace("-", "_")
+        found.append(option + equals + value)
+        following = [value.lower() for value in arguments[place + 1 : place + 2]]
+        if option in flags and not equals and following not in (["true"], ["false"]):
+            found.append("true")
+    return found
+
+
+def _run_study(arguments: list[str]) -> None:
+    from catwalk.study import run_study
+
+    _run_configured(
+        "study",
+        run_study,
+        "Run a grid of networks × attacks × recommenders × seeds, write and print its tables. For example: "
+        "catwalk study --config configs/study/synthetic.yaml",
+        arguments,
+    )
+
+
+def _run_tune(arguments: list[str]) -> None:
+    from catwalk.tuning import run_search
+
+    _run_configured(
+        "tune",
+        run_search,
+        "Search for a recommender's best hyper-parameters on the validation items; run it again to go on. For example: "
+        "catwalk tune --config configs/tune/vbpr.yaml --dataset data/synthetic",
+        arguments,
+    )
+
+
+def _run_attack(arguments: list[str]) -> None:
+    from catwalk.poisoning.attack_images import attack_images
+
+    _run_configured(
+        "attack",
+        attack_images,
+        "Attack the images of a category, write them as a shop would receive them, and print what a CNN takes them "
+        "for. For example: catwalk attack --config configs/images/pgd8.yaml --source Sandal --target Bag",
+        arguments,
+    )
+
+
+def _run_configured(command: str, function: Callable[..., object], description: str, arguments: list[str]) -> None:
+    """Call a function whose arguments may stand in YAML files."""
+    from catwalk.configuration import notices as known_notices
+    from catwalk.configuration.parsers import CatwalkParser, instantiate
+
+    parser = CatwalkParser(
+        prog=f"catwalk {command}",
+        usage=f"catwalk {command} [--config FILE ...] [OPTION ...]",
+        description=description,
+    )
+    parser.add_argument("--config", action="config", help="A YAML file with options; several stack.")
+    parser.add_function_arguments(function, as_group=False)
+    with _told_in_a_line(lambda: list(inspect.signature(function).parameters), arguments):
+        settings = parser.parse_args(arguments)
+    settings.pop("config")
+    known_notices.hide()
+    function(**vars(instantiate(parser, settings)))
+
+
+def find_shipped_configs(arguments: Sequence[str]) -> list[str]:
+    """Replace ``--config configs/…`` by the file that comes with Catwalk, where there is none in this folder.
+
+    Raises:
+        CatwalkError: If a file is missing or is no YAML.
+    """
+    found = []
+    for position, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if equals and option in ("-c", "--config"):
+            found.append(f"{option}={_config_file(value)}")
+        elif position and arguments[position - 1] in ("-c", "--config"):
+            found.append(_config_file(argument))
+        else:
+            found.append(argument)
+    return found
+
+
+def _config_file(path: str) -> str:
+    if not path:
+        raise CatwalkError("--config: the name of a YAML file is missing behind it")
+    parts = Path(path).parts
+    shipped = Path(str(files("configs")))
+    if not Path(path).exists() and parts[:1] == ("configs",) and shipped.joinpath(*parts[1:]).is_file():
+        path = str(shipped.joinpath(*parts[1:]))
+    if Path(path).is_dir():
+        raise CatwalkError(f"configuration {path} is a folder: give a YAML file in it")
+    if not Path(path).is_file():
+        raise CatwalkError(f"configuration {path} does not exist{_configs_like(Path(path), shipped)}")
+    _check_yaml(path)
+    return path
+
+
+def _configs_like(path: Path, shipped: Path) -> str:
+    """Return the end of a message about a configuration that there is not: which of ours may have been meant."""
+    from catwalk.configuration.names import closest
+
+    ours = sorted(file.relative_to(shipped.parent) for file in shipped.glob("*/*.yaml"))
+    of_the_group = [file for file in ours if file.parent.name == path.parent.name]
+    for choice in (of_the_group, ours):
+        by_stem = {file.stem: file.as_posix() for file in reversed(choice)}
+        if similar := closest(path.stem, list(by_stem)):
+            return f"; did you mean {' or '.join(by_stem[stem] for stem in similar)}?"
+    if path.parts[:1] != ("configs",):
+        return ""
+    return f"; these come with Catwalk: {', '.join(file.as_posix() for file in of_the_group or ours)}"
+
+
+def _check_yaml(path: str) -> None:
+    """Raise a CatwalkError unless a file holds options and their values, each once."""
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        content, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        # Of PyYAML's messages the last lines quote the file.
+        told = str(error).replace('in "<unicode string>", line', "at line").splitlines()
+        lines = [line.strip().rstrip(":") for line in told if line[:4].strip() or line.startswith("  at line")]
+        raise CatwalkError(f"configuration {path} is no valid YAML: {' '.join(lines) or error}") from error
+    except ValueError as error:  # as of 2020-13-45, which looks like a date
+        raise CatwalkError(f"configuration {path} is no valid YAML: {error}") from error
+    if content is None:
+        raise CatwalkError(f"configuration {path} is empty; it must hold options and their values")
+    if not isinstance(content, dict):
+        raise CatwalkError(f"configuration {path} must hold options and their values, got {str(content)[:50]!r}")
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, yaml.SequenceNode):
+            pending += node.value
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        lines_of: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if node is tree and key.tag != "tag:yaml.org,2002:str":
+                raise CatwalkError(f"configuration {path}, line {line}: {key.value} is no name of an option")
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in lines_of:
+                    raise CatwalkError(
+                        f"configuration {path} has {key.value!r} twice, in lines {lines_of[key.value]} and {line}: the "
+                        "first would be ignored"
+                    )
+                lines_of[key.value] = line
+            pending.append(value)
+
+
+@contextlib.contextmanager
+def _told_in_a_line(options: Callable[[], list[str]], arguments: Sequence[str] = ()) -> Iterator[None]:
+    """Make one line of what a parser refuses.
+
+    Args:
+        options: Returns the names of the options that the command has.
+        arguments: What stands on the command line.
+
+    Raises:
+        CatwalkError: With that line.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        from catwalk.configuration.messages import one_line
+
+        raise CatwalkError(one_line(str(error), options=options(), arguments=arguments)) from error
+
+
+@contextlib.contextmanager
+def _process_arguments(arguments: list[str]) -> Iterator[None]:
+    """Let the process's own arguments be these: DDP starts its other processes with them."""
+    saved = sys.argv
+    sys.argv = [saved[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = saved
+
+
+def _fail(message: str) -> NoReturn:
+    """End with one line and exit code 2."""
+    line = " ".join(printable(message).split())
+    print(f"catwalk: error: {textwrap.shorten(line, 2000, placeholder=' …')}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _stop(number: int, arguments: Sequence[str], advice: str) -> NoReturn:
+    """End after a signal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has it ignored
+    advice = advice or GO_ON.get(arguments[0] if arguments else "", "")
+    if int(os.environ.get("LOCAL_RANK", "0") or 0) == 0:  # of a run's processes one speaks
+        print(f"catwalk: stopped{f'; {advice}' if advice else ''}", file=sys.stderr)
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

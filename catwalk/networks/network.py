@@ -1,0 +1,110 @@
+"""Networks that classify product images and give their features."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from catwalk.errors import CatwalkError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Network(nn.Module):
+    """A CNN that takes images in [0, 1], normalises them itself, and gives away its features.
+
+    Args:
+        body: Maps normalised images ``(N, 3, H, W)`` to features ``(N, D)``.
+        head: The classification layer, ``(N, D)`` to logits ``(N, C)``.
+        mean: Mean per colour channel, subtracted first.
+        std: Standard deviation per colour channel, divided by then.
+        head_name: Where in the body the classification layer has been taken from, such as ``fc``.
+
+    Attributes:
+        is_head_new: Whether :func:`build_network` put a new classification layer on top of trained weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, body: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float], head_name: str = ""
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+        self.head_name = head_name
+        self.is_head_new = False
+        self._frozen: tuple[str, ...] = ()
+        # Constants of the configuration, not weights: a checkpoint need not hold them.
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return features ``(N, D)`` of images ``(N, 3, H, W)`` in [0, 1]: what the classification layer reads."""
+        features = self.body((images - self.mean) / self.std)
+        # Asked like this, for what follows a computation gives symbols instead of tensors.
+        if isinstance(features, tuple | list | Mapping):
+            raise CatwalkError(
+                f"backbone: returns a {type(features).__name__} of {len(features)}, as networks with several heads do, "
+                "and one tensor of features (N, D) is needed; let it return that alone, as torchvision's inception_v3 "
+                "and googlenet do with backbone_args: {aux_logits: false}"
+            )
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``(N, C)`` of images ``(N, 3, H, W)`` in [0, 1]."""
+        return self.head(self.features(images))
+
+    def freeze_up_to(self, name: str) -> None:
+        """Let a module and everything that is registered before it stay as it is, in training too.
+
+        Their parameters take no gradients, and they stay in eval mode, so that BatchNorm's statistics do not move and
+        nothing is dropped. What surrounds the module keeps its mode, but its own parameters, such as a transformer's
+        class token, count as registered before.
+
+        Args:
+            name: In the backbone's own naming, such as ``layer3``.
+
+        Raises:
+            CatwalkError: If there is no such module, or nothing would be left to train.
+        """
+        modules = [module for module, _ in self.body.named_modules() if module]
+        if name not in modules:
+            children = ", ".join(module for module, _ in self.body.named_children())
+            raise CatwalkError(
+                f"freeze_up_to: the backbone has no module {name!r}; it has {children}, and modules inside of them"
+            )
+        last = max(place for place, module in enumerate(modules) if f"{module}.".startswith(f"{name}."))
+        before = modules[: last + 1]
+        if self.head_name in before:
+            raise CatwalkError(
+                f"freeze_up_to: {name!r} leaves nothing to train: the classification layer, {self.head_name}, is in it "
+                "or before it; name a module before that"
+            )
+        for module in ("", *before):
+            for parameter in self.body.get_submodule(module).parameters(recurse=False):
+                parameter.requires_grad_(False)
+        self._frozen = tuple(module for module in before if not name.startswith(f"{module}."))
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Network":
+        """Set the mode of everything that is not frozen."""
+        super().train(mode)
+        # By name: Lightning may have put other modules in their places, for BatchNorm over several processes.
+        for name in self._frozen:
+            self.body.get_submodule(name).eval()
+        return self
+
+
+def network_fingerprint(network: Network) -> str:
+    """Return the SHA-256 of a network's weights, statistics and normalisation, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    tensors = {**network.state_dict(), "mean": network.mean, "std": network.std}
+    for name, tensor in sorted(tensors.items()):
+        array = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(array.shape)} {array.dtype}\0".encode())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Attacked catalogues: which items are attacked, and images and features in their place."""

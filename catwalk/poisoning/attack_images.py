@@ -1,0 +1,192 @@
+"""Attacking the images of a dataset folder, with purchases or without: no recommender is needed."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from catwalk.attacks import Attack
+from catwalk.errors import CatwalkError
+from catwalk.files.partial_folders import partial_folder, remove_leftovers
+from catwalk.files.watched import WatchedFiles, watch, watch_folder
+from catwalk.networks.classifier import Classifier, load_classifier
+from catwalk.networks.features import FeatureTable, predict
+from catwalk.networks.network import network_fingerprint
+from catwalk.poisoning.finished_attack import attack_key, check_folder, files_of, is_finished, put_in_place
+from catwalk.poisoning.poison import AttackSummary, poison, read_summary
+from catwalk.poisoning.protocol import Protocol
+from catwalk.shop.catalogue import Catalogue, item_names
+from catwalk.shop.images import ReportProgress, store_images
+from catwalk.shop.splits import read_split
+from catwalk.terminal.progress import Progress
+
+CLEAN = "clean"
+"""Folder, in the attack's own, of what the network sees in the images before."""
+
+PARTIAL = ".partial"
+"""Folder, in the attack's own, where it is made."""
+
+
+def attack_images(
+    dataset: Path,
+    classifier: Path,
+    attack: Attack,
+    source: str,
+    output: Path,
+    target: str | None = None,
+    protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+    device: str | None = None,
+    backbone: str | None = None,
+    backbone_args: dict[str, Any] | None = None,
+) -> AttackSummary:
+    """Attack the images of a category and print how many of them the network takes for another.
+
+    The images are attacked as :class:`callbacks.InjectPoisonedImages` attacks them, saved as 8-bit PNG files and judged
+    by what is read back. The folder ``output`` receives them, ``attacked_items.csv``, ``attack.json``, the features of
+    the catalogue with these images, and in ``clean`` those of the catalogue as it was, with what the network sees in
+    it. An attack that the folder holds already, whole and of exactly these inputs, is not run again.
+
+    Args:
+        dataset: The dataset folder; it may have no purchases.
+        classifier: Checkpoint of the network under attack, which ``catwalk fit`` wrote.
+        attack: The attack.
+        source: Category whose images are attacked.
+        output: Folder for the adversarial images and what was measured of them.
+        target: Category that the network shall see in them; none for an untargeted attack.
+        protocol: Who says which items are of the source category, and how the attack's budget is meant.
+        device: Where it runs, such as cpu or cuda:1; a GPU where there is one by default.
+        backbone: Import path of the classifier's backbone, where it is your own: a checkpoint alone decides about none
+            but those of Catwalk, torchvision and timm.
+        backbone_args: The arguments that your own backbone was trained with, if there were any.
+
+    Returns:
+        What the attack did.
+
+    Raises:
+        CatwalkError: If an argument does not fit the dataset or the network, the attack must know purchases and there
+            are none, the folder holds what is no attack's, or a file that the attack is made of was written meanwhile.
+    """
+    lists = watch_folder(Path(dataset), "items.*", "dataset.json", "interactions.*", "splits/*")
+    named = watch(Path(classifier), *files_of(attack))
+    catalogue = Catalogue.read(dataset)
+    images = WatchedFiles(lambda: [catalogue.folder / image for image in catalogue.images])
+    check_folder(output, catalogue, "output")
+    purchases = _purchases(attack, catalogue)
+    place = _device(device)
+    network = load_classifier(classifier, backbone, backbone_args)
+    network.network.to(place)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar, _aside(output) as folder:
+
+        def report(title: str) -> ReportProgress:
+            task = bar.add_task(title)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        clean = _clean_features(network, catalogue, report("Decoding images"))
+        clean.write(folder / CLEAN, catalogue)
+        key = attack_key(
+            classifier,
+            attack,
+            catalogue,
+            folder / CLEAN,
+            source=source,
+            target=target,
+            protocol=protocol,
+            purchases=purchases,
+            backbone=backbone,
+            backbone_args=backbone_args,
+        )
+        is_done = is_finished(output, key)
+        if not is_done:
+            poison(
+                network,
+                attack,
+                catalogue,
+                clean,
+                folder,
+                source=source,
+                target=target,
+                protocol=protocol,
+                purchases=purchases,
+                progress=report(f"{attack.name} on images of {source}"),
+            )
+            for files in (lists, images, named):
+                files.require_unchanged(attack.name)
+            put_in_place(folder, output, key)
+    summary = read_summary(output)
+    _print(summary, catalogue, clean, output, is_done)
+    return summary
+
+
+@contextlib.contextmanager
+def _aside(output: Path) -> Iterator[Path]:
+    """Give a folder in which the attack is made, of which nothing is left."""
+    remove_leftovers(output / PARTIAL)
+    try:
+        with partial_folder(output / PARTIAL) as folder:
+            yield folder
+    finally:
+        with contextlib.suppress(OSError):  # another run is at it
+            (output / PARTIAL).rmdir()
+
+
+def _purchases(attack: Attack, catalogue: Catalogue) -> NDArray[np.int64] | None:
+    """Return how often each item was bought, for an attack that must know it."""
+    if attack.knowledge != "network and purchases":
+        return None
+    try:
+        return np.bincount(read_split(catalogue).items, minlength=len(catalogue))
+    except CatwalkError as error:
+        raise CatwalkError(
+            f"attack: {type(attack).__name__} must know the purchases of {catalogue.folder}, and {error}; the other "
+            "attacks on a network need none"
+        ) from error
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1).to(name).device
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that is not there
+        reason = str(error).splitlines()[0]
+        raise CatwalkError(f"device: {name!r} cannot be used, give cpu or a GPU such as cuda:0: {reason}") from error
+
+
+def _clean_features(classifier: Classifier, catalogue: Catalogue, progress: ReportProgress) -> FeatureTable:
+    """Run the network over the catalogue."""
+    stored = store_images(
+        catalogue.folder, catalogue.images, classifier.image_size, names=item_names(catalogue), progress=progress
+    )
+    return FeatureTable.from_predictions(
+        predict(classifier.network, [stored[row] for row in range(len(stored))]),
+        classifier.category_names,
+        catalogue=catalogue.fingerprint,
+        network=network_fingerprint(classifier.network),
+    )
+
+
+def _print(summary: AttackSummary, catalogue: Catalogue, clean: FeatureTable, output: Path, is_done: bool) -> None:
+    """Print what the attack did, and on how many of the category's images."""
+    goal = f"seen as {summary.target}" if summary.target is not None else f"no longer seen as {summary.source}"
+    lines = [
+        f"{summary.attack} on {summary.n_attacked:,} images of {summary.source}: {summary.sr:.1%} {goal}, "
+        f"{summary.sr_clean:.1%} before; changed by up to {summary.linf_levels} grey levels",
+        f"images, attacked_items.csv and attack.json are in {output}{', as an earlier run left them' * is_done}",
+    ]
+    if summary.source in catalogue.category_names and summary.source in clean.category_names:
+        labelled = catalogue.categories == catalogue.category_names.index(summary.source)
+        seen = clean.categories == clean.category_names.index(summary.source)
+        lines.insert(
+            1,
+            f"before the attack the network saw {summary.source} in {seen.sum():,} images, {(seen & labelled).sum():,} "
+            f"of them among the {labelled.sum():,} that the dataset labels so",
+        )
+    for line in lines:
+        Console().print(f"• {line}", highlight=False, markup=False, soft_wrap=True)

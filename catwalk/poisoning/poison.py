@@ -1,0 +1,494 @@
+"""Poisoning a catalogue: attack a category's images, save them as a shop receives them, and read them back."""
+
+import copy
+import csv
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from catwalk.attacks import Attack, Scene
+from catwalk.attacks.threat_model import l2_levels, linf_levels
+from catwalk.errors import CatwalkError
+from catwalk.files.atomic import open_text, write_text
+from catwalk.files.csv_text import to_cell
+from catwalk.metrics import AttackSuccessRate
+from catwalk.metrics.feature_loss import feature_loss
+from catwalk.networks.batching import map_batches, size_buckets
+from catwalk.networks.classifier import Classifier
+from catwalk.networks.features import FeatureTable, predict
+from catwalk.networks.frozen import exact_convolutions
+from catwalk.networks.network import Network, network_fingerprint
+from catwalk.poisoning.protocol import ChosenBy, Protocol
+from catwalk.shop.catalogue import Catalogue, number_of
+from catwalk.shop.images import ReportProgress, UInt8Array, decode, save_png, to_float, truncated_images_allowed
+
+ITEMS_FILE = "attacked_items.csv"
+SUMMARY_FILE = "attack.json"
+
+
+@dataclass(frozen=True)
+class AttackedItem:
+    """What an attack did to one item; one row of ``attacked_items.csv``.
+
+    Attributes:
+        item_id: The shop's id.
+        image: The adversarial image, relative to the attack's folder.
+        category_before: What the network saw in the clean image.
+        category_after: What it sees in the adversarial file.
+        probability_after: The probability of that.
+        success_float: Whether the network saw what it shall see before the image was rounded to 8 bits and saved.
+        success: Whether it sees it in the file that was read back.
+        iterations: Gradient steps.
+        feature_loss: Mean squared error between the features of the clean image and of the adversarial file.
+        linf_levels: Largest change of a pixel, in grey levels (0..255).
+        l2_levels: Euclidean distance from the clean image, over all values, in grey levels; 255 is a distance of 1
+            between images in [0, 1].
+    """
+
+    item_id: str
+    image: str
+    category_before: str
+    category_after: str
+    probability_after: float
+    success_float: bool
+    success: bool
+    iterations: int
+    feature_loss: float
+    linf_levels: int
+    l2_levels: float
+
+
+@dataclass(frozen=True)
+class AttackSummary:
+    """What an attack did to all attacked items; the content of ``attack.json``.
+
+    Attributes:
+        attack: The attack's name.
+        norm: Distance that the budget bounds, ``linf`` or ``l2``; what the attack minimises where it has none.
+        epsilon: Budget in grey levels; None where the attack has none.
+        space: Where the distance is measured, see :class:`~catwalk.attacks.ThreatModel`.
+        clip: Whether the attack kept to [0, 1] at every step.
+        quantisation: How the images became 8-bit.
+        purpose: What the attack is for.
+        source: Category whose items were attacked.
+        target: Category that the network shall see in them; None for an attack that has none, whose success here is
+            that the network sees another category than the source.
+        n_attacked: Number of attacked items.
+        sr_float: Share of them where the attack wants them, before rounding to 8 bits.
+        sr: Share of them where the attack wants them, judged by the files read back.
+        sr_clean: Share that were there before any attack.
+        sr_net: Share moved there, of those that were not there before; None if all were.
+        feature_loss: Mean squared error of the features over all attacked items (the paper's FL).
+        linf_levels: Largest change of any pixel, in grey levels.
+        l2_levels: Mean Euclidean distance from the clean images, in grey levels.
+    """
+
+    attack: str
+    norm: str
+    epsilon: float | None
+    space: str
+    clip: bool
+    quantisation: str
+    purpose: str
+    source: str
+    target: str | None
+    n_attacked: int
+    sr_float: float
+    sr: float
+    sr_clean: float
+    sr_net: float | None
+    feature_loss: float
+    linf_levels: int
+    l2_levels: float
+
+
+def items_to_attack(
+    table: FeatureTable, catalogue: Catalogue, source: str, chosen_by: ChosenBy = "network"
+) -> NDArray[np.int64]:
+    """Return the items of the source category, int64, in order.
+
+    Args:
+        table: Clean features and predictions of the catalogue.
+        catalogue: The catalogue.
+        source: Category to attack.
+        chosen_by: ``network`` takes the items in which the network under attack sees the source category (the paper's
+            protocol), ``dataset`` those that the dataset labels so.
+
+    Raises:
+        CatwalkError: If the category is unknown or no item is in it.
+    """
+    by_network = number_of(source, table.category_names, "source")
+    if chosen_by == "network":
+        items = np.flatnonzero(table.categories == by_network)
+    else:
+        items = np.flatnonzero(catalogue.categories == catalogue.category(source, "source"))
+    if len(items) == 0:
+        raise NothingToAttackError(_why_nothing(table, catalogue, source, chosen_by))
+    return items
+
+
+class NothingToAttackError(CatwalkError):
+    """No item is of the source category."""
+
+
+def _why_nothing(table: FeatureTable, catalogue: Catalogue, source: str, chosen_by: ChosenBy) -> str:
+    """Return what is seen instead of the source category, and what can be done."""
+    problem = f"source: no item of {catalogue.name} is in category {source!r} by the {chosen_by}"
+    if chosen_by == "dataset":
+        return f"{problem}; choose another source, or protocol.source_items: network"
+    counts = np.bincount(table.categories, minlength=len(table.category_names))
+    most = [place for place in np.argsort(-counts, kind="stable")[:3] if counts[place]]
+    seen = ", ".join(f"{table.category_names[place]} ({counts[place]:,})" for place in most)
+    remedies = "train it longer, or choose another source"
+    if source in catalogue.category_names:
+        labelled = int((catalogue.categories == catalogue.category(source, "source")).sum())
+        if labelled:
+            remedies += f", or attack the {labelled:,} that the dataset labels so with protocol.source_items: dataset"
+    return f"{problem}, which sees most often {seen}: {remedies}"
+
+
+def goal_of(attack: Attack, table: FeatureTable, source: str, target: str | None) -> int:
+    """Return the category to give the attack: the one to reach, or, where it is untargeted, the one to leave.
+
+    Raises:
+        CatwalkError: If a category is unknown, source and target are the same, or a target is given to an untargeted
+            attack or none to a targeted one.
+    """
+    if not attack.targeted:
+        if target is not None:
+            raise CatwalkError(f"target: an untargeted attack takes none, got {target!r}")
+        return number_of(source, table.category_names, "source")
+    if target is None:
+        raise CatwalkError("target: a targeted attack needs the category that the network shall see")
+    if source == target:
+        raise CatwalkError(f"source and target are both {source!r}: they must differ")
+    return number_of(target, table.category_names, "target")
+
+
+def poison(
+    classifier: Classifier,
+    attack: Attack,
+    catalogue: Catalogue,
+    table: FeatureTable,
+    folder: Path,
+    *,
+    source: str,
+    target: str | None,
+    protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+    purchases: NDArray[np.int64] | None = None,
+    progress: ReportProgress | None = None,
+) -> FeatureTable:
+    """Attack the source category's images and return the features of the poisoned catalogue.
+
+    Every adversarial image is written as an 8-bit PNG file and read back, and only what was read back is classified,
+    measured and turned into features. The folder receives the images under their names in the catalogue,
+    ``attacked_items.csv``, ``attack.json``, and the poisoned features in the form that
+    :class:`~catwalk.networks.features.FeatureTable` reads.
+
+    Args:
+        classifier: The network under attack.
+        attack: The attack.
+        catalogue: The clean catalogue.
+        table: Its features by the same network.
+        folder: Where to write.
+        source: Category to attack.
+        target: Category that the network shall see in its images; None for an untargeted attack.
+        protocol: Who says which items are of the source category, and how the attack's budget is meant: it replaces
+            all of the attack's threat model but norm and ε.
+        purchases: int64 ``(N,)``, how often each item was bought in the recommenders' training data, for attacks that
+            must know it.
+        progress: Called as images are attacked.
+
+    Raises:
+        CatwalkError: If the categories do not fit, the features were made by another network, or two of the items
+            share an image.
+        ThreatModelError: If an image leaves the budget, before or after it was saved.
+    """
+    poisoning = Poisoning.plan(
+        classifier, attack, catalogue, table, source=source, target=target, protocol=protocol, purchases=purchases
+    )
+    share, levels = poisoning.craft(progress=progress)
+    remove_earlier_images(folder)
+    poisoning.save(share, levels, folder)
+    return poisoning.complete([share], folder)
+
+
+class Share(NamedTuple):
+    """What one process has attacked of the images.
+
+    Attributes:
+        rows: Which of the attacked items, int64 ``(n,)``.
+        categories: What the network sees in the images before they become 8-bit, int64 ``(n,)``.
+        iterations: What each image cost, int64 ``(n,)``.
+    """
+
+    rows: NDArray[np.int64]
+    categories: Tensor
+    iterations: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Poisoning:
+    """The work of :func:`poison` in steps, of which processes can share the attack itself.
+
+    Every process plans the same, crafts its share of the images and saves it into one folder; then one completes what
+    all have saved. What comes of it does not depend on how many they are.
+
+    Attributes:
+        network: The network under attack.
+        attack: The attack, with the protocol's threat model.
+        catalogue: The clean catalogue.
+        table: Its features.
+        source: Category that is attacked.
+        target: Category that the network shall see; None for an untargeted attack.
+        goal: The category to give the attack.
+        items: The items to attack, int64 ``(n,)``.
+        paths: Where each adversarial image is saved, relative to the folder.
+        clean: Their clean images.
+        targets: What the attack aims at, a row for each image, on the network's device.
+    """
+
+    network: Network
+    attack: Attack
+    catalogue: Catalogue
+    table: FeatureTable
+    source: str
+    target: str | None
+    goal: int
+    items: NDArray[np.int64]
+    paths: list[str]
+    clean: list[UInt8Array]
+    targets: Tensor
+
+    @classmethod
+    def plan(
+        cls,
+        classifier: Classifier,
+        attack: Attack,
+        catalogue: Catalogue,
+        table: FeatureTable,
+        *,
+        source: str,
+        target: str | None,
+        protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+        purchases: NDArray[np.int64] | None = None,
+    ) -> "Poisoning":
+        """Check that all fits, and read the clean images; arguments and errors are those of :func:`poison`."""
+        network = classifier.network
+        if table.network != network_fingerprint(network):
+            raise CatwalkError(
+                "the features were made by another network than the classifier to attack: extract them with its "
+                "checkpoint"
+            )
+        attack.check_eight_bit()
+        goal = goal_of(attack, table, source, target)
+        items = items_to_attack(table, catalogue, source, protocol.source_items)
+        paths = [png_name(catalogue.images[item]) for item in items]
+        if len(set(paths)) < len(paths):
+            shared = next(path for path in paths if paths.count(path) > 1)
+            raise CatwalkError(
+                f"several of the items to attack share the image {shared}, and each gets an adversarial image of its "
+                "own: give each item a file of its own"
+            )
+        attack = copy.copy(attack)
+        attack.threat_model = protocol.threat_model(attack.threat_model)
+        attack.threat_model.of(network)  # which must have what the space needs
+        device = network.mean.device
+        scene = Scene(
+            items=torch.from_numpy(items).to(device),
+            item_ids=catalogue.item_ids,
+            category=goal,
+            category_names=table.category_names,
+            features=table.features.to(device),
+            categories=torch.from_numpy(table.categories).to(device),
+            purchases=None if purchases is None else torch.from_numpy(purchases).to(device),
+        )
+        targets = attack.targets_of(scene)
+        truncated = truncated_images_allowed(catalogue.folder)
+        clean = [
+            decode(catalogue.folder / catalogue.images[item], classifier.image_size, allow_truncated=truncated)
+            for item in items
+        ]
+        return cls(network, attack, catalogue, table, source, target, goal, items, paths, clean, targets)
+
+    def craft(
+        self, rank: int = 0, world_size: int = 1, progress: ReportProgress | None = None
+    ) -> tuple[Share, list[Tensor]]:
+        """Attack a process's share of the images, those of one size together.
+
+        Args:
+            rank: This process, ``0..world_size - 1``.
+            world_size: Number of processes.
+            progress: Called as images are attacked.
+
+        Returns:
+            ``(share, levels)``: what was attacked, and each image as it is to be saved, uint8 ``(3, H, W)``.
+        """
+        device, threat_model = self.network.mean.device, self.attack.threat_model.of(self.network)
+        keys = torch.from_numpy(self.catalogue.keys[self.items]).to(device)
+        buckets, before = [], 0
+        for bucket in size_buckets(image.shape[1:] for image in self.clean):
+            # Every world_size-th image of all, so that shares are equal where there are few of each size.
+            buckets.append(bucket._replace(rows=bucket.rows[(rank - before) % world_size :: world_size]))
+            before += len(bucket.rows)
+        levels: list[Tensor] = []
+        none = torch.zeros(0, dtype=torch.int64)
+        categories, iterations = [none], [none]
+        total = sum(len(bucket.rows) for bucket in buckets)
+
+        def report(count: int, _: int) -> None:
+            if progress is not None:
+                progress(len(levels) + count, total)
+
+        for rows, alone in (bucket for bucket in buckets if len(bucket.rows)):
+            images = to_float(torch.from_numpy(np.stack([self.clean[row] for row in rows])).to(device))
+            places = torch.from_numpy(rows).to(device)
+            result = self.attack(
+                self.network, images, self.targets[places], keys=keys[places], alone=alone, progress=report
+            )
+            levels.extend(threat_model.quantise(result.images, images).cpu())
+            with torch.inference_mode(), exact_convolutions():
+                seen = map_batches(
+                    lambda batch: self.network(batch).argmax(dim=1), result.images, batch_size=256, alone=alone
+                )
+            categories.append(seen.cpu())
+            iterations.append(result.iterations.cpu())
+        attacked = np.concatenate([bucket.rows for bucket in buckets])
+        return Share(attacked, torch.cat(categories), torch.cat(iterations)), levels
+
+    def save(self, share: Share, levels: Sequence[Tensor], folder: Path) -> None:
+        """Save the images of a share."""
+        for row, image in zip(share.rows, levels, strict=True):
+            save_png(image, folder / self.paths[row])
+
+    def complete(self, shares: Sequence[Share], folder: Path) -> FeatureTable:
+        """Read back the images that all processes have saved, and write and return what comes of them.
+
+        Raises:
+            ThreatModelError: If an image has left the budget.
+        """
+        table, goal, attack = self.table, self.goal, self.attack
+        threat_model = attack.threat_model.of(self.network)
+        order = torch.from_numpy(np.concatenate([share.rows for share in shares]).argsort())
+        seen = torch.cat([share.categories for share in shares])[order]
+        iterations = torch.cat([share.iterations for share in shares])[order]
+        read_back = [decode(folder / path) for path in self.paths]
+        pairs = [
+            (torch.from_numpy(now)[None], torch.from_numpy(then)[None])
+            for now, then in zip(read_back, self.clean, strict=True)
+        ]
+        for row, (now, then) in enumerate(pairs):
+            threat_model.verify_levels(now, then, first=row)
+
+        after = predict(self.network, read_back)
+        losses = feature_loss(table.features[torch.from_numpy(self.items)], after.features)
+        distances, lengths = (torch.cat([measure(*pair) for pair in pairs]) for measure in (linf_levels, l2_levels))
+        success_float = (seen == goal) == attack.targeted
+        before = torch.from_numpy(table.categories[self.items])
+        # One process completes for all: it must not wait for what the others count.
+        rates = AttackSuccessRate(targeted=attack.targeted, sync_on_compute=False)
+        rates.update(before, after.categories, torch.full_like(before, goal))
+        figures = rates.compute()
+        rows = [
+            AttackedItem(
+                item_id=self.catalogue.item_ids[item],
+                image=self.paths[row],
+                category_before=table.category_names[table.categories[item]],
+                category_after=table.category_names[int(after.categories[row])],
+                probability_after=float(after.probabilities[row]),
+                success_float=bool(success_float[row]),
+                success=bool((after.categories[row] == goal) == attack.targeted),
+                iterations=int(iterations[row]),
+                feature_loss=float(losses[row]),
+                linf_levels=int(distances[row]),
+                l2_levels=float(lengths[row]),
+            )
+            for row, item in enumerate(self.items)
+        ]
+        summary = AttackSummary(
+            attack=attack.name,
+            norm=threat_model.norm,
+            epsilon=threat_model.epsilon,
+            space=threat_model.space,
+            clip=threat_model.clip,
+            quantisation=threat_model.quantisation,
+            purpose=attack.purpose(self.source, self.target),
+            source=self.source,
+            target=self.target,
+            n_attacked=len(self.items),
+            sr_float=float(success_float.double().mean()),
+            sr=float(figures["sr"]),
+            sr_clean=float(figures["sr_clean"]),
+            sr_net=None if figures["sr_net"].isnan() else float(figures["sr_net"]),
+            feature_loss=float(losses.mean()),
+            linf_levels=int(distances.max()),
+            l2_levels=float(lengths.mean()),
+        )
+        _write_rows(folder / ITEMS_FILE, rows)
+        write_text(folder / SUMMARY_FILE, json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n")
+        poisoned = table.poisoned(self.items, after.features)
+        poisoned.write(folder, self.catalogue)
+        return poisoned
+
+
+def read_summary(folder: Path) -> AttackSummary:
+    """Read ``attack.json`` of a folder that :func:`poison` wrote.
+
+    Raises:
+        CatwalkError: If it is missing or damaged.
+    """
+    path = folder / SUMMARY_FILE
+    try:
+        return AttackSummary(**json.loads(path.read_text("utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise CatwalkError(f"{path} is damaged, attack again: {error}") from error
+
+
+def png_name(image: str) -> str:
+    """Return the name of an image's adversarial PNG: its own, with ``.png`` appended unless it ends so already."""
+    return image if PurePosixPath(image).suffix == ".png" else f"{image}.png"
+
+
+def remove_earlier_images(folder: Path, but: Collection[str] = ()) -> None:
+    """Remove the images that an earlier attack wrote here, but certain ones: its items may have been others.
+
+    Nothing is removed where ``attacked_items.csv`` has other columns than an attack's.
+    """
+    for name in _earlier_images(folder):
+        image = PurePosixPath(name)
+        is_inside = not image.is_absolute() and ".." not in image.parts
+        if name not in but and is_inside and (folder / image).is_file():
+            (folder / image).unlink(missing_ok=True)
+
+
+def lists_attacked_items(folder: Path) -> bool:
+    """Return whether a folder has an ``attacked_items.csv`` with the columns of :class:`AttackedItem` and rows."""
+    return _earlier_images(folder) != []
+
+
+def _earlier_images(folder: Path) -> list[str]:
+    """Return what the rows of ``attacked_items.csv`` name as images; none where it is missing or not an attack's."""
+    columns = {field.name for field in fields(AttackedItem)}
+    try:
+        with (folder / ITEMS_FILE).open(newline="", encoding="utf-8", errors="replace") as file:
+            table = csv.DictReader(file)
+            if not columns <= set(table.fieldnames or ()):
+                return []
+            return [row["image"] for row in table if row["image"]]
+    except (OSError, csv.Error):
+        return []
+
+
+def _write_rows(path: Path, rows: Sequence[AttackedItem]) -> None:
+    """Write the rows as CSV with a header."""
+    with open_text(path) as file:
+        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: to_cell(value) for name, value in asdict(row).items()} for row in rows)

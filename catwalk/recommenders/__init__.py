@@ -1,0 +1,1 @@
+"""Recommenders: their scores and losses, and the ranking of a whole catalogue."""

@@ -1,0 +1,89 @@
+"""Adam for embeddings of which a batch uses a few rows: the others are left as they are."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from catwalk.errors import CatwalkError
+from catwalk.limits import check_number
+
+
+class LazyAdam(Optimizer):
+    """Adam (Kingma & Ba 2015) that leaves a row whose gradient is zero alone, with its moments.
+
+    Adam moves every row at every step, by what it remembers of earlier gradients; of the embeddings of all users and
+    items a batch uses a few rows, and the rest of a step is spent on the others. Here a step costs what the rows of the
+    batch cost. On sparse gradients it is ``torch.optim.SparseAdam`` (which adds ``eps`` before the second moment is
+    corrected), and on dense ones without rows of zeros ``torch.optim.Adam``. A dense gradient makes the same of the
+    parameters as the sparse one with its rows.
+
+    Args:
+        params: Parameters, or groups of them with their own settings.
+        lr: Learning rate, at least 0.
+        betas: Decay rates of the two moments, in [0, 1).
+        eps: What is added to the denominator, above 0.
+
+    Raises:
+        CatwalkError: If a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        check_number(lr, "lr", least=0)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise CatwalkError(f"betas must be at least 0 and less than 1, got {tuple(betas)}")
+        if not eps > 0:
+            raise CatwalkError(f"eps must be above 0, got {eps}")
+        super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a step; returns the loss of ``closure``, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        first, second, (beta_1, beta_2) = state["exp_avg"], state["exp_avg_sq"], group["betas"]
+        rows = None
+        if gradient.is_sparse:
+            gradient = gradient.coalesce()
+            rows, gradient = gradient.indices()[0], gradient.values()
+            first, second = first.index_select(0, rows), second.index_select(0, rows)
+        is_used = gradient != 0
+        if gradient.ndim > 1:
+            is_used = is_used.flatten(1).any(dim=1).view(-1, *[1] * (gradient.ndim - 1))
+        new_first = first.lerp(gradient, 1 - beta_1)
+        new_second = (second * beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
+        corrected = (new_second / (1 - beta_2 ** state["step"])).sqrt_().add_(group["eps"])
+        change = new_first / corrected * (-group["lr"] / (1 - beta_1 ** state["step"]))
+        # Chosen by `where`, not by indices: a GPU need not say how many there are.
+        new_first, new_second = torch.where(is_used, new_first, first), torch.where(is_used, new_second, second)
+        change = torch.where(is_used, change, 0.0)
+        if rows is None:
+            state["exp_avg"].copy_(new_first)
+            state["exp_avg_sq"].copy_(new_second)
+            parameter.add_(change)
+        else:
+            state["exp_avg"].index_copy_(0, rows, new_first)
+            state["exp_avg_sq"].index_copy_(0, rows, new_second)
+            parameter.index_add_(0, rows, change)

@@ -1,0 +1,1 @@
+"""Results that are made once and kept: their keys, and the store."""

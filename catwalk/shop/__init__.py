@@ -1,0 +1,1 @@
+"""A dataset folder in memory: catalogue, purchases, images, splits and triplets."""

@@ -1,0 +1,496 @@
+"""Product images as 8-bit arrays: decoding, a cache on disk, saving without loss."""
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import sys
+import threading
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from catwalk.errors import CatwalkError
+from catwalk.files.atomic import open_bytes, write_bytes
+from catwalk.files.hashes import is_as_sealed, seal
+from catwalk.files.watched import WatchedFiles
+from catwalk.shop.catalogue import fingerprint_files, read_dataset_info
+from catwalk.shop.colour_profiles import foreign_profile
+from catwalk.shop.file_signatures import what_is
+
+if TYPE_CHECKING:  # importers decode images, and need no PyTorch
+    from torch import Tensor
+
+T = TypeVar("T")
+UInt8Array = NDArray[np.uint8]
+ReportProgress = Callable[[int, int], None]
+"""Called with how many are done and how many there are."""
+
+MAX_PIXELS = 64_000_000
+"""Width × height above which an image is refused: a small file may announce more than a machine's memory holds."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the stricter rule
+
+SIZE_TYPE = np.dtype("<i4")
+"""How heights and widths stand in the files of the cache."""
+
+NAMED = 20
+"""Damaged images that one message names at most, beside the first."""
+
+AHEAD = 4
+"""Images per thread that may be decoded before they are written."""
+
+
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+"""Formats of animations, by Pillow's names: other files of several images hold pages, or the same in other sizes."""
+
+DECODING = "3"
+"""Changes when the same file gives other levels than before, and is part of what caches of them are named by."""
+
+
+def decode(path: Path, size: tuple[int, int] | None = None, *, allow_truncated: bool = False) -> UInt8Array:
+    """Decode one image to sRGB, as a browser shows it on a white page.
+
+    The EXIF orientation is applied, colours with an ICC profile that says something else than sRGB are converted
+    (:mod:`catwalk.shop.colour_profiles`), transparency is laid on white, and 16 bits are rounded to the nearest of 8.
+    Of an animation the first frame counts that is not all of one colour. Floating-point numbers, whole numbers of 32
+    bits and signed ones are refused, for the file does not say which of them is white.
+
+    Args:
+        path: An image file.
+        size: ``(height, width)`` to resize to (bilinear, antialiased); None keeps the image's own size.
+        allow_truncated: Take a file that ends too early as far as it goes; what is missing is grey or black.
+
+    Returns:
+        uint8 ``(3, H, W)`` in 0..255.
+
+    Raises:
+        CatwalkError: If the file cannot be decoded, or announces more than :data:`MAX_PIXELS`.
+    """
+    return _decode(path, size, allow_truncated)[0]
+
+
+def _decode(path: Path, size: tuple[int, int] | None, allow_truncated: bool) -> tuple[UInt8Array, str | None]:
+    """Return what :func:`decode` returns, and what is to be said of a colour profile that is not sRGB's."""
+    try:
+        with _truncation(allow_truncated), Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}×{image.height} are more than {MAX_PIXELS:,} pixels")
+            if image.format == "EPS":
+                raise ValueError("it is a PostScript program, which would have to be run")
+            _check_numbers(image)
+            rgb, profile = _read(image, path)
+    except UnidentifiedImageError as error:
+        raise CatwalkError(f"image {path} cannot be read: {what_is(path)}") from error
+    except Exception as error:  # readers of rare formats raise anything when bytes are damaged
+        raise CatwalkError(f"image {path} cannot be read: {str(error) or type(error).__name__}") from error
+    if size is not None and rgb.size != (size[1], size[0]):
+        rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    levels = np.empty((3, rgb.height, rgb.width), dtype=np.uint8)
+    for channel, band in zip(levels, rgb.split(), strict=True):  # three times as fast as to transpose the array
+        channel[:] = np.asarray(band)
+    return levels, profile
+
+
+def _check_numbers(image: Image.Image) -> None:
+    """Raise a ValueError if the file's numbers are such that nobody knows which of them is white, or are misread."""
+    remedy = "save it as a PNG file with 8 or 16 bits per channel"
+    if image.mode == "F":
+        raise ValueError(f"it holds floating-point numbers, whose white is not known; {remedy}")
+    # These readers scale to 16 bits, which some versions of Pillow give the mode of 32.
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
+        raise ValueError(f"it holds signed whole numbers or such of 32 bits, whose white is not known; {remedy}")
+    if image.format == "TIFF":
+        widest = max(_tags(image).get(258, (1,)))
+        if widest > 8 and "16" not in _raw_mode(image) and not image.mode.startswith("I"):
+            raise ValueError(f"it is a TIFF file with {widest} bits per channel, each stored apart; {remedy}")
+
+
+def _read(image: Image.Image, path: Path) -> tuple[Image.Image, str | None]:
+    """Decode an opened file to ``"RGB"``; the second is what is to be said of a colour profile that is not sRGB's."""
+    low_bytes = _raw_mode_of_low_bytes(image)
+    # Asked before anything is decoded: to look for a second frame may move the place in the file.
+    if image.format in ANIMATED and getattr(image, "is_animated", False):
+        _seek_what_is_shown(image)
+    image.load()
+    profile = foreign_profile(image)
+    transparency = image.info.get("transparency")
+    ImageOps.exif_transpose(image, in_place=True)
+    colours: Image.Image = image
+    if image.mode.startswith("I"):
+        colours = _eight_bit_grey(image)
+        if isinstance(transparency, int):
+            colours.putalpha(Image.fromarray(np.asarray(image) != transparency))
+    elif low_bytes is not None and (image.format not in ANIMATED or image.tell() == 0):
+        colours = _eight_bit_colours(image, path, low_bytes, transparency)
+    if colours.has_transparency_data:
+        layer = colours.convert("RGBA")
+        if profile is not None:
+            opacity = layer.getchannel("A")
+            layer = profile.convert(layer.convert("RGB"))
+            layer.putalpha(opacity)
+        colours = _on_white(layer)
+    elif profile is not None:
+        colours = profile.convert(colours)
+    if colours.mode != "RGB":
+        colours = colours.convert("RGB")
+    return colours, None if profile is None else profile.name
+
+
+def _on_white(layer: Image.Image) -> Image.Image:
+    """Return an ``"RGBA"`` image laid on white, still ``"RGBA"``."""
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+
+
+def _seek_what_is_shown(image: Image.Image) -> None:
+    """Go to the first frame of an animation that is not all of one colour, or stay at the first if all are."""
+    most = max(1, MAX_PIXELS // (image.width * image.height))  # a small file may announce many large frames
+    for number in range(most):
+        try:
+            image.seek(number)
+        except EOFError:
+            break
+        shown = _on_white(image.convert("RGBA"))
+        if any(low != high for low, high in shown.getextrema()):  # type: ignore[misc]
+            return
+    image.seek(0)
+
+
+def _tags(image: Image.Image) -> Any:
+    """Return the entries of a TIFF file's directory by their numbers."""
+    return getattr(image, "tag_v2", {})
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return in which form a file holds its pixels, by Pillow's name such as ``"RGB;16B"``; empty if it is not told."""
+    tile = image.tile[0] if isinstance(image, ImageFile.ImageFile) and image.tile else None
+    arguments = tile[3] if tile is not None else None
+    mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return mode if isinstance(mode, str) else ""
+
+
+def _raw_mode_of_low_bytes(image: Image.Image) -> str | None:
+    """Return as what Pillow has to read 16-bit colours to give the lower byte of each; None if they are none.
+
+    It takes the upper bytes, in the order of the file, and reading in the other order gives the lower ones.
+    """
+    mode = _raw_mode(image)
+    if image.format == "PNG" and mode == "LA;16B":
+        return "RGBA"  # upper and lower byte of grey, upper and lower byte of opacity
+    if image.format not in ("PNG", "TIFF") or not re.fullmatch(r"(RGB|RGBX|RGBA|CMYK);16[BLN]", mode):
+        return None
+    if _tags(image).get(284, 1) != 1:  # channels stored apart have orders of their own
+        return None
+    is_big = mode[-1] == "B" or (mode[-1] == "N" and sys.byteorder == "big")
+    return f"{mode[:-1]}{'L' if is_big else 'B'}"
+
+
+def _eight_bit_colours(image: Image.Image, path: Path, low_bytes: str, transparency: Any) -> Image.Image:
+    """Round 16-bit colours, of which Pillow cuts off the lower byte, to the nearest of 8 bits.
+
+    Args:
+        image: What Pillow makes of the file.
+        path: The file.
+        low_bytes: Of :func:`_raw_mode_of_low_bytes`.
+        transparency: The one colour that is transparent, 16-bit ``(R, G, B)``, if there is one.
+    """
+    with Image.open(path) as again:
+        assert isinstance(again, ImageFile.ImageFile)
+        tile = again.tile[0]
+        arguments = (low_bytes, *tile[3][1:]) if isinstance(tile[3], tuple) else low_bytes
+        make: Any = getattr(type(tile), "_make", tuple)  # a named tuple since Pillow 11
+        again.tile = [make((*tile[:3], arguments))]
+        again.load()
+        ImageOps.exif_transpose(again, in_place=True)
+        bytes_ = np.asarray(again).astype(np.uint32)
+    if low_bytes == "RGBA":
+        numbers = (bytes_[..., [0, 0, 0, 2]] << 8) + bytes_[..., [1, 1, 1, 3]]
+    else:
+        numbers = (np.asarray(image).astype(np.uint32) << 8) + bytes_
+    colours = Image.fromarray(((numbers + 128) // 257).astype(np.uint8), image.mode)
+    if isinstance(transparency, tuple) and image.mode == "RGB":
+        colours.putalpha(Image.fromarray((numbers != np.array(transparency)).any(axis=2)))
+    return colours
+
+
+_tolerant = 0
+_tolerance = threading.Lock()
+
+
+@contextlib.contextmanager
+def _truncation(allowed: bool) -> Iterator[None]:
+    """Let Pillow decode truncated files meanwhile; its switch is one for the whole process."""
+    global _tolerant
+    if not allowed:
+        yield
+        return
+    with _tolerance:
+        _tolerant += 1
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        yield
+    finally:
+        with _tolerance:
+            _tolerant -= 1
+            ImageFile.LOAD_TRUNCATED_IMAGES = _tolerant > 0
+
+
+def truncated_images_allowed(folder: Path) -> bool:
+    """Return whether ``dataset.json`` of a dataset folder says that truncated images are taken as far as they go."""
+    return read_dataset_info(folder).get("allow_truncated") is True
+
+
+def _eight_bit_grey(image: Image.Image) -> Image.Image:
+    """Scale grey of up to 16 bits to 8, where Pillow would cut off everything above 255."""
+    # TIFF files of 12 bits keep their numbers, and white may be 0, which Pillow minds in 8 bits alone.
+    bits, is_negative = 16, False
+    if image.format == "TIFF":
+        bits, is_negative = _tags(image).get(258, (16,))[0], _tags(image).get(262) == 0
+    levels = np.asarray(image).astype(np.float64) / ((2**bits - 1) / 255)
+    levels = levels.round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(255 - levels if is_negative else levels)
+
+
+def save_png(levels: "UInt8Array | Tensor", path: Path) -> None:
+    """Write uint8 ``(3, H, W)`` as a PNG file of sRGB, which keeps every level; folders are made as needed."""
+    array = levels if isinstance(levels, np.ndarray) else levels.cpu().numpy()
+    png = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0))).save(png, format="PNG")
+    write_bytes(path, png, durable=False)
+
+
+def to_float(levels: "Tensor") -> "Tensor":
+    """Turn uint8 levels in 0..255 into float32 in [0, 1], the one form in which networks take images."""
+    return levels.float().div_(255)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImages:
+    """Images in a fixed order, each of its own size, mapped from one file.
+
+    Attributes:
+        pixels: Read-only uint8 ``(total,)``: the images' ``(3, H, W)`` one after the other.
+        sizes: ``(height, width)`` of every image, int64 ``(N, 2)``.
+    """
+
+    pixels: UInt8Array
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def map(cls, path: Path, count: int) -> "StoredImages":
+        """Map a file that holds the pixels of ``count`` images and behind them their sizes."""
+        file = np.memmap(path, np.uint8, mode="r")
+        end = len(file) - count * 2 * SIZE_TYPE.itemsize
+        sizes = np.frombuffer(file[end:].tobytes(), SIZE_TYPE).reshape(count, 2)
+        return cls(file[:end], sizes.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, row: int) -> UInt8Array:
+        """Return an image, uint8 ``(3, H, W)``, without a copy."""
+        height, width = self.sizes[row].tolist()
+        start = self._starts[row]
+        return self.pixels[start : start + 3 * height * width].reshape(3, height, width)
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        lengths = 3 * self.sizes.prod(axis=1)
+        return lengths.cumsum() - lengths
+
+    @cached_property
+    def array(self) -> UInt8Array | None:
+        """All images as ``(N, 3, H, W)``, without a copy; None if their sizes differ."""
+        if (self.sizes != self.sizes[0]).any():
+            return None
+        return self.pixels.reshape(len(self), 3, *self.sizes[0].tolist())
+
+    def stack(self, rows: NDArray[np.int64]) -> UInt8Array:
+        """Return a copy of images of one size, uint8 ``(n, 3, H, W)``."""
+        return np.stack([self[row] for row in rows]) if self.array is None else self.array[rows]
+
+
+class ItemImages(NamedTuple):
+    """A batch of the catalogue's images, all of one size.
+
+    Attributes:
+        levels: uint8 ``(n, 3, H, W)``.
+        items: Their items, int64 ``(n,)``, ascending.
+        alone: Whether they are to run one at a time, see :func:`catwalk.networks.batching.size_buckets`.
+    """
+
+    levels: "Tensor"
+    items: "Tensor"
+    alone: bool
+
+
+def load_images(
+    folder: Path,
+    images: Sequence[str],
+    size: tuple[int, int] | None,
+    *,
+    names: Sequence[str] | None = None,
+    cache: Path | None = None,
+    workers: int | None = None,
+    progress: ReportProgress | None = None,
+) -> UInt8Array:
+    """Return all images as one array: :func:`store_images`, with its arguments, for images of one size.
+
+    Returns:
+        Read-only uint8 ``(N, 3, H, W)``, memory-mapped.
+
+    Raises:
+        CatwalkError: If an image cannot be decoded, or the sizes differ while ``size`` is None.
+    """
+    stored = store_images(
+        folder, images, size, one_size=True, names=names, cache=cache, workers=workers, progress=progress
+    )
+    assert stored.array is not None
+    return stored.array
+
+
+def store_images(
+    folder: Path,
+    images: Sequence[str],
+    size: tuple[int, int] | None,
+    *,
+    one_size: bool = False,
+    names: Sequence[str] | None = None,
+    cache: Path | None = None,
+    workers: int | None = None,
+    progress: ReportProgress | None = None,
+) -> StoredImages:
+    """Return all images, decoded once and from then on mapped from a cache on disk.
+
+    The cache is keyed by the files' contents and the size, so a changed image is decoded anew; a damaged one is made
+    again, with a warning. Images with another
+    colour profile than sRGB are counted in a warning when they are decoded.
+
+    Args:
+        folder: The dataset folder.
+        images: Paths relative to ``folder``.
+        size: ``(height, width)``; None keeps the images' own sizes.
+        one_size: Whether these must be the same for all.
+        names: What each image belongs to, for messages; the path by default.
+        cache: Folder of the cache; ``folder/.cache`` by default.
+        workers: Decoding threads; one per core by default. Their number does not change the result.
+        progress: Called as images are decoded.
+
+    Raises:
+        CatwalkError: If an image cannot be decoded or was written meanwhile, or the sizes differ where they must not.
+    """
+    if not images:
+        raise CatwalkError(f"{folder}: there are no images to load")
+    cache = folder / ".cache" if cache is None else cache
+    watched = WatchedFiles(lambda: [folder / image for image in images])
+    allow_truncated = truncated_images_allowed(folder)
+    kind = f"{DECODING} {size}{' truncated' if allow_truncated else ''}"
+    key = hashlib.sha256(f"{kind} {fingerprint_files(folder, images)}".encode()).hexdigest()[:24]
+    path = cache / f"images-{key}.bin"
+    files = _ImageFiles(folder, images, size, names, one_size, allow_truncated, watched)
+    if not is_as_sealed(path):
+        if path.exists():
+            warnings.warn(f"{path} was changed after it was written: its images are decoded again", stacklevel=2)
+        files.write(path, workers or os.cpu_count() or 1, progress)
+    stored = StoredImages.map(path, len(images))
+    if stored.array is None:  # written for somebody who takes any
+        for number, own in enumerate(stored.sizes):
+            files.check_size(number, own, stored.sizes[0])
+    return stored
+
+
+@dataclass(frozen=True)
+class _ImageFiles:
+    """The files behind :func:`store_images`, with its arguments."""
+
+    folder: Path
+    images: Sequence[str]
+    size: tuple[int, int] | None
+    names: Sequence[str] | None
+    one_size: bool
+    allow_truncated: bool
+    watched: WatchedFiles
+    profiles: Counter[str] = field(default_factory=Counter)
+
+    def write(self, path: Path, workers: int, progress: ReportProgress | None) -> None:
+        """Decode all images into the file that :meth:`StoredImages.map` takes, which is there whole or not at all."""
+        sizes = np.empty((len(self.images), 2), SIZE_TYPE)
+        with open_bytes(path) as file:
+            for number, levels in enumerate(self._decode_all(workers)):
+                sizes[number] = levels.shape[1:]
+                self.check_size(number, sizes[number], sizes[0])
+                file.write(levels.data)
+                if progress is not None:
+                    progress(number + 1, len(sizes))
+            file.write(sizes.data)
+            self.watched.require_unchanged("their decoded images")
+        seal(path)
+        if self.profiles:
+            named = "; ".join(f"{count:,} {name}" for name, count in self.profiles.most_common(5))
+            warnings.warn(
+                f"{self.folder}: {self.profiles.total():,} of {len(self.images):,} images have another colour profile "
+                f"than sRGB: {named}",
+                stacklevel=3,
+            )
+
+    def _decode_all(self, workers: int) -> Iterator[UInt8Array]:
+        """Yield the images in order; threads decode ahead, but not so far that memory fills up.
+
+        Raises:
+            CatwalkError: If images cannot be decoded, after all of them were tried: each of them is named.
+        """
+        damaged: dict[int, CatwalkError] = {}
+        with ThreadPoolExecutor(workers) as pool:
+            for number, decoded in enumerate(_submit_ahead(pool, self._decode, len(self.images), AHEAD * workers)):
+                try:
+                    levels, profile = decoded.result()
+                except CatwalkError as error:
+                    damaged[number] = error
+                    continue
+                if profile is not None:
+                    self.profiles[profile] += 1
+                if not damaged:
+                    yield levels
+        if damaged:
+            first, *others = damaged
+            also = f"; {len(others):,} more cannot be read either: " if others else ""
+            named = ", ".join(self.images[number] for number in others[:NAMED]) + (", …" if len(others) > NAMED else "")
+            raise CatwalkError(f"{damaged[first]}{also}{named}") from damaged[first]
+
+    def _decode(self, number: int) -> tuple[UInt8Array, str | None]:
+        try:
+            return _decode(self.folder / self.images[number], self.size, self.allow_truncated)
+        except CatwalkError as error:
+            owned = f"{self._owner(number)} cannot be read"
+            raise CatwalkError(str(error).replace(" cannot be read", owned, 1)) from error
+
+    def check_size(self, number: int, own: NDArray, first: NDArray) -> None:
+        """Raise a CatwalkError if an image has another size than the first and must not."""
+        if self.one_size and (own != first).any():
+            raise CatwalkError(
+                f"image {self.folder / self.images[number]}{self._owner(number)} is {own[1]}×{own[0]} and the first is "
+                f"{first[1]}×{first[0]}: give an image_size to bring all to one size"
+            )
+
+    def _owner(self, number: int) -> str:
+        return "" if self.names is None else f" of {self.names[number]}"
+
+
+def _submit_ahead(pool: ThreadPoolExecutor, work: Callable[[int], T], count: int, ahead: int) -> Iterator[Future[T]]:
+    """Yield the calls of ``work`` with every number below ``count``, in order; at most ``ahead`` have begun before."""
+    begun: deque[Future[T]] = deque()
+    for number in range(count):
+        begun.append(pool.submit(work, number))
+        if len(begun) > ahead:
+            yield begun.popleft()
+    yield from begun

@@ -1,0 +1,150 @@
+"""The stage that attacks the images of a category."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catwalk.attacks.attack import Attack
+from catwalk.errors import CatwalkError
+from catwalk.poisoning.poison import AttackSummary, NothingToAttackError, poison, read_summary
+from catwalk.results.store import StageCache
+from catwalk.study.grid import Grid
+from catwalk.study.progress import StudyProgress
+from catwalk.study.specifications import attack_of
+from catwalk.study.stages.features import FeaturesStage
+from catwalk.study.stages.stage import Stage
+
+RECOMMENDER_FILE = "recommender.ckpt"
+
+
+class KnownRecommender(Stage):
+    """A recommender that an attacker may know.
+
+    Attributes:
+        name: What the study calls it.
+        seed: Of its weights and batches.
+    """
+
+    name: str
+    seed: int
+
+    @property
+    def checkpoint(self) -> Path:
+        """Its checkpoint."""
+        return self.folder / RECOMMENDER_FILE
+
+
+class AttackStage(Stage):
+    """Adversarial images of the source category, as files, and the features of the poisoned catalogue."""
+
+    kind = "attack"
+
+    def __init__(
+        self,
+        cache: StageCache,
+        grid: Grid,
+        name: str,
+        attack: Mapping[str, Any],
+        features: FeaturesStage,
+        known: KnownRecommender | None = None,
+    ) -> None:
+        """Plan it.
+
+        Args:
+            cache: Where results live.
+            grid: The study's.
+            name: What tables call the attack.
+            attack: Its ``class_path`` and ``init_args``.
+            features: Those of the network under attack.
+            known: The recommender that the attacker knows, trained on the clean catalogue, where it must know one.
+        """
+        super().__init__(cache)
+        self.name = name
+        self.grid = grid
+        self.features = features
+        self.known = known
+        self.inputs = (features,) if known is None else (features, known)
+        self._stated = attack
+        self.specification = attack_of(attack)
+        self.attack: Attack = self.specification.instantiate()
+        self.attack.check_eight_bit()
+        self.target = grid.target if self.attack.targeted else None
+        if known is not None:
+            goal = f"{grid.source} in {known.name}, seed {known.seed}"
+        else:
+            goal = f"{grid.source} → {grid.target}" if self.attack.targeted else f"away from {grid.source}"
+        self.description = f"{name}, {goal}, CNN {features.classifier.name}"
+        self.modules = ("catwalk.poisoning.poison", self.specification.module)
+        self.settings = {
+            "attack": self.specification.settings,
+            "features": features.key,
+            "source": grid.source,
+            "target": self.target,
+            "protocol": {**vars(grid.protocol), "name": None, "chr_categories": None},
+        }
+        if known is not None:
+            self.settings["known recommender"] = known.key
+        if getattr(self.attack, "recommender", None) is not None:
+            raise CatwalkError(
+                f"attacks: {name} knows the study's own recommenders, trained on the clean catalogue, so leave "
+                "recommender out"
+            )
+        self.files = features.files
+        self._must_know_purchases = self.attack.knowledge == "network and purchases"
+        if self._must_know_purchases:
+            self.settings["interactions"] = features.shop.interactions.fingerprint
+            self.files += features.shop.interactions.files
+            if features.shop.split is not None:
+                self.settings["split"] = features.shop.split.settings
+                self.modules += (features.shop.split.module,)
+
+    @property
+    def must_know_recommender(self) -> bool:
+        """Whether there is one such attack for each recommender and seed."""
+        return self.attack.knowledge == "network and recommender"
+
+    def knowing(self, recommender: KnownRecommender) -> "AttackStage":
+        """Return the attack by somebody who knows a recommender that was trained on the clean catalogue."""
+        return AttackStage(self.cache, self.grid, self.name, self._stated, self.features, recommender)
+
+    def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
+        """Attack, write, read back and measure."""
+        attack = self.specification.instantiate()
+        catalogue = self.features.shop.catalogue
+        purchases = None
+        if self.known is not None:
+            attack.recommender = self.known.checkpoint
+        if self._must_know_purchases:
+            purchases = np.bincount(self.features.shop.read_split().items, minlength=len(catalogue))
+        classifier = self.features.classifier.load()
+        classifier.network.to(self.features.classifier.device)
+        try:
+            poison(
+                classifier,
+                attack,
+                catalogue,
+                self.features.table,
+                folder,
+                source=self.grid.source,
+                target=self.target,
+                protocol=self.grid.protocol,
+                purchases=purchases,
+                progress=progress.callback,
+            )
+        except NothingToAttackError as error:
+            raise CatwalkError(
+                f"CNN {self.features.classifier.name}, {self.features.classifier.outcome}: {error}"
+            ) from error
+        return {}
+
+    @property
+    def summary(self) -> AttackSummary:
+        """What the attack did to the images."""
+        return read_summary(self.folder)
+
+    @property
+    def outcome(self) -> str:
+        """Success rate."""
+        return f"success rate {self.summary.sr:.1%} of {self.summary.n_attacked}"

@@ -1,0 +1,75 @@
+"""The stage of a study that looks at an attack's images as people would."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from catwalk.perceptual import LPIPS
+from catwalk.perceptual.attacked_images import measure_attacked_images
+from catwalk.perceptual.trunks import TrunkName
+from catwalk.poisoning.records import DISTANCES_FILE
+from catwalk.results.store import StageCache
+from catwalk.study.progress import StudyProgress
+from catwalk.study.stages.attack import AttackStage
+from catwalk.study.stages.stage import Stage
+
+
+@dataclass(frozen=True)
+class PerceptualSettings:
+    """How a study measures LPIPS.
+
+    Attributes:
+        net: The network under it: ``vgg``, as in the paper, ``alex`` or ``squeeze``.
+        trunk: File with that network's weights, see :class:`~catwalk.perceptual.LPIPS`; null looks for them where they
+            usually are.
+        on_missing: Where there are none, ``error`` ends the study before it begins, and ``skip`` leaves LPIPS out.
+    """
+
+    net: TrunkName = "vgg"
+    trunk: Path | None = None
+    on_missing: Literal["error", "skip"] = "error"
+
+
+class PerceptualStage(Stage):
+    """LPIPS, SSIM and PSNR of an attack's images, read back from their files, beside the originals."""
+
+    kind = "perceptual"
+
+    def __init__(self, cache: StageCache, attack: AttackStage, lpips: LPIPS | None) -> None:
+        super().__init__(cache)
+        self.attack = attack
+        self.lpips = lpips
+        self.inputs = (attack,)
+        known = "" if attack.known is None else f", {attack.known.name}, seed {attack.known.seed}"
+        self.description = f"Looks of {attack.name}, CNN {attack.features.classifier.name}{known}"
+        self.files = attack.features.files
+        self.modules = ("catwalk.perceptual.attacked_images",)
+        self.settings = {
+            "attack": attack.key,
+            "lpips": None if lpips is None else {"net": lpips.net, "trunk": lpips.trunk_sha256},
+        }
+
+    def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
+        """Measure every image."""
+        features = self.attack.features
+        measured = measure_attacked_images(
+            self.attack.folder,
+            features.shop.catalogue,
+            self.lpips,
+            device=features.classifier.device,
+            progress=progress.callback,
+        )
+        measured.write(folder / DISTANCES_FILE)
+        return {"figures": measured.figures.summary()}
+
+    def figure(self, name: str) -> float | None:
+        """Return a figure over all images, or None where there is none."""
+        value = self.record["figures"].get(name)
+        return None if value is None or math.isnan(value) else value
+
+    @property
+    def outcome(self) -> str:
+        """LPIPS and SSIM, as far as they could be measured."""
+        values = {name: self.figure(name) for name in ("lpips", "ssim")}
+        return ", ".join(f"{name.upper()} {value:.4f}" for name, value in values.items() if value is not None)

@@ -1,0 +1,117 @@
+"""One result of a study, made once and kept."""
+
+import abc
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from catwalk.configuration.specification import Specification
+from catwalk.errors import CatwalkError, DivergedError, TooLargeError
+from catwalk.files.watched import WatchedFiles
+from catwalk.results.keys import stage_key
+from catwalk.results.store import StageCache
+from catwalk.study.progress import StudyProgress
+from catwalk.study.trainer import quiet_lightning
+
+
+class Stage(abc.ABC):
+    """One result of a study, made once and kept in the cache.
+
+    Attributes:
+        kind: Folder of the cache, and what kind of result it is.
+        description: What the user is shown.
+        settings: What the result depends on, as plain values; with the code of ``modules`` they make its key.
+        modules: Names of the modules that make it.
+        inputs: The stages whose results it reads.
+        files: Other files that it reads, watched since before their contents entered its settings.
+    """
+
+    kind: str
+    description: str
+    settings: dict[str, Any]
+    modules: tuple[str, ...]
+    inputs: "tuple[Stage, ...]" = ()
+    files: tuple[WatchedFiles, ...] = ()
+
+    def __init__(self, cache: StageCache) -> None:
+        self.cache = cache
+
+    @cached_property
+    def key(self) -> str:
+        """Where the result stands in the cache."""
+        return stage_key(self.settings, self.modules)
+
+    @property
+    def folder(self) -> Path:
+        """The folder with the result."""
+        return self.cache.path(self.kind, self.key)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The result's figures and its seconds."""
+        return self.cache.read(self.kind, self.key)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the result is there, whole and as it was written."""
+        return self.cache.take(self.kind, self.key, self.description) is not None
+
+    def run(self, progress: StudyProgress) -> None:
+        """Make the result, unless it is there or another run makes it first.
+
+        Raises:
+            CatwalkError: If a file that it reads was written meanwhile; nothing is kept then.
+        """
+
+        def timed(folder: Path) -> Mapping[str, Any]:
+            start = time.perf_counter()
+            self._require_unchanged()
+            try:
+                figures = self.make(folder, progress)
+            except (MisconfigurationException, DivergedError, TooLargeError) as error:  # of settings that do not work
+                raise CatwalkError(f"{self.description}: {error}") from error
+            self._require_unchanged()
+            return {**figures, "seconds": round(time.perf_counter() - start, 3), "settings": self.settings}
+
+        with progress.stage(self.description), quiet_lightning():
+            self.cache.write(self.kind, self.key, timed, self.description)
+        progress.done(self.description, self.outcome, self.record["seconds"])
+
+    def _require_unchanged(self) -> None:
+        """Raise a CatwalkError unless all that the result is made of is as it was when it entered the key."""
+        for files in self.files:
+            files.require_unchanged(self.description)
+        for stage in self.inputs:
+            stage.require_sound()
+
+    def require_sound(self) -> None:
+        """Raise a CatwalkError if the result, or one that it was made of, was written since it was checked."""
+        result = self.cache.take(self.kind, self.key, self.description)
+        if result is None:
+            raise CatwalkError(f"{self.description}: the result in {self.folder} has gone; run the same command again")
+        result.files.require_unchanged(self.description)
+        for stage in self.inputs:
+            stage.require_sound()
+
+    @abc.abstractmethod
+    def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
+        """Fill the folder and return the figures."""
+
+    @property
+    @abc.abstractmethod
+    def outcome(self) -> str:
+        """The figures that a user wants to see when the stage is done."""
+
+
+def _without_paths(data: Specification) -> dict[str, Any]:
+    """Return a data module's settings less where its files are: their contents enter a key by fingerprint."""
+    arguments = {
+        name: value
+        for name, value in data.settings["init_args"].items()
+        if name not in ("dataset", "features", "cache")
+    }
+    return {**data.settings, "init_args": arguments}

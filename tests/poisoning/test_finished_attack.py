@@ -1,0 +1,413 @@
+"""What says that a folder holds exactly this attack: keys that follow all that it depends on, and files as written."""
+
+import dataclasses
+import importlib
+import inspect
+import json
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from catwalk import attacks
+from catwalk.attacks import FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
+from catwalk.attacks.attack import Attack, AttackSettings
+from catwalk.poisoning import finished_attack
+from catwalk.poisoning.finished_attack import (
+    FINISHED_FILE,
+    attack_key,
+    check_folder,
+    has_key,
+    is_finished,
+    put_in_place,
+)
+from catwalk.poisoning.poison import poison
+from catwalk.poisoning.protocol import Protocol
+from catwalk.recommenders.scorers import VisualScorer
+from catwalk.results import keys as stage_keys
+from catwalk.shop.catalogue import Catalogue
+
+OTHERS = {
+    "batch_size": 7,
+    "check_every": 3,
+    "compiled": True,
+    "confidence": 1.0,
+    "epsilon": 3.5,
+    "initial_c": 0.5,
+    "item": "42",
+    "iterations": 3,
+    "learning_rate": 0.25,
+    "loss": "dlr",
+    "momentum": 0.5,
+    "norm": "l2",
+    "objective": "mean",
+    "precision": "bf16",
+    "random_start": None,
+    "recommender": Path("recommender.ckpt"),
+    "rounded": False,
+    "searches": 3,
+    "seed": 3,
+    "step": 0.75,
+    "targeted": False,
+}
+"""Another value than the default of each argument of an attack; None is what the default is not."""
+
+CLASSES = sorted(
+    (kind for kind in vars(attacks).values() if inspect.isclass(kind) and issubclass(kind, Attack)),
+    key=lambda kind: kind.__name__,
+)
+CONCRETE = [kind for kind in CLASSES if not inspect.isabstract(kind)]
+
+
+@pytest.fixture(scope="module")
+def features(trained, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("features")
+    trained.table.write(folder, trained.catalogue)
+    return folder
+
+
+@pytest.fixture
+def key(trained, features):
+    """Return a function that gives the key of an attack, with some of its arguments replaced."""
+
+    def key_of(attack=None, **others):
+        arguments = {"classifier": trained.checkpoint, "catalogue": trained.catalogue, "features": features} | {
+            "source": "Sandal",
+            "target": "Sneaker",
+            "protocol": Protocol(),
+            "purchases": None,
+        }
+        return attack_key(attack=attack or PGD(), **arguments | others)
+
+    return key_of
+
+
+class TestKeys:
+    @pytest.mark.parametrize("kind", CONCRETE, ids=lambda kind: kind.__name__)
+    def test_every_argument_but_those_of_speed(self, key, kind, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        parameters = inspect.signature(kind).parameters
+        defaults = {name: p.default for name, p in parameters.items() if p.kind != p.VAR_KEYWORD}
+        names = {*defaults, *AttackSettings.__annotations__}
+        assert key(kind()) == key(kind(**defaults))
+        keys = {"": key(kind())}
+        for name in names:
+            value = OTHERS[name] if OTHERS[name] is not None else not defaults[name]
+            # C&W refuses bfloat16 without confidence.
+            needed = {"confidence": 1.0} if kind is CarliniWagner and name == "precision" else {}
+            keys[name] = key(kind(**{name: value}, **needed))
+        assert None not in keys.values()
+        assert keys[""] == keys.pop("batch_size")
+        assert len(set(keys.values())) == len(keys)
+
+    def test_the_class(self, key):
+        class Other(PGD):
+            pass
+
+        assert len({key(PGD()), key(Other()), key(FGSM())}) == 3
+
+    def test_a_threat_model_that_was_replaced(self, key):
+        attack = PGD()
+        attack.threat_model = dataclasses.replace(attack.threat_model, epsilon=9.0)
+        assert key(attack) != key(PGD())
+
+    def test_source_target_protocol_and_purchases(self, key):
+        protocols = [
+            Protocol(source_items="dataset"),
+            Protocol(epsilon_space="normalised"),
+            Protocol(clip=False),
+            Protocol(quantise="round"),
+        ]
+        keys = [key(), key(source="Bag"), key(target="Bag"), key(target=None)]
+        keys += [key(protocol=protocol) for protocol in protocols]
+        keys += [key(purchases=np.zeros(90, np.int64)), key(purchases=np.ones(90, np.int64))]
+        assert len(set(keys)) == len(keys)
+        assert key() == key(protocol=Protocol(name="mine", chr_categories="dataset"))
+
+    def test_the_networks_weights_and_what_its_checkpoint_says_of_it(self, key, trained, tmp_path):
+        checkpoint = torch.load(trained.checkpoint, weights_only=True)
+        path, settings, weights = tmp_path / "other.ckpt", checkpoint["hyper_parameters"], checkpoint["state_dict"]
+
+        def key_with(**changed):
+            torch.save(checkpoint | {"epoch": 77} | changed, path)
+            return key(classifier=path)
+
+        assert key_with() == key()
+        name = next(iter(weights))
+        keys = [key_with(), key_with(state_dict=weights | {name: weights[name] + 1e-7})]
+        for changed in (
+            {"image_size": [16, 16]},
+            {"mean": [0.1, 0.2, 0.3]},
+            {"std": [0.1, 0.2, 0.3]},
+            {"category_names": [*settings["category_names"][:-1], "Hat"]},
+            {"backbone_args": {"width": 9}},
+            {"backbone": "torchvision.models.resnet18"},
+        ):
+            keys.append(key_with(hyper_parameters=settings | changed))
+        assert len(set(keys)) == len(keys)
+
+    def test_images_as_they_are_now(self, key, trained, tmp_path):
+        shutil.copytree(trained.catalogue.folder, tmp_path / "shop")
+        catalogue = Catalogue.read(tmp_path / "shop")
+        assert key(catalogue=catalogue) == key()
+        path = tmp_path / "shop" / catalogue.images[5]
+        with Image.open(path) as image:
+            image.putpixel((0, 0), (1, 2, 3))
+            image.save(path)
+        assert key(catalogue=catalogue) != key()  # though it was asked for its fingerprint before
+
+    @pytest.mark.parametrize("name", ["features.safetensors", "predictions.csv"])
+    def test_the_clean_features(self, key, features, tmp_path, name):
+        shutil.copytree(features, tmp_path, dirs_exist_ok=True)
+        assert key(features=tmp_path) == key()
+        content = bytearray((tmp_path / name).read_bytes())
+        content[-2] ^= 1
+        (tmp_path / name).write_bytes(content)
+        assert key(features=tmp_path) != key()
+
+    def test_a_known_recommender_by_what_is_in_its_file(self, key, tmp_path):
+        first, second = tmp_path / "first.ckpt", tmp_path / "second.ckpt"
+        first.write_bytes(b"one")
+        second.write_bytes(b"one")
+        keys = [key(RankAttack(recommender=first)), key(RankAttack(recommender=str(first)))]
+        assert key(RankAttack(recommender=second)) == keys[0]
+        first.write_bytes(b"two")
+        keys += [key(RankAttack(recommender=first)), key(RankAttack(recommender=str(first)))]
+        assert len(set(keys)) == 4
+
+    def test_a_known_recommender_by_its_parameters(self, key):
+        attack = RankAttack()
+        attack.scorer = VisualScorer(*(torch.ones(3, 2) for _ in range(4)))
+        before = key(attack)
+        attack.scorer.items[1, 1] += 1e-6
+        assert None not in {before, key(attack)}
+        assert before != key(attack)
+
+    @pytest.mark.parametrize(
+        "content", [torch.nn.Linear(2, 2), lambda: 0, object()], ids=["module", "function", "object"]
+    )
+    def test_there_is_none_for_what_cannot_be_told_apart(self, key, content):
+        attack = PGD()
+        attack.more = [content]
+        assert key(attack) is None
+
+    def test_an_attack_of_the_users_own_by_its_code(self, key, tmp_path, monkeypatch):
+        monkeypatch.syspath_prepend(tmp_path)
+        path = tmp_path / "attack_of_mine.py"
+        path.write_text("from catwalk.attacks import PGD\n\nclass Mine(PGD):\n    strength = 1\n")
+        mine = importlib.import_module("attack_of_mine").Mine
+        before = key(mine())
+        path.write_text(path.read_text().replace("= 1", "= 2"))
+        stage_keys._source.cache_clear()
+        stage_keys._code_hash.cache_clear()
+        assert before is not None
+        assert key(mine()) not in (before, None)
+
+    @pytest.mark.parametrize("module", ["__main__", "module_of_no_file"])
+    def test_there_is_none_for_code_that_cannot_be_read(self, key, monkeypatch, module):
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # as in a notebook
+        stage_keys._source.cache_clear()
+        mine = type("Mine", (FeatureMatching,), {"__module__": module})
+        assert key(mine()) is None
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def attacked(trained, tmp_path):
+    """Return a function that attacks, into a folder beside ``tmp_path / "out"``."""
+
+    def attack(number=0, **settings):
+        arguments = trained.classifier, FGSM(**settings), trained.catalogue, trained.table
+        folder = tmp_path / f"partial{number}"
+        poison(*arguments, folder, source="Sandal", target="Sneaker")
+        (tmp_path / "out").mkdir(exist_ok=True)
+        return folder
+
+    return attack
+
+
+class TestFolders:
+    def test_what_was_put_in_place_is_finished(self, attacked, tmp_path):
+        partial, folder = attacked(), tmp_path / "out"
+        (folder / "mine.png").write_bytes(b"not an attack's")
+        expected = contents(partial)
+        put_in_place(partial, folder, "key")
+        found = contents(folder)
+        assert found.pop("mine.png") == b"not an attack's"
+        assert found.pop(FINISHED_FILE)
+        assert found == expected
+        assert is_finished(folder, "key")
+        assert has_key(folder, "key")
+        assert not is_finished(folder, "other")
+        assert not has_key(folder, "other")
+        assert contents(partial) == {}
+
+    def test_any_damage_is_noticed(self, attacked, tmp_path):
+        folder = tmp_path / "out"
+        put_in_place(attacked(), folder, "key")
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert {path.name for path in files} >= {
+            "attack.json",
+            "attacked_items.csv",
+            "features.safetensors",
+            "predictions.csv",
+        }
+        assert sum(path.suffix == ".png" for path in files) > 5
+        for path in files:
+            content = path.read_bytes()
+            for damaged in (content[:-2], content[: len(content) // 2], b"", bytes([content[0] ^ 1]) + content[1:]):
+                path.write_bytes(damaged)
+                assert not is_finished(folder, "key"), path
+            path.unlink()
+            assert not is_finished(folder, "key"), path
+            path.write_bytes(content)
+            assert is_finished(folder, "key")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "[]",
+            '{"key": "key"}',
+            '{"files": {}}',
+            '{"key": "key", "files": {}}',
+            '{"key": "key", "files": 3}',
+            "\x00",
+        ],
+    )
+    def test_a_record_of_another_kind(self, tmp_path, text):
+        (tmp_path / FINISHED_FILE).write_text(text)
+        assert not is_finished(tmp_path, "key")
+
+    def test_a_record_of_a_missing_file(self, attacked, tmp_path):
+        folder = tmp_path / "out"
+        put_in_place(attacked(), folder, "key")
+        record = json.loads((folder / FINISHED_FILE).read_text())
+        assert is_finished(folder, "key")
+        record["files"]["images/missing.png"] = None
+        (folder / FINISHED_FILE).write_text(json.dumps(record))
+        assert not is_finished(folder, "key")
+
+    def test_without_a_key_nothing_is_ever_finished(self, attacked, tmp_path):
+        folder = tmp_path / "out"
+        put_in_place(attacked(), folder, "key")
+        put_in_place(attacked(1, epsilon=4), folder, None)
+        assert not (folder / FINISHED_FILE).exists()
+        assert not is_finished(folder, None)
+        assert not is_finished(folder, "key")
+
+    def test_a_move_that_was_killed_never_looks_finished(self, attacked, tmp_path, monkeypatch):
+        """Whichever file it was killed at, in the place of a finished attack."""
+        first, second, folder = attacked(), attacked(1, epsilon=4), tmp_path / "out"
+        kept, first_files = tmp_path / "kept", tmp_path / "first"
+        shutil.copytree(first, first_files)
+        put_in_place(first, folder, "first")
+        shutil.copytree(folder, kept)
+        changed = [name for name, content in contents(second).items() if contents(first_files)[name] != content]
+        replace, number = Path.replace, len(changed) + 1  # and what says that it is finished
+        for killed_at in range(number):
+            left = [killed_at]
+
+            def killed(path, target, left=left):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+                return replace(path, target)
+
+            shutil.rmtree(folder)
+            shutil.copytree(kept, folder)
+            assert is_finished(folder, "first")
+            shutil.copytree(second, tmp_path / "copy", dirs_exist_ok=True)
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "replace", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    put_in_place(tmp_path / "copy", folder, "second")
+            assert not is_finished(folder, "first")
+            assert not is_finished(folder, "second")
+            assert (folder / "features.safetensors").exists() == (killed_at == number - 1)
+        put_in_place(second, folder, "second")
+        assert is_finished(folder, "second")
+
+    def test_what_a_killed_move_left_can_be_replaced(self, attacked, trained, tmp_path, monkeypatch):
+        """Whichever file it was killed at, in a new folder."""
+        partial, folder = attacked(), tmp_path / "out"
+        (partial / "0.png").write_bytes(b"an image that sorts before all else")
+        catalogue, replace = dataclasses.replace(trained.catalogue, images=("0.png",)), Path.replace
+        for killed_at in range(1, len(contents(partial))):
+            left = [killed_at]
+
+            def killed(path, target, left=left):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+                return replace(path, target)
+
+            shutil.rmtree(folder)
+            shutil.copytree(partial, tmp_path / "copy", dirs_exist_ok=True)
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "replace", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    put_in_place(tmp_path / "copy", folder, "key")
+            assert len(contents(folder)) == killed_at
+            check_folder(folder, catalogue)
+
+    def test_two_runs_with_the_same_result_at_once(self, attacked, tmp_path, monkeypatch):
+        """What the first has finished is not taken away by the second, which had looked before that."""
+        partials, folder = (attacked(), attacked(1)), tmp_path / "out"
+        has_begun, has_looked, is_done = threading.Event(), threading.Event(), threading.Event()
+        replace, unlink, look, removed = Path.replace, Path.unlink, finished_attack.is_finished, []
+
+        def replacing(path, target):
+            if Path(target).name == FINISHED_FILE and threading.current_thread() is first:
+                has_begun.set()
+                has_looked.wait(1)  # in vain, where the second has to wait
+            return replace(path, target)
+
+        def looking(*arguments):
+            found = look(*arguments)
+            if threading.current_thread() is second:
+                has_looked.set()
+                is_done.wait(60)
+            return found
+
+        def unlinking(path, **settings):
+            if path.name == FINISHED_FILE and is_done.is_set():
+                removed.append(path)
+            unlink(path, **settings)
+
+        def run(partial):
+            put_in_place(partial, folder, "key")
+            is_done.set()
+
+        first, second = (threading.Thread(target=run, args=[partial]) for partial in partials)
+        monkeypatch.setattr(Path, "replace", replacing)
+        monkeypatch.setattr(Path, "unlink", unlinking)
+        monkeypatch.setattr(finished_attack, "is_finished", looking)
+        first.start()
+        assert has_begun.wait(60)
+        second.start()
+        first.join()
+        second.join()
+        assert removed == []
+        assert has_looked.is_set()
+        assert look(folder, "key")
+
+    def test_another_run_with_the_same_result_is_not_disturbed(self, attacked, tmp_path):
+        first, second, folder = attacked(), attacked(1), tmp_path / "out"
+        put_in_place(first, folder, "key")
+        numbers = {path: os.stat(path).st_ino for path in folder.rglob("*")}
+        put_in_place(second, folder, "key")
+        assert {path: os.stat(path).st_ino for path in folder.rglob("*")} == numbers
+        (folder / FINISHED_FILE).unlink()  # as if it were not quite done
+        put_in_place(attacked(2), folder, "key")
+        others = {path: os.stat(path).st_ino for path in folder.rglob("*") if path.name != FINISHED_FILE}
+        assert others.items() <= numbers.items()
+        assert is_finished(folder, "key")
