@@ -18,6 +18,10 @@ from catwalk.results.store import StageCache
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.labelled_images import LabelledImages
 from catwalk.shop.splits import LeaveLastOut, RatioSplit, read_split
+from catwalk.study.stages.attack import AttackStage
+from catwalk.study.stages.classifier import ClassifierStage
+from catwalk.study.stages.features import FeaturesStage
+from catwalk.study.stages.recommender import RecommenderStage
 
 
 def results(output: Path) -> dict[str, int]:
