@@ -20,12 +20,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from record import Record, add_record_argument
 from timing import (
     Clock,
     add_clock_arguments,
     describe_run,
     make_clock,
-    markdown_table,
     seconds_per_call,
     take_turns,
 )
@@ -392,6 +392,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="steps of a measured block; by default 4 and 2")
     parser.add_argument("--rounds", type=int, help="blocks per contestant, of which the best counts; default: 10 and 5")
     add_clock_arguments(parser)
+    add_record_argument(parser)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="default: float32")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="default: cpu")
     parser.add_argument("--check", action="store_true", help="only compare what the two forms compute")
@@ -421,7 +422,7 @@ def main() -> None:
         more_rows, more_remarks = measure(name, setting)
         rows += more_rows
         remarks += more_remarks
-    print(f"\n{markdown_table(HEADER, rows)}\n")
+    print(f"\n{Record(arguments.json, clock, packages).table('training', HEADER, rows)}\n")
     print("\n".join(f"- {remark}" for remark in remarks))
     missed = [row[0] for row in rows if float(row[3]) > TARGET]
     print(f"\nAbove the target of {TARGET:.2f}: {'; '.join(missed) or 'none'}")

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from timing import Clock, add_clock_arguments, describe_run, make_clock, markdown_table, take_turns
+from record import Record, add_record_argument
+from timing import Clock, add_clock_arguments, describe_run, make_clock, take_turns
 from torch import Tensor, nn
 
 from catwalk.attacks import CarliniWagner
@@ -243,6 +244,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=1, help="runs of each library, of which the best counts")
     add_clock_arguments(parser)
+    add_record_argument(parser)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="default: cpu")
     arguments = parser.parse_args()
     clock = make_clock(parser, arguments, arguments.device)
@@ -254,7 +256,8 @@ def main() -> None:
         f"{len(task.images)} images of {task.images.shape[-1]} px in batches of {task.batch_size}, {search}\n",
         flush=True,
     )
-    print(markdown_table(HEADER, measure(task, search, arguments.rounds, arguments.constants, clock)))
+    rows = measure(task, search, arguments.rounds, arguments.constants, clock)
+    print(Record(arguments.json, clock, packages).table("attacks", HEADER, rows))
 
 
 if __name__ == "__main__":

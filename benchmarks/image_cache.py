@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from timing import Clock, describe_run, markdown_table, take_turns
+from record import Record, add_record_argument
+from timing import Clock, describe_run, take_turns
 
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import StoredImages, store_images
@@ -96,6 +97,7 @@ def main() -> None:
         "--image-size", type=int, nargs=2, help="height and width to bring them to; their own by default"
     )
     parser.add_argument("--rounds", type=int, default=7, help="default: 7")
+    add_record_argument(parser)
     arguments = parser.parse_args()
     clock = Clock(torch.device("cpu"))
     size = None if arguments.image_size is None else tuple(arguments.image_size)
@@ -112,14 +114,16 @@ def main() -> None:
         runs |= {title: partial(run, folder, names, size, cache, clock) for title, run in ours.items()}
         best = {title: min(seconds) for title, seconds in take_turns(runs, arguments.rounds, "passes").items()}
         bytes_read = sum((folder / name).stat().st_size for name in names)
-    print(describe_run(clock, ("torch", "numpy", "pillow")))
+    packages = ("torch", "numpy", "pillow")
+    print(describe_run(clock, packages))
     print(
         f"{len(names)} images of {bytes_read / len(names) / 1000:.0f} kB on average, "
         f"{'at their own sizes' if size is None else f'brought to {size[0]}×{size[1]}'}; best of {arguments.rounds}\n"
     )
     rows = [("decoding alone, all cores", best["bare"])] + [(f"cache, {title}", best[title]) for title in ours]
     print(
-        markdown_table(
+        Record(arguments.json, clock, packages).table(
+            "cache",
             ("", "images/s", "times decoding alone"),
             [(title, f"{len(names) / seconds:,.0f}", f"{best['bare'] / seconds:.2f}") for title, seconds in rows],
         )

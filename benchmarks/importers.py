@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from timing import Clock, describe_run, markdown_table
+from record import Record, add_record_argument
+from timing import Clock, describe_run
 
 CATEGORY = "Clothing, Shoes & Jewelry"
 
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=200_000, help="default: 200,000")
     parser.add_argument("--core", type=int, default=30, help="purchases of users and items that stay; default: 30")
     parser.add_argument("--folder", type=Path, help="where to write, with some GB of room; by default a temporary one")
+    add_record_argument(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         folder = Path(temporary)
@@ -167,7 +169,8 @@ def main() -> None:
         }
         counts = json.loads((folder / "dest" / "dataset.json").read_text())["counts"]
         sizes = [path.stat().st_size / 1e6 for path in (reviews, metadata)]
-    print(describe_run(Clock(torch.device("cpu"), processor_time=True), ("numpy", "pyarrow", "orjson")))
+    clock, packages = Clock(torch.device("cpu"), processor_time=True), ("numpy", "pyarrow", "orjson")
+    print(describe_run(clock, packages))
     print(
         f"{arguments.reviews:,} reviews ({sizes[0]:,.0f} MB gzipped), {arguments.items:,} items ({sizes[1]:,.0f} MB); "
         f"core {arguments.core} leaves {counts['users']:,} users, {counts['items']:,} items and "
@@ -175,7 +178,8 @@ def main() -> None:
     )
     floor = costs["bare loop, json"].processor
     print(
-        markdown_table(
+        Record(arguments.json, clock, packages).table(
+            "importers",
             (
                 "",
                 "processor time, s",

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timing import Clock, add_clock_arguments, describe_run, make_clock, markdown_table, take_turns
+from record import Record, add_record_argument
+from timing import Clock, add_clock_arguments, describe_run, make_clock, take_turns
 from torch import Tensor, nn
 
 from catwalk.attacks import FGSM, MIFGSM, PGD, Attack
@@ -427,6 +428,7 @@ def main() -> None:
         "them as well",
     )
     add_clock_arguments(parser)
+    add_record_argument(parser)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="default: cpu")
     arguments = parser.parse_args()
     if (arguments.classifier is None) != (arguments.dataset is None):
@@ -444,7 +446,7 @@ def main() -> None:
             more_rows, more_remarks = measure(name, task, arguments.rounds, arguments.bf16, arguments.compiled, clock)
             rows += more_rows
             remarks.append(more_remarks)
-    print(f"{markdown_table(HEADER, rows)}\n")
+    print(f"{Record(arguments.json, clock, packages).table('attacks', HEADER, rows)}\n")
     print("\n".join(f"- {remark}" for remark in remarks))
 
 

@@ -18,7 +18,8 @@ from statistics import median
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.loggers import CSVLogger
-from timing import Clock, add_clock_arguments, describe_run, make_clock, markdown_table
+from record import Record, add_record_argument
+from timing import Clock, add_clock_arguments, describe_run, make_clock
 
 from callbacks import AttackedItems, CategoryBars, CategoryHitRatio, RankingFigures
 from datamodules import InteractionTriplets
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("attack", type=Path, help="folder of an attack on its items")
     parser.add_argument("--epochs", type=int, default=60, help="epochs of each run, at least 5; default: 60")
     add_clock_arguments(parser)
+    add_record_argument(parser)
     arguments = parser.parse_args()
     clock = make_clock(parser, arguments, torch.device("cpu"))
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -99,13 +101,15 @@ def main() -> None:
         "all, with `mean_rank: true`": [CategoryHitRatio(), RankingFigures(), AttackedItems(attack, mean_rank=True)],
     }
     seconds = {name: epoch_seconds(data, observers, arguments.epochs, clock) for name, observers in sets.items()}
-    print(describe_run(clock, ("torch", "pytorch-lightning")))
+    packages = ("torch", "pytorch-lightning")
+    print(describe_run(clock, packages))
     print(
         f"{data.catalogue.name}: {len(data.split.users)} triplets, {data.num_users} users, {data.num_items} items; "
         f"medians over {arguments.epochs} epochs, every other one of them observed\n"
     )
     print(
-        markdown_table(
+        Record(arguments.json, clock, packages).table(
+            "observers",
             ("observed by", "ms an epoch without", "with", "more"),
             [
                 (name, f"{1000 * without:.0f}", f"{1000 * observed:.0f}", f"{observed / without - 1:+.1%}")

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timing import Clock, add_clock_arguments, describe_run, make_clock, markdown_table, seconds_per_call, take_turns
+from record import Record, add_record_argument
+from timing import Clock, add_clock_arguments, describe_run, make_clock, seconds_per_call, take_turns
 from torch import Tensor
 
 from catwalk.importers.synthetic import synthetic
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=50, help="batches of a measured block; default: 50")
     parser.add_argument("--rounds", type=int, default=15, help="blocks per contestant; default: 15")
     add_clock_arguments(parser)
+    add_record_argument(parser)
     arguments = parser.parse_args()
     clock = make_clock(parser, arguments, torch.device("cpu"))
     torch.manual_seed(0)
@@ -92,13 +94,15 @@ def main() -> None:
             epochs[title] = partial(our_batches, data)
         runs = {name: partial(seconds_per_batch, epoch, arguments.batches, clock) for name, epoch in epochs.items()}
         best = {name: min(seconds) for name, seconds in take_turns(runs, arguments.rounds, "batches").items()}
-    print(describe_run(clock, ("torch", "numpy", "pytorch-lightning")))
+    packages = ("torch", "numpy", "pytorch-lightning")
+    print(describe_run(clock, packages))
     print(
         f"{arguments.image_size} px, batch {arguments.batch_size}, {len(rows)} images, best of {arguments.rounds} "
         f"blocks of {arguments.batches} batches\n"
     )
     print(
-        markdown_table(
+        Record(arguments.json, clock, packages).table(
+            "batches",
             ("ProductImages", "floor, ms a batch", "ours, ms a batch", "ours / floor"),
             [
                 (title, f"{1000 * floor:.2f}", f"{1000 * ours:.2f}", f"{ours / floor:.2f}")

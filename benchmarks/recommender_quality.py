@@ -25,7 +25,7 @@ import torch
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 from pytorch_lightning import Trainer, seed_everything
-from timing import markdown_table
+from record import Record, add_record_argument
 from torch import Tensor
 
 from catwalk.errors import CatwalkError, DivergedError
@@ -356,6 +356,7 @@ def main() -> None:
         "--start-from-defaults", action="store_true", help="let every search begin with the library's own settings"
     )
     parser.add_argument("--record", type=Path, help="folder where trials are kept, so that a killed run goes on")
+    add_record_argument(parser)
     arguments = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -390,17 +391,19 @@ def main() -> None:
     targets = whole.split.test.items
     purchases = torch.bincount(torch.from_numpy(whole.split.items), minlength=whole.num_items)
     rare = int((purchases[targets] < RARE).sum())
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "pytorch-lightning", "cornac"))
+    packages = ("torch", "pytorch-lightning", "cornac")
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    record = Record(arguments.json, None, packages)
     print(
         f"{whole.catalogue.name}: {len(targets)} users are tested, {rare} of them with a rare item; "
         f"{arguments.trials} trials of at most {arguments.max_epochs} epochs; K {FACTORS}, batch "
         f"{arguments.batch_size}; mean ± standard deviation over {arguments.seeds} seeds; {versions}"
     )
-    print(f"\n{markdown_table(('recommender', *FIGURES), rows)}\n\n{TUNED_FOR} on the validation items:")
+    print(f"\n{record.table('quality', ('recommender', *FIGURES), rows)}\n\n{TUNED_FOR} on the validation items:")
     print("\n".join(chosen))
     first, *others = tuned
     paired = [paired_row(first, other, tuned) for other in others]
-    print(f"\nTuned, differences over users [95%]:\n\n{markdown_table(('difference', *FIGURES), paired)}")
+    print(f"\nTuned, differences over users [95%]:\n\n{record.table('differences', ('difference', *FIGURES), paired)}")
 
 
 if __name__ == "__main__":

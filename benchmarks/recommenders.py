@@ -30,7 +30,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
-from timing import Clock, add_clock_arguments, describe_run, make_clock, markdown_table, take_turns
+from record import Record, add_record_argument
+from timing import Clock, add_clock_arguments, describe_run, make_clock, take_turns
 from torch import Tensor, nn
 
 from callbacks import CategoryHitRatio
@@ -231,7 +232,7 @@ def cornac_seconds(name: str, data: InteractionTriplets, batches: int, clock: Cl
     return (times[-1] - times[2]) / (batches * BATCH)
 
 
-def training_table(shop: Shop, rounds: int, clock: Clock) -> str:
+def training_table(shop: Shop, rounds: int, clock: Clock, record: Record) -> str:
     """Return the table of training."""
     data = shop.data()
     data.setup("fit")
@@ -271,10 +272,10 @@ def training_table(shop: Shop, rounds: int, clock: Clock) -> str:
             ]
         )
     header = ["", "triplets/s", "bare loop's", "of the bare loop", "Cornac's", "times Cornac's", "epoch / VBPR's"]
-    return markdown_table(header, rows)
+    return record.table("training", header, rows)
 
 
-def evaluation_table(shop: Shop, rounds: int, clock: Clock) -> str:
+def evaluation_table(shop: Shop, rounds: int, clock: Clock, record: Record) -> str:
     """Return the table of the evaluation."""
     data = shop.data()
     data.setup("test")
@@ -340,7 +341,7 @@ def evaluation_table(shop: Shop, rounds: int, clock: Clock) -> str:
     best = {name: min(times) for name, times in take_turns(contestants, rounds, "Evaluation").items()}
     first, second, *_ = best.values()
     rows = [[name, f"{value:,.2f}", f"{value / first:.2f}", f"{value / second:.2f}"] for name, value in best.items()]
-    return markdown_table(["", "seconds", "/ product", "/ product in blocks"], rows)
+    return record.table("evaluation", ["", "seconds", "/ product", "/ product in blocks"], rows)
 
 
 def published_tables(data: InteractionTriplets, categories: Tensor) -> tuple[Any, Any]:
@@ -381,7 +382,7 @@ def _peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def growth_table(scales: list[int]) -> str:
+def growth_table(scales: list[int], record: Record) -> str:
     """Return the table of growth. Each row is measured in a process that did not make the shop."""
     rows = []
     for scale in scales:
@@ -407,7 +408,9 @@ def growth_table(scales: list[int]) -> str:
             ]
         )
     header = ["", "users × items", "VBPR, ms a step", "AMR, ms a step", "test, s", "peak after training, MiB"]
-    return markdown_table([*header, "after all, MiB", "P, ρ and Q, MiB", "features, MiB", "all scores, MiB"], rows)
+    return record.table(
+        "growth", [*header, "after all, MiB", "P, ρ and Q, MiB", "features, MiB", "all scores, MiB"], rows
+    )
 
 
 def main() -> None:
@@ -418,6 +421,7 @@ def main() -> None:
     parser.add_argument("--grown", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--made", type=int, help=argparse.SUPPRESS)
     add_clock_arguments(parser)
+    add_record_argument(parser)
     parser.add_argument(
         "--device",
         type=torch.device,
@@ -436,14 +440,15 @@ def main() -> None:
     clock = make_clock(parser, arguments, arguments.device)
     packages = ["torch", "pytorch-lightning", *(["cornac"] if HAS_CORNAC else [])]
     print(describe_run(clock, packages), flush=True)
+    record = Record(arguments.json, clock, packages)
     with tempfile.TemporaryDirectory() as folder:
         shop = make_shop(Path(folder, "shop"))
         if "training" in arguments.parts:
-            print(f"\n{training_table(shop, arguments.rounds, clock)}", flush=True)
+            print(f"\n{training_table(shop, arguments.rounds, clock, record)}", flush=True)
         if "evaluation" in arguments.parts:
-            print(f"\n{evaluation_table(shop, arguments.rounds, clock)}", flush=True)
+            print(f"\n{evaluation_table(shop, arguments.rounds, clock, record)}", flush=True)
     if "growth" in arguments.parts:
-        print(f"\n{growth_table(arguments.scales)}")
+        print(f"\n{growth_table(arguments.scales, record)}")
 
 
 if __name__ == "__main__":

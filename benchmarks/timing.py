@@ -92,13 +92,13 @@ def take_turns(contestants: Mapping[str, Callable[[], float]], rounds: int, titl
 def describe_run(clock: Clock, packages: Iterable[str]) -> str:
     """Return one line on the machine, the threads, the clock and the versions in use."""
     parts = [torch.cuda.get_device_name(clock.device)] if clock.device.type == "cuda" else []
-    parts += [f"{_cpu_model()}, {os.cpu_count()} cores", f"threads: {torch.get_num_threads()}"]
+    parts += [f"{processor()}, {os.cpu_count()} cores", f"threads: {torch.get_num_threads()}"]
     parts += ["processor time" if clock.processor_time else "wall-clock time"]
     parts += [f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in packages)]
     return "; ".join(parts)
 
 
-def _cpu_model() -> str:
+def processor() -> str:
     """Return the processor's name, and its family and model where Linux tells them: the name alone may say little."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file():

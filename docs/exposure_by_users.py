@@ -1,9 +1,10 @@
 """Who sees the attacked items: CHR@20 by what a user has bought, from the results that a study left in its cache.
 
-Run it after `make demo`: `.venv/bin/python docs/exposure_by_users.py runs/demo data/demo`. It prints, for every CNN, no
-attack and every attack, the mean over the study's seeds of the attacked items' places in the top-20 lists of three
-groups of users (those who bought an item of the source category in training, of the others those who bought one of the
-target category, and the rest), and the mean rank of the attacked items among what a user has not bought.
+Run it after `make demo`: `.venv/bin/python docs/exposure_by_users.py runs/demo data/demo`. It prints, and writes to
+`exposure.csv` in the study's folder, for every CNN, no attack and every attack, the mean over the study's seeds of the
+attacked items' places in the top-20 lists of three groups of users (those who bought an item of the source category in
+training, of the others those who bought one of the target category, and the rest), and the mean rank of the attacked
+items among what a user has not bought.
 """
 
 import csv
@@ -26,7 +27,7 @@ def main(study: Path, dataset: Path, k: int = 20) -> None:
     stages = json.loads((study / "manifest.json").read_text())["stages"]
     with (study / "cells.csv").open() as file:
         cell = next(csv.DictReader(file))
-    figures = defaultdict(list)
+    exposures = defaultdict(list)
     for description, place in stages.items():
         if not (place.startswith("recommender/") and description.startswith("VBPR on ")):
             continue
@@ -36,14 +37,16 @@ def main(study: Path, dataset: Path, k: int = 20) -> None:
         data = InteractionTriplets(dataset, folder)
         data.setup("test")
         model = VBPR.load_from_checkpoint(cache / place / "recommender.ckpt", map_location="cpu")
-        figures[extractor, attack].append(
+        exposures[extractor, attack].append(
             exposure(model, data, from_cell(cell["source"]), from_cell(cell["target"]), k)
         )
     headings = ("CNN", "Attack", "source buyers", "target buyers", "others", "all", "mean rank")
+    means = {names: torch.tensor(rows).mean(dim=0).tolist() for names, rows in exposures.items()}
+    with (study / "exposure.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([headings, *((*names, *row) for names, row in means.items())])
     shown = Table(*headings, title=f"CHR@{k} by users")
-    for names, rows in figures.items():
-        means = torch.tensor(rows).mean(dim=0).tolist()
-        shown.add_row(*names, *(f"{mean:.3f}" for mean in means[:4]), f"{means[4]:.1f}")
+    for names, row in means.items():
+        shown.add_row(*names, *(f"{mean:.3f}" for mean in row[:4]), f"{row[4]:.1f}")
     Console().print(shown)
 
 
