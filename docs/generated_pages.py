@@ -59,6 +59,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made of other files."""
     texts = {page: moved((REPOSITORY / path).read_text("utf-8"), path) for path, page in PAGES.items()}
+    texts["index.md"] = "---\nhide: [navigation]\n---\n\n" + texts["index.md"]
     texts["configurations.md"] = configurations()
     texts |= {page: reference(package) for package, page in api_pages().items()}
     for page, text in texts.items():

@@ -37,13 +37,10 @@ class APGD(Attack):
 
     The objective is, with z the logits and π their descending order:
 
-    =======  ====================================  =================================================
-    loss     away from a category y                towards a category t
-    =======  ====================================  =================================================
-    ``ce``   ``CE(z, y)``                          ``-CE(z, t)``
-    ``dlr``  ``-(z_y - max_{i≠y} z_i)``            ``-(z_y - z_t)``
-             ``/ (z_π1 - z_π3)``                   ``/ (z_π1 - (z_π3 + z_π4) / 2)``
-    =======  ====================================  =================================================
+    | loss | away from a category y | towards a category t |
+    |---|---|---|
+    | ``ce`` | ``CE(z, y)`` | ``-CE(z, t)`` |
+    | ``dlr`` | ``-(z_y - max_{i≠y} z_i) / (z_π1 - z_π3)`` | ``-(z_y - z_t) / (z_π1 - (z_π3 + z_π4) / 2)`` |
 
     The difference of logits ratio (``dlr``, of the same paper) does not change when all logits are
     scaled, so that a confident network does not hide its gradient. Where it leads towards t, y is the category other
