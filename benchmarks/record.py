@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def commit() -> str | None:
     return head.stdout.strip() + ("+" if changed.stdout else "")
 
 
-def dumps(facts: dict[str, object], tables: dict[str, tuple[Sequence[str], list[Sequence[str]]]]) -> str:
+def dumps(facts: Mapping[str, object], tables: Mapping[str, tuple[Sequence[str], list[Sequence[str]]]]) -> str:
     """Return the text of a record, with a line for each row of a table."""
     lines = [f"  {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}," for name, value in facts.items()]
     written = []

@@ -57,7 +57,7 @@ def reference(obj: griffe.Object, short: bool, name: str, loader: griffe.GriffeL
         loader.load(package)
     try:
         found = loader.modules_collection[path]
-        found = found.final_target if found.is_alias else found  # type: ignore[union-attr]
+        found = found.final_target if found.is_alias else found
     except (KeyError, griffe.AliasResolutionError):
         inherited = obj.parent is not None and obj.parent.is_class and path == f"{obj.parent.path}.{name}"
         return f"`{shown}`" if inherited else f"[`{shown}`][{path}]"

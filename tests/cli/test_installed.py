@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_the_installed_package_has_its_configurations(tmp_path: Path) -> None:
+def test_the_installed_package_has_its_configurations_and_types(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", minversion="77")
     source, target, elsewhere = tmp_path / "source", tmp_path / "target", tmp_path / "elsewhere"
     source.mkdir(), elsewhere.mkdir()
@@ -38,3 +38,5 @@ def test_the_installed_package_has_its_configurations(tmp_path: Path) -> None:
     assert (elsewhere / "runs" / "traditional" / "classifier.ckpt").is_file()
     shipped = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "configs").rglob("*.yaml")}
     assert {path.relative_to(target) for path in (target / "configs").rglob("*.yaml")} == shipped
+    for package in ("catwalk", "lightning_modules", "datamodules", "callbacks"):
+        assert (target / package / "py.typed").is_file(), f"type checkers would leave {package} aside"
