@@ -11,7 +11,6 @@ something from another machine when it is opened ends the build.
 import ast
 import posixpath
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,27 +137,39 @@ def split_comment(text: str) -> tuple[str, str]:
 
 
 def api_pages() -> dict[str, str]:
-    """Return the page of each package that has public modules, by the package's import path."""
+    """Return the page of each package that defines something public, by the package's import path."""
     rooms = [path.name for path in sorted((REPOSITORY / "catwalk").iterdir()) if (path / "__init__.py").is_file()]
     names = (*PACKAGES, *(f"catwalk.{room}" for room in rooms))
-    return {name: f"api/{name.replace('.', '_')}.md" for name in names if list(public_modules(name))}
+    return {name: f"api/{name.replace('.', '_')}.md" for name in names if public(name)}
 
 
-def public_modules(package: str) -> Iterator[str]:
-    """Yield the import paths of a package's modules that define something public, itself first."""
-    folder = REPOSITORY / package.replace(".", "/")
+def public(package: str) -> dict[str, list[str]]:
+    """Return the public classes and functions of a package by the modules that define them, itself first."""
+    folder, found = REPOSITORY / package.replace(".", "/"), {}
     paths = folder.glob("*.py") if package == "catwalk" else folder.rglob("*.py")
     for path in sorted(paths, key=lambda path: (path != folder / "__init__.py", path)):
-        module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
-        defined = ast.parse(path.read_text("utf-8")).body
-        if any(isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_") for node in defined):
-            yield module
+        nodes = [
+            node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        ]
+        if names := [node.name for node in nodes if not node.name.startswith("_")]:
+            found[".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")] = names
+    return found
 
 
 def reference(package: str) -> str:
-    """Return the page of a package: its docstring, and the contents of its modules."""
-    source = (REPOSITORY / package.replace(".", "/") / "__init__.py").read_text("utf-8")
-    modules = list(public_modules(package))
-    anchor = "" if package in modules else f" {{ #{package} }}"
-    contents = "\n\n".join(f"::: {module}" for module in modules)
-    return f"# {package}{anchor}\n\n{ast.get_docstring(ast.parse(source)) or ''}\n\n{contents}\n"
+    """Return the page of a package: its docstring, and the contents of its modules.
+
+    What the package itself only imports stands with the module that defines it.
+    """
+    modules = public(package)
+    own = ", ".join(modules.pop(package, []))
+    lines = [
+        f"# {package} {{ #{package} }}",
+        "",
+        f"::: {package}",
+        "    options:",
+        f"      members: [{own}]" if own else "      members: false",
+        "      show_root_heading: false",
+        "      show_root_toc_entry: false",
+    ]
+    return "\n".join([*lines, *(f"\n::: {module}" for module in modules)]) + "\n"

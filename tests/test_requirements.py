@@ -56,7 +56,13 @@ def test_the_parser_whose_messages_are_read_has_an_upper_bound() -> None:
 
 
 def test_the_version_is_the_same_everywhere() -> None:
-    texts = {name: (REPOSITORY / name).read_text("utf-8") for name in ("pyproject.toml", "CITATION.cff", "CHANGELOG.md")}
-    patterns = {"pyproject.toml": r'^version = "(.+)"$', "CITATION.cff": r"^version: (.+)$", "CHANGELOG.md": r"^## (\S+)"}
-    found = {name: re.findall(pattern, texts[name], re.MULTILINE)[0] for name, pattern in patterns.items()}
+    patterns = {
+        "pyproject.toml": r'^version = "(.+)"$',
+        "CITATION.cff": r"^version: (.+)$",
+        "CHANGELOG.md": r"^## (\S+)",
+    }
+    found = {
+        name: re.findall(pattern, (REPOSITORY / name).read_text("utf-8"), re.MULTILINE)[0]
+        for name, pattern in patterns.items()
+    }
     assert len(set(found.values())) == 1, found
