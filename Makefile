@@ -59,7 +59,7 @@ test-oldest:
 
 # The site of the documentation, in build/site. A broken link or a missing reference fails.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The demo's tables as data, and the pages that show them. Where LPIPS found its network is of this machine alone.
 results: demo
