@@ -34,9 +34,7 @@ def looking_at(table: FeatureTable, model: Recommender, trainer: Trainer) -> Ite
     """
     data: Any = copy.copy(trainer.datamodule)  # type: ignore[attr-defined]
     data.feature_table = table
-    other = copy.copy(model)
-    other._trainer = model._trainer  # which copies do without
-    other._modules = dict(model._modules)  # the features are one of them
+    other = model.sharing_parameters()
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

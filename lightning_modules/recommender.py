@@ -2,21 +2,23 @@
 
 import abc
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict, cast, get_args
+from typing import Any, TypedDict, cast
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
+from typing_extensions import Self
 
 from catwalk.errors import CatwalkError, DivergedError
-from catwalk.limits import check_number
 from catwalk.metrics import HitRate, NormalizedDCG
 from catwalk.metrics.auc import auc
 from catwalk.metrics.mean import ShareMean
+from catwalk.recommenders.checkpoints import BUILT_FOR, built_for_of
+from catwalk.recommenders.feature_rows import FeatureRows
 from catwalk.recommenders.ranking import check_list_length, rank_users, score_users, top_k
-from catwalk.recommenders.scorers import BUILT_FOR, built_for_of
 from catwalk.shop.user_items import SeenItems
 from lightning_modules.checkpoints import CLASS, CheckpointedModule, check_checkpoint, check_class
 from lightning_modules.finite_loss import FiniteLoss, why_not_finite
@@ -73,7 +75,6 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         self.top_k = checked_lengths(top_k)
         self.list_length = max(top_k)
         self.sizes: dict[str, int] = {}
-        self.feature_scale = 1.0
         self.trained_on: str | None = None
         collection: dict[str, Any] = {}
         for k in top_k:
@@ -82,18 +83,6 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         figures = MetricCollection(collection, compute_groups=False)
         self.ranking_figures = nn.ModuleDict({"val": figures.clone("val/"), "test": figures.clone("test/")})
         self.auc = nn.ModuleDict({"val": ShareMean(), "test": ShareMean()})
-
-    def check_at_least(self, least: float, *names: str) -> None:
-        """Raise a CatwalkError if one of these hyper-parameters is given and less than it may be, NaN or infinite."""
-        for name in names:
-            value = self.hparams[name]
-            if value is not None:
-                check_number(value, name, least)
-
-    def check_choice(self, choices: Any, name: str) -> None:
-        """Raise a CatwalkError unless a hyper-parameter is one of a ``Literal``'s values."""
-        if self.hparams[name] not in get_args(choices):
-            raise CatwalkError(f"{name} must be one of {', '.join(get_args(choices))}, got {self.hparams[name]!r}")
 
     @abc.abstractmethod
     def build(self, num_users: int, num_items: int, num_features: int) -> None:
@@ -118,10 +107,14 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         self.list_length = max(self.list_length, length)
 
     def setup(self, stage: str) -> None:
-        """Take the features from the data module: those that a callback may just have poisoned."""
+        """Check that the data module has what is needed, and remember what is trained on.
+
+        Raises:
+            CatwalkError: If the lists would be longer than the catalogue, or there are no features to look at.
+        """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         check_list_length(self.list_length, data.num_items)
-        self.take_features(data)
+        self._check_features(data)
         if stage == "fit":
             self.trained_on = data.split.trained_on
 
@@ -129,24 +122,11 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         """Make lists of :attr:`top_k` again: the callbacks of the next run say what they need."""
         self.list_length = max(self.top_k)
 
-    def take_features(self, data: Any) -> None:
-        """Look at the images by the features that the data module has now; a recommender without images does not care.
-
-        Raises:
-            CatwalkError: If it has none.
-        """
-        if not self.uses_features:
-            return
-        if data.feature_table is None:
-            raise CatwalkError(
-                f"{type(self).__name__} needs features: give data.features the folder that `catwalk predict` wrote"
-            )
-        # No part of a checkpoint, which holds what was learnt and is tested on clean and on poisoned features alike.
-        self.features = data.feature_rows(self.device)
-        self.feature_scale = data.feature_table.scale
-
     def configure_model(self) -> None:
-        """Build the parameters in the sizes of the data module, once."""
+        """Build the parameters in the sizes of the data module, once, and take its features.
+
+        They are those that a callback may just have poisoned.
+        """
         if self._trainer is None:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -155,9 +135,44 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
             self._build(sizes)
         if sizes != self.sizes:
             raise CatwalkError(f"the recommender was built for another dataset: {self.sizes}, not {sizes}")
+        self.take_features(data)
+
+    def take_features(self, data: Any) -> None:
+        """Look at the images by the features that the data module has now; a recommender without images does not care.
+
+        Raises:
+            CatwalkError: If it has none.
+        """
+        self._check_features(data)
+        if self.uses_features:
+            self.look_at(data.feature_rows(self.device), data.feature_table.scale)
+
+    def look_at(self, features: FeatureRows, scale: float) -> None:
+        """Take the features of all items, in the place of those before; asked of those alone that use features.
+
+        Args:
+            features: The features. They are no part of a checkpoint, which holds what was learnt and is tested on
+                clean and on poisoned features alike.
+            scale: The largest absolute value of the clean ones.
+        """
+        raise NotImplementedError(f"{type(self).__name__} uses features, and does not say how")
+
+    def sharing_parameters(self) -> Self:
+        """Return a copy that has the same parameters, and can look at other features."""
+        other = copy.copy(self)
+        other._trainer = self._trainer  # which copies do without
+        other._modules = dict(self._modules)
+        return other
+
+    def _check_features(self, data: Any) -> None:
+        if self.uses_features and data.feature_table is None:
+            raise CatwalkError(
+                f"{type(self).__name__} needs features: give data.features the folder that `catwalk predict` wrote"
+            )
 
     def _sizes_of(self, data: Any) -> dict[str, int]:
-        num_features = self.features.num_features if self.uses_features else 0
+        self._check_features(data)
+        num_features = data.feature_table.features.shape[1] if self.uses_features else 0
         return {"num_users": data.num_users, "num_items": data.num_items, "num_features": num_features}
 
     def _build(self, sizes: dict[str, int]) -> None:
@@ -179,7 +194,7 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
     @property
     def built_for(self) -> dict[str, Any]:
         """The sizes of the data, and by what features are divided, where there are any."""
-        return {**self.sizes, "feature_scale": self.feature_scale if self.uses_features else None}
+        return {**self.sizes, "feature_scale": None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build in the checkpoint's sizes where there is no data module, and check that it fits."""
@@ -190,7 +205,7 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         if not self.is_built:
             self._build({name: value for name, value in built_for.items() if name != "feature_scale"})
         if list(self.state_dict()) == list(checkpoint["state_dict"]):  # else it is another recommender's
-            is_known = self.uses_features and hasattr(self, "features")  # else they come later
+            is_known = self.uses_features and self._trainer is not None  # else they come later
             check_same("the checkpoint", built_for, self.built_for if is_known else self.sizes)
         check_checkpoint(self, checkpoint)
         self.trained_on = self.trained_on or checkpoint.get(TRAINED_ON)
@@ -297,16 +312,17 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
             CatwalkError: If ``k`` is not in ``1..N``, a user number is unknown, there is no data module, there is
                 something to learn that has not been learnt, or a score is NaN or infinite.
         """
-        if data is not None:
-            self.take_features(data)
-        elif self._trainer is not None:
+        is_given = data is not None
+        if data is None:
+            if self._trainer is None:
+                raise CatwalkError("recommend: give data, an InteractionTriplets that has been set up")
             data = self.trainer.datamodule  # type: ignore[attr-defined]
-        else:
-            raise CatwalkError("recommend: give data, an InteractionTriplets that has been set up")
         if not self.is_built:
             if self.learns:
                 raise CatwalkError(f"recommend: this {type(self).__name__} has neither been trained nor loaded")
             self._build(self._sizes_of(data))
+        if is_given:
+            self.take_features(data)
         if len(users) and not (int(users.min()) >= 0 and int(users.max()) < self.sizes["num_users"]):
             raise CatwalkError(f"users must be numbers in 0..{self.sizes['num_users'] - 1}")
         self._prepare_ranking(data, "test")

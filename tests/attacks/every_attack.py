@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from catwalk.recommenders.scorers import VisualScorer
 from torch import nn
 
 from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
-from catwalk.recommenders.scorers import VisualScorer
 
 ATTACKS = {
     "fgsm": lambda **kwargs: FGSM(**kwargs),

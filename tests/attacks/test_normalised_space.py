@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from catwalk.recommenders.scorers import VisualScorer
 from edge_images import make_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,6 @@ from catwalk.keyed_random import uniform
 from catwalk.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
 from catwalk.poisoning.poison import poison, read_summary
 from catwalk.poisoning.protocol import Protocol
-from catwalk.recommenders.scorers import VisualScorer
 
 QUANTISATIONS = ["inside", "round", "truncate"]
 AS_PUBLISHED = Protocol(epsilon_space="normalised", clip=False, quantise="truncate")

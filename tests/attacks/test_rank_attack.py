@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from catwalk.recommenders.scorers import VisualScorer
 from edge_images import make_images
 from PIL import Image
 from plain_descent import plain_descent, smooth_network
@@ -19,7 +20,6 @@ from catwalk.networks.building import build_network
 from catwalk.networks.features import FeatureTable
 from catwalk.poisoning.poison import poison, read_summary
 from catwalk.recommenders.feature_rows import FeatureRows
-from catwalk.recommenders.scorers import VisualScorer
 from datamodules import InteractionTriplets
 from lightning_modules import AMR, BPRMF, VBPR
 

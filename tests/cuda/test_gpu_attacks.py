@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from catwalk.recommenders.scorers import VisualScorer
 from gpu import DEVICE, deterministic_kernels
 
 from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.networks.building import build_network
 from catwalk.networks.classifier import Classifier
 from catwalk.poisoning.poison import poison, read_summary
-from catwalk.recommenders.scorers import VisualScorer
 from catwalk.shop.images import decode, load_images, to_float
 
 ITEMS, FEATURES = 90, 64

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from catwalk.recommenders.scorers import VisualScorer
 from PIL import Image
 
 from catwalk import attacks
@@ -29,7 +30,6 @@ from catwalk.poisoning.finished_attack import (
 )
 from catwalk.poisoning.poison import poison
 from catwalk.poisoning.protocol import Protocol
-from catwalk.recommenders.scorers import VisualScorer
 from catwalk.results import keys as stage_keys
 from catwalk.shop.catalogue import Catalogue
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from catwalk.recommenders.scorers import VisualScorer
 from PIL import Image
 from torch.nn import functional as F
 
@@ -19,7 +20,6 @@ from catwalk.networks.network import network_fingerprint
 from catwalk.poisoning import poison as poisoning
 from catwalk.poisoning.poison import Poisoning, goal_of, items_to_attack, png_name, poison, read_summary
 from catwalk.poisoning.protocol import Protocol
-from catwalk.recommenders.scorers import VisualScorer
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import decode
 

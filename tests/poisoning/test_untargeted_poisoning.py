@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from catwalk.recommenders.scorers import VisualScorer
 
 from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.errors import CatwalkError
 from catwalk.poisoning.poison import poison
-from catwalk.recommenders.scorers import VisualScorer
 
 SOURCE = "Sandal"
 ATTACKS = {

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
-from catwalk.errors import CatwalkError
 from catwalk.recommenders.scorers import (
     VisualScorer,
     bpr_loss,
@@ -15,6 +13,8 @@ from catwalk.recommenders.scorers import (
     visual_drop,
     visual_drop_by_item,
 )
+
+from catwalk.errors import CatwalkError
 
 
 @pytest.fixture

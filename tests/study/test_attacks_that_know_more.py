@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from catwalk.recommenders.scorers import VisualScorer
 
 from catwalk.attacks import FeatureMatching, RankAttack
 from catwalk.cli.main import main
 from catwalk.networks.classifier import load_classifier
 from catwalk.networks.features import FeatureTable
 from catwalk.poisoning.poison import poison
-from catwalk.recommenders.scorers import VisualScorer
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.splits import read_split
 
