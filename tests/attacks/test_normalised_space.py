@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from catwalk.recommenders.scorers import VisualScorer
 from edge_images import make_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_descent import smooth_network
 from torch import nn
+from visual_models import visual_model
 
 from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.attacks.pgd import random_point
@@ -395,7 +395,7 @@ def test_every_attack_stays_inside(kind, norm, epsilon, quantisation, clip, std,
         targets = torch.randn(3, 32)
     else:
         attack = RankAttack(epsilon, norm=norm, iterations=3, random_start=True)
-        attack.scorer = VisualScorer(*(torch.randn(shape) for shape in ((5, 2), (7, 2), (5, 4), (32, 4))))
+        attack.scorer = visual_model(*(torch.randn(shape) for shape in ((5, 2), (7, 2), (5, 4), (32, 4))))
     result = normalised(attack, clip, quantisation)(network, to_images(levels), targets, keys=keys)
     rounding = 1e-5 * epsilon + 1e-4 / min(std) * (1 if norm == "linf" else 11)
     far = distances(result.images * 255, levels, std, norm)

@@ -67,7 +67,7 @@ class FeaturesOfEpochs(Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 0:
-            self.used.append(pl_module.features.features.cpu().clone())
+            self.used.append(pl_module.model.features.features.cpu().clone())
 
 
 def rows_of(path):
