@@ -22,6 +22,7 @@ from catwalk.recommenders.feature_rows import FeatureRows
 from catwalk.recommenders.lazy_adam import LazyAdam
 from catwalk.recommenders.pairwise_model import PairwiseModel
 from lightning_modules.checkpoints import check_checkpoint
+from lightning_modules.data_protocols import RecommenderData
 from lightning_modules.recommender import TRAINED_ON, Recommender, check_same
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class PairwiseRecommender(Recommender):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
         return loss
 
-    def prepare_scores(self, data: Any) -> None:
+    def prepare_scores(self, data: RecommenderData) -> None:
         """Compute the items' vectors."""
         self._item_vectors = (
             self.model.item_vectors().detach()

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict, cast
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from typing_extensions import Self
@@ -16,12 +15,14 @@ from catwalk.errors import CatwalkError, DivergedError
 from catwalk.metrics import HitRate, NormalizedDCG
 from catwalk.metrics.auc import auc
 from catwalk.metrics.mean import ShareMean
+from catwalk.networks.features import FeatureTable
 from catwalk.recommenders.checkpoints import BUILT_FOR, built_for_of
 from catwalk.recommenders.feature_rows import FeatureRows
 from catwalk.recommenders.ranking import check_list_length, rank_users, score_users, top_k
 from catwalk.shop.user_items import SeenItems
-from lightning_modules.checkpoints import CLASS, CheckpointedModule, check_checkpoint, check_class
-from lightning_modules.finite_loss import FiniteLoss, why_not_finite
+from lightning_modules.checkpoints import check_checkpoint, check_class
+from lightning_modules.data_protocols import RecommenderData, recommender_data_of
+from lightning_modules.measured_module import MeasuredModule, Stage, why_not_finite
 
 TRAINED_ON = "trained_on"
 """Key of a checkpoint with a hash of the purchases that were trained on."""
@@ -53,7 +54,7 @@ class Ranking(Lists):
     auc: Tensor
 
 
-class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
+class Recommender(MeasuredModule):
     """Base of the recommenders: ranks the whole catalogue for every user and logs HR@K, nDCG@K and AUC.
 
     A subclass says how to build its parameters and how it scores. The numbers of users and items and the features come
@@ -95,8 +96,8 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         """
 
     @abc.abstractmethod
-    def prepare_scores(self, data: Any) -> None:
-        """Compute once what the scores of all blocks of users need; ``data`` is an ``InteractionTriplets``."""
+    def prepare_scores(self, data: RecommenderData) -> None:
+        """Compute once what the scores of all blocks of users need."""
 
     @abc.abstractmethod
     def scores(self, users: Tensor) -> Tensor:
@@ -112,9 +113,10 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         Raises:
             CatwalkError: If the lists would be longer than the catalogue, or there are no features to look at.
         """
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = recommender_data_of(self.trainer)
         check_list_length(self.list_length, data.num_items)
-        self._check_features(data)
+        if self.uses_features:
+            self._features_of(data)
         if stage == "fit":
             self.trained_on = data.split.trained_on
 
@@ -129,7 +131,7 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         """
         if self._trainer is None:
             return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = recommender_data_of(self.trainer)
         sizes = self._sizes_of(data)
         if not self.is_built:
             self._build(sizes)
@@ -137,15 +139,15 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
             raise CatwalkError(f"the recommender was built for another dataset: {self.sizes}, not {sizes}")
         self.take_features(data)
 
-    def take_features(self, data: Any) -> None:
+    def take_features(self, data: RecommenderData) -> None:
         """Look at the images by the features that the data module has now; a recommender without images does not care.
 
         Raises:
             CatwalkError: If it has none.
         """
-        self._check_features(data)
         if self.uses_features:
-            self.look_at(data.feature_rows(self.device), data.feature_table.scale)
+            table = self._features_of(data)
+            self.look_at(data.feature_rows(self.device), table.scale)
 
     def look_at(self, features: FeatureRows, scale: float) -> None:
         """Take the features of all items, in the place of those before; asked of those alone that use features.
@@ -164,15 +166,15 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         other._modules = dict(self._modules)
         return other
 
-    def _check_features(self, data: Any) -> None:
-        if self.uses_features and data.feature_table is None:
+    def _features_of(self, data: RecommenderData) -> FeatureTable:
+        if data.feature_table is None:
             raise CatwalkError(
                 f"{type(self).__name__} needs features: give data.features the folder that `catwalk predict` wrote"
             )
+        return data.feature_table
 
-    def _sizes_of(self, data: Any) -> dict[str, int]:
-        self._check_features(data)
-        num_features = data.feature_table.features.shape[1] if self.uses_features else 0
+    def _sizes_of(self, data: RecommenderData) -> dict[str, int]:
+        num_features = self._features_of(data).features.shape[1] if self.uses_features else 0
         return {"num_users": data.num_users, "num_items": data.num_items, "num_features": num_features}
 
     def _build(self, sizes: dict[str, int]) -> None:
@@ -187,7 +189,6 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what was trained, and what it was built for."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint[CLASS] = type(self).__qualname__
         checkpoint[BUILT_FOR] = self.built_for
         checkpoint[TRAINED_ON] = self.trained_on
 
@@ -210,51 +211,48 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         check_checkpoint(self, checkpoint)
         self.trained_on = self.trained_on or checkpoint.get(TRAINED_ON)
 
-    def on_validation_epoch_start(self) -> None:
-        """Compute once what all blocks of users need."""
-        self._prepare_ranking(self.trainer.datamodule, "val")  # type: ignore[attr-defined]
-
-    def on_test_epoch_start(self) -> None:
+    def begin_measuring(self, stage: Stage) -> None:
         """Compute once what all blocks of users need, if the checkpoint has not been trained on what it is asked for.
 
         Raises:
-            CatwalkError: If it was trained on other purchases than are trained on here, with or without those that are
-                held out for validation.
+            CatwalkError: If a test is asked for and it was trained on other purchases than are trained on here, with or
+                without those that are held out for validation.
         """
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.trained_on is not None and not data.may_be_tested(self.trained_on):
+        data = recommender_data_of(self.trainer)
+        if stage == "test" and self.trained_on is not None and not data.may_be_tested(self.trained_on):
             raise CatwalkError(
                 "the checkpoint was trained on other purchases than these, and may know what is held out here: test it "
                 "with the dataset, data.split and data.validation of its training"
             )
-        self._prepare_ranking(data, "test")
+        self._prepare_ranking(data, stage)
 
     def on_predict_epoch_start(self) -> None:
         """Compute once what all blocks of users need."""
-        self._prepare_ranking(self.trainer.datamodule, "test")  # type: ignore[attr-defined]
+        self._prepare_ranking(recommender_data_of(self.trainer), "test")
 
-    def _prepare_ranking(self, data: Any, stage: str) -> None:
+    def _prepare_ranking(self, data: RecommenderData, stage: Stage) -> None:
         self.prepare_scores(data)
         self._seen = data.seen_items(stage).to(self.device)
         self._held_out = data.held_out_items(stage).to(self.device)
 
-    def validation_step(self, users: Tensor, batch_idx: int) -> Ranking:
-        """Rank the catalogue for a block of users and look for the validation items of those who have some."""
-        return self._evaluate(users, "val")
+    def measure(self, batch: Tensor, stage: Stage) -> Ranking:
+        """Rank the catalogue for a block of users, and look for the held-out items of those who have some."""
+        users = batch
+        scores = self.candidate_scores(users, self._seen)
+        recommended, _ = top_k(scores, self.list_length)
+        figures, mean_auc = cast(MetricCollection, self.ranking_figures[stage]), cast(ShareMean, self.auc[stage])
+        # Everybody gets a list, and counts where lists are counted; these ask for items that were held out.
+        targets = self._held_out.padded(users)
+        asked = targets[:, 0] >= 0
+        areas = torch.full(asked.shape, torch.nan, dtype=torch.float64, device=targets.device)
+        # Indexing copies the scores, which most blocks need not.
+        areas[asked] = auc(scores if bool(asked.all()) else scores[asked], targets[asked])
+        figures.update(recommended[asked], targets[asked])
+        mean_auc.update(areas)
+        return {"users": users, "recommended": recommended, "targets": targets, "auc": areas}
 
-    def test_step(self, users: Tensor, batch_idx: int) -> Ranking:
-        """Rank the catalogue for a block of users and look for the test items of those who have some."""
-        return self._evaluate(users, "test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the figures: once, for that takes as long as to rank for a block of users."""
-        self._log_figures("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the figures."""
-        self._log_figures("test")
-
-    def _log_figures(self, stage: str) -> None:
+    def end_measuring(self, stage: Stage) -> None:
+        """Log the metrics: once, for that takes as long as to rank for a block of users."""
         self.log_dict(cast(MetricCollection, self.ranking_figures[stage]))
         self.log(f"{stage}/auc", cast(ShareMean, self.auc[stage]))
 
@@ -280,22 +278,8 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         scores = self.candidate_scores(users, self._seen)
         return {"users": users, "recommended": top_k(scores, self.list_length)[0]}
 
-    def _evaluate(self, users: Tensor, stage: str) -> Ranking:
-        scores = self.candidate_scores(users, self._seen)
-        recommended, _ = top_k(scores, self.list_length)
-        figures, mean_auc = cast(MetricCollection, self.ranking_figures[stage]), cast(ShareMean, self.auc[stage])
-        # Everybody gets a list, and counts where lists are counted; these ask for items that were held out.
-        targets = self._held_out.padded(users)
-        asked = targets[:, 0] >= 0
-        areas = torch.full(asked.shape, torch.nan, dtype=torch.float64, device=targets.device)
-        # Indexing copies the scores, which most blocks need not.
-        areas[asked] = auc(scores if bool(asked.all()) else scores[asked], targets[asked])
-        figures.update(recommended[asked], targets[asked])
-        mean_auc.update(areas)
-        return {"users": users, "recommended": recommended, "targets": targets, "auc": areas}
-
     @torch.inference_mode()
-    def recommend(self, users: Tensor, k: int, data: LightningDataModule | None = None) -> tuple[Tensor, Tensor]:
+    def recommend(self, users: Tensor, k: int, data: RecommenderData | None = None) -> tuple[Tensor, Tensor]:
         """Recommend the ``k`` best items that each user has not bought in training.
 
         Args:
@@ -316,7 +300,7 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         if data is None:
             if self._trainer is None:
                 raise CatwalkError("recommend: give data, an InteractionTriplets that has been set up")
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            data = recommender_data_of(self.trainer)
         if not self.is_built:
             if self.learns:
                 raise CatwalkError(f"recommend: this {type(self).__name__} has neither been trained nor loaded")
