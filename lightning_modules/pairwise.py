@@ -34,7 +34,6 @@ OPTIMIZER = "optimizer"
 Triplets = tuple[Tensor, Tensor, Tensor]
 """Users, items bought and items not bought, int64 ``(B,)`` each."""
 
-
 Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
@@ -162,9 +161,8 @@ class PairwiseRecommender(Recommender):
 
     def prepare_scores(self, data: RecommenderData) -> None:
         """Compute the items' vectors."""
-        self._item_vectors = (
-            self.model.item_vectors().detach()
-        )  # a parameter would be registered as one of the module's
+        # Detached, for a parameter would be registered as one of the module's.
+        self._item_vectors = self.model.item_vectors().detach()
 
     def scores(self, users: Tensor) -> Tensor:
         """Return the products of the users' and all items' vectors, ``(B, N)``."""

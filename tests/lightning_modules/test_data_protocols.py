@@ -134,5 +134,5 @@ def test_what_a_data_module_lacks_is_named(make_trainer, tmp_path, trained, comm
 
 
 def test_a_data_module_is_missed(make_trainer):
-    with pytest.raises(CatwalkError, match="^data: a recommender needs a data module, and the Trainer has none; give"):
+    with pytest.raises(CatwalkError, match=r"^data: a recommender needs a data module, and the Trainer has none; give"):
         make_trainer().test(Popularity(), DataLoader([torch.arange(3)], batch_size=None))
