@@ -285,8 +285,8 @@ class Recommender(MeasuredModule):
         Args:
             users: int64 ``(B,)`` in ``0..U-1``.
             k: Length of the lists, ``1..N``.
-            data: An ``InteractionTriplets`` that has been set up, whose features are used and whose purchases are left
-                out; the data module that the recommender was last run with by default.
+            data: A data module that has been set up, whose features are used and whose purchases are left out; the one
+                that the recommender was last run with by default.
 
         Returns:
             ``(items, scores)``, int64 and float32 ``(B, k)``, best first, ties by the smaller item number; item -1

@@ -87,7 +87,7 @@ def test_more_epochs_of_the_first_train_the_second_again(study, run_study) -> No
         ({"Popularity": {"warm_start": "VBPR"}}, "recommenders.Popularity.warm_start: Popularity has nothing to begin"),
         (
             {"AMR": {"model": {"class_path": "lightning_modules.AMR", "init_args": {"factors": 5}}}},
-            "recommenders.AMR.warm_start: VBPR has other parameters: they differ in model.items.weight, model.projection",
+            "AMR.warm_start: VBPR has other parameters: they differ in model.items.weight, model.projection",
         ),
         (
             {"AMR": {"model": {"class_path": "lightning_modules.AMR", "init_args": {"warm_start": "x.ckpt"}}}},
