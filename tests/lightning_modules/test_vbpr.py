@@ -90,6 +90,12 @@ def test_the_product_of_the_vectors_is_equation_2():
     np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
 
+def test_without_features_there_is_nothing_to_look_at():
+    model = VBPRModel(NUM_USERS, NUM_ITEMS, NUM_FEATURES, VBPRSettings())
+    with pytest.raises(ValueError, match="give them by look_at"):
+        model.item_vectors()
+
+
 def test_the_parameters_begin_small_and_depend_on_the_global_seed():
     models = []
     for seed in (0, 0, 1):
