@@ -34,9 +34,8 @@ def looking_at(table: FeatureTable, model: Recommender, trainer: Trainer) -> Ite
     """
     data = copy.copy(recommender_data_of(trainer, type(model).__name__))
     data.feature_table = table
-    other = model.sharing_parameters()
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    other = model.eval().sharing_parameters()
     try:
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
             other.take_features(data)
