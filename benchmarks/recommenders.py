@@ -288,7 +288,7 @@ def evaluation_table(shop: Shop, rounds: int, clock: Clock, record: Record) -> s
     everybody = torch.arange(data.num_users, device=clock.device)
     seen = data.seen_items("test").to(clock.device)
     with torch.inference_mode():
-        left, right = model.user_vectors(everybody), model.item_vectors()
+        left, right = model.model.user_vectors(everybody), model.model.item_vectors()
 
     def plain() -> None:
         _ = left @ right.T

@@ -2,18 +2,20 @@
 
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from callbacks.both_stages import MeasuringCallback
 from catwalk.attacks import PGD
 from catwalk.attacks.attack import Attack
 from catwalk.errors import CatwalkError
 from catwalk.keyed_random import content_keys
 from lightning_modules.cnn import ProductClassifier
+from lightning_modules.measured_module import Stage
 
 
-class AdversarialAccuracy(Callback):
+class AdversarialAccuracy(MeasuringCallback):
     """Logs ``val/pgd_accuracy`` and ``test/pgd_accuracy``: the accuracy on images attacked away from their category.
 
     It is an upper bound of the CNN's robustness: a stronger attack may lower it. With another attack the figure has its
@@ -64,53 +66,24 @@ class AdversarialAccuracy(Callback):
                 f"two AdversarialAccuracy would both log val/{self.figure}: give one of them another name (name: …)"
             )
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def begin_measuring(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Begin to count."""
         self._hits.to(pl_module.device).reset()
-        most = self.max_validation_images
+        most = self.max_validation_images if stage == "val" else None
         # Each process has every ``world_size``-th image.
         self._left = None if most is None else len(range(trainer.global_rank, most, trainer.world_size))
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
-        self._hits.to(pl_module.device).reset()
-        self._left = None
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: tuple[Tensor, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def measure(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: tuple[Tensor, Tensor]) -> None:
         """Attack a batch."""
         if not trainer.sanity_checking:
-            self._measure(pl_module, *batch)
+            self._attack(pl_module, *batch)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: tuple[Tensor, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Attack a batch."""
-        self._measure(pl_module, *batch)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def end_measuring(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Log."""
         if not trainer.sanity_checking:
-            pl_module.log(f"val/{self.figure}", self._hits.compute(), prog_bar=True, sync_dist=True)
+            pl_module.log(f"{stage}/{self.figure}", self._hits.compute(), prog_bar=stage == "val", sync_dist=True)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log."""
-        pl_module.log(f"test/{self.figure}", self._hits.compute(), sync_dist=True)
-
-    def _measure(self, pl_module: Any, images: Tensor, categories: Tensor) -> None:
+    def _attack(self, pl_module: Any, images: Tensor, categories: Tensor) -> None:
         images, categories = images[: self._left], categories[: self._left]
         if len(images) == 0:
             return

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
+from callbacks.both_stages import FramingCallback
 from callbacks.observed_attack import attack_folder, catalogue_of
 from callbacks.other_features import clean_features, looking_at
 from callbacks.perceptual_distance import PerceptualDistance
@@ -26,6 +27,7 @@ from catwalk.poisoning.poison import read_summary
 from catwalk.poisoning.records import read_attacked_items
 from catwalk.recommenders.ranking import user_blocks
 from catwalk.shop.images import UInt8Array
+from lightning_modules.data_protocols import poisonable_data_of, recommender_data_of
 from lightning_modules.recommender import Recommender
 
 if TYPE_CHECKING:  # matplotlib would slow down the help
@@ -48,7 +50,7 @@ COLUMNS = (
 RANK_COLUMNS = ("mean rank before", "mean rank after")
 
 
-class AttackGallery(Callback):
+class AttackGallery(FramingCallback):
     """After ``fit`` and ``test``, shows some of the attacked items: ``gallery.png`` in the attack's folder.
 
     A row for each: its image before and after the attack, their difference ×16 around grey, what the network sees in
@@ -103,32 +105,20 @@ class AttackGallery(Callback):
             if cause is not None:
                 rank_zero_warn(f"LPIPS is left out: {cause}")
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look into the attack's folder before anything is trained."""
-        self._check(trainer.datamodule)  # type: ignore[attr-defined]
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look into the attack's folder before anything is tested."""
-        self._check(trainer.datamodule)  # type: ignore[attr-defined]
-
-    def _check(self, data: Any) -> None:
-        read_attacked_items(self.folder, data.catalogue)
-        table, used = FeatureTable.read(self.folder, data.catalogue), getattr(data, "feature_table", None)
+    def before_run(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look into the attack's folder before anything is trained or tested."""
+        catalogue = catalogue_of(self, trainer)
+        read_attacked_items(self.folder, catalogue)
+        table = FeatureTable.read(self.folder, catalogue)
+        used = getattr(getattr(trainer, "datamodule", None), "feature_table", None)
         if used is not None and used.network != table.network:
             raise CatwalkError(
                 f"AttackGallery.attack: {self.folder} was attacked by another network than the one that made the "
                 "recommender's features: give the attack on that one"
             )
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def after_run(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the items."""
-        self._show(trainer, pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the items."""
-        self._show(trainer, pl_module)
-
-    def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             from catwalk.plots.gallery import draw_gallery
             from catwalk.plots.style import save
@@ -145,7 +135,7 @@ class AttackGallery(Callback):
     def _gallery_items(self, trainer: Trainer, model: LightningModule) -> list["GalleryItem"]:
         from catwalk.plots.gallery_items import gallery_items
 
-        catalogue = trainer.datamodule.catalogue  # type: ignore[attr-defined]
+        catalogue = catalogue_of(self, trainer)
         shown = gallery_items(self.folder, catalogue, self.items, measured=self.folder)
         if all(item.ssim is None and item.lpips is None for item in shown):
             measured = [_measure(item.before, item.after, self._lpips) for item in shown]
@@ -203,12 +193,13 @@ def _mean_ranks_before_and_after(
     trainer: Trainer, model: LightningModule, items: NDArray[np.int64], attack: Path
 ) -> tuple[list[float | None], list[float | None]]:
     """Return the items' mean ranks with clean features and with those of the attack, where there are such."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
     nothing: list[float | None] = [None] * len(items)
     if not (isinstance(model, Recommender) and model.uses_features):
         return nothing, nothing
-    is_injected = Path(data.features).resolve() == attack.resolve()
-    poisoned = data.feature_table if is_injected else data.read_features(attack)
+    data = poisonable_data_of(trainer, AttackGallery.__name__)
+    is_injected = data.features is not None and data.features.resolve() == attack.resolve()
+    injected = data.feature_table if is_injected else None
+    poisoned = data.read_features(attack) if injected is None else injected
     clean = clean_features(trainer) if is_injected else data.feature_table
     before = nothing if clean is None else _mean_ranks(trainer, model, clean, items)
     return before, _mean_ranks(trainer, model, poisoned, items)
@@ -218,7 +209,7 @@ def _mean_ranks(
     trainer: Trainer, model: Recommender, table: FeatureTable, items: NDArray[np.int64]
 ) -> list[float | None]:
     """Return the mean rank of each item over the users whose candidate it is; None where it is nobody's."""
-    data, device = trainer.datamodule, model.device  # type: ignore[attr-defined]
+    data, device = recommender_data_of(trainer, AttackGallery.__name__), model.device
     wanted, seen = torch.from_numpy(items).to(device), data.seen_items("test").to(device)
     total, count = (torch.zeros(len(items), dtype=torch.int64, device=device) for _ in range(2))
     with looking_at(table, model, trainer) as other:

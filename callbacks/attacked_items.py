@@ -15,6 +15,8 @@ from catwalk.metrics.item_reach import ItemReach, item_ranks
 from catwalk.metrics.mean import ValueMean
 from catwalk.poisoning.records import read_attacked_items
 from catwalk.shop.user_items import SeenItems
+from lightning_modules.data_protocols import RecommenderData, recommender_data_of
+from lightning_modules.measured_module import Stage
 from lightning_modules.recommender import Ranking, Recommender
 
 
@@ -58,14 +60,14 @@ class AttackedItems(RankedListsCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look into the attack's folder before anything is trained."""
-        self._read(trainer.datamodule)  # type: ignore[attr-defined]
+        self._read(recommender_data_of(trainer, type(self).__name__))
 
-    def _read(self, data: Any) -> Tensor:
+    def _read(self, data: RecommenderData) -> Tensor:
         if self._items is None:
             self._items = torch.from_numpy(read_attacked_items(self.folder, data.catalogue)[0])
         return self._items
 
-    def make_metrics(self, data: Any, stage: str) -> dict[str, Metric]:
+    def make_metrics(self, data: RecommenderData, stage: Stage) -> dict[str, Metric]:
         """Return that of the lists and, if asked for, that of the ranks."""
         items = self._read(data)
         metrics: dict[str, Metric] = {"reach": ItemReach(self.top_k, items, data.num_items)}
@@ -78,30 +80,9 @@ class AttackedItems(RankedListsCallback):
         """Count the lists of some users."""
         self.metrics["reach"].update(ranking["recommended"])
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def measure(self, trainer: Trainer, pl_module: LightningModule, outputs: Ranking, batch: Any) -> None:
         """Count the lists of a block of users, and rank the items for them."""
-        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-        self._rank(trainer, pl_module, outputs["users"])
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count the lists of a block of users, and rank the items for them."""
-        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        super().measure(trainer, pl_module, outputs, batch)
         self._rank(trainer, pl_module, outputs["users"])
 
     def _rank(self, trainer: Trainer, pl_module: LightningModule, users: Tensor) -> None:

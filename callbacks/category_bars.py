@@ -11,7 +11,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.observed_attack import attack_folder
+from callbacks.both_stages import FramingCallback
+from callbacks.observed_attack import attack_folder, catalogue_of
 from callbacks.other_features import clean_features, looking_at
 from callbacks.pictures import log_picture
 from callbacks.ranked_lists import CategoriesBy, RankedListsCallback, item_categories
@@ -21,6 +22,8 @@ from catwalk.networks.features import FeatureTable
 from catwalk.poisoning.poison import read_summary
 from catwalk.poisoning.records import read_attacked_items
 from catwalk.recommenders.ranking import top_k, user_blocks
+from lightning_modules.data_protocols import RecommenderData, poisonable_data_of, recommender_data_of
+from lightning_modules.measured_module import Stage
 from lightning_modules.recommender import Ranking, Recommender
 
 BARS_FILE = "category_bars.png"
@@ -38,7 +41,7 @@ class _Counted:
     when: str
 
 
-class CategoryBars(RankedListsCallback):
+class CategoryBars(RankedListsCallback, FramingCallback):
     """After ``fit`` and ``test``, draws CHR@K of the categories and what became of what the network saw.
 
     Both pictures are written into the attack's folder, and shown by W&B and TensorBoard:
@@ -71,7 +74,7 @@ class CategoryBars(RankedListsCallback):
         """Read the categories."""
         super().setup(trainer, pl_module, stage)
         self.folder = attack_folder(self, trainer, self.attack)
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = recommender_data_of(trainer, type(self).__name__)
         self._item_categories, self.names = item_categories(self, data, self.categories_by, None)
         self._counted = {}
 
@@ -91,15 +94,11 @@ class CategoryBars(RankedListsCallback):
         """What tells this callback from others of its kind."""
         return f"{self.folder} {self.top_k[0]} {self.categories_by}"
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look into the attack's folder before anything is trained."""
-        read_attacked_items(self.folder, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
+    def before_run(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look into the attack's folder before anything is trained or tested."""
+        read_attacked_items(self.folder, catalogue_of(self, trainer))
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look into the attack's folder before anything is tested."""
-        read_attacked_items(self.folder, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
-
-    def make_metrics(self, data: Any, stage: str) -> dict[str, Metric]:
+    def make_metrics(self, data: RecommenderData, stage: Stage) -> dict[str, Metric]:
         """Return CHR@K."""
         return {"chr": CategoryHitRatio(self.top_k, self._item_categories, len(self.names))}
 
@@ -111,38 +110,31 @@ class CategoryBars(RankedListsCallback):
         """Return nothing: what was counted is drawn."""
         return {}
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def end_measuring(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Keep what was counted."""
-        super().on_validation_epoch_end(trainer, pl_module)
+        super().end_measuring(trainer, pl_module, stage)
         if not trainer.sanity_checking:
-            self._keep(trainer, f"in the validation of epoch {trainer.current_epoch}")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep what was counted."""
-        super().on_test_epoch_end(trainer, pl_module)
-        self._keep(trainer, "in the test")
+            self._keep(
+                trainer, "in the test" if stage == "test" else f"in the validation of epoch {trainer.current_epoch}"
+            )
 
     def _keep(self, trainer: Trainer, when: str) -> None:
-        features = trainer.datamodule.features  # type: ignore[attr-defined]
+        features = poisonable_data_of(trainer, type(self).__name__).features
         self._is_injected = features is not None and Path(features).resolve() == self.folder.resolve()
         values = self.metrics["chr"].compute().reshape(len(self.names)).tolist()
         self._counted[self._is_injected] = _Counted(dict(zip(self.names, values, strict=True)), when)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
-        self._draw(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, beside what there would be without the attack."""
         clean = clean_features(trainer)
         if trainer.is_global_zero and self._is_injected and clean is not None:
             self._counted[False] = _Counted(self._with_features(clean, pl_module, trainer), "in the test")
-        self._draw(trainer)
+        super().on_test_end(trainer, pl_module)
 
     def _with_features(self, table: FeatureTable, model: LightningModule, trainer: Trainer) -> dict[str, float]:
         """Return CHR@K of every category if the recommender looked at other features."""
         assert isinstance(model, Recommender)
-        data, (k,) = trainer.datamodule, self.top_k  # type: ignore[attr-defined]
+        data, (k,) = recommender_data_of(trainer, type(self).__name__), self.top_k
         categories = self._item_categories.to(model.device)
         users = torch.arange(data.num_users, device=model.device)
         hits = torch.zeros(len(self.names), dtype=torch.int64, device=model.device)
@@ -153,13 +145,14 @@ class CategoryBars(RankedListsCallback):
                 hits = hits + category_hits(recommended, categories, len(self.names), k).squeeze(0)
         return dict(zip(self.names, (hits.double() / len(users)).tolist(), strict=True))
 
-    def _draw(self, trainer: Trainer) -> None:
+    def after_run(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw."""
         if trainer.is_global_zero:
             from catwalk.plots.category_bars import draw_category_bars  # matplotlib would slow down the help
             from catwalk.plots.confusion import draw_confusion
             from catwalk.plots.style import save
 
-            _, rows = read_attacked_items(self.folder, trainer.datamodule.catalogue)  # type: ignore[attr-defined]
+            _, rows = read_attacked_items(self.folder, catalogue_of(self, trainer))
             summary = read_summary(self.folder)
             drawn = {
                 CONFUSION_FILE: draw_confusion(

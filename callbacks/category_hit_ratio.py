@@ -1,7 +1,6 @@
 """Logs CHR@K and nCDCG@K: how many places of the top-K lists every category takes, and how high up they are."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -11,6 +10,8 @@ from torchmetrics import Metric
 from callbacks.ranked_lists import CategoriesBy, RankedListsCallback, item_categories
 from catwalk.metrics import CategoryHitRatio as CategoryHitRatioMetric
 from catwalk.metrics import NormalizedCategoryDCG
+from lightning_modules.data_protocols import RecommenderData, recommender_data_of
+from lightning_modules.measured_module import Stage
 from lightning_modules.recommender import Ranking
 
 
@@ -46,10 +47,10 @@ class CategoryHitRatio(RankedListsCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the categories, before a recommender that has none of them is trained."""
         super().setup(trainer, pl_module, stage)
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = recommender_data_of(trainer, type(self).__name__)
         self._item_categories, self.names = item_categories(self, data, self.categories_by, self.categories)
 
-    def make_metrics(self, data: Any, stage: str) -> dict[str, Metric]:
+    def make_metrics(self, data: RecommenderData, stage: Stage) -> dict[str, Metric]:
         """Return both metrics."""
         by_category = self.top_k, self._item_categories, len(self.names)
         return {

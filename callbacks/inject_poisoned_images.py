@@ -33,6 +33,7 @@ from catwalk.poisoning.finished_attack import (
 from catwalk.poisoning.poison import AttackSummary, NothingToAttackError, Poisoning, read_summary
 from catwalk.poisoning.protocol import Protocol
 from catwalk.terminal.progress import Progress
+from lightning_modules.data_protocols import poisonable_data_of
 from lightning_modules.recommender import Recommender
 
 PARTIAL = ".partial"
@@ -115,7 +116,7 @@ class InjectPoisonedImages(Callback):
                 f"InjectPoisonedImages.from_epoch is {self.from_epoch}, counted from 0, and the run ends after "
                 f"trainer.max_epochs={trainer.max_epochs}: the images would never be injected"
             )
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = poisonable_data_of(trainer, type(self).__name__)
         clean = getattr(data, "feature_table", None)
         if clean is None or data.features is None:
             raise CatwalkError(
@@ -159,7 +160,7 @@ class InjectPoisonedImages(Callback):
         self._inject_if_due(trainer, pl_module)
 
     def _inject_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = poisonable_data_of(trainer, type(self).__name__)
         if trainer.current_epoch >= self.from_epoch and data.feature_table is not self._poisoned:
             self._inject(data)
             cast(Recommender, pl_module).take_features(data)
@@ -278,7 +279,7 @@ class InjectPoisonedImages(Callback):
 
     def _give_back(self, trainer: Trainer) -> None:
         if self._clean is not None:
-            data = trainer.datamodule  # type: ignore[attr-defined]
+            data = poisonable_data_of(trainer, type(self).__name__)
             data.features, data.feature_table = self._clean
             self._clean = self._poisoned = None
 

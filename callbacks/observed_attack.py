@@ -41,7 +41,7 @@ def attack_folder(callback: Callback, trainer: Trainer, given: Path | None) -> P
 def catalogue_of(callback: Callback, trainer: Trainer) -> Catalogue:
     """Return the catalogue of a run's data module, or raise a :class:`CatwalkError` if it has none."""
     who = type(callback).__name__
-    catalogue = getattr(trainer.datamodule, "catalogue", None)  # type: ignore[attr-defined]
+    catalogue = getattr(getattr(trainer, "datamodule", None), "catalogue", None)
     if not isinstance(catalogue, Catalogue):
         raise CatwalkError(
             f"{who} observes attacks on a shop's images: it needs InteractionTriplets or ProductImages as data"

@@ -3,13 +3,13 @@
 import contextlib
 import copy
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
 from catwalk.networks.features import FeatureTable
+from lightning_modules.data_protocols import recommender_data_of
 from lightning_modules.recommender import Recommender
 
 
@@ -32,13 +32,10 @@ def looking_at(table: FeatureTable, model: Recommender, trainer: Trainer) -> Ite
         model: The recommender.
         trainer: Who runs it.
     """
-    data: Any = copy.copy(trainer.datamodule)  # type: ignore[attr-defined]
+    data = copy.copy(recommender_data_of(trainer, type(model).__name__))
     data.feature_table = table
-    other = copy.copy(model)
-    other._trainer = model._trainer  # which copies do without
-    other._modules = dict(model._modules)  # the features are one of them
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    other = model.eval().sharing_parameters()
     try:
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
             other.take_features(data)

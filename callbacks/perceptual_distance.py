@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 
+from callbacks.both_stages import FramingCallback
 from callbacks.observed_attack import attack_folder, catalogue_of
 from catwalk.errors import CatwalkError
 from catwalk.perceptual import LPIPS, load_lpips
@@ -16,7 +17,7 @@ from catwalk.poisoning.records import DISTANCES_FILE
 from catwalk.terminal.progress import Progress
 
 
-class PerceptualDistance(Callback):
+class PerceptualDistance(FramingCallback):
     """Logs ``attack/lpips``, ``attack/ssim``, ``attack/psnr`` and more of a folder of adversarial images.
 
     They are measured on the files, before a recommender is trained (``fit``) or ranks (``test``): those that
@@ -61,15 +62,8 @@ class PerceptualDistance(Callback):
             if self._cause is not None:
                 rank_zero_warn(f"LPIPS is left out: {self._cause}")
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def before_run(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure and log."""
-        self._measure_and_log(trainer)
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure and log."""
-        self._measure_and_log(trainer)
-
-    def _measure_and_log(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             measured = self._measure(trainer)
             measured.write(self.folder / DISTANCES_FILE)

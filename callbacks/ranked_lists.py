@@ -10,8 +10,11 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.both_stages import MeasuringCallback
 from catwalk.errors import CatwalkError
 from catwalk.shop.catalogue import number_of
+from lightning_modules.data_protocols import RecommenderData, recommender_data_of
+from lightning_modules.measured_module import Stage
 from lightning_modules.recommender import Ranking, Recommender, checked_lengths
 
 PLACES_AT_ONCE = 2**18
@@ -22,7 +25,7 @@ CategoriesBy = Literal["network", "dataset"]
 """Who says of which category an item is."""
 
 
-class RankedListsCallback(Callback, abc.ABC):
+class RankedListsCallback(MeasuringCallback, abc.ABC):
     """Base of the callbacks that log figures of the lists of all users, in validation and in the test.
 
     Args:
@@ -44,7 +47,7 @@ class RankedListsCallback(Callback, abc.ABC):
         self._places = 0
 
     @abc.abstractmethod
-    def make_metrics(self, data: Any, stage: str) -> dict[str, Metric]:
+    def make_metrics(self, data: RecommenderData, stage: Stage) -> dict[str, Metric]:
         """Return what counts the lists of ``val`` or ``test``, by names of its own: made once in a run."""
 
     @abc.abstractmethod
@@ -60,59 +63,21 @@ class RankedListsCallback(Callback, abc.ABC):
         require_lists(self, pl_module, max(self.top_k))
         self.metrics = {}
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def begin_measuring(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Begin to count."""
-        self._start(trainer, pl_module, "val")
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
-        self._start(trainer, pl_module, "test")
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count the lists of a block of users."""
-        self._collect(outputs)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count the lists of a block of users."""
-        self._collect(outputs)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log."""
-        self._log(pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log."""
-        self._log(pl_module, "test")
-
-    def _start(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         is_fit = trainer.state.fn == TrainerFn.FITTING
         self.is_counting = not is_fit or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         self._blocks, self._places = [], 0
         if not self.is_counting:
             return
         if not self.metrics:
-            made = self.make_metrics(trainer.datamodule, stage)  # type: ignore[attr-defined]
+            made = self.make_metrics(recommender_data_of(trainer, type(self).__name__), stage)
             self.metrics = {name: metric.to(pl_module.device) for name, metric in made.items()}
         for metric in self.metrics.values():
             metric.reset()
 
-    def _collect(self, outputs: Ranking) -> None:
+    def measure(self, trainer: Trainer, pl_module: LightningModule, outputs: Ranking, batch: Any) -> None:
+        """Count the lists of a block of users."""
         if not self.is_counting:
             return
         self._blocks.append(outputs)
@@ -132,7 +97,8 @@ class RankedListsCallback(Callback, abc.ABC):
                 )
             )
 
-    def _log(self, pl_module: LightningModule, stage: str) -> None:
+    def end_measuring(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """Log."""
         if not self.is_counting:
             return
         self._count_collected()
@@ -149,7 +115,7 @@ def require_lists(callback: Callback, pl_module: LightningModule, length: int) -
 
 
 def item_categories(
-    callback: Callback, data: Any, categories_by: CategoriesBy, wanted: Sequence[str] | None
+    callback: Callback, data: RecommenderData, categories_by: CategoriesBy, wanted: Sequence[str] | None
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Return the categories of the items by which a callback counts, and the names of all categories.
 

@@ -1,13 +1,14 @@
 """Logs what else there is to tell of top-K lists: MRR, recall, precision, coverage, Gini index, novelty, popularity."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 from torchmetrics import Metric
 
 from callbacks.ranked_lists import RankedListsCallback
 from catwalk.metrics import Exposure, MeanReciprocalRank, Precision, Recall
+from lightning_modules.data_protocols import RecommenderData
+from lightning_modules.measured_module import Stage
 from lightning_modules.recommender import Ranking
 
 HELD_OUT_METRICS: dict[str, type] = {
@@ -36,7 +37,7 @@ class RankingFigures(RankedListsCallback):
     def __init__(self, top_k: Sequence[int] = (20,), every_n_epochs: int = 1) -> None:
         super().__init__(top_k, every_n_epochs)
 
-    def make_metrics(self, data: Any, stage: str) -> dict[str, Metric]:
+    def make_metrics(self, data: RecommenderData, stage: Stage) -> dict[str, Metric]:
         """Return those of held-out items, by what they are logged as, and that of exposure."""
         held_out = {f"{name}@{k}": kind(k) for k in self.top_k for name, kind in HELD_OUT_METRICS.items()}
         # What may not be recommended in validation is what was bought in training; in the test it would be more.

@@ -16,8 +16,8 @@ from catwalk.errors import CatwalkError
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable, Predictions
 from catwalk.networks.network import network_fingerprint
 from catwalk.shop.images import ItemImages
-from datamodules.product_images import ProductImages
 from lightning_modules.cnn import ProductClassifier
+from lightning_modules.data_protocols import catalogue_images_of
 
 CLASSIFIER_FILE = "classifier.ckpt"
 
@@ -43,12 +43,9 @@ class WriteFeatures(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that there is a classifier, and W&B where it is wanted, before it runs over the catalogue."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if not (isinstance(pl_module, ProductClassifier) and isinstance(data, ProductImages)):
-            raise CatwalkError(
-                f"WriteFeatures works with a ProductClassifier on ProductImages, not with a {type(pl_module).__name__} "
-                f"on {type(data).__name__}"
-            )
+        if not isinstance(pl_module, ProductClassifier):
+            raise CatwalkError(f"WriteFeatures works with a ProductClassifier, not with a {type(pl_module).__name__}")
+        catalogue_images_of(trainer, type(self).__name__)
         is_off = os.environ.get("WANDB_MODE") == "disabled"  # on purpose
         if self.artifact and not is_off and not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             raise CatwalkError(
@@ -82,21 +79,22 @@ class WriteFeatures(Callback):
         shares = gather(self._parts, trainer.world_size)
         self._parts = []
         written = [FEATURES_FILE, PREDICTIONS_FILE]
-        if pl_module.is_as_others_trained_it:
+        if pl_module.initial_weights.are_in_no_checkpoint:
             trainer.save_checkpoint(self.output / CLASSIFIER_FILE, weights_only=True)
             written.append(CLASSIFIER_FILE)
         if not trainer.is_global_zero:
             return
         items, *columns = (torch.cat(column) for column in zip(*shares, strict=True))
         order = items.argsort()
-        catalogue = trainer.datamodule.catalogue  # type: ignore[attr-defined]
+        data = catalogue_images_of(trainer, type(self).__name__)
+        catalogue = data.catalogue
         table = FeatureTable.from_predictions(
             Predictions(*(column[order] for column in columns)),
             pl_module.category_names,
             catalogue=catalogue.fingerprint,
             network=network_fingerprint(pl_module.network),
         )
-        for files in trainer.datamodule.watched:  # type: ignore[attr-defined]
+        for files in data.watched:
             files.require_unchanged("the features")
         table.write(self.output, catalogue)
         rank_zero_info(f"Wrote {FEATURES_FILE} and {PREDICTIONS_FILE} of {len(catalogue)} items to {self.output}")
@@ -107,7 +105,7 @@ class WriteFeatures(Callback):
         """Add the files to the W&B run; copied, for the next run may write over them before they are sent."""
         import wandb
 
-        catalogue = trainer.datamodule.catalogue  # type: ignore[attr-defined]
+        catalogue = catalogue_images_of(trainer, type(self).__name__).catalogue
         about = {"items": len(catalogue), "catalogue": table.catalogue, "network": table.network}
         for logger in wandb_loggers(trainer):
             run = logger.experiment

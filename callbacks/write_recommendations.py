@@ -11,7 +11,7 @@ from callbacks.processes import gather
 from callbacks.table_files import table_file, write_table
 from catwalk.errors import CatwalkError
 from catwalk.shop.user_items import NO_ITEM
-from datamodules.interaction_triplets import InteractionTriplets
+from lightning_modules.data_protocols import recommender_data_of
 from lightning_modules.recommender import Recommender
 
 Lists = dict[int, list[int]]
@@ -38,11 +38,11 @@ class WriteRecommendations(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that there is a recommender."""
-        is_recommender = isinstance(pl_module, Recommender) and isinstance(trainer.datamodule, InteractionTriplets)  # type: ignore[attr-defined]
-        if not is_recommender:
-            raise CatwalkError("WriteRecommendations works with a recommender on InteractionTriplets")
+        if not isinstance(pl_module, Recommender):
+            raise CatwalkError(f"WriteRecommendations works with a recommender, not with a {type(pl_module).__name__}")
+        recommender_data_of(trainer, type(self).__name__)
         if self.top_k is not None:
-            pl_module.require_list_length(self.top_k)  # type: ignore[operator]
+            pl_module.require_list_length(self.top_k)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with nothing collected."""
@@ -70,7 +70,7 @@ class WriteRecommendations(Callback):
         self._lists = {}
         if not trainer.is_global_zero:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = recommender_data_of(trainer, type(self).__name__)
         lists = {user: items for share in shares for user, items in share.items()}
         places = [
             (data.split.user_ids[user], rank, data.catalogue.item_ids[item])

@@ -15,6 +15,7 @@ from callbacks.ranked_lists import CategoriesBy, item_categories, require_lists
 from callbacks.table_files import table_file, write_table
 from catwalk.metrics.category_hit_ratio import category_hits_per_user
 from catwalk.metrics.held_out import target_ranks
+from lightning_modules.data_protocols import RecommenderData, recommender_data_of
 from lightning_modules.recommender import checked_lengths
 
 
@@ -72,7 +73,7 @@ class WriteUserFigures(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the categories."""
         require_lists(self, pl_module, max(self.top_k))
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = recommender_data_of(trainer, type(self).__name__)
         categories, names = item_categories(self, data, self.categories_by, self.categories)
         self._names = list(dict.fromkeys(names if self.categories is None else self.categories))
         columns = [self._names.index(name) if name in self._names else -1 for name in names]
@@ -108,11 +109,11 @@ class WriteUserFigures(Callback):
         self._parts = []
         if not trainer.is_global_zero:
             return
-        table = self._table(trainer.datamodule, parts)  # type: ignore[attr-defined]
+        table = self._table(recommender_data_of(trainer, type(self).__name__), parts)
         write_table(table, self.output)
         rank_zero_info(f"Wrote the figures of {len(table)} users to {self.output}")
 
-    def _table(self, data: Any, parts: list[Users]) -> pa.Table:
+    def _table(self, data: RecommenderData, parts: list[Users]) -> pa.Table:
         users, targets, ranks, auc = (torch.cat(column) for column in list(zip(*parts, strict=True))[:4])
         order = users.argsort()
         targets, ranks, auc = targets[order], ranks[order], auc[order]

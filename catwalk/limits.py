@@ -4,6 +4,7 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Any, get_args
 
 from catwalk.errors import CatwalkError, TooLargeError
 
@@ -46,6 +47,18 @@ def check_number(value: float, argument: str, least: float) -> None:
         raise CatwalkError(f"{argument} must be at least {least}, got {value}")
     if value == math.inf:
         raise CatwalkError(f"{argument} must be a finite number, got {value}")
+
+
+def check_choice(value: object, argument: str, choices: Any) -> None:
+    """Raise a :class:`CatwalkError` unless a value is one of those of a ``Literal``.
+
+    Args:
+        value: The value.
+        argument: What the user calls it.
+        choices: The ``Literal``.
+    """
+    if value not in get_args(choices):
+        raise CatwalkError(f"{argument} must be one of {', '.join(get_args(choices))}, got {value!r}")
 
 
 def check_memory(num_bytes: int, what: str, remedy: str) -> None:

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from torch import Tensor
-
-from catwalk.recommenders.scorers import Perturbation, visual_drop, visual_drop_by_item
+from catwalk.recommenders.adversarial import Perturbation
+from catwalk.recommenders.amr import AMRModel, AMRSettings
 from lightning_modules.vbpr import VBPR
 
 
@@ -24,29 +23,19 @@ class AMR(VBPR):
         settings: What :class:`VBPR` takes. As published, ``warm_start`` is a checkpoint of VBPR.
     """
 
+    settings: AMRSettings
+
     def __init__(
         self,
         *,
-        epsilon: float = 1.0,
-        adversarial_weight: float = 0.1,
-        perturbation: Perturbation = "per_triplet",
+        epsilon: float = AMRSettings.epsilon,
+        adversarial_weight: float = AMRSettings.adversarial_weight,
+        perturbation: Perturbation = AMRSettings.perturbation,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self.check_at_least(0, "epsilon", "adversarial_weight")
-        self.check_choice(Perturbation, "perturbation")
+        self.settings = self.settings_of(AMRSettings)
 
-    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """Return VBPR's loss and λ times the adversarial one, for a batch; see :meth:`PairwiseRecommender.loss`."""
-        terms = self.terms(users, positives, negatives)
-        loss = self.bpr(terms.differences) + terms.penalty
-        if self.hparams["adversarial_weight"]:
-            if self.hparams["perturbation"] == "per_item":
-                drop = visual_drop_by_item(
-                    terms.differences, terms.visual_users, terms.projection, positives, negatives
-                )
-            else:
-                drop = visual_drop(terms.visual_users, terms.projection)
-            worst = terms.differences - self.hparams["epsilon"] * drop
-            loss = loss + self.hparams["adversarial_weight"] * self.bpr(worst)
-        return loss
+    def make_model(self, num_users: int, num_items: int, num_features: int) -> AMRModel:
+        """Return a new :class:`~catwalk.recommenders.amr.AMRModel`."""
+        return AMRModel(num_users, num_items, num_features, self.settings)

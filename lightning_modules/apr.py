@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from torch import Tensor
-
-from catwalk.recommenders.scorers import Perturbation, factor_drop
+from catwalk.recommenders.adversarial import Perturbation
+from catwalk.recommenders.apr import APRModel, APRSettings
 from lightning_modules.bpr_mf import BPRMF
 
 
@@ -24,26 +23,19 @@ class APR(BPRMF):
             BPR-MF.
     """
 
+    settings: APRSettings
+
     def __init__(
         self,
         *,
-        epsilon: float = 0.5,
-        adversarial_weight: float = 1.0,
-        perturbation: Perturbation = "per_triplet",
+        epsilon: float = APRSettings.epsilon,
+        adversarial_weight: float = APRSettings.adversarial_weight,
+        perturbation: Perturbation = APRSettings.perturbation,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self.check_at_least(0, "epsilon", "adversarial_weight")
-        self.check_choice(Perturbation, "perturbation")
+        self.settings = self.settings_of(APRSettings)
 
-    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """Return BPR-MF's loss and λ times the adversarial one, for a batch; see :meth:`PairwiseRecommender.loss`."""
-        p, q_i, q_j = self.users(users), self.items(positives), self.items(negatives)
-        biases = self.biases(positives, negatives)
-        differences = self.difference(p, q_i, q_j, *biases)
-        loss = self.bpr(differences) + self.penalty([p], [q_i, q_j, *biases])
-        if self.hparams["adversarial_weight"]:
-            rows = (users, positives, negatives) if self.hparams["perturbation"] == "per_item" else None
-            worst = differences - factor_drop(p, q_i, q_j, self.hparams["epsilon"], differences, rows)
-            loss = loss + self.hparams["adversarial_weight"] * self.bpr(worst)
-        return loss
+    def make_model(self, num_users: int, num_items: int, num_features: int) -> APRModel:
+        """Return a new :class:`~catwalk.recommenders.apr.APRModel`."""
+        return APRModel(num_users, num_items, self.settings)

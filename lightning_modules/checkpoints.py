@@ -8,11 +8,10 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
-from typing_extensions import Self
 
 from catwalk.errors import CatwalkError
 from catwalk.files.atomic import write_bytes
-from catwalk.files.checkpoints import read_checkpoint, verify_checksums
+from catwalk.files.checkpoints import verify_checksums
 
 OF_A_TRAINING = {"state_dict": dict, "pytorch-lightning_version": str, "epoch": int, "global_step": int}
 """What every checkpoint of a Trainer holds at least."""
@@ -77,7 +76,7 @@ RUN_BY_LIGHTNING = ("_instantiator", "_class_path")
 """Settings by which Lightning would import what the checkpoint names."""
 
 
-def _settings_of(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
+def settings_of(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """Return the settings in a checkpoint as Lightning would take them, or refuse one that no module of ours wrote."""
     saved = checkpoint.get("hyper_parameters")
     found = [name for name in OLD_SETTINGS if name in checkpoint]
@@ -113,47 +112,6 @@ def check_class(module: LightningModule, checkpoint: dict[str, Any]) -> None:
             f"the checkpoint is of {str(theirs)[:80]}, and the model is {ours}: give the configuration that it was "
             "trained with"
         )
-
-
-class CheckpointedModule(LightningModule):
-    """A LightningModule whose checkpoints are tensors and plain values, none of which decides what is imported."""
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, *, weights_only: bool | None = None, **settings: Any
-    ) -> Self:
-        """Load a module with the settings of its checkpoint, as Lightning does, but for what would run code.
-
-        Args:
-            checkpoint_path: The checkpoint, a file of this machine.
-            weights_only: False lets PyTorch run the code that is pickled in the file: for files that you trust alone.
-            **settings: Arguments of the class that take the place of the checkpoint's, and ``map_location`` and
-                ``strict`` as Lightning's own method has them.
-
-        Raises:
-            CatwalkError: If the file is missing or damaged, or names code that Catwalk does not know and ``settings``
-                do not name.
-        """
-        if settings.get("hparams_file") is not None:
-            raise CatwalkError("hparams_file: leave it out, a checkpoint of ours holds its settings itself")
-        if weights_only is not False:
-            saved = _settings_of(read_checkpoint(checkpoint_path), checkpoint_path)
-            cls.check_settings(checkpoint_path, saved, settings)
-        try:
-            return super().load_from_checkpoint(checkpoint_path, weights_only=weights_only is not False, **settings)
-        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise CatwalkError(f"{checkpoint_path} cannot be loaded as {cls.__name__}: {reason}") from error
-
-    @classmethod
-    def check_settings(cls, path: str | Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
-        """Raise a CatwalkError if a checkpoint's settings name code that is neither known nor given.
-
-        Args:
-            path: The checkpoint.
-            saved: Its settings.
-            given: Those that the caller gives in their place.
-        """
 
 
 def check_checkpoint(module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -14,32 +14,30 @@ from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from catwalk.errors import CatwalkError
-from catwalk.keyed_random import derived_seed
 from catwalk.networks.batching import Bucket
-from catwalk.networks.building import build_network, check_initial_weights, loads_weights, without_initial_weights
+from catwalk.networks.building import build_network, without_initial_weights
 from catwalk.networks.features import Predictions, predict
 from catwalk.networks.imagenet import imagenet_categories
 from catwalk.networks.known_backbones import check_backbone
 from catwalk.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
 from catwalk.shop.images import ItemImages
-from lightning_modules.checkpoints import CLASS, CheckpointedModule, check_checkpoint, check_class
-from lightning_modules.finite_loss import FiniteLoss
+from lightning_modules.checkpoints import check_checkpoint, check_class
+from lightning_modules.data_protocols import ClassifierData, classifier_data_of
+from lightning_modules.initial_weights import InitialWeights
+from lightning_modules.measured_module import MeasuredModule, Stage
+from lightning_modules.resuming import Resuming
 
 SIZES = ("category_names", "image_size")
 """What a checkpoint must know besides its settings: it comes from the data module."""
-
-TRAINING = "training"
-"""Entry of a checkpoint: what a training that goes on must have in common with the one that was broken off."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """What the Trainer may compute with: images, perturbations and weights stay float32 in all of them."""
 
 
-class ProductClassifier(FiniteLoss, CheckpointedModule):
+class ProductClassifier(MeasuredModule):
     """A CNN that learns the categories of product images by cross-entropy (traditional training, T in the paper).
 
     Batches are ``(images, categories)`` with float32 images ``(N, 3, H, W)`` in [0, 1]; normalisation happens inside.
@@ -68,9 +66,6 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
 
     network: Network
 
-    awaits_checkpoint: bool
-    """Whether a checkpoint is about to be loaded, so that it would be wasted to read or download initial weights."""
-
     def __init__(
         self,
         backbone: str = "torchvision.models.resnet18",
@@ -85,7 +80,8 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        check_initial_weights(weights, backbone_args)
+        self.initial_weights = InitialWeights(weights, backbone_args)
+        self.resuming = Resuming()
         if categories not in ("dataset", "imagenet"):
             raise CatwalkError(f"categories: must be dataset or imagenet, got {categories!r}")
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
@@ -94,12 +90,6 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
         self.hparams.update(plain)
         self.make_optimizer: Callable[[Iterable], Optimizer] = optimizer or _default_optimizer
         self.make_lr_scheduler = lr_scheduler
-        self._is_built = False
-        self._is_loaded = False
-        self.awaits_checkpoint = False
-        self._random_seed: int | None = None
-        self._began_as: dict[str, Any] | None = None
-        self._shape_of_training: dict[str, Any] = {}
 
     @property
     def category_names(self) -> tuple[str, ...]:
@@ -107,14 +97,9 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
         return tuple(self.hparams["category_names"])
 
     @property
-    def has_initial_weights(self) -> bool:
-        """Whether the network begins with weights that somebody trained."""
-        return self.hparams["weights"] is not None or loads_weights(self.hparams["backbone_args"])
-
-    @property
-    def is_as_others_trained_it(self) -> bool:
-        """Whether the network is in no checkpoint yet, but came with weights that somebody trained."""
-        return self.has_initial_weights and not self._is_loaded
+    def is_built(self) -> bool:
+        """Whether there is a network."""
+        return hasattr(self, "network")
 
     def setup(self, stage: str) -> None:
         """Refuse what makes no sense with these categories, and types with less than 8 bits for a grey level."""
@@ -128,13 +113,13 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
     def configure_model(self) -> None:
         """Build the network for the data module's categories, once."""
         if self._trainer is not None:
-            self.build_for(self.trainer.datamodule)  # type: ignore[attr-defined]
+            self.build_for(classifier_data_of(self.trainer))
 
-    def build_for(self, data: Any) -> None:
+    def build_for(self, data: ClassifierData) -> None:
         """Build the network for a data module's categories and images, unless it is there, and check that it fits.
 
         Args:
-            data: Data module with ``category_names`` and ``image_size``, such as ``ProductImages``.
+            data: The data module.
 
         Raises:
             CatwalkError: If the weights do not fit, or the network is there and was trained on something else.
@@ -142,17 +127,16 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
         size = data.image_size
         names = imagenet_categories() if self.hparams["categories"] == "imagenet" else data.category_names
         sizes = {"category_names": list(names), "image_size": list(size) if size is not None else None}
-        if self._is_built:
+        if self.is_built:
             _check_sizes(self.hparams, sizes)
         else:
-            self._build(sizes, pretrained=not self.awaits_checkpoint)
+            self._build(sizes, pretrained=self.initial_weights.are_used)
 
     def _build(self, sizes: dict[str, Any], pretrained: bool) -> None:
         self.hparams.update(sizes)
         settings = self.hparams
         backbone_args = settings["backbone_args"]
-        pretrained = pretrained and self.has_initial_weights
-        self.network = build_network(
+        network = build_network(
             settings["backbone"],
             backbone_args if pretrained else without_initial_weights(backbone_args),
             len(settings["category_names"]),
@@ -163,12 +147,12 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
             keep_head=pretrained and settings["categories"] == "imagenet",
         )
         if settings["freeze_up_to"] is not None:
-            self.network.freeze_up_to(settings["freeze_up_to"])
+            network.freeze_up_to(settings["freeze_up_to"])
             # Lightning's warning that something is in eval mode when training begins: it is meant to be.
             warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")
+        self.network = network
         accuracy = MulticlassAccuracy(len(settings["category_names"]), average="micro")
         self.val_accuracy, self.test_accuracy = accuracy.clone(), accuracy.clone()
-        self._is_built = True
 
     def check_command(self, command: str) -> None:
         """Raise a CatwalkError if ImageNet's classes were to be learnt or measured by the dataset's labels.
@@ -181,18 +165,6 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
                 f"categories: imagenet is for `predict` and for attacks, not for `{command}`: the dataset's labels are "
                 "none of ImageNet's classes; to fine-tune the network on them, set categories: dataset"
             )
-
-    def require_initial_weights(self) -> None:
-        """Raise a CatwalkError if the settings make sense with trained weights alone, and there are none."""
-        if self.has_initial_weights or self._is_loaded:
-            return
-        for argument, harmless in (("categories", "dataset"), ("freeze_up_to", None)):
-            if self.hparams[argument] != harmless:
-                raise CatwalkError(
-                    f"{argument}: {self.hparams[argument]} needs a trained network, and this one would be random; give "
-                    "a file as weights, or let the backbone load its own, such as backbone_args: "
-                    "{weights: IMAGENET1K_V2}"
-                )
 
     @classmethod
     def check_settings(cls, path: str | Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
@@ -210,15 +182,15 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
         if any(name not in saved for name in SIZES):
             raise CatwalkError("the checkpoint is not one of a product classifier")
         check_class(self, checkpoint)
-        if not self._is_built:
+        if not self.is_built:
             self._build({name: saved[name] for name in SIZES}, pretrained=False)
         else:
             _check_sizes(saved, self.hparams)
         check_checkpoint(self, checkpoint)
-        self._is_loaded = True
+        self.initial_weights.replace_by_checkpoint()
         self.network.is_head_new = False
         if self._trainer is not None and self.trainer.training:
-            self._began_as = checkpoint.get(TRAINING)
+            self.resuming.load(checkpoint)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(N, C)`` of images ``(N, 3, H, W)`` in [0, 1]."""
@@ -236,30 +208,19 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
         self.watch_loss(loss)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def measure(self, batch: tuple[Tensor, Tensor], stage: Stage) -> None:
         """Measure loss and accuracy."""
-        self._evaluate(batch, "val", self.val_accuracy)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Measure loss and accuracy."""
-        self._evaluate(batch, "test", self.test_accuracy)
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str, accuracy: Metric) -> None:
         images, categories = batch
-        logits = self(images)
+        logits, accuracy = self(images), self.val_accuracy if stage == "val" else self.test_accuracy
         accuracy.update(logits, categories)
         count, loss = len(images), F.cross_entropy(logits, categories)
         self.watch_loss(loss, stage)
         self.log(f"{stage}/loss", loss, sync_dist=True, batch_size=count)
         self.log(f"{stage}/accuracy", accuracy, prog_bar=True, batch_size=count)
 
-    def on_validation_epoch_end(self) -> None:
+    def end_measuring(self, stage: Stage) -> None:
         """Refuse a loss that is no number, and the accuracy that goes with it."""
-        self.require_finite_loss("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Refuse a loss that is no number, and the accuracy that goes with it."""
-        self.require_finite_loss("test")
+        self.require_finite_loss(stage)
 
     def predict_step(self, batch: ItemImages, batch_idx: int) -> Predictions:
         """Return features and categories of the images of a batch; a row does not depend on its batch."""
@@ -311,15 +272,13 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what was trained, and add what the training depends on besides its settings."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint[CLASS] = type(self).__qualname__
-        if self._random_seed is not None:
-            checkpoint[TRAINING] = {"random_seed": self._random_seed, **self._shape_of_training}
+        self.resuming.save(checkpoint)
         # The file of the initial weights is no longer needed, and may be gone when the checkpoint is read.
         checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], "weights": None}
 
     def on_predict_start(self) -> None:
         """Refuse to see ImageNet's classes with a random network; whether a checkpoint comes is known only now."""
-        self.require_initial_weights()
+        self.initial_weights.require(self.hparams)
         if self.network.is_head_new:
             rank_zero_warn(
                 "the features are those of the pretrained network, but the categories are random: its classification "
@@ -328,9 +287,9 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
 
     def on_fit_start(self) -> None:
         """Take the seed of the run's random numbers from the checkpoint that it goes on from, or from the user."""
-        self.require_initial_weights()
+        self.initial_weights.require(self.hparams)
         self.network.is_head_new = False
-        self._random_seed = torch.initial_seed() if self._began_as is None else self._began_as["random_seed"]
+        self.resuming.take_seed()
 
     def on_train_start(self) -> None:
         """Refuse to go on from a checkpoint of another training.
@@ -341,14 +300,7 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
         shape = {"class": type(self).__name__, "batches in an epoch": self.trainer.num_training_batches}
         if self.make_lr_scheduler is None:  # whose cycle is in the checkpoint
             shape["steps in all"] = self.total_steps()
-        for what, now in shape.items():
-            then = now if self._began_as is None else self._began_as.get(what, now)
-            if then != now:
-                raise CatwalkError(
-                    f"ckpt_path: its training had {then} as {what} and this one has {now}, so it cannot go on there; "
-                    "give the same, or begin a new training with its weights (model.weights instead of ckpt_path)"
-                )
-        self._shape_of_training, self._began_as = shape, None
+        self.resuming.take_shape(shape)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let a batch's random numbers (dropout, random starts) depend on seed, epoch, batch and process alone.
@@ -356,8 +308,7 @@ class ProductClassifier(FiniteLoss, CheckpointedModule):
         So a run that was killed goes on as if it had not been, and what runs in between, such as a validation, takes
         no part in it.
         """
-        assert self._random_seed is not None
-        torch.manual_seed(derived_seed(self._random_seed, self.current_epoch, batch_idx, self.global_rank))
+        self.resuming.seed_batch(self.current_epoch, batch_idx, self.global_rank)
 
     def on_validation_start(self) -> None:
         """Let all processes measure one and the same network."""

@@ -2,8 +2,9 @@
 
 import abc
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from pytorch_lightning.cli import OptimizerCallable
@@ -11,14 +12,21 @@ from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import Self
 
 from catwalk.errors import CatwalkError
 from catwalk.files.checkpoints import read_checkpoint
 from catwalk.limits import check_number
+from catwalk.recommenders.checkpoints import built_for_of, name_as_today
+from catwalk.recommenders.feature_rows import FeatureRows
 from catwalk.recommenders.lazy_adam import LazyAdam
-from catwalk.recommenders.scorers import built_for_of
+from catwalk.recommenders.pairwise_model import PairwiseModel
 from lightning_modules.checkpoints import check_checkpoint
+from lightning_modules.data_protocols import RecommenderData
 from lightning_modules.recommender import TRAINED_ON, Recommender, check_same
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 OPTIMIZER = "optimizer"
 """Key of a checkpoint with the name of the optimizer's class."""
@@ -26,12 +34,14 @@ OPTIMIZER = "optimizer"
 Triplets = tuple[Tensor, Tensor, Tensor]
 """Users, items bought and items not bought, int64 ``(B,)`` each."""
 
+Settings = TypeVar("Settings", bound="DataclassInstance")
+
 
 class PairwiseRecommender(Recommender):
     """Base of the recommenders that learn by Bayesian personalised ranking (BPR, Rendle et al. 2009).
 
-    A subclass says how to build its parameters, what its loss is, and of which vectors of users and items the scores
-    are the products.
+    A subclass says of which model: its parameters, its loss, and the vectors of users and items whose products are the
+    scores are the model's, a plain module of PyTorch.
 
     Args:
         top_k: List lengths K of HR@K and nDCG@K.
@@ -46,7 +56,9 @@ class PairwiseRecommender(Recommender):
     learns = True
 
     groups: tuple[str, ...] = ()
-    """Groups of parameters that may have learning rates of their own; :meth:`parameter_groups` says what is in them."""
+    """Groups of the model's parameters that may have learning rates of their own."""
+
+    model: PairwiseModel
 
     def __init__(
         self,
@@ -64,21 +76,36 @@ class PairwiseRecommender(Recommender):
         self.learning_rates = dict(learning_rates or {})
         self.warm_start = warm_start
 
-    @abc.abstractmethod
-    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """Return the training loss of a batch of triplets, int64 ``(B,)`` each, as a scalar."""
+    def settings_of(self, kind: type[Settings]) -> Settings:
+        """Return a model's settings, which are among the arguments of the same names.
+
+        Raises:
+            CatwalkError: If one is out of its range.
+        """
+        return kind(**{field.name: self.hparams[field.name] for field in fields(kind)})
 
     @abc.abstractmethod
-    def user_vectors(self, users: Tensor) -> Tensor:
-        """Return what a user's score is linear in, ``(B, K')``."""
+    def make_model(self, num_users: int, num_items: int, num_features: int) -> PairwiseModel:
+        """Return a new model in the sizes of the data; see :meth:`Recommender.build`."""
 
-    @abc.abstractmethod
-    def item_vectors(self) -> Tensor:
-        """Return the items' counterpart of :meth:`user_vectors`, ``(N, K')``: their product is the score matrix."""
+    def build(self, num_users: int, num_items: int, num_features: int) -> None:
+        """Make the model."""
+        self.model = self.make_model(num_users, num_items, num_features)
 
-    def parameter_groups(self) -> dict[str, list[Tensor]]:
-        """Return all parameters by group, for :attr:`groups`."""
-        return {"": list(self.parameters())}
+    def look_at(self, features: FeatureRows, scale: float) -> None:
+        """Give the model its features."""
+        self.model.look_at(features, scale)
+
+    @property
+    def built_for(self) -> dict[str, Any]:
+        """The sizes of the data, and by what features are divided, where there are any."""
+        return {**self.sizes, "feature_scale": self.model.feature_scale if self.uses_features else None}
+
+    def sharing_parameters(self) -> Self:
+        """Return a copy that has the same parameters, and can look at other features."""
+        other = super().sharing_parameters()
+        other.model = self.model.sharing_parameters()
+        return other
 
     def configure_model(self) -> None:
         """Build the parameters, and begin with those of another checkpoint where there is a warm start."""
@@ -94,6 +121,7 @@ class PairwiseRecommender(Recommender):
         built_for = built_for_of(checkpoint)
         if built_for is None:
             raise CatwalkError(f"warm_start: {path} is not a checkpoint of a recommender")
+        name_as_today(checkpoint)
         check_same(f"warm_start: {path}", built_for, self.built_for)
         if checkpoint.get(TRAINED_ON) != self.trained_on:
             raise CatwalkError(
@@ -108,6 +136,7 @@ class PairwiseRecommender(Recommender):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint fits and, where training goes on, that it does so by the same optimizer."""
+        name_as_today(checkpoint)
         super().on_load_checkpoint(checkpoint)
         then = checkpoint.get(OPTIMIZER)
         if then is None or self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
@@ -125,18 +154,19 @@ class PairwiseRecommender(Recommender):
 
     def training_step(self, batch: Triplets, batch_idx: int) -> Tensor:
         """Return the loss of a batch of triplets."""
-        loss = self.loss(*batch)
+        loss = self.model.loss(*batch)
         self.watch_loss(loss)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
         return loss
 
-    def prepare_scores(self, data: Any) -> None:
+    def prepare_scores(self, data: RecommenderData) -> None:
         """Compute the items' vectors."""
-        self._item_vectors = self.item_vectors().detach()  # a parameter would be registered as one of the module's
+        # Detached, for a parameter would be registered as one of the module's.
+        self._item_vectors = self.model.item_vectors().detach()
 
     def scores(self, users: Tensor) -> Tensor:
         """Return the products of the users' and all items' vectors, ``(B, N)``."""
-        return self.user_vectors(users) @ self._item_vectors.T
+        return self.model.scores(users, self._item_vectors)
 
     def configure_optimizers(self) -> Optimizer:
         """Return the optimizer, and give embeddings sparse gradients where it makes the same of them as of dense ones.
@@ -150,7 +180,7 @@ class PairwiseRecommender(Recommender):
             {"params": parameters, "lr": self.learning_rates[name]}
             if name in self.learning_rates
             else {"params": parameters}
-            for name, parameters in self.parameter_groups().items()
+            for name, parameters in self.model.parameter_groups().items()
         ]
         try:
             optimizer = self.make_optimizer(groups)
@@ -175,13 +205,6 @@ class PairwiseRecommender(Recommender):
             return True
         # Of a single process, too, these strategies gather gradients, and take no sparse ones.
         return not (isinstance(self.trainer.strategy, ParallelStrategy) or self.trainer.gradient_clip_val)
-
-
-def embedding(num_rows: int, num_factors: int) -> nn.Embedding:
-    """Return an embedding drawn from a normal distribution of standard deviation 0.01, cut off at two of them."""
-    table = nn.Embedding(num_rows, num_factors)
-    nn.init.trunc_normal_(table.weight, std=0.01, a=-0.02, b=0.02)
-    return table
 
 
 def _same_by_sparse_gradients(optimizer: Optimizer) -> bool:

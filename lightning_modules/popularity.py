@@ -1,10 +1,9 @@
 """Popularity: a floor that every recommender should be above."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from lightning_modules.data_protocols import RecommenderData
 from lightning_modules.recommender import Recommender
 
 
@@ -17,7 +16,7 @@ class Popularity(Recommender):
     def build(self, num_users: int, num_items: int, num_features: int) -> None:
         """Create nothing: the purchases are the data module's."""
 
-    def prepare_scores(self, data: Any) -> None:
+    def prepare_scores(self, data: RecommenderData) -> None:
         """Count the purchases."""
         counts = torch.bincount(torch.from_numpy(data.split.items), minlength=data.num_items)
         self._purchases = counts.float().to(self.device)

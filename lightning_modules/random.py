@@ -1,13 +1,13 @@
 """Random: the floor below all floors."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from catwalk.keyed_random import uniform
 from catwalk.limits import check_seed
+from lightning_modules.data_protocols import RecommenderData
 from lightning_modules.recommender import Recommender
 
 
@@ -32,7 +32,7 @@ class Random(Recommender):
         """Remember the number of items."""
         self.num_items = num_items
 
-    def prepare_scores(self, data: Any) -> None:
+    def prepare_scores(self, data: RecommenderData) -> None:
         """Compute nothing: the scores are a hash of seed, user and item."""
 
     def scores(self, users: Tensor) -> Tensor:

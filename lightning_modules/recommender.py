@@ -2,24 +2,27 @@
 
 import abc
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict, cast, get_args
+from typing import Any, TypedDict, cast
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
+from typing_extensions import Self
 
 from catwalk.errors import CatwalkError, DivergedError
-from catwalk.limits import check_number
 from catwalk.metrics import HitRate, NormalizedDCG
 from catwalk.metrics.auc import auc
 from catwalk.metrics.mean import ShareMean
+from catwalk.networks.features import FeatureTable
+from catwalk.recommenders.checkpoints import BUILT_FOR, built_for_of
+from catwalk.recommenders.feature_rows import FeatureRows
 from catwalk.recommenders.ranking import check_list_length, rank_users, score_users, top_k
-from catwalk.recommenders.scorers import BUILT_FOR, built_for_of
 from catwalk.shop.user_items import SeenItems
-from lightning_modules.checkpoints import CLASS, CheckpointedModule, check_checkpoint, check_class
-from lightning_modules.finite_loss import FiniteLoss, why_not_finite
+from lightning_modules.checkpoints import check_checkpoint, check_class
+from lightning_modules.data_protocols import RecommenderData, recommender_data_of
+from lightning_modules.measured_module import MeasuredModule, Stage, why_not_finite
 
 TRAINED_ON = "trained_on"
 """Key of a checkpoint with a hash of the purchases that were trained on."""
@@ -51,7 +54,7 @@ class Ranking(Lists):
     auc: Tensor
 
 
-class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
+class Recommender(MeasuredModule):
     """Base of the recommenders: ranks the whole catalogue for every user and logs HR@K, nDCG@K and AUC.
 
     A subclass says how to build its parameters and how it scores. The numbers of users and items and the features come
@@ -73,7 +76,6 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         self.top_k = checked_lengths(top_k)
         self.list_length = max(top_k)
         self.sizes: dict[str, int] = {}
-        self.feature_scale = 1.0
         self.trained_on: str | None = None
         collection: dict[str, Any] = {}
         for k in top_k:
@@ -82,18 +84,6 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         figures = MetricCollection(collection, compute_groups=False)
         self.ranking_figures = nn.ModuleDict({"val": figures.clone("val/"), "test": figures.clone("test/")})
         self.auc = nn.ModuleDict({"val": ShareMean(), "test": ShareMean()})
-
-    def check_at_least(self, least: float, *names: str) -> None:
-        """Raise a CatwalkError if one of these hyper-parameters is given and less than it may be, NaN or infinite."""
-        for name in names:
-            value = self.hparams[name]
-            if value is not None:
-                check_number(value, name, least)
-
-    def check_choice(self, choices: Any, name: str) -> None:
-        """Raise a CatwalkError unless a hyper-parameter is one of a ``Literal``'s values."""
-        if self.hparams[name] not in get_args(choices):
-            raise CatwalkError(f"{name} must be one of {', '.join(get_args(choices))}, got {self.hparams[name]!r}")
 
     @abc.abstractmethod
     def build(self, num_users: int, num_items: int, num_features: int) -> None:
@@ -106,8 +96,8 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         """
 
     @abc.abstractmethod
-    def prepare_scores(self, data: Any) -> None:
-        """Compute once what the scores of all blocks of users need; ``data`` is an ``InteractionTriplets``."""
+    def prepare_scores(self, data: RecommenderData) -> None:
+        """Compute once what the scores of all blocks of users need."""
 
     @abc.abstractmethod
     def scores(self, users: Tensor) -> Tensor:
@@ -118,10 +108,15 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         self.list_length = max(self.list_length, length)
 
     def setup(self, stage: str) -> None:
-        """Take the features from the data module: those that a callback may just have poisoned."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        """Check that the data module has what is needed, and remember what is trained on.
+
+        Raises:
+            CatwalkError: If the lists would be longer than the catalogue, or there are no features to look at.
+        """
+        data = recommender_data_of(self.trainer)
         check_list_length(self.list_length, data.num_items)
-        self.take_features(data)
+        if self.uses_features:
+            self._features_of(data)
         if stage == "fit":
             self.trained_on = data.split.trained_on
 
@@ -129,35 +124,57 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         """Make lists of :attr:`top_k` again: the callbacks of the next run say what they need."""
         self.list_length = max(self.top_k)
 
-    def take_features(self, data: Any) -> None:
-        """Look at the images by the features that the data module has now; a recommender without images does not care.
-
-        Raises:
-            CatwalkError: If it has none.
-        """
-        if not self.uses_features:
-            return
-        if data.feature_table is None:
-            raise CatwalkError(
-                f"{type(self).__name__} needs features: give data.features the folder that `catwalk predict` wrote"
-            )
-        # No part of a checkpoint, which holds what was learnt and is tested on clean and on poisoned features alike.
-        self.features = data.feature_rows(self.device)
-        self.feature_scale = data.feature_table.scale
-
     def configure_model(self) -> None:
-        """Build the parameters in the sizes of the data module, once."""
+        """Build the parameters in the sizes of the data module, once, and take its features.
+
+        They are those that a callback may just have poisoned.
+        """
         if self._trainer is None:
             return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = recommender_data_of(self.trainer)
         sizes = self._sizes_of(data)
         if not self.is_built:
             self._build(sizes)
         if sizes != self.sizes:
             raise CatwalkError(f"the recommender was built for another dataset: {self.sizes}, not {sizes}")
+        self.take_features(data)
 
-    def _sizes_of(self, data: Any) -> dict[str, int]:
-        num_features = self.features.num_features if self.uses_features else 0
+    def take_features(self, data: RecommenderData) -> None:
+        """Look at the images by the features that the data module has now; a recommender without images does not care.
+
+        Raises:
+            CatwalkError: If it has none.
+        """
+        if self.uses_features:
+            table = self._features_of(data)
+            self.look_at(data.feature_rows(self.device), table.scale)
+
+    def look_at(self, features: FeatureRows, scale: float) -> None:
+        """Take the features of all items, in the place of those before; asked of those alone that use features.
+
+        Args:
+            features: The features. They are no part of a checkpoint, which holds what was learnt and is tested on
+                clean and on poisoned features alike.
+            scale: The largest absolute value of the clean ones.
+        """
+        raise NotImplementedError(f"{type(self).__name__} uses features, and does not say how")
+
+    def sharing_parameters(self) -> Self:
+        """Return a copy that has the same parameters, and can look at other features."""
+        other = copy.copy(self)
+        other._trainer = self._trainer  # which copies do without
+        other._modules = dict(self._modules)
+        return other
+
+    def _features_of(self, data: RecommenderData) -> FeatureTable:
+        if data.feature_table is None:
+            raise CatwalkError(
+                f"{type(self).__name__} needs features: give data.features the folder that `catwalk predict` wrote"
+            )
+        return data.feature_table
+
+    def _sizes_of(self, data: RecommenderData) -> dict[str, int]:
+        num_features = self._features_of(data).features.shape[1] if self.uses_features else 0
         return {"num_users": data.num_users, "num_items": data.num_items, "num_features": num_features}
 
     def _build(self, sizes: dict[str, int]) -> None:
@@ -172,14 +189,13 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what was trained, and what it was built for."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint[CLASS] = type(self).__qualname__
         checkpoint[BUILT_FOR] = self.built_for
         checkpoint[TRAINED_ON] = self.trained_on
 
     @property
     def built_for(self) -> dict[str, Any]:
         """The sizes of the data, and by what features are divided, where there are any."""
-        return {**self.sizes, "feature_scale": self.feature_scale if self.uses_features else None}
+        return {**self.sizes, "feature_scale": None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build in the checkpoint's sizes where there is no data module, and check that it fits."""
@@ -190,56 +206,53 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         if not self.is_built:
             self._build({name: value for name, value in built_for.items() if name != "feature_scale"})
         if list(self.state_dict()) == list(checkpoint["state_dict"]):  # else it is another recommender's
-            is_known = self.uses_features and hasattr(self, "features")  # else they come later
+            is_known = self.uses_features and self._trainer is not None  # else they come later
             check_same("the checkpoint", built_for, self.built_for if is_known else self.sizes)
         check_checkpoint(self, checkpoint)
         self.trained_on = self.trained_on or checkpoint.get(TRAINED_ON)
 
-    def on_validation_epoch_start(self) -> None:
-        """Compute once what all blocks of users need."""
-        self._prepare_ranking(self.trainer.datamodule, "val")  # type: ignore[attr-defined]
-
-    def on_test_epoch_start(self) -> None:
+    def begin_measuring(self, stage: Stage) -> None:
         """Compute once what all blocks of users need, if the checkpoint has not been trained on what it is asked for.
 
         Raises:
-            CatwalkError: If it was trained on other purchases than are trained on here, with or without those that are
-                held out for validation.
+            CatwalkError: If a test is asked for and it was trained on other purchases than are trained on here, with or
+                without those that are held out for validation.
         """
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.trained_on is not None and not data.may_be_tested(self.trained_on):
+        data = recommender_data_of(self.trainer)
+        if stage == "test" and self.trained_on is not None and not data.may_be_tested(self.trained_on):
             raise CatwalkError(
                 "the checkpoint was trained on other purchases than these, and may know what is held out here: test it "
                 "with the dataset, data.split and data.validation of its training"
             )
-        self._prepare_ranking(data, "test")
+        self._prepare_ranking(data, stage)
 
     def on_predict_epoch_start(self) -> None:
         """Compute once what all blocks of users need."""
-        self._prepare_ranking(self.trainer.datamodule, "test")  # type: ignore[attr-defined]
+        self._prepare_ranking(recommender_data_of(self.trainer), "test")
 
-    def _prepare_ranking(self, data: Any, stage: str) -> None:
+    def _prepare_ranking(self, data: RecommenderData, stage: Stage) -> None:
         self.prepare_scores(data)
         self._seen = data.seen_items(stage).to(self.device)
         self._held_out = data.held_out_items(stage).to(self.device)
 
-    def validation_step(self, users: Tensor, batch_idx: int) -> Ranking:
-        """Rank the catalogue for a block of users and look for the validation items of those who have some."""
-        return self._evaluate(users, "val")
+    def measure(self, batch: Tensor, stage: Stage) -> Ranking:
+        """Rank the catalogue for a block of users, and look for the held-out items of those who have some."""
+        users = batch
+        scores = self.candidate_scores(users, self._seen)
+        recommended, _ = top_k(scores, self.list_length)
+        figures, mean_auc = cast(MetricCollection, self.ranking_figures[stage]), cast(ShareMean, self.auc[stage])
+        # Everybody gets a list, and counts where lists are counted; these ask for items that were held out.
+        targets = self._held_out.padded(users)
+        asked = targets[:, 0] >= 0
+        areas = torch.full(asked.shape, torch.nan, dtype=torch.float64, device=targets.device)
+        # Indexing copies the scores, which most blocks need not.
+        areas[asked] = auc(scores if bool(asked.all()) else scores[asked], targets[asked])
+        figures.update(recommended[asked], targets[asked])
+        mean_auc.update(areas)
+        return {"users": users, "recommended": recommended, "targets": targets, "auc": areas}
 
-    def test_step(self, users: Tensor, batch_idx: int) -> Ranking:
-        """Rank the catalogue for a block of users and look for the test items of those who have some."""
-        return self._evaluate(users, "test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the figures: once, for that takes as long as to rank for a block of users."""
-        self._log_figures("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the figures."""
-        self._log_figures("test")
-
-    def _log_figures(self, stage: str) -> None:
+    def end_measuring(self, stage: Stage) -> None:
+        """Log the metrics: once, for that takes as long as to rank for a block of users."""
         self.log_dict(cast(MetricCollection, self.ranking_figures[stage]))
         self.log(f"{stage}/auc", cast(ShareMean, self.auc[stage]))
 
@@ -265,29 +278,15 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         scores = self.candidate_scores(users, self._seen)
         return {"users": users, "recommended": top_k(scores, self.list_length)[0]}
 
-    def _evaluate(self, users: Tensor, stage: str) -> Ranking:
-        scores = self.candidate_scores(users, self._seen)
-        recommended, _ = top_k(scores, self.list_length)
-        figures, mean_auc = cast(MetricCollection, self.ranking_figures[stage]), cast(ShareMean, self.auc[stage])
-        # Everybody gets a list, and counts where lists are counted; these ask for items that were held out.
-        targets = self._held_out.padded(users)
-        asked = targets[:, 0] >= 0
-        areas = torch.full(asked.shape, torch.nan, dtype=torch.float64, device=targets.device)
-        # Indexing copies the scores, which most blocks need not.
-        areas[asked] = auc(scores if bool(asked.all()) else scores[asked], targets[asked])
-        figures.update(recommended[asked], targets[asked])
-        mean_auc.update(areas)
-        return {"users": users, "recommended": recommended, "targets": targets, "auc": areas}
-
     @torch.inference_mode()
-    def recommend(self, users: Tensor, k: int, data: LightningDataModule | None = None) -> tuple[Tensor, Tensor]:
+    def recommend(self, users: Tensor, k: int, data: RecommenderData | None = None) -> tuple[Tensor, Tensor]:
         """Recommend the ``k`` best items that each user has not bought in training.
 
         Args:
             users: int64 ``(B,)`` in ``0..U-1``.
             k: Length of the lists, ``1..N``.
-            data: An ``InteractionTriplets`` that has been set up, whose features are used and whose purchases are left
-                out; the data module that the recommender was last run with by default.
+            data: A data module that has been set up, whose features are used and whose purchases are left out; the one
+                that the recommender was last run with by default.
 
         Returns:
             ``(items, scores)``, int64 and float32 ``(B, k)``, best first, ties by the smaller item number; item -1
@@ -297,16 +296,17 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
             CatwalkError: If ``k`` is not in ``1..N``, a user number is unknown, there is no data module, there is
                 something to learn that has not been learnt, or a score is NaN or infinite.
         """
-        if data is not None:
-            self.take_features(data)
-        elif self._trainer is not None:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-        else:
-            raise CatwalkError("recommend: give data, an InteractionTriplets that has been set up")
+        is_given = data is not None
+        if data is None:
+            if self._trainer is None:
+                raise CatwalkError("recommend: give data, an InteractionTriplets that has been set up")
+            data = recommender_data_of(self.trainer)
         if not self.is_built:
             if self.learns:
                 raise CatwalkError(f"recommend: this {type(self).__name__} has neither been trained nor loaded")
             self._build(self._sizes_of(data))
+        if is_given:
+            self.take_features(data)
         if len(users) and not (int(users.min()) >= 0 and int(users.max()) < self.sizes["num_users"]):
             raise CatwalkError(f"users must be numbers in 0..{self.sizes['num_users'] - 1}")
         self._prepare_ranking(data, "test")

@@ -31,8 +31,8 @@ KNOWS = {
     "lightning_modules": {"attacks", "files", "metrics", "networks", "recommenders", "shop"},
     "datamodules": {"files", "networks", "recommenders", "shop"},
     "callbacks": {
-        *("attacks", "datamodules", "files", "lightning_modules", "metrics", "networks", "perceptual", "plots"),
-        *("poisoning", "recommenders", "shop", "terminal"),
+        *("attacks", "files", "lightning_modules", "metrics", "networks", "perceptual", "plots", "poisoning"),
+        *("recommenders", "shop", "terminal"),
     },
     "study": {
         *("attacks", "callbacks", "configuration", "files", "lightning_modules", "networks", "perceptual", "plots"),

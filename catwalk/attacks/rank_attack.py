@@ -1,5 +1,6 @@
 """The rank attack: with the recommender known, raise an item's scores themselves."""
 
+import copy
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,7 +12,8 @@ from catwalk.attacks.attack import AttackSettings, Scene, check_numbers
 from catwalk.attacks.descent import DescentAttack, features_of
 from catwalk.attacks.threat_model import GreyLevels, Norm
 from catwalk.errors import CatwalkError
-from catwalk.recommenders.scorers import VisualScorer
+from catwalk.recommenders.checkpoints import read_visual_model
+from catwalk.recommenders.vbpr import VBPRModel
 
 Objective = Literal["exponential", "mean"]
 
@@ -51,7 +53,7 @@ class RankAttack(DescentAttack):
         **settings: As in :class:`Attack`.
 
     Attributes:
-        scorer: The recommender's parameters; None until they are read from ``recommender``. May be set instead of it.
+        scorer: The recommender's model; None until it is read from ``recommender``. May be set instead of it.
 
     Raises:
         CatwalkError: If an argument is out of its range; when called, if there is no recommender, or it does not fit
@@ -77,7 +79,7 @@ class RankAttack(DescentAttack):
             raise CatwalkError(f"objective: must be one of {', '.join(get_args(Objective))}, got {objective!r}")
         self.objective = objective
         self.recommender = recommender
-        self.scorer: VisualScorer | None = None
+        self.scorer: VBPRModel | None = None
 
     @property
     def title(self) -> str:
@@ -94,7 +96,7 @@ class RankAttack(DescentAttack):
         Raises:
             CatwalkError: If there is no recommender, or it was trained on another catalogue.
         """
-        known = len(self._known(scene.items.device).items)
+        known = self._known(scene.items.device).items.num_embeddings
         if known != len(scene.item_ids):
             raise CatwalkError(
                 f"recommender: was trained on another catalogue, of {known} items; this one has {len(scene.item_ids)}"
@@ -111,7 +113,7 @@ class RankAttack(DescentAttack):
 
     def _objective(self, network: nn.Module, images: Tensor, items: Tensor) -> Tensor:
         """Return what is maximised, ``(N,)``."""
-        scores = self._known(images.device).scores(network.features(images), items)  # type: ignore[operator]
+        scores = self._known(images.device).scores_of_images(network.features(images), items)  # type: ignore[operator]
         return scores.logsumexp(dim=1) if self.objective == "exponential" else scores.mean(dim=1)
 
     def check_targets(self, network: nn.Module, image: Tensor, targets: Tensor) -> None:
@@ -121,7 +123,7 @@ class RankAttack(DescentAttack):
             raise CatwalkError(
                 f"recommender: was trained on features of {len(scorer.projection)} values, and the network gives {size}"
             )
-        check_numbers("targets", targets, len(scorer.items), "for the recommender has {} items")
+        check_numbers("targets", targets, scorer.items.num_embeddings, "for the recommender has {} items")
         with torch.no_grad():
             is_finite = bool(self._objective(network, image, targets[:1]).isfinite())
         if not is_finite:
@@ -130,12 +132,15 @@ class RankAttack(DescentAttack):
                 "more regularization"
             )
 
-    def _known(self, device: torch.device) -> VisualScorer:
+    def _known(self, device: torch.device) -> VBPRModel:
+        """Return the model on a device, with parameters that gradients can flow by."""
         if self.scorer is None:
             if self.recommender is None:
                 raise CatwalkError(
                     "recommender: RankAttack needs the checkpoint of the recommender that the attacker knows"
                 )
-            self.scorer = VisualScorer.read(self.recommender)
-        self.scorer = self.scorer.to(device)
+            self.scorer = read_visual_model(self.recommender)
+        if self.scorer.projection.device != device or self.scorer.projection.is_inference():
+            with torch.inference_mode(False):  # a copy, for the model may be somebody else's
+                self.scorer = copy.deepcopy(self.scorer).to(device)
         return self.scorer

@@ -302,8 +302,8 @@ class CatwalkCLI(LightningCLI):
             # jsonargparse wraps whatever a class raises when it is made.
             raise CatwalkError(one_line(str(error))) from error
         self._check_pair()
-        if isinstance(self.model, lightning_modules.ProductClassifier):
-            self.model.awaits_checkpoint = self._checkpoint is not None
+        if isinstance(self.model, lightning_modules.ProductClassifier) and self._checkpoint is not None:
+            self.model.initial_weights.expect_checkpoint()
         if self._checkpoint is not None:
             path, content = self._checkpoint
             self._checkpoint = path, {}  # it is read again when it is loaded
@@ -370,7 +370,7 @@ class CatwalkCLI(LightningCLI):
                 "as it is, without a ckpt_path"
             )
         if isinstance(self.model, lightning_modules.ProductClassifier) and not self._get(self.config_init, "ckpt_path"):
-            self.model.require_initial_weights()
+            self.model.initial_weights.require(self.model.hparams)
 
     def before_validate(self) -> None:
         """Refuse to measure a network that nobody has trained."""
@@ -421,7 +421,7 @@ class CatwalkCLI(LightningCLI):
         if isinstance(self.model, lightning_modules.Recommender) and not self.model.learns:
             return
         is_classifier = isinstance(self.model, lightning_modules.ProductClassifier)
-        if not (is_classifier and self.model.has_initial_weights):
+        if not (is_classifier and self.model.initial_weights.are_given):
             others = ", or, for a network that others trained, model.weights" if is_classifier else ""
             raise CatwalkError(
                 f"{self.subcommand}: ckpt_path is missing, and without it the weights would be random; "

@@ -162,6 +162,11 @@ def _by_content(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         content = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {"class": f"{type(value).__module__}.{type(value).__qualname__}", "fields": _by_content(content)}
+    if isinstance(value, torch.nn.Module) and dataclasses.is_dataclass(getattr(value, "settings", None)):
+        # A recommender's model: all that it computes by is in its settings, plain attributes and weights.
+        content = {name: entry for name, entry in vars(value).items() if not name.startswith("_")}
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        return {"class": kind, "fields": _by_content(content), "weights": _by_content(value.state_dict())}
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return {name: _by_content(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

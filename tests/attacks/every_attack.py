@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from visual_models import visual_model
 
 from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
-from catwalk.recommenders.scorers import VisualScorer
 
 ATTACKS = {
     "fgsm": lambda **kwargs: FGSM(**kwargs),
@@ -36,7 +36,7 @@ every_attack = pytest.mark.parametrize("make_attack", ALL.values(), ids=ALL.keys
 
 def rank_attack(**settings):
     attack, random = RankAttack(iterations=3, **settings), torch.Generator().manual_seed(2)
-    attack.scorer = VisualScorer(*(torch.randn(shape, generator=random) for shape in ((7, 3), (5, 3), (7, 2), (32, 2))))
+    attack.scorer = visual_model(*(torch.randn(shape, generator=random) for shape in ((7, 3), (5, 3), (7, 2), (32, 2))))
     return attack
 
 

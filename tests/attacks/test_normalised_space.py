@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_descent import smooth_network
 from torch import nn
+from visual_models import visual_model
 
 from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.attacks.pgd import random_point
@@ -20,7 +21,6 @@ from catwalk.keyed_random import uniform
 from catwalk.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
 from catwalk.poisoning.poison import poison, read_summary
 from catwalk.poisoning.protocol import Protocol
-from catwalk.recommenders.scorers import VisualScorer
 
 QUANTISATIONS = ["inside", "round", "truncate"]
 AS_PUBLISHED = Protocol(epsilon_space="normalised", clip=False, quantise="truncate")
@@ -395,7 +395,7 @@ def test_every_attack_stays_inside(kind, norm, epsilon, quantisation, clip, std,
         targets = torch.randn(3, 32)
     else:
         attack = RankAttack(epsilon, norm=norm, iterations=3, random_start=True)
-        attack.scorer = VisualScorer(*(torch.randn(shape) for shape in ((5, 2), (7, 2), (5, 4), (32, 4))))
+        attack.scorer = visual_model(*(torch.randn(shape) for shape in ((5, 2), (7, 2), (5, 4), (32, 4))))
     result = normalised(attack, clip, quantisation)(network, to_images(levels), targets, keys=keys)
     rounding = 1e-5 * epsilon + 1e-4 / min(std) * (1 if norm == "linf" else 11)
     far = distances(result.images * 255, levels, std, norm)

@@ -11,6 +11,7 @@ from PIL import Image
 from plain_descent import plain_descent, smooth_network
 from pytorch_lightning import seed_everything
 from torch import nn
+from visual_models import parameters_of, visual_model
 
 from catwalk.attacks import RankAttack, Scene
 from catwalk.attacks.pgd import random_point
@@ -18,8 +19,8 @@ from catwalk.errors import CatwalkError
 from catwalk.networks.building import build_network
 from catwalk.networks.features import FeatureTable
 from catwalk.poisoning.poison import poison, read_summary
+from catwalk.recommenders.checkpoints import read_visual_model
 from catwalk.recommenders.feature_rows import FeatureRows
-from catwalk.recommenders.scorers import VisualScorer
 from datamodules import InteractionTriplets
 from lightning_modules import AMR, BPRMF, VBPR
 
@@ -32,7 +33,7 @@ def make_scorer(num_users=37, num_features=32, size=1.0):
     """A recommender of users who disagree."""
     random = torch.Generator().manual_seed(3)
     shapes = (num_users, 4), (NUM_ITEMS, 4), (num_users, 3), (num_features, 3)
-    return VisualScorer(*(size * torch.randn(shape, generator=random) for shape in shapes))
+    return visual_model(*(size * torch.randn(shape, generator=random) for shape in shapes))
 
 
 def make_attack(scorer=None, **settings):
@@ -43,7 +44,7 @@ def make_attack(scorer=None, **settings):
 
 def scores_by_hand(scorer, features, items):
     """Eq. 2 for every item and user, one after the other, in float64."""
-    p, q, rho, e = (tensor.double() for tensor in vars(scorer).values())
+    p, q, rho, e = (tensor.double() for tensor in parameters_of(scorer))
     return torch.stack(
         [
             torch.stack([p[u] @ q[i] + rho[u] @ (e.T @ f) for u in range(len(p))])
@@ -63,12 +64,12 @@ def objective_by_hand(scorer, network, image, item, objective):
 def test_scores_are_equation_2():
     scorer, random = make_scorer(), np.random.default_rng(0)
     features, items = random.normal(size=(6, 32)).astype(np.float32), [4, 0, 4, 8, 1, 2]
-    p, q, rho, e = (tensor.numpy().astype(np.float64) for tensor in vars(scorer).values())
+    p, q, rho, e = (tensor.numpy().astype(np.float64) for tensor in parameters_of(scorer))
     expected = np.zeros((6, 37))
     for row, item in enumerate(items):
         for user in range(37):
             expected[row, user] = p[user] @ q[item] + rho[user] @ (e.T @ features[row])
-    scores = scorer.scores(torch.from_numpy(features), torch.tensor(items))
+    scores = scorer.scores_of_images(torch.from_numpy(features), torch.tensor(items))
     np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -222,18 +223,16 @@ def vbpr(shop, features, make_trainer, tmp_path_factory):
 @torch.no_grad()
 def scores_of(model, features=None):
     """Scores by the module itself, ``(N, U)``, with its own features or with others."""
-    own = model.features
+    vbpr = model.model.sharing_parameters()
     if features is not None:
-        model.features = FeatureRows(features)
-    scores = model.item_vectors() @ model.user_vectors(torch.arange(model.sizes["num_users"])).T
-    model.features = own
-    return scores
+        vbpr.look_at(FeatureRows(features), vbpr.feature_scale)
+    return vbpr.scores(torch.arange(model.sizes["num_users"])).T
 
 
 def test_the_checkpoint_gives_the_scores_of_the_recommender(trained, vbpr):
     model, path = vbpr
     assert trained.table.scale > 1.5, "dividing by it must not be forgotten, nor done twice"
-    scores = VisualScorer.read(path).scores(trained.table.features, torch.arange(90))
+    scores = read_visual_model(path).scores_of_images(trained.table.features, torch.arange(90))
     expected = scores_of(model)
     assert scores.shape == expected.shape == (90, 200)
     assert expected.std() > 0.1
@@ -252,7 +251,7 @@ def test_the_checkpoint_gives_the_scores_of_the_recommender(trained, vbpr):
 def test_biases_and_shared_factors_are_read_too(trained, shop, features, make_trainer, tmp_path, settings):
     model = AMR(factors=4, visual_factors=4, regularization=0.001, top_k=[5], **settings)
     path = fit(model, shop, features, make_trainer, tmp_path / "amr.ckpt")
-    scores = VisualScorer.read(path).scores(trained.table.features, torch.arange(90))
+    scores = read_visual_model(path).scores_of_images(trained.table.features, torch.arange(90))
     torch.testing.assert_close(scores, scores_of(model), rtol=1e-4, atol=1e-5)
     biases = [weight for name, weight in model.named_parameters() if "bias" in name]
     assert len(biases) == len(settings) - ("shared_user_factors" in settings)
@@ -266,7 +265,9 @@ def test_a_recommender_that_was_trained_on_poisoned_features(trained, shop, make
     poisoned.write(tmp_path, trained.catalogue)
     model = VBPR(factors=4, visual_factors=4, top_k=[5])
     path = fit(model, shop, tmp_path, make_trainer, tmp_path / "vbpr.ckpt")
-    scores = VisualScorer.read(path).scores(FeatureTable.read(tmp_path, trained.catalogue).features, torch.arange(90))
+    scores = read_visual_model(path).scores_of_images(
+        FeatureTable.read(tmp_path, trained.catalogue).features, torch.arange(90)
+    )
     torch.testing.assert_close(scores, scores_of(model), rtol=1e-4, atol=1e-5)
 
 
@@ -276,8 +277,8 @@ def test_the_recommenders_own_precision_may_be_another(trained, vbpr, tmp_path, 
     checkpoint = torch.load(vbpr[1], weights_only=True)
     weights = {name: weight.to(dtype) for name, weight in checkpoint["state_dict"].items()}
     torch.save(checkpoint | {"state_dict": weights}, tmp_path / "vbpr.ckpt")
-    scorer = VisualScorer.read(tmp_path / "vbpr.ckpt")
-    scores = scorer.scores(trained.table.features[:5], torch.arange(5))
+    scorer = read_visual_model(tmp_path / "vbpr.ckpt")
+    scores = scorer.scores_of_images(trained.table.features[:5], torch.arange(5))
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, scores_of(vbpr[0])[:5], rtol=0, atol=1e-5 if dtype == torch.float64 else 0.1)
 
@@ -323,11 +324,11 @@ def test_the_attack_reads_its_recommender_once_and_leaves_it_alone(vbpr, trained
     network, images = trained.classifier.network, torch.rand(2, 3, 16, 16)
     first = attack(network, images, torch.tensor([0, 5])).images
     scorer = attack.scorer
-    weights = [tensor.clone() for tensor in vars(scorer).values()]
+    weights = [tensor.clone() for tensor in scorer.parameters()]
     assert torch.equal(attack(network, images, torch.tensor([0, 5])).images, first)
     assert attack.scorer is scorer
-    assert all(map(torch.equal, vars(scorer).values(), weights))
-    assert not any(tensor.requires_grad for tensor in vars(scorer).values())
+    assert all(map(torch.equal, scorer.parameters(), weights))
+    assert not any(tensor.requires_grad for tensor in scorer.parameters())
     assert path.read_bytes() == content
 
 
@@ -354,7 +355,7 @@ def test_refuses_other_files(trained, shop, features, vbpr, make_trainer, tmp_pa
     torch.save(
         {**checkpoint, "built_for": checkpoint["built_for"] | {"feature_scale": 0.0}}, tmp_path / "no scale.ckpt"
     )
-    checkpoint["state_dict"]["items.weight"][3, 1] = math.nan
+    checkpoint["state_dict"]["model.items.weight"][3, 1] = math.nan
     torch.save(checkpoint, tmp_path / "diverged.ckpt")
     none_of_such = "is not a checkpoint of a recommender that looks at images, such as VBPR"
     for path, message in [

@@ -122,7 +122,7 @@ def main(
     model = VBPR(factors=4, visual_factors=4, top_k=[5])
     if command == "fit":
         trainer.fit(model, data)
-        report["features"] = model.features.features.double().sum().item()
+        report["features"] = model.model.features.features.double().sum().item()
     else:
         (report["figures"],) = trainer.test(model, data, ckpt_path=recommender, verbose=False)
     assert data.features == Path(features)

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+from visual_models import parameters_of
 
 from catwalk.attacks import PGD
 from catwalk.poisoning.poison import poison
@@ -34,9 +35,6 @@ def ranked_candidates(scores: np.ndarray, bought: np.ndarray) -> list[list[int]]
 
 def scores_of(model, data: InteractionTriplets, features: np.ndarray) -> np.ndarray:
     """Return what a VBPR scores with some features, float64 ``(U, N)``, by the formula itself."""
-    p, q, rho, e = (
-        weight.detach().double().numpy()
-        for weight in (model.users.weight, model.items.weight, model.visual_users.weight, model.projection)
-    )
+    p, q, rho, e = (weight.detach().double().numpy() for weight in parameters_of(model.model))
     scale = float(data.feature_table.scale)
     return p @ q.T + rho @ (features.astype(np.float64) / scale @ e).T

@@ -25,6 +25,7 @@ from callbacks import (
     WriteUserFigures,
 )
 from catwalk.attacks import PGD
+from catwalk.recommenders.vbpr import VBPRModel
 from lightning_modules import VBPR, FreeAdversarialClassifier
 
 OF_RECOMMENDERS: dict[str, Callable[[Path, Path], Callback]] = {
@@ -52,12 +53,19 @@ OF_CLASSIFIERS: dict[str, Callable[[Path], Callback]] = {
 HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 
 
-class DrawingVBPR(VBPR):
+class DrawingModel(VBPRModel):
     """Draws from all random generators while it learns, as dropout, sampling or a random start would."""
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         drawn = random.random() + np.random.random() + torch.rand(())  # noqa: NPY002 - the one that libraries share
         return super().loss(users, positives, negatives) * drawn
+
+
+class DrawingVBPR(VBPR):
+    """Trains a :class:`DrawingModel`."""
+
+    def make_model(self, num_users: int, num_items: int, num_features: int) -> DrawingModel:
+        return DrawingModel(num_users, num_items, num_features, self.settings)
 
 
 def with_dropout(num_classes: int = 6) -> nn.Sequential:
@@ -127,7 +135,7 @@ def footprint(model: LightningModule, data: LightningDataModule, before: dict[st
         "hooks": {
             f"{name} {kind}": len(getattr(module, kind)) for name, module in model.named_modules() for kind in HOOKS
         },
-        "features": plain_bytes(model.features.features) if hasattr(model, "features") else None,
+        "features": plain_bytes(model.model.features.features) if isinstance(model, VBPR) else None,
         "data's attributes": set(of_data),
         "data's changes": {name for name, value in of_data.items() if before.get(name, ...) is not value},
         "random numbers": (

@@ -124,7 +124,7 @@ def test_a_test_shows_an_earlier_attack_with_the_distances_measured_then(
         path.write_text(f"item_id,lpips,ssim,l2_levels\n{content}\n")
         callback = AttackGallery(folder, 2, "squeeze", trunk)
         make_trainer(callbacks=[callback]).test(model, triplets, ckpt_path=str(recommender), verbose=False)
-        for features in (triplets.feature_table.features, model.features.features):  # the clean ones still
+        for features in (triplets.feature_table.features, model.model.features.features):  # the clean ones still
             assert torch.equal(features, trained.table.features)
     path.unlink()
     as_written, measured = drawn

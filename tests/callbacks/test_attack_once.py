@@ -105,7 +105,7 @@ def test_a_second_run_takes_what_the_first_has_left(inject, fit, crafted, said, 
     second = fit(inject())
     assert crafted == ["PGD (ε = 32)"]
     assert same_weights(first, second)
-    assert torch.equal(second.features.features, load_file(tmp_path / "out" / "features.safetensors")["features"])
+    assert torch.equal(second.model.features.features, load_file(tmp_path / "out" / "features.safetensors")["features"])
     assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
     assert contents(tmp_path / "out").keys() == {path.relative_to(tmp_path / "out").as_posix() for path in files}
     assert len(said) == 2
@@ -409,7 +409,7 @@ class TestARunThatGoesOn:
         resumed = fit(inject(from_epoch=from_epoch), epochs=4, ckpt_path=path)
         assert len(crafted) == 2
         assert same_weights(resumed, whole)
-        assert torch.equal(resumed.features.features, whole.features.features)
+        assert torch.equal(resumed.model.features.features, whole.model.features.features)
 
     def test_with_an_attack_that_was_lost_meanwhile(self, inject, fit, crafted, tmp_path):
         whole = fit(inject(from_epoch=1), epochs=3)

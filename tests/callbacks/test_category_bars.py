@@ -100,8 +100,8 @@ def test_a_test_with_injected_images_shows_the_clean_lists_beside(
     assert before != now
     assert label == "clean catalogue, in the test"
     poisoned = load_file(tmp_path / "features.safetensors")["features"]
-    assert torch.equal(model.features.features, poisoned)
-    assert torch.equal(model._item_vectors, model.item_vectors())
+    assert torch.equal(model.model.features.features, poisoned)
+    assert torch.equal(model._item_vectors, model.model.item_vectors())
 
 
 def test_a_fit_shows_the_last_validation_beside_the_last_clean_one(

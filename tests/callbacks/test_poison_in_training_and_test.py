@@ -44,9 +44,9 @@ def test_fit_trains_on_the_poisoned_features(trained, triplets, make_trainer, po
     assert 0 < attacked.sum() < 90
     assert torch.equal(poisoned[~attacked], clean[~attacked])
     assert bool((poisoned[attacked] != clean[attacked]).any(dim=1).all())
-    assert torch.equal(model.features.features, poisoned)
-    assert model.feature_scale == clean.abs().max()
-    assert not torch.equal(model.projection, fit(make_trainer, triplets).projection)
+    assert torch.equal(model.model.features.features, poisoned)
+    assert model.model.feature_scale == clean.abs().max()
+    assert not torch.equal(model.model.projection, fit(make_trainer, triplets).model.projection)
 
 
 def test_the_data_module_has_its_clean_features_back(trained, triplets, make_trainer, poison) -> None:
@@ -54,9 +54,9 @@ def test_the_data_module_has_its_clean_features_back(trained, triplets, make_tra
     first = fit(make_trainer, triplets, callback)
     assert torch.equal(triplets.feature_table.features, trained.table.features)
     with_clean = fit(make_trainer, triplets)
-    assert torch.equal(with_clean.features.features, trained.table.features)
+    assert torch.equal(with_clean.model.features.features, trained.table.features)
     again = fit(make_trainer, triplets, callback)  # and it can be used again
-    assert torch.equal(again.features.features, first.features.features)
+    assert torch.equal(again.model.features.features, first.model.features.features)
 
 
 def test_test_alone_is_evasion(triplets, recommender, model, make_trainer, poison, tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_test_alone_is_evasion(triplets, recommender, model, make_trainer, poiso
     assert attacked != clean
     assert all(torch.equal(weight, evaded.state_dict()[name]) for name, weight in weights.items())
     poisoned = load_file(tmp_path / "attack" / "features.safetensors")["features"]
-    assert torch.equal(evaded.features.features, poisoned)
-    assert evaded.feature_scale == triplets.feature_table.features.abs().max()
+    assert torch.equal(evaded.model.features.features, poisoned)
+    assert evaded.model.feature_scale == triplets.feature_table.features.abs().max()
 
 
 class TestFromAnEpochOn:
@@ -84,7 +84,7 @@ class TestFromAnEpochOn:
         class Remember(Callback):
             def on_train_epoch_end(self, trainer, pl_module):
                 trainer.should_stop = trainer.current_epoch + 1 == stop
-                seen.append((pl_module.projection.detach().clone(), pl_module.features.features))
+                seen.append((pl_module.model.projection.detach().clone(), pl_module.model.features.features))
 
         seed_everything(0, verbose=False)
         model = VBPR(factors=4, visual_factors=4, top_k=[5])
@@ -168,7 +168,7 @@ def test_a_recommender_without_images_does_not_care(triplets, make_trainer, pois
         seed_everything(0, verbose=False)
         model = BPRMF(factors=4, top_k=[5])
         make_trainer(max_epochs=1, callbacks=callbacks).fit(model, triplets)
-        weights.append(model.items.weight)
+        weights.append(model.model.items.weight)
     assert torch.equal(*weights)
 
 

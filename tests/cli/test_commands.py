@@ -98,7 +98,7 @@ def test_an_attack_poisons_before_fit_wherever_its_configuration_stands(work, ru
     assert clean.code == 0
     weights.append(torch.load("runs/vbpr/recommender.ckpt", weights_only=True)["state_dict"])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert not torch.equal(weights[0]["projection"], weights[2]["projection"])
+    assert not torch.equal(weights[0]["model.projection"], weights[2]["model.projection"])
 
 
 def test_an_attack_at_test_time_leaves_the_checkpoint_and_the_clean_features_alone(work, run) -> None:

@@ -43,7 +43,7 @@ def features_of_files(folder: Path, items: list[int]) -> np.ndarray:
 def scores(checkpoint: dict, features: np.ndarray, items: list[int]) -> np.ndarray:
     """Return the scores of items with given features by all users, in float64."""
     p, q, rho, e = (
-        checkpoint["state_dict"][name].double().numpy()
+        checkpoint["state_dict"][f"model.{name}"].double().numpy()
         for name in ("users.weight", "items.weight", "visual_users.weight", "projection")
     )
     largest = load_file(FEATURES)["features"].abs().max().item()
@@ -70,7 +70,7 @@ def test_the_rank_attack_raises_what_the_known_recommender_thinks(work, run, com
     assert after.mean() > before.mean()
     if command[0] == "fit":  # and another one was trained on what came of it
         trained = torch.load(RECOMMENDER, weights_only=True)["state_dict"]
-        assert not torch.equal(trained["projection"], known["state_dict"]["projection"])
+        assert not torch.equal(trained["model.projection"], known["state_dict"]["model.projection"])
 
 
 @pytest.mark.parametrize("command", [["test", *EVADE], ["fit", *SHORT]])

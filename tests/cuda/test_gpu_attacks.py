@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from gpu import DEVICE, deterministic_kernels
+from visual_models import visual_model
 
 from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.networks.building import build_network
 from catwalk.networks.classifier import Classifier
 from catwalk.poisoning.poison import poison, read_summary
-from catwalk.recommenders.scorers import VisualScorer
 from catwalk.shop.images import decode, load_images, to_float
 
 ITEMS, FEATURES = 90, 64
@@ -23,7 +23,7 @@ ITEMS, FEATURES = 90, 64
 def rank_attack(**settings):
     attack, random = RankAttack(**settings), torch.Generator().manual_seed(2)
     shapes = (20, 3), (ITEMS, 3), (20, 2), (FEATURES, 2)
-    attack.scorer = VisualScorer(*(torch.randn(shape, generator=random) for shape in shapes))
+    attack.scorer = visual_model(*(torch.randn(shape, generator=random) for shape in shapes))
     return attack
 
 

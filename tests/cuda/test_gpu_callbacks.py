@@ -67,7 +67,7 @@ class FeaturesOfEpochs(Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 0:
-            self.used.append(pl_module.features.features.cpu().clone())
+            self.used.append(pl_module.model.features.features.cpu().clone())
 
 
 def rows_of(path):
@@ -131,7 +131,7 @@ def test_poisoning_from_an_epoch_on(storage, trained, trunk, shop, features, gpu
 
 def test_features_are_those_of_the_cpu(trained, shop, features, gpu_trainer, tmp_path, record_property):
     model = ProductClassifier("catwalk.networks.compact_cnn", {"width": 8})
-    model.awaits_checkpoint = True
+    model.initial_weights.expect_checkpoint()
     trainer = gpu_trainer(callbacks=[WriteFeatures(tmp_path)])
     trainer.predict(
         model,

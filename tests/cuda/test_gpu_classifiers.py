@@ -146,7 +146,7 @@ def test_checkpoints_go_from_the_gpu_to_the_cpu_and_back(name, shop, make_traine
     epochs = 4
     for make_one in (make_trainer, gpu_trainer):
         other = model_of(TRAININGS[name], lr_scheduler=constant, optimizer=plain_descent)
-        other.awaits_checkpoint = True
+        other.initial_weights.expect_checkpoint()
         trainer = make_one(max_epochs=2 * epochs)
         trainer.fit(other, data_of(shop), ckpt_path=path, weights_only=True)
         path = tmp_path / "next.ckpt"
@@ -159,7 +159,7 @@ def test_accuracy_under_attack_beside_the_cpu(trained, shop, make_trainer, gpu_t
     figures = []
     for make_one in (make_trainer, gpu_trainer):
         model = model_of(ProductClassifier)
-        model.awaits_checkpoint = True
+        model.initial_weights.expect_checkpoint()
         trainer = make_one(callbacks=[AdversarialAccuracy(PGD(epsilon=4, targeted=False))])
         figures += trainer.test(model, data_of(shop), ckpt_path=trained.checkpoint, weights_only=True, verbose=False)
     assert figures[1].keys() == figures[0].keys()

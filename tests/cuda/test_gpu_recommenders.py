@@ -50,7 +50,7 @@ class Devices(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         tensors = [*batch, *pl_module.parameters()]
         self.found |= {(type(pl_module).__name__, tensor.device.type) for tensor in tensors}
-        self.features = pl_module.features.features.device.type if pl_module.uses_features else None
+        self.features = pl_module.model.features.features.device.type if pl_module.uses_features else None
 
 
 @every_kind
@@ -152,7 +152,7 @@ def test_recommend_after_training(shop, features, gpu_trainer, trained):
     assert there[0].device.type == DEVICE.type
     torch.testing.assert_close(there[1].cpu(), here[1].cpu(), rtol=1e-4, atol=1e-5)
     table = FeatureTable.read(features, trained.catalogue)
-    assert model.features.num_items == len(table.features)
+    assert model.model.features.num_items == len(table.features)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])

@@ -10,6 +10,7 @@ from pytorch_lightning import seed_everything
 from callbacks import AttackedItems, ResumableCheckpoint, WriteFeatures, WriteRecommendations, WriteUserFigures
 from catwalk.errors import CatwalkError, DivergedError
 from catwalk.networks.features import FeatureTable, Predictions
+from catwalk.recommenders.bpr_mf import BPRMFModel
 from catwalk.shop.catalogue import Catalogue
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import (
@@ -56,10 +57,10 @@ class TestRecommendersThatAreNoNumbers:
     def test_whatever_asks_for_a_ranking_is_told(self, shop, features, fitted, make_trainer, tmp_path, run, value):
         model = copy.deepcopy(fitted)
         with torch.no_grad():
-            model.items.weight[7] = value  # one item of 90
+            model.model.items.weight[7] = value  # one item of 90
         data, written = InteractionTriplets(shop, features, validation=True), tmp_path / "lists.csv"
         trainer = make_trainer(callbacks=[WriteRecommendations(written)] if run == "predict" else [])
-        message = r"^VBPR: a score is (NaN|infinite \(-?inf\)), .*; its parameters \(items\.weight\) are not finite"
+        message = r"^VBPR: a score is (NaN|infinite \(-?inf\)), .*; its parameters \(model\.items\.weight\) are not"
         data.setup("predict")
         runs = {"recommend": lambda: model.recommend(torch.arange(20), 5, data)}
         ask = runs.get(run, lambda: getattr(trainer, run)(model, data))
@@ -70,9 +71,9 @@ class TestRecommendersThatAreNoNumbers:
     def test_finite_parameters_whose_scores_overflow(self, shop, features, fitted, make_trainer, tmp_path):
         model = copy.deepcopy(fitted)
         with torch.no_grad():
-            for table in (model.users.weight, model.items.weight):
+            for table in (model.model.users.weight, model.model.items.weight):
                 table.fill_(-1e25)
-            model.users.weight[3] *= -1  # minus infinity for this user alone
+            model.model.users.weight[3] *= -1  # minus infinity for this user alone
         written = tmp_path / "users.csv"
         trainer = make_trainer(callbacks=[WriteUserFigures(written, [5], categories_by="dataset")])
         with pytest.raises(DivergedError, match=r"VBPR: a score is infinite .*; its parameters are finite, so numbers"):
@@ -84,9 +85,9 @@ class TestRecommendersThatAreNoNumbers:
         model = BPRMF(factors=1, top_k=[5])
         model._build({"num_users": 200, "num_items": 90, "num_features": 0})
         with torch.no_grad():
-            model.users.weight.fill_(1e30)
-            model.items.weight.fill_(0)
-            model.items.weight[::2] = -1e30
+            model.model.users.weight.fill_(1e30)
+            model.model.items.weight.fill_(0)
+            model.model.items.weight[::2] = -1e30
         with pytest.raises(DivergedError, match=r"BPRMF: a score is infinite \(-inf\)"):
             make_trainer().test(model, InteractionTriplets(shop))
 
@@ -128,12 +129,16 @@ class TestTrainingsThatDiverge:
 
     @pytest.mark.parametrize("value", VALUES)
     def test_one_loss_of_many(self, shop, make_trainer, value):
-        class Once(BPRMF):
+        class OnceModel(BPRMFModel):
             batches = 0
 
             def loss(self, *batch):
                 self.batches += 1
                 return super().loss(*batch) + (value if self.batches == 5 else 0)
+
+        class Once(BPRMF):
+            def make_model(self, num_users, num_items, num_features):
+                return OnceModel(num_users, num_items, self.settings)
 
         model = Once(factors=2, optimizer=sgd(0.0))
         with pytest.raises(DivergedError, match=r"training of Once has diverged: .* in epoch 2"):

@@ -15,6 +15,7 @@ from pytorch_lightning import seed_everything
 from catwalk.errors import CatwalkError
 from catwalk.importers.synthetic import synthetic
 from catwalk.networks.features import FeatureTable, Predictions
+from catwalk.recommenders.checkpoints import read_visual_model
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.splits import DateSplit, LeaveRandomOut
 from datamodules import InteractionTriplets
@@ -75,7 +76,7 @@ def purchases_by_hand(shop):
 
 def scores_by_hand(model, features):
     """Eq. 2 in float64, from the parameters alone."""
-    weights = {name: value.double().numpy() for name, value in model.state_dict().items()}
+    weights = {name: value.double().numpy() for name, value in model.model.state_dict().items()}
     scores = weights["users.weight"] @ weights["items.weight"].T
     if "projection" in weights:
         scores += weights["visual_users.weight"] @ (features @ weights["projection"]).T
@@ -328,7 +329,7 @@ def test_the_seeds_decide_every_bit(shop, features, make_trainer):
     first, again = (fit(shop, features, make_trainer, seed=3)[0] for _ in range(2))
     assert_same(weights_of(first), weights_of(again))
     for other in (fit(shop, features, make_trainer, seed=4)[0], fit(shop, features, make_trainer, 3, data_seed=1)[0]):
-        assert not torch.equal(other.items.weight, first.items.weight)
+        assert not torch.equal(other.model.items.weight, first.model.items.weight)
 
 
 def test_training_goes_on_where_it_stopped(shop, features, make_trainer, tmp_path):
@@ -351,8 +352,35 @@ def test_a_checkpoint_gives_the_same_figures(shop, features, fitted, make_traine
     loaded = VBPR.load_from_checkpoint(checkpoint)
     assert make_trainer().test(loaded, make_data(shop, features), verbose=False) == [figures]
     saved = torch.load(checkpoint, weights_only=True)
-    assert sorted(saved["state_dict"]) == ["items.weight", "projection", "users.weight", "visual_users.weight"]
+    parameters = "items.weight", "projection", "users.weight", "visual_users.weight"
+    assert sorted(saved["state_dict"]) == [f"model.{name}" for name in parameters]
     assert saved["built_for"]["num_items"] == 90
+
+
+def with_names_of_old(checkpoint, folder):
+    """The checkpoint as versions before 0.2 wrote it: the parameters were the recommender's own."""
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["state_dict"] = {name.removeprefix("model."): weight for name, weight in saved["state_dict"].items()}
+    assert "users.weight" in saved["state_dict"]
+    torch.save(saved, folder / "old.ckpt")
+    return folder / "old.ckpt"
+
+
+def test_a_checkpoint_with_the_names_of_old_is_loaded(shop, features, fitted, make_trainer, tmp_path):
+    model, figures, checkpoint = fitted
+    old = with_names_of_old(checkpoint, tmp_path)
+    data = make_data(shop, features)
+    assert make_trainer().test(make_vbpr(), data, ckpt_path=str(old), verbose=False) == [figures]
+    assert_same(weights_of(VBPR.load_from_checkpoint(old)), weights_of(model))
+    for name, weight in read_visual_model(old).state_dict().items():
+        assert torch.equal(weight, model.model.state_dict()[name])
+    weights = []
+    for path in (checkpoint, old):
+        warm = make_vbpr(warm_start=path)
+        make_trainer(max_epochs=1).fit(warm, data)
+        resumed, _ = fit(shop, features, make_trainer, seed=9, epochs=6, ckpt_path=str(path))
+        weights.append(weights_of(warm) | {f"resumed {name}": weight for name, weight in weights_of(resumed).items()})
+    assert_same(*weights)
 
 
 def test_the_features_of_the_data_module_count_not_those_of_training(shop, features, fitted, make_trainer):
@@ -408,7 +436,7 @@ class TestCheckpointsThatDoNotFit:
         message = self.refusal(make_vbpr(factors=7), make_data(shop, features), fitted[2], make_trainer)
         assert message == (
             "the checkpoint does not fit this VBPR: factors is 4 there and 7 here; "
-            "users.weight has shape (200, 4) there and (200, 7) here"
+            "model.users.weight has shape (200, 4) there and (200, 7) here"
         )
 
     def test_another_recommender(self, shop, features, fitted, make_trainer):

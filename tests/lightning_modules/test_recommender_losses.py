@@ -74,18 +74,18 @@ def make_model(cls, settings, **more):
     if cls.uses_features:
         # Multiples of 1/64, whose differences are exact in the float32 of features.
         values = torch.randint(-256, 257, (NUM_ITEMS, NUM_FEATURES), generator=random) / 64
-        model.features, model.feature_scale = FeatureRows(values), 3.0
+        model.look_at(FeatureRows(values), 3.0)
     return model
 
 
 def plain_weights(model):
-    return {name: value.detach().clone().requires_grad_() for name, value in model.named_parameters()}
+    return {name: value.detach().clone().requires_grad_() for name, value in model.model.named_parameters()}
 
 
 def plain_features(model):
     if not model.uses_features:
         return None
-    return model.features.features.double() / model.feature_scale
+    return model.model.features.features.double() / model.model.feature_scale
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())
@@ -99,10 +99,10 @@ def test_loss_and_gradients_are_those_of_two_passes(case):
     weights = plain_weights(model)
     expected = plain_loss(weights, plain_features(model), BATCH, {"projection_regularization": 0.0, **settings})
     gradients = dict(zip(weights, torch.autograd.grad(expected, list(weights.values())), strict=True))
-    loss = model.loss(*BATCH)
+    loss = model.model.loss(*BATCH)
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.model.named_parameters():
         found = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
         np.testing.assert_allclose(found.numpy(), gradients[name].numpy(), rtol=1e-7, atol=1e-10, err_msg=name)
 
@@ -123,19 +123,19 @@ def test_ten_steps_are_those_of_the_optimizer_on_the_plain_loss(case, make, plai
     group_of = {"users": "P", "visual_users": "P", "items": "Q", "item_biases": "Q", "projection": "E"}
     rate_of = {name: RATES[group_of.get(name.partition(".")[0], "E")] for name in weights}
     optimizer, by_hand = model.configure_optimizers(), plain(weights, rate_of)
-    assert model.users.sparse
+    assert model.model.users.sparse
     random = torch.Generator().manual_seed(2)
     for _ in range(10):
         users, positives = (torch.randint(size, (6,), generator=random) for size in (NUM_USERS, NUM_ITEMS))
         # Another item: Adam would make a full step of what is left of a gradient that cancels out but for rounding.
         batch = users, positives, (positives + torch.randint(1, NUM_ITEMS, (6,), generator=random)) % NUM_ITEMS
         optimizer.zero_grad()
-        model.loss(*batch).backward()
+        model.model.loss(*batch).backward()
         optimizer.step()
         loss = plain_loss(weights, features, batch, {"projection_regularization": 0.0, **settings})
         gradients = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
         by_hand.step(weights, gradients)
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.model.named_parameters():
         expected = weights[name].detach().numpy()
         np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-6, atol=1e-9, err_msg=name)
 
@@ -157,12 +157,12 @@ def test_sparse_gradients_are_used_where_they_make_the_same_of_the_parameters(op
     first, second = model.configure_optimizers(), optimizer(list(dense.parameters()))
     kind, settings = type(first), first.defaults
     exact = kind is not torch.optim.Adam and not settings.get("momentum") and not settings.get("weight_decay")
-    assert model.items.sparse == exact
-    assert not dense.items.sparse
+    assert model.model.items.sparse == exact
+    assert not dense.model.items.sparse
     for _ in range(3):
         for trained, its_optimizer in ((model, first), (dense, second)):
             its_optimizer.zero_grad()
-            trained.loss(*BATCH).backward()
+            trained.model.loss(*BATCH).backward()
             its_optimizer.step()
     for ours, theirs in zip(model.parameters(), dense.parameters(), strict=True):
         np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), rtol=1e-9, atol=1e-12)
@@ -177,11 +177,11 @@ def test_without_weight_the_adversary_is_not_there_to_the_bit(adversarial, plain
         model._build({"num_users": NUM_USERS, "num_items": NUM_ITEMS, "num_features": NUM_FEATURES})
         if cls.uses_features:
             values = torch.randn(NUM_ITEMS, NUM_FEATURES, generator=torch.Generator().manual_seed(3))
-            model.features, model.feature_scale = FeatureRows(values), 2.0
+            model.look_at(FeatureRows(values), 2.0)
         optimizer = model.configure_optimizers()
         for _ in range(5):
             optimizer.zero_grad()
-            model.loss(*BATCH).backward()
+            model.model.loss(*BATCH).backward()
             optimizer.step()
         results.append(model.state_dict())
     assert results[0].keys() == results[1].keys()
@@ -193,21 +193,21 @@ def test_without_weight_the_adversary_is_not_there_to_the_bit(adversarial, plain
 def test_rows_without_a_direction_do_no_harm(cls, perturbation):
     model = make_model(cls, {"perturbation": perturbation})
     with torch.no_grad():
-        model.users.weight.zero_()
+        model.model.users.weight.zero_()
         if cls is AMR:
-            model.visual_users.weight.zero_()
-    model.loss(*BATCH).backward()
+            model.model.visual_users.weight.zero_()
+    model.model.loss(*BATCH).backward()
     assert all(bool(torch.isfinite(parameter.grad).all()) for parameter in model.parameters())
 
 
 def test_the_adversary_makes_every_triplet_worse():
     model = make_model(AMR, CASES["amr"][1])
     plain = make_model(VBPR, CASES["vbpr"][1])
-    clean = plain.loss(*BATCH)
-    at_equal_weight = make_model(AMR, {**SQUARED, "epsilon": 0.0, "adversarial_weight": 1.0}).loss(*BATCH)
-    attacked = make_model(AMR, {**SQUARED, "epsilon": 0.5, "adversarial_weight": 1.0}).loss(*BATCH)
+    clean = plain.model.loss(*BATCH)
+    at_equal_weight = make_model(AMR, {**SQUARED, "epsilon": 0.0, "adversarial_weight": 1.0}).model.loss(*BATCH)
+    attacked = make_model(AMR, {**SQUARED, "epsilon": 0.5, "adversarial_weight": 1.0}).model.loss(*BATCH)
     assert clean < at_equal_weight < attacked
-    assert model.loss(*BATCH) > clean
+    assert model.model.loss(*BATCH) > clean
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from catwalk.networks.classifier import load_classifier
 from catwalk.networks.features import FeatureTable, predict
 from catwalk.networks.network import network_fingerprint
 from catwalk.recommenders.feature_rows import FeatureRows
+from catwalk.recommenders.vbpr import VBPRModel, VBPRSettings
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import load_images
 from datamodules import InteractionTriplets, ProductImages
@@ -30,16 +31,14 @@ WITHOUT_PENALTY_ON_E = {"projection_regularization": 0.0}
 
 def make_model(**settings):
     """A VBPR in float64 with parameters large enough for every term to matter."""
-    model = VBPR(**{"factors": 3, "visual_factors": 4} | settings)
-    model.build(NUM_USERS, NUM_ITEMS, NUM_FEATURES)
-    model.double()
+    settings = VBPRSettings(**{"factors": 3, "visual_factors": 4} | settings)
+    model = VBPRModel(NUM_USERS, NUM_ITEMS, NUM_FEATURES, settings).double()
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=random, dtype=torch.float64) / 2)
     # Multiples of 1/64, whose differences are exact in the float32 of features.
-    model.features = FeatureRows(torch.randint(-256, 257, (NUM_ITEMS, NUM_FEATURES), generator=random) / 64)
-    model.feature_scale = 3.0
+    model.look_at(FeatureRows(torch.randint(-256, 257, (NUM_ITEMS, NUM_FEATURES), generator=random) / 64), 3.0)
     return model
 
 
@@ -81,7 +80,7 @@ def test_loss_and_gradients_are_the_analytic_ones(lam, lam_e):
 def test_the_product_of_the_vectors_is_equation_2():
     model = make_model()
     users = torch.tensor([4, 0, 4])
-    scores = (model.user_vectors(users) @ model.item_vectors().T).detach().numpy()
+    scores = model.scores(users).detach().numpy()
     p, q, rho, e = (
         parameter.detach().numpy()
         for parameter in (model.users.weight, model.items.weight, model.visual_users.weight, model.projection)
@@ -91,13 +90,17 @@ def test_the_product_of_the_vectors_is_equation_2():
     np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
 
+def test_without_features_there_is_nothing_to_look_at():
+    model = VBPRModel(NUM_USERS, NUM_ITEMS, NUM_FEATURES, VBPRSettings())
+    with pytest.raises(ValueError, match="give them by look_at"):
+        model.item_vectors()
+
+
 def test_the_parameters_begin_small_and_depend_on_the_global_seed():
     models = []
     for seed in (0, 0, 1):
         seed_everything(seed, verbose=False)
-        model = VBPR()
-        model.build(300, 200, 100)
-        models.append(model)
+        models.append(VBPRModel(300, 200, 100, VBPRSettings()))
     for first, again, other in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(first, again)
         assert not torch.equal(first, other)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from visual_models import visual_model
 
 from catwalk import attacks
 from catwalk.attacks import FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
@@ -29,7 +30,6 @@ from catwalk.poisoning.finished_attack import (
 )
 from catwalk.poisoning.poison import poison
 from catwalk.poisoning.protocol import Protocol
-from catwalk.recommenders.scorers import VisualScorer
 from catwalk.results import keys as stage_keys
 from catwalk.shop.catalogue import Catalogue
 
@@ -183,9 +183,9 @@ class TestKeys:
 
     def test_a_known_recommender_by_its_parameters(self, key):
         attack = RankAttack()
-        attack.scorer = VisualScorer(*(torch.ones(3, 2) for _ in range(4)))
+        attack.scorer = visual_model(*(torch.ones(3, 2) for _ in range(4)))
         before = key(attack)
-        attack.scorer.items[1, 1] += 1e-6
+        attack.scorer.items.weight[1, 1] += 1e-6
         assert None not in {before, key(attack)}
         assert before != key(attack)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from visual_models import visual_model
 
 from catwalk.attacks import APGD, FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.attacks.threat_model import ThreatModelError
@@ -19,7 +20,6 @@ from catwalk.networks.network import network_fingerprint
 from catwalk.poisoning import poison as poisoning
 from catwalk.poisoning.poison import Poisoning, goal_of, items_to_attack, png_name, poison, read_summary
 from catwalk.poisoning.protocol import Protocol
-from catwalk.recommenders.scorers import VisualScorer
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import decode
 
@@ -259,7 +259,7 @@ class TestShares:
         random = torch.Generator().manual_seed(0)
         num_items, num_features = trained.table.features.shape
         attack = RankAttack(iterations=3)
-        attack.scorer = VisualScorer(
+        attack.scorer = visual_model(
             *(torch.randn(shape, generator=random) for shape in ((9, 4), (num_items, 4), (9, 4), (num_features, 4)))
         )
         return attack

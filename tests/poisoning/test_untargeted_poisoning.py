@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from visual_models import visual_model
 
 from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.errors import CatwalkError
 from catwalk.poisoning.poison import poison
-from catwalk.recommenders.scorers import VisualScorer
 
 SOURCE = "Sandal"
 ATTACKS = {
@@ -27,7 +27,7 @@ every_attack = pytest.mark.parametrize("make_attack", ATTACKS.values(), ids=ATTA
 
 def rank_attack():
     attack = RankAttack(iterations=2)
-    attack.scorer = VisualScorer(*(torch.ones(shape) for shape in ((5, 2), (90, 2), (5, 3), (64, 3))))
+    attack.scorer = visual_model(*(torch.ones(shape) for shape in ((5, 2), (90, 2), (5, 3), (64, 3))))
     return attack
 
 

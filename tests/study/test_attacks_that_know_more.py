@@ -16,7 +16,7 @@ from catwalk.cli.main import main
 from catwalk.networks.classifier import load_classifier
 from catwalk.networks.features import FeatureTable
 from catwalk.poisoning.poison import poison
-from catwalk.recommenders.scorers import VisualScorer
+from catwalk.recommenders.checkpoints import read_visual_model
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.splits import read_split
 
@@ -97,9 +97,11 @@ def test_a_rank_attack_is_on_the_recommender_of_its_seed(study, shop, tmp_path: 
         assert all(same) if known == seed else not any(same)
     items = np.flatnonzero(clean.categories == clean.category_names.index("Sandal"))
     assert len(same) == len(items) > 5
-    scorer = VisualScorer.read(folders[f"VBPR on T, No attack, seed {seed}"] / "recommender.ckpt")
+    scorer = read_visual_model(folders[f"VBPR on T, No attack, seed {seed}"] / "recommender.ckpt")
     tables = FeatureTable.read(folder, catalogue), clean
-    after, before = (scorer.scores(table.features[items], torch.from_numpy(items)).exp().sum(1) for table in tables)
+    after, before = (
+        scorer.scores_of_images(table.features[items], torch.from_numpy(items)).exp().sum(1) for table in tables
+    )
     assert (after > before).all()
 
 

@@ -48,7 +48,7 @@ def test_every_recommender_begins_with_the_one_of_its_own_images(study, cells) -
         amr, vbpr = (weights[f"{name} on T, {attack}, seed 0"] for name in ("AMR", "VBPR"))
         assert all(torch.equal(amr[name], vbpr[name]) for name in vbpr)  # none of it has been trained further
     clean, poisoned = (weights[f"AMR on T, {attack}, seed 0"] for attack in ("No attack", "PGD (ε = 32)"))
-    assert not torch.equal(clean["projection"], poisoned["projection"])
+    assert not torch.equal(clean["model.projection"], poisoned["model.projection"])
     figures = ("chr@20", "hr@20", "ndcg@20", "auc")
     for attack in ("No attack", "PGD (ε = 32)"):
         assert [cells["AMR", attack][name] for name in figures] == [cells["VBPR", attack][name] for name in figures]
@@ -87,7 +87,7 @@ def test_more_epochs_of_the_first_train_the_second_again(study, run_study) -> No
         ({"Popularity": {"warm_start": "VBPR"}}, "recommenders.Popularity.warm_start: Popularity has nothing to begin"),
         (
             {"AMR": {"model": {"class_path": "lightning_modules.AMR", "init_args": {"factors": 5}}}},
-            "recommenders.AMR.warm_start: VBPR has other parameters: they differ in items.weight, projection",
+            "AMR.warm_start: VBPR has other parameters: they differ in model.items.weight, model.projection",
         ),
         (
             {"AMR": {"model": {"class_path": "lightning_modules.AMR", "init_args": {"warm_start": "x.ckpt"}}}},

@@ -45,7 +45,7 @@ class AccuracyStage(Stage):
         """Attack every test image."""
         classifier = self.classifier
         model = classifier.model.instantiate()
-        model.awaits_checkpoint = True
+        model.initial_weights.expect_checkpoint()
         measure = AdversarialAccuracy(self.attack.instantiate())
         trainer = make_trainer(classifier.training.trainer, classifier.trainer_argument, folder, progress, measure)
         data, checkpoint = classifier.data.instantiate(), classifier.folder / CLASSIFIER_FILE

@@ -43,7 +43,7 @@ class ClassifierStage(Stage):
         data = f"extractors.{name}.data"
         self.data = data_of(training.data, IMAGES, data, dataset=str(shop.catalogue.folder), seed=training.seed)
         model = self.model.instantiate()
-        model.require_initial_weights()
+        model.initial_weights.require(model.hparams)
         self.is_trained_here = model.hparams["categories"] == "dataset"
         self.category_names = shop.catalogue.category_names if self.is_trained_here else imagenet_categories()
         self.data.instantiate()

@@ -31,7 +31,7 @@ class FeaturesStage(Stage):
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Run the CNN over the catalogue."""
         model = self.classifier.model.instantiate()
-        model.awaits_checkpoint = True
+        model.initial_weights.expect_checkpoint()
         classifier = self.classifier
         trainer = make_trainer(
             classifier.training.trainer, classifier.trainer_argument, folder, progress, WriteFeatures(folder)

@@ -4,17 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from catwalk.errors import CatwalkError
-from catwalk.recommenders.scorers import (
-    VisualScorer,
-    bpr_loss,
-    built_for_of,
-    dot,
-    factor_drop,
-    parameter_penalty,
-    visual_drop,
-    visual_drop_by_item,
-)
+from catwalk.recommenders.adversarial import factor_drop, visual_drop, visual_drop_by_item
+from catwalk.recommenders.losses import bpr_loss, dot, parameter_penalty
 
 
 @pytest.fixture
@@ -91,41 +82,3 @@ def test_factors_move_along_the_gradient(random):
     once = (torch.arange(5), torch.arange(5), torch.arange(5) + 5)
     by_row = factor_drop(*tensors(p, q_i, q_j), epsilon, torch.zeros(5, dtype=torch.float64), once)
     np.testing.assert_allclose(by_row.numpy(), expected, rtol=1e-9)
-
-
-SOUND = {"num_users": 3, "num_items": 4, "num_features": 2, "feature_scale": 1.5}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"num_users": "3"},
-        {"num_items": -1},
-        {"num_features": None},
-        {"num_users": True},
-        {"feature_scale": 0.0},
-        {"feature_scale": float("nan")},
-        {"feature_scale": float("inf")},
-        {"feature_scale": "1"},
-        {"more": 1},
-    ],
-)
-def test_what_a_checkpoint_says_of_sizes_is_checked(tmp_path, change):
-    weights = {"users.weight": torch.zeros(3, 2), "items.weight": torch.zeros(4, 2), "projection": torch.zeros(2, 2)}
-    assert built_for_of({"built_for": SOUND, "state_dict": weights}) == SOUND
-    assert built_for_of({"built_for": SOUND | {"feature_scale": None}, "state_dict": {}}) is not None
-    torch.save({"built_for": SOUND, "state_dict": weights}, tmp_path / "vbpr.ckpt")
-    VisualScorer.read(tmp_path / "vbpr.ckpt")
-    torch.save({"built_for": SOUND | change, "state_dict": weights}, tmp_path / "vbpr.ckpt")
-    with pytest.raises(CatwalkError, match=r"vbpr\.ckpt is not a checkpoint of a recommender that looks at images"):
-        VisualScorer.read(tmp_path / "vbpr.ckpt")
-
-
-@pytest.mark.parametrize(
-    "content", [{}, {"built_for": [3]}, {"built_for": SOUND}, {"built_for": SOUND, "state_dict": 3}]
-)
-def test_checkpoints_of_another_kind_are_no_recommenders(tmp_path, content):
-    assert built_for_of(content) is None
-    torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(CatwalkError, match=r"other\.ckpt is not a checkpoint of a recommender"):
-        VisualScorer.read(tmp_path / "other.ckpt")

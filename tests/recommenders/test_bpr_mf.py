@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules import BPRMF
+from catwalk.recommenders.bpr_mf import BPRMFModel, BPRMFSettings
 
 USERS, POSITIVES, NEGATIVES = [0, 3, 3, 1, 3, 0], [2, 5, 5, 0, 2, 2], [5, 2, 1, 6, 1, 4]
 
 
 def make_model(regularization):
-    model = BPRMF(factors=3, regularization=regularization)
-    model.build(5, 7, 0)
-    model.double()
+    model = BPRMFModel(5, 7, BPRMFSettings(factors=3, regularization=regularization)).double()
     random = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -41,10 +39,6 @@ def test_loss_and_gradients_are_the_analytic_ones(lam):
 
 def test_scores_are_inner_products_of_factors():
     model = make_model(0.0)
-    scores = (model.user_vectors(torch.tensor([4, 0])) @ model.item_vectors().T).detach().numpy()
+    scores = model.scores(torch.tensor([4, 0])).detach().numpy()
     p, q = model.users.weight.detach().numpy(), model.items.weight.detach().numpy()
     np.testing.assert_allclose(scores, [[p[u] @ q[i] for i in range(7)] for u in (4, 0)], rtol=1e-9)
-
-
-def test_it_needs_no_images():
-    assert not BPRMF.uses_features
