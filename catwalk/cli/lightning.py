@@ -27,7 +27,7 @@ from rich.console import Console
 # Imported so that their classes can be named without a path.
 import callbacks  # noqa: F401
 import catwalk.attacks
-import catwalk.recommenders.lazy_adam  # noqa: F401
+import catwalk.recommenders.lazy_adam
 import datamodules
 import lightning_modules
 from callbacks.inject_poisoned_images import InjectPoisonedImages
@@ -36,6 +36,8 @@ from callbacks.run_labels import call_run, run_labels
 from callbacks.show_batches import LogBatches, ShowBatches
 from callbacks.wandb_axes import WandbAxes
 from catwalk import __version__
+from catwalk.attacks import Attack
+from catwalk.cli.poison import Poison
 from catwalk.configuration import notices as known_notices
 from catwalk.configuration.messages import imported, one_line, options_of
 from catwalk.configuration.names import did_you_mean
@@ -80,8 +82,20 @@ def known_options() -> list[str]:
     classes: list[tuple[str, type]] = [("trainer", Trainer)]
     classes += [("model", getattr(lightning_modules, name)) for name in lightning_modules.__all__]
     classes += [("data", getattr(datamodules, name)) for name in datamodules.__all__]
+    kinds = [getattr(catwalk.attacks, name) for name in catwalk.attacks.__all__]
+    classes += [("poison", Poison), *(("poison.attack", kind) for kind in kinds if issubclass(kind, Attack))]
     options = [option for section, kind in classes for option in options_of(kind, section)]
-    others = ["config", "model", "data", "trainer", "ckpt_path", "seed_everything", "print_config", "checkpoint_dir"]
+    others = [
+        "config",
+        "model",
+        "data",
+        "trainer",
+        "poison",
+        "ckpt_path",
+        "seed_everything",
+        "print_config",
+        "checkpoint_dir",
+    ]
     return list(dict.fromkeys([*others, *options]))
 
 
@@ -178,6 +192,7 @@ class CatwalkCLI(LightningCLI):
 
     def __init__(self) -> None:
         self._checkpoint: tuple[str, dict[str, Any]] | None = None
+        self._is_poisoned = False
         known_notices.hide()
         settings = {
             name: {
@@ -219,6 +234,7 @@ class CatwalkCLI(LightningCLI):
             default=None,
             help="Folder for the checkpoints of `fit`; it takes the place of dirpath in all callbacks that write some.",
         )
+        parser.add_class_arguments(Poison, "poison")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -274,10 +290,9 @@ class CatwalkCLI(LightningCLI):
     def _set_checkpoint_dir(self) -> None:
         """Let all callbacks that write checkpoints write them into ``checkpoint_dir``, where it is given."""
         folder = self._get(self.config, "checkpoint_dir")
-        given = self._get(self.config, "trainer.callbacks") or []
         writers = [
             callback
-            for callback in (given if isinstance(given, list) else [given])
+            for callback in _listed(self._get(self.config, "trainer.callbacks"))
             if inspect.isclass(kind := imported(callback["class_path"])) and issubclass(kind, ModelCheckpoint)
         ]
         for callback in writers:
@@ -325,9 +340,14 @@ class CatwalkCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, and say in one line what it refuses."""
-        stated = list(self._get(self.config_init, "trainer.callbacks") or [])  # before the Trainer adds its own
+        stated = _listed(self._get(self.config_init, "trainer.callbacks"))  # before the Trainer adds its own
+        poison = self._get(self.config_init, "poison").callback(
+            self.model, self.datamodule, stated, self._get(self.config, "poison").as_dict()
+        )
+        self._is_poisoned = poison is not None
         try:
-            trainer = super().instantiate_trainer(**kwargs)
+            # What poisons comes first, so that those who measure find it done.
+            trainer = super().instantiate_trainer(callbacks=[*([poison] if poison else []), *stated], **kwargs)
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise CatwalkError(f"trainer: {error}") from error
         except RuntimeError as error:
@@ -448,6 +468,9 @@ class CatwalkCLI(LightningCLI):
             with advising(self._how_to_go_on):
                 super()._run_subcommand(subcommand)
         except CatwalkError as error:
+            if self._is_poisoned and f"{InjectPoisonedImages.__name__}." in str(error):  # which its user has not named
+                named = str(error).replace(f"{InjectPoisonedImages.__name__}.", "poison.")
+                raise CatwalkError(named) from error
             if self._checkpoint is None or not str(error).startswith("the checkpoint "):
                 raise
             raise CatwalkError(f"ckpt_path: {self._checkpoint[0]}: {error}") from error
@@ -482,6 +505,11 @@ class CatwalkCLI(LightningCLI):
                     saved = str(Path(saved).relative_to(Path.cwd()))
                 return f"the same command goes on from its latest checkpoint with --ckpt_path {shlex.quote(saved)}"
         return ""
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return the callbacks that a Trainer is given: none, one, or a list."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _saved_by(callback: Callback) -> str:

@@ -31,7 +31,7 @@ from catwalk.poisoning.poison import (
     png_name,
     remove_earlier_images,
 )
-from catwalk.poisoning.protocol import Protocol
+from catwalk.poisoning.protocol import AttackProtocol
 from catwalk.results.keys import modules_imported_by, stage_key
 from catwalk.shop.catalogue import Catalogue, fingerprint_files
 from catwalk.shop.images import truncated_images_allowed
@@ -56,7 +56,7 @@ def attack_key(
     *,
     source: str,
     target: str | None,
-    protocol: Protocol,
+    protocol: AttackProtocol,
     purchases: NDArray[np.int64] | None,
     backbone: str | None = None,
     backbone_args: Mapping[str, Any] | None = None,

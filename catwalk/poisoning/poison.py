@@ -25,7 +25,7 @@ from catwalk.networks.classifier import Classifier
 from catwalk.networks.features import FeatureTable, predict
 from catwalk.networks.frozen import exact_convolutions
 from catwalk.networks.network import Network, network_fingerprint
-from catwalk.poisoning.protocol import ChosenBy, Protocol
+from catwalk.poisoning.protocol import AttackProtocol, ChosenBy
 from catwalk.shop.catalogue import Catalogue, number_of
 from catwalk.shop.images import ReportProgress, UInt8Array, decode, save_png, to_float, truncated_images_allowed
 
@@ -181,7 +181,7 @@ def poison(
     *,
     source: str,
     target: str | None,
-    protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+    protocol: AttackProtocol = AttackProtocol(),  # noqa: B008 - frozen
     purchases: NDArray[np.int64] | None = None,
     progress: ReportProgress | None = None,
 ) -> FeatureTable:
@@ -277,7 +277,7 @@ class Poisoning:
         *,
         source: str,
         target: str | None,
-        protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+        protocol: AttackProtocol = AttackProtocol(),  # noqa: B008 - frozen
         purchases: NDArray[np.int64] | None = None,
     ) -> "Poisoning":
         """Check that all fits, and read the clean images; arguments and errors are those of :func:`poison`."""
