@@ -264,6 +264,7 @@ class CatwalkCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the checkpoint before anything long begins, and send checkpoints where they are wanted."""
         self._check_trainer()
+        self._share_seed()
         self._set_checkpoint_dir()
         path = self._get(self.config, "ckpt_path")
         if path is not None and (path not in ("last", "hpc") or self.subcommand != "fit") and "://" not in str(path):
@@ -277,6 +278,13 @@ class CatwalkCLI(LightningCLI):
             settings = getattr(self._get(self.config, "model"), "init_args", None) or {}
             if settings.get("weights") is not None and not Path(settings["weights"]).is_file():
                 settings["weights"] = None  # what the network began with, and is not needed any more
+
+    def _share_seed(self) -> None:
+        """Let the data have the run's seed, unless they were given one: as with a study's, runs differ in all of it."""
+        settings = getattr(self._get(self.config, "data"), "init_args", None) or {}
+        seed = self._get(self.config, "seed_everything")
+        if "seed" in settings and settings["seed"] is None and seed is not False:
+            settings["seed"] = seed
 
     def _check_trainer(self) -> None:
         """Refuse what the Trainer does not check."""
