@@ -40,7 +40,7 @@ ON_THE_LINE = {
     "misspelt command": (["fti"], ["'fti'", "did you mean `catwalk fit`?"]),
     "misspelt importer": (["data", "sythetic", "x"], ["'sythetic'", "did you mean synthetic?"]),
     "no importer": (["data"], ["synthetic, show"]),
-    "option without its section": (["fit", *VBPR, "--batch_size=3"], ["--batch_size; did you mean --data.batch_size?"]),
+    "option without its section": (["fit", *VBPR, "--batch_size=3"], ["--batch_size; did you mean --data.batch_size"]),
     "misspelt importer's option": (["data", "synthetic", "x", "--itmes=9"], ["--itmes; did you mean --items?"]),
     "importer's argument as an option": (["data", "folder", "a", "--dest=b"], ["no option --dest; --help lists"]),
     "misspelt study's option": (["study", "--outptu=x"], ["--outptu; did you mean --output?"]),
