@@ -27,7 +27,7 @@ from catwalk.networks.frozen import exact_convolutions
 from catwalk.networks.network import Network, network_fingerprint
 from catwalk.poisoning.protocol import AttackProtocol, ChosenBy
 from catwalk.shop.catalogue import Catalogue, number_of
-from catwalk.shop.images import ReportProgress, UInt8Array, decode, save_png, to_float, truncated_images_allowed
+from catwalk.shop.images import ReportProgress, UInt8Array, decode, decode_item, save_png, to_float
 
 ITEMS_FILE = "attacked_items.csv"
 SUMMARY_FILE = "attack.json"
@@ -311,11 +311,7 @@ class Poisoning:
             purchases=None if purchases is None else torch.from_numpy(purchases).to(device),
         )
         targets = attack.targets_of(scene)
-        truncated = truncated_images_allowed(catalogue.folder)
-        clean = [
-            decode(catalogue.folder / catalogue.images[item], classifier.image_size, allow_truncated=truncated)
-            for item in items
-        ]
+        clean = [decode_item(catalogue, item, classifier.image_size) for item in items]
         return cls(network, attack, catalogue, table, source, target, goal, items, paths, clean, targets)
 
     def craft(
