@@ -115,7 +115,10 @@ class Poison:
     def _folder(self, data: LightningDataModule, stated: Mapping[str, Any]) -> Path:
         """Return the folder of an attack, another one for other options: runs that compare attacks keep each."""
         assert self.attack is not None
+        settings = dict(stated["attack"].get("init_args") or {})
+        settings.pop("batch_size", None)  # which changes speed alone
         options = {name: value for name, value in stated.items() if name not in FREE}
+        options["attack"] = {**stated["attack"], "init_args": settings}
         options |= {name: str(getattr(data, name, None)) for name in ("dataset", "features")}
         digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
         words = re.findall(r"[a-z0-9.]+", self.attack.name.lower())

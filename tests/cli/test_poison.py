@@ -80,6 +80,8 @@ def test_each_attack_has_a_folder_of_its_own(data) -> None:
     assert folder.parent == Path("runs/attacks")
     assert folder.name.startswith("pgd-8-")
     assert made(data, STATED | {"from_epoch": 3, "output": None}).output == folder
+    slower = STATED | {"attack": STATED["attack"] | {"init_args": {"batch_size": 3}}}
+    assert made(data, slower).output == folder
     weaker = STATED | {"attack": STATED["attack"] | {"init_args": {"iterations": 3}}}
     others = {made(data, weaker).output, made(data, STATED | {"source": "Bag"}).output}
     data.features = data.features.parent / "other"
