@@ -131,6 +131,8 @@ def _classifier_of(features: Path) -> Path:
     for place in places:
         if place.is_file():
             return place
+    if not features.is_dir():
+        return places[1]  # the data tell that there are no features, which come first
     raise CatwalkError(
         f"poison.classifier is missing: neither {places[0]} nor {places[1]} exists; give the checkpoint of the network "
         f"that made the features in {features}"

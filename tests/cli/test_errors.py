@@ -156,6 +156,10 @@ ON_THE_LINE = {
     ),
     "missing dataset folder": (["fit", *VBPR, "--data.dataset=nowhere"], ["nowhere", "catwalk data --help"]),
     "missing features": (["fit", *VBPR, "--data.features=nowhere"], ["features in nowhere", "catwalk predict"]),
+    "missing features to poison": (
+        ["fit", *VBPR, *PGD, "--data.features=nowhere"],
+        ["features in nowhere", "catwalk predict"],
+    ),
     "list longer than the catalogue": (["fit", *VBPR, "--model.top_k=[20, 91]"], ["91", "90 items"]),
     "callback's list longer than the catalogue": (["fit", *VBPR, "--trainer.callbacks.top_k=[91]"], ["91", "90 items"]),
     "test without a checkpoint": (["test", *VBPR], ["ckpt_path is missing", "catwalk fit"]),
