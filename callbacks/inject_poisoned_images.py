@@ -31,7 +31,7 @@ from catwalk.poisoning.finished_attack import (
     put_in_place,
 )
 from catwalk.poisoning.poison import AttackSummary, NothingToAttackError, Poisoning, read_summary
-from catwalk.poisoning.protocol import Protocol
+from catwalk.poisoning.protocol import AttackProtocol, Protocol
 from catwalk.terminal.progress import Progress
 from lightning_modules.data_protocols import poisonable_data_of
 from lightning_modules.recommender import Recommender
@@ -59,7 +59,8 @@ class InjectPoisonedImages(Callback):
         source: Category whose images are attacked.
         target: Category that the classifier shall see in them; None for an untargeted attack.
         output: Folder for the adversarial images, ``attacked_items.csv``, ``attack.json`` and the poisoned features.
-        protocol: Who says which items are of the source category, and how the attack's budget is meant.
+        protocol: Who says which items are of the source category, and how the attack's budget is meant. What a study's
+            protocol says besides has no effect here.
         from_epoch: Epoch of ``fit``, counted from 0, at whose beginning the images are injected. The epochs before it,
             and their validation, are on the clean catalogue, so that the figures of every epoch show the jump.
         backbone: Import path of the classifier's backbone, where it is your own: a checkpoint alone decides about none
@@ -77,13 +78,13 @@ class InjectPoisonedImages(Callback):
         source: str,
         output: Path,
         target: str | None = None,
-        protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+        protocol: AttackProtocol | Protocol = AttackProtocol(),  # noqa: B008 - frozen
         from_epoch: int = 0,
         backbone: str | None = None,
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
         if from_epoch < 0:
-            raise CatwalkError(f"InjectPoisonedImages.from_epoch must be at least 0, got {from_epoch}")
+            raise CatwalkError(f"from_epoch: must be at least 0, got {from_epoch}")
         attack.check_eight_bit()
         self.classifier = Path(classifier)
         self.attack = attack

@@ -25,8 +25,8 @@ def attack_folder(callback: Callback, trainer: Trainer, given: Path | None) -> P
     if given is None:
         if not injected:
             raise CatwalkError(
-                f"{who} observes the attack of its run, and there is none: add InjectPoisonedImages, or give "
-                f"{who}.attack the folder of an earlier attack"
+                f"{who} observes the attack of its run, and there is none: add one, such as --config "
+                f"configs/attack/pgd8.yaml, or give {who}.attack the folder of an earlier attack"
             )
         return injected[0]
     for folder in injected:

@@ -37,7 +37,7 @@ class InteractionTriplets(LightningDataModule):
         batch_size: Triplets per batch and process.
         validation: Hold out validation items, for tuning and early stopping. Without it, all but the test items are
             trained on.
-        seed: Seed of order and negatives.
+        seed: Seed of order and negatives; by default that of the run, ``--seed_everything``, and 0 from Python.
         negatives: How probable an item is as a negative: as any other (``uniform``), or in proportion to its number of
             training purchases (``popularity``).
         feature_storage: Where the features lie: on the training device (``device``), in the machine's memory
@@ -56,7 +56,7 @@ class InteractionTriplets(LightningDataModule):
         features: Path | None = None,
         batch_size: int = 512,
         validation: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
         negatives: Negatives = "uniform",
         feature_storage: FeatureStorage = "device",
         feature_dtype: FeatureDtype = "float32",
@@ -64,7 +64,8 @@ class InteractionTriplets(LightningDataModule):
     ) -> None:
         super().__init__()
         check_count(batch_size, "batch_size")
-        check_seed(seed)
+        self.seed = 0 if seed is None else seed
+        check_seed(self.seed)
         for argument, choice, choices in (
             ("negatives", negatives, get_args(Negatives)),
             ("feature_storage", feature_storage, get_args(FeatureStorage)),
@@ -76,7 +77,6 @@ class InteractionTriplets(LightningDataModule):
         self.features = features
         self.batch_size = batch_size
         self.validation = validation
-        self.seed = seed
         self.negatives = negatives
         self.feature_storage = feature_storage
         self.feature_dtype = feature_dtype

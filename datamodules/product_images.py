@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -16,7 +17,7 @@ from catwalk.files.watched import WatchedFiles, watch_folder
 from catwalk.limits import check_count, check_memory, check_seed
 from catwalk.networks.augmentation import random_flip, random_shift
 from catwalk.networks.batching import size_buckets
-from catwalk.shop.catalogue import Catalogue, item_names
+from catwalk.shop.catalogue import Catalogue, fingerprint_texts, item_names
 from catwalk.shop.images import ItemImages, StoredImages, load_images, store_images, to_float
 from catwalk.shop.labelled_images import LabelledImages
 from datamodules.batches import Batches, check_shares, first_batch
@@ -38,7 +39,8 @@ class ProductImages(LightningDataModule):
         test_share: The same for the test, where the folder has no ``labelled_images.csv``.
         flip: Mirror training images left to right with probability 1/2.
         shift: Move training images by up to this many pixels in each direction, filled up by repeating the border.
-        seed: Seed of order, augmentation and what is held out.
+        seed: Seed of order, augmentation and what is held out; by default that of the run, ``--seed_everything``, and 0
+            from Python.
         cache: Folder for the 8-bit arrays; ``.cache`` inside the dataset folder by default.
 
     Attributes:
@@ -56,13 +58,14 @@ class ProductImages(LightningDataModule):
         test_share: float = 0.1,
         flip: bool = True,
         shift: int = 2,
-        seed: int = 0,
+        seed: int | None = None,
         cache: Path | None = None,
     ) -> None:
         super().__init__()
         check_count(batch_size, "batch_size")
         check_count(shift, "shift", least=0)
-        check_seed(seed)
+        self.seed = 0 if seed is None else seed
+        check_seed(self.seed)
         if image_size is not None:
             if not isinstance(image_size, Sequence) or len(image_size) != 2:
                 raise CatwalkError(f"image_size must be a height and a width, got {image_size!r}")
@@ -75,7 +78,6 @@ class ProductImages(LightningDataModule):
         self.test_share = test_share
         self.flip = flip
         self.shift = shift
-        self.seed = seed
         self.cache = cache
         self.catalogue: Catalogue
         self.labelled: LabelledImages
@@ -111,6 +113,29 @@ class ProductImages(LightningDataModule):
                     f"a batch of {rows} images of image_size {height}, {width}",
                     "give a smaller image_size or batch_size",
                 )
+
+    def state_dict(self) -> dict[str, str]:
+        """Return what a checkpoint remembers: which images there were, and which of them were held out."""
+        if not hasattr(self, "labelled"):
+            return {}
+        digests = {split: fingerprint_texts(*map(str, self.labelled.rows(split))) for split in ("validation", "test")}
+        return {"images": fingerprint_texts(*self.labelled.images), **digests}
+
+    def load_state_dict(self, state_dict: dict[str, str]) -> None:
+        """Compare with what a checkpoint remembers: a network is not to be measured on what it was trained on.
+
+        Raises:
+            CatwalkError: If images that are held out here may have been trained on.
+        """
+        stage = None if self.trainer is None else self.trainer.state.fn
+        split = {TrainerFn.VALIDATING: "validation", TrainerFn.TESTING: "test"}.get(cast(TrainerFn, stage))
+        own = self.state_dict()
+        if split is None or state_dict.get("images") != own["images"] or state_dict[split] == own[split]:
+            return
+        raise CatwalkError(
+            f"the checkpoint was trained with other images held out for the {split}: give --seed_everything (or "
+            f"data.seed), data.validation_share and data.test_share as in its training"
+        )
 
     @property
     def category_names(self) -> tuple[str, ...]:

@@ -85,8 +85,6 @@ class APGD(Attack):
         if loss not in get_args(Loss):
             raise CatwalkError(f"loss: must be one of {', '.join(get_args(Loss))}, got {loss!r}")
         check_steps(iterations, None, "")
-        self.epsilon = epsilon
-        self.norm = norm
         self.loss = loss
         self.iterations = iterations
 
@@ -103,7 +101,7 @@ class APGD(Attack):
         Raises:
             CatwalkError: If the network has too few categories for the loss.
         """
-        objective = self._objective(network, images, targets)
+        ball, objective = self.threat_model, self._objective(network, images, targets)
 
         def succeeds(logits: Tensor) -> Tensor:
             hits = logits.argmax(dim=1) == targets
@@ -111,19 +109,19 @@ class APGD(Attack):
 
         current = images
         if self.random_start:
-            current = self.threat_model.clamp(random_point(images, self.norm, self.epsilon, self.seed, keys))
+            current = ball.clamp(random_point(images, ball.norm, ball.budget, self.seed, keys))
         previous = current
         logits, value, gradient = _evaluate(network, current, objective)
         best, best_value, best_gradient = current, value, gradient
         result, result_value, result_succeeds = current, value, succeeds(logits)
-        step = images.new_full((len(images), 1, 1, 1), 2 * self.epsilon / 255)
+        step = images.new_full((len(images), 1, 1, 1), 2 * ball.budget / 255)
         rises, halved, value_at_check = torch.zeros_like(targets), torch.zeros_like(result_succeeds), value
         last_check, checks = 0, checkpoints(self.iterations)
         for number in range(1, self.iterations + 1):
-            moved = self.threat_model.project(current + step * steepest(gradient, self.norm), images)
+            moved = ball.project(current + step * steepest(gradient, ball.norm), images)
             if number > 1:
                 moved = current + _MOMENTUM * (moved - current) + (1 - _MOMENTUM) * (current - previous)
-                moved = self.threat_model.project(moved, images)
+                moved = ball.project(moved, images)
             previous, current = current, moved
             if number < self.iterations:
                 logits, new_value, gradient = _evaluate(network, current, objective)

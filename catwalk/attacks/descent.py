@@ -47,10 +47,8 @@ class DescentAttack(Attack, abc.ABC):
         step = None if step is None else grey_levels(step, "step")
         super().__init__(norm, epsilon, targeted=targeted, random_start=random_start, seed=seed, **settings)
         check_steps(iterations, step, "epsilon / 10")
-        self.epsilon = epsilon
         self.step = epsilon / 10 if step is None else step
         self.iterations = iterations
-        self.norm = norm
 
     @abc.abstractmethod
     def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -66,14 +64,14 @@ class DescentAttack(Attack, abc.ABC):
         self, network: nn.Module, images: Tensor, targets: Tensor, keys: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Craft adversarial images for one batch; see :meth:`Attack.perturb`."""
-        start = images
+        ball, start = self.threat_model, images
         if self.random_start:
-            start = self.threat_model.clamp(random_point(images, self.norm, self.epsilon, self.seed, keys))
+            start = ball.clamp(random_point(images, ball.norm, ball.budget, self.seed, keys))
 
         def loss(points: Tensor) -> Tensor:
             return self.loss(network, points, targets)
 
-        adversarial = descend(loss, start, images, self.threat_model, self.step / 255, self.iterations)
+        adversarial = descend(loss, start, images, ball, self.step / 255, self.iterations)
         return adversarial, targets.new_full((len(images),), self.iterations, dtype=torch.int64)
 
 

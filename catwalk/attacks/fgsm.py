@@ -27,12 +27,12 @@ class FGSM(Attack):
     def __init__(self, epsilon: GreyLevels = 8.0, targeted: bool = True, **settings: Unpack[AttackSettings]) -> None:
         epsilon = grey_levels(epsilon)
         super().__init__("linf", epsilon, targeted=targeted, **settings)
-        self.epsilon = epsilon
 
     def perturb(
         self, network: nn.Module, images: Tensor, targets: Tensor, keys: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Craft adversarial images for one batch; see :meth:`Attack.perturb`. ``keys`` are not used."""
-        length = -self.epsilon / 255 if self.targeted else self.epsilon / 255
+        budget = self.threat_model.budget
+        length = -budget / 255 if self.targeted else budget / 255
         gradient = cross_entropy_gradient(network, images, targets)
         return self.threat_model.clamp(images + length * gradient.sign()), torch.ones_like(targets)

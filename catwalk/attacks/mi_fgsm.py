@@ -47,7 +47,6 @@ class MIFGSM(Attack):
         check_steps(iterations, step, "epsilon / iterations")
         if not 0 <= momentum < math.inf:
             raise CatwalkError(f"momentum: must be a number of 0 or above, got {momentum!r}")
-        self.epsilon = epsilon
         self.step = epsilon / iterations if step is None else step
         self.iterations = iterations
         self.momentum = momentum

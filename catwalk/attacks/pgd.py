@@ -55,22 +55,20 @@ class PGD(Attack):
         step = None if step is None else grey_levels(step, "step")
         super().__init__(norm, epsilon, targeted=targeted, random_start=random_start, seed=seed, **settings)
         check_steps(iterations, step, "epsilon / 6")
-        self.epsilon = epsilon
         self.step = epsilon / 6 if step is None else step
         self.iterations = iterations
-        self.norm = norm
 
     def perturb(
         self, network: nn.Module, images: Tensor, targets: Tensor, keys: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Craft adversarial images for one batch; see :meth:`Attack.perturb`."""
-        length = -self.step / 255 if self.targeted else self.step / 255
+        ball, length = self.threat_model, -self.step / 255 if self.targeted else self.step / 255
         adversarial = images
         if self.random_start:
-            adversarial = self.threat_model.clamp(random_point(images, self.norm, self.epsilon, self.seed, keys))
+            adversarial = ball.clamp(random_point(images, ball.norm, ball.budget, self.seed, keys))
         for _ in range(self.iterations):
             gradient = cross_entropy_gradient(network, adversarial, targets)
-            adversarial = self.threat_model.project(adversarial + length * steepest(gradient, self.norm), images)
+            adversarial = ball.project(adversarial + length * steepest(gradient, ball.norm), images)
         return adversarial, torch.full_like(targets, self.iterations)
 
 

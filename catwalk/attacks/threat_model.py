@@ -115,6 +115,17 @@ class ThreatModel:
                 f"got {self.epsilon!r}"
             )
 
+    @property
+    def budget(self) -> float:
+        """ε in grey levels.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.epsilon is None:
+            raise ValueError("epsilon: this threat model has no budget")
+        return self.epsilon
+
     def of(self, network: nn.Module) -> "ThreatModel":
         """Return the threat model with the standard deviations that a network divides by, where they count.
 
@@ -278,16 +289,15 @@ class ThreatModel:
         return torch.linalg.vector_norm(nearer.flatten(1), math.inf if self.norm == "linf" else 2, dim=1)
 
     def _check_distances(self, images: Tensor, clean: Tensor, slack: float, tolerance: float, first: int) -> None:
-        assert self.epsilon is not None
         distances = self._distances(images, clean, slack)
-        offenders = (distances > self.epsilon + tolerance).nonzero()
+        offenders = (distances > self.budget + tolerance).nonzero()
         if len(offenders):
             position = int(offenders[0])
             where = self.norm if self.space == "pixels" else f"{self.norm} of the normalised space"
             rounded = f" (of which {slack:g} of each value is due to {self.quantisation})" if slack else ""
             raise ThreatModelError(
                 f"adversarial image {first + position} is {float(distances[position]):.6g} grey levels from the clean "
-                f"image in {where}, beyond its budget of {self.epsilon:.6g} grey levels{rounded}"
+                f"image in {where}, beyond its budget of {self.budget:.6g} grey levels{rounded}"
             )
 
 

@@ -184,7 +184,8 @@ def _run_command(arguments: list[str]) -> None:
 
 
 def _run_lightning(arguments: list[str]) -> None:
-    from catwalk.cli.lightning import CatwalkCLI, known_options
+    from catwalk.cli.lightning import CatwalkCLI
+    from catwalk.cli.parser import known_options
 
     with _process_arguments(arguments), _told_in_a_line(known_options):
         CatwalkCLI()

@@ -16,7 +16,7 @@ COMMANDS = ("fit", "validate", "test", "predict")
 """LightningCLI's."""
 
 SECTIONS = {
-    **dict.fromkeys(("model", "data", "trainer", "ckpt_path"), "fit"),
+    **dict.fromkeys(("model", "data", "trainer", "poison", "ckpt_path"), "fit"),
     **dict.fromkeys(("extractors", "recommenders", "attacks"), "study"),
     "search": "tune",
 }

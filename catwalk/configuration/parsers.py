@@ -38,4 +38,5 @@ def readable(text: str) -> str:
     text = re.sub(r"\s+\|\s+null\b", "", text)
     text = re.sub(r"Union\[([^][]+),\s+null\]", r"\1", text)
     text = re.sub(r",null\}", "}", text)
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", text)
     return text.replace("``", "`")

@@ -34,7 +34,7 @@ from catwalk.plots.style import (
     shortened,
 )
 from catwalk.shop.catalogue import Catalogue
-from catwalk.shop.images import UInt8Array, decode, truncated_images_allowed
+from catwalk.shop.images import UInt8Array, decode_item
 from catwalk.shop.interactions import Interactions
 
 DRAWN_CATEGORIES = 30
@@ -112,14 +112,12 @@ def draw_samples(overview: Overview, catalogue: Catalogue, output: Path) -> list
     written = []
     for earlier in output.glob("samples*.png"):
         earlier.unlink()
-    tile = partial(_tile, allow_truncated=truncated_images_allowed(catalogue.folder))
     with house_style(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for sheet, first in enumerate(range(0, len(filled), DRAWN_CATEGORIES)):
             shown = filled[first : first + DRAWN_CATEGORIES]
             numbers = [catalogue.category_names.index(category.name) for category in shown]
             chosen = [order[starts[number] : starts[number + 1]][:SAMPLES] for number in numbers]
-            paths = [[catalogue.folder / catalogue.images[item] for item in items] for items in chosen]
-            tiles = [list(pool.map(tile, row)) for row in paths]
+            tiles = [list(pool.map(partial(_tile, catalogue), items)) for items in chosen]
             path = output / ("samples.png" if sheet == 0 else f"samples-{sheet + 1:02d}.png")
             sheet_file = io.BytesIO()
             _sheet(shown, tiles).save(sheet_file, format="PNG")
@@ -232,10 +230,10 @@ def _over_time(facts: TimeFacts, kind: str) -> Figure:
     return figure
 
 
-def _tile(path: Path, allow_truncated: bool) -> UInt8Array:
-    """Return an image on a white square, uint8 ``(TILE, TILE, 3)``, whole; or a cross if it cannot be decoded."""
+def _tile(catalogue: Catalogue, item: int) -> UInt8Array:
+    """Return an item's whole image on a white square, uint8 ``(TILE, TILE, 3)``, or a cross for one that is damaged."""
     try:
-        image = Image.fromarray(decode(path, allow_truncated=allow_truncated).transpose(1, 2, 0))
+        image = Image.fromarray(decode_item(catalogue, item).transpose(1, 2, 0))
     except CatwalkError:
         return _crossed_tile()
     scale = TILE / max(image.size)

@@ -15,7 +15,7 @@ from catwalk.perceptual.distances import PerceptualFigures, perceptual_figures
 from catwalk.perceptual.lpips_distance import LPIPS
 from catwalk.poisoning.records import read_attacked_items
 from catwalk.shop.catalogue import Catalogue
-from catwalk.shop.images import ReportProgress, UInt8Array, decode, truncated_images_allowed
+from catwalk.shop.images import ReportProgress, UInt8Array, decode, decode_item
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,7 @@ def measure_attacked_images(
     items, rows = read_attacked_items(folder, catalogue)
     item_ids = tuple(row.item_id for row in rows)
     adversarial = [decode(folder / row.image) for row in rows]
-    truncated = truncated_images_allowed(catalogue.folder)
-    originals = [
-        decode(catalogue.folder / catalogue.images[item], _size(now), allow_truncated=truncated)
-        for item, now in zip(items, adversarial, strict=True)
-    ]
+    originals = [decode_item(catalogue, item, _size(now)) for item, now in zip(items, adversarial, strict=True)]
     places, parts = [], []
     done = 0
     for numbers, alone in size_buckets(_size(image) for image in adversarial):

@@ -11,7 +11,7 @@ from catwalk.poisoning.poison import AttackedItem
 from catwalk.poisoning.records import DISTANCES_FILE, read_attacked_items
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.columns import read_table
-from catwalk.shop.images import decode, truncated_images_allowed
+from catwalk.shop.images import decode, decode_item
 
 
 def gallery_items(folder: Path, catalogue: Catalogue, number: int, measured: Path) -> list[GalleryItem]:
@@ -29,17 +29,15 @@ def gallery_items(folder: Path, catalogue: Catalogue, number: int, measured: Pat
     items, rows = read_attacked_items(folder, catalogue)
     chosen = np.argsort(catalogue.keys[items], kind="stable")[:number]
     items, rows = items[chosen], [rows[place] for place in chosen]
-    truncated = truncated_images_allowed(catalogue.folder)
     table = FeatureTable.read(folder, catalogue)  # which holds what was seen before any attack
     distances = _distances(measured / DISTANCES_FILE, rows)
     found = []
     for row, item, (lpips, ssim) in zip(rows, items, distances, strict=True):
         after = decode(folder / row.image)
-        path = catalogue.folder / catalogue.images[item]
         found.append(
             GalleryItem(
                 item_id=row.item_id,
-                before=decode(path, (after.shape[1], after.shape[2]), allow_truncated=truncated),
+                before=decode_item(catalogue, item, (after.shape[1], after.shape[2])),
                 after=after,
                 category_before=row.category_before,
                 probability_before=float(table.probabilities[item]),

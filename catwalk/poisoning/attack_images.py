@@ -20,7 +20,7 @@ from catwalk.networks.features import FeatureTable, predict
 from catwalk.networks.network import network_fingerprint
 from catwalk.poisoning.finished_attack import attack_key, check_folder, files_of, is_finished, put_in_place
 from catwalk.poisoning.poison import AttackSummary, poison, read_summary
-from catwalk.poisoning.protocol import Protocol
+from catwalk.poisoning.protocol import AttackProtocol
 from catwalk.shop.catalogue import Catalogue, item_names
 from catwalk.shop.images import ReportProgress, store_images
 from catwalk.shop.splits import read_split
@@ -40,7 +40,7 @@ def attack_images(
     source: str,
     output: Path,
     target: str | None = None,
-    protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+    protocol: AttackProtocol = AttackProtocol(),  # noqa: B008 - frozen
     device: str | None = None,
     backbone: str | None = None,
     backbone_args: dict[str, Any] | None = None,

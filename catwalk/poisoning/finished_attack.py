@@ -31,10 +31,9 @@ from catwalk.poisoning.poison import (
     png_name,
     remove_earlier_images,
 )
-from catwalk.poisoning.protocol import Protocol
+from catwalk.poisoning.protocol import AttackProtocol
 from catwalk.results.keys import modules_imported_by, stage_key
 from catwalk.shop.catalogue import Catalogue, fingerprint_files
-from catwalk.shop.images import truncated_images_allowed
 
 FINISHED_FILE = "finished.json"
 
@@ -56,7 +55,7 @@ def attack_key(
     *,
     source: str,
     target: str | None,
-    protocol: Protocol,
+    protocol: AttackProtocol,
     purchases: NDArray[np.int64] | None,
     backbone: str | None = None,
     backbone_args: Mapping[str, Any] | None = None,
@@ -92,11 +91,12 @@ def attack_key(
     network.check_backbone(classifier, backbone, backbone_args, "InjectPoisonedImages.backbone")
     module = import_object(network.backbone, "backbone").__module__
     arguments = {name: value for name, value in vars(attack).items() if name not in SPEED}
+    as_it_is_now = dataclasses.replace(catalogue)
     settings = {
         "network": {**vars(network), "weights": checkpoint["state_dict"]},
         "attack": {"class": f"{type(attack).__module__}.{type(attack).__qualname__}", "arguments": arguments},
-        "catalogue": dataclasses.replace(catalogue).fingerprint,  # of the images as they are now
-        "allow_truncated": truncated_images_allowed(catalogue.folder),
+        "catalogue": as_it_is_now.fingerprint,
+        "allow_truncated": as_it_is_now.allow_truncated,
         "features": fingerprint_files(features, [FEATURES_FILE, PREDICTIONS_FILE]),
         "source": source,
         "target": target,

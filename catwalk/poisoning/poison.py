@@ -25,9 +25,9 @@ from catwalk.networks.classifier import Classifier
 from catwalk.networks.features import FeatureTable, predict
 from catwalk.networks.frozen import exact_convolutions
 from catwalk.networks.network import Network, network_fingerprint
-from catwalk.poisoning.protocol import ChosenBy, Protocol
+from catwalk.poisoning.protocol import AttackProtocol, ChosenBy
 from catwalk.shop.catalogue import Catalogue, number_of
-from catwalk.shop.images import ReportProgress, UInt8Array, decode, save_png, to_float, truncated_images_allowed
+from catwalk.shop.images import ReportProgress, UInt8Array, decode, decode_item, save_png, to_float
 
 ITEMS_FILE = "attacked_items.csv"
 SUMMARY_FILE = "attack.json"
@@ -181,7 +181,7 @@ def poison(
     *,
     source: str,
     target: str | None,
-    protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+    protocol: AttackProtocol = AttackProtocol(),  # noqa: B008 - frozen
     purchases: NDArray[np.int64] | None = None,
     progress: ReportProgress | None = None,
 ) -> FeatureTable:
@@ -277,7 +277,7 @@ class Poisoning:
         *,
         source: str,
         target: str | None,
-        protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+        protocol: AttackProtocol = AttackProtocol(),  # noqa: B008 - frozen
         purchases: NDArray[np.int64] | None = None,
     ) -> "Poisoning":
         """Check that all fits, and read the clean images; arguments and errors are those of :func:`poison`."""
@@ -311,11 +311,7 @@ class Poisoning:
             purchases=None if purchases is None else torch.from_numpy(purchases).to(device),
         )
         targets = attack.targets_of(scene)
-        truncated = truncated_images_allowed(catalogue.folder)
-        clean = [
-            decode(catalogue.folder / catalogue.images[item], classifier.image_size, allow_truncated=truncated)
-            for item in items
-        ]
+        clean = [decode_item(catalogue, item, classifier.image_size) for item in items]
         return cls(network, attack, catalogue, table, source, target, goal, items, paths, clean, targets)
 
     def craft(

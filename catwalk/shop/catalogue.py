@@ -112,6 +112,11 @@ class Catalogue:
         return fingerprint_texts(listing, names, fingerprint_files(self.folder, self.images))
 
     @cached_property
+    def allow_truncated(self) -> bool:
+        """Whether images that end too early are taken as far as they go (:func:`truncated_images_allowed`)."""
+        return truncated_images_allowed(self.folder)
+
+    @cached_property
     def keys(self) -> NDArray[np.int64]:
         """A 64-bit number per item, int64 ``(N,)``, made from its id alone: it seeds what is random about the item."""
         digests = b"".join(hashlib.sha256(item.encode()).digest()[:8] for item in self.item_ids)
@@ -171,6 +176,11 @@ def read_dataset_info(folder: Path) -> dict[str, Any]:
     if not isinstance(info, dict):
         raise CatwalkError(f"{path} must hold a JSON object")
     return info
+
+
+def truncated_images_allowed(folder: Path) -> bool:
+    """Return whether ``dataset.json`` of a dataset folder says that truncated images are taken as far as they go."""
+    return read_dataset_info(folder).get("allow_truncated") is True
 
 
 def category_order(labels: Sequence[str], declared: Any, source: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from catwalk.errors import CatwalkError
 from catwalk.files.atomic import open_bytes, write_bytes
 from catwalk.files.hashes import is_as_sealed, seal
 from catwalk.files.watched import WatchedFiles
-from catwalk.shop.catalogue import fingerprint_files, read_dataset_info
+from catwalk.shop.catalogue import Catalogue, fingerprint_files, truncated_images_allowed
 from catwalk.shop.colour_profiles import foreign_profile
 from catwalk.shop.file_signatures import what_is
 
@@ -78,6 +78,21 @@ def decode(path: Path, size: tuple[int, int] | None = None, *, allow_truncated: 
         CatwalkError: If the file cannot be decoded, or announces more than :data:`MAX_PIXELS`.
     """
     return _decode(path, size, allow_truncated)[0]
+
+
+def decode_item(catalogue: Catalogue, item: int, size: tuple[int, int] | None = None) -> UInt8Array:
+    """Decode the image of an item as :func:`decode` does, a truncated one where the shop takes them.
+
+    Args:
+        catalogue: The shop's.
+        item: Number of the item, ``0..N-1``.
+        size: ``(height, width)`` to resize to; None keeps the image's own size.
+
+    Raises:
+        CatwalkError: See :func:`decode`.
+    """
+    path = catalogue.folder / catalogue.images[item]
+    return decode(path, size, allow_truncated=catalogue.allow_truncated)
 
 
 def _decode(path: Path, size: tuple[int, int] | None, allow_truncated: bool) -> tuple[UInt8Array, str | None]:
@@ -243,11 +258,6 @@ def _truncation(allowed: bool) -> Iterator[None]:
         with _tolerance:
             _tolerant -= 1
             ImageFile.LOAD_TRUNCATED_IMAGES = _tolerant > 0
-
-
-def truncated_images_allowed(folder: Path) -> bool:
-    """Return whether ``dataset.json`` of a dataset folder says that truncated images are taken as far as they go."""
-    return read_dataset_info(folder).get("allow_truncated") is True
 
 
 def _eight_bit_grey(image: Image.Image) -> Image.Image:

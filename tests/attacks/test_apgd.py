@@ -402,13 +402,13 @@ def test_random_start_depends_on_seed_and_key_alone():
 def test_poisons_a_shop(trained, tmp_path, attack, name):
     poison(trained.classifier, attack, trained.catalogue, trained.table, tmp_path, source="Sandal", target="Sneaker")
     summary = read_summary(tmp_path)
-    assert (summary.attack, summary.epsilon) == (name, attack.epsilon)
+    assert (summary.attack, summary.epsilon) == (name, attack.threat_model.epsilon)
     assert summary.sr > summary.sr_clean
 
 
 def test_the_configuration_is_accepted():
-    callbacks = yaml.safe_load(Path(str(files("configs")), "attack", "apgd8.yaml").read_text())["trainer"]
-    attack = attack_of(callbacks["callbacks+"][0]["init_args"]["attack"]).instantiate()
+    settings = yaml.safe_load(Path(str(files("configs")), "attack", "apgd8.yaml").read_text())
+    attack = attack_of(settings["poison"]["attack"]).instantiate()
     assert (type(attack), attack.name, attack.targeted) == (APGD, "APGD-CE (ε = 8)", True)
 
 
@@ -416,7 +416,7 @@ def test_name_and_defaults():
     attack = APGD()
     assert (attack.name, APGD(loss="dlr").name) == ("APGD-CE (ε = 8)", "APGD-DLR (ε = 8)")
     assert APGD(127.5, "l2").name == "APGD-CE-L2 (ε = 127.5)"
-    assert (attack.norm, attack.loss, attack.iterations, attack.random_start) == ("linf", "ce", 100, True)
+    assert (attack.loss, attack.iterations, attack.random_start) == ("ce", 100, True)
     assert (attack.threat_model.norm, attack.targeted, attack.batch_size, attack.seed) == ("linf", True, 64, 0)
 
 

@@ -1,5 +1,6 @@
 """The contract of every attack, tried on each of them."""
 
+import dataclasses
 import io
 import math
 
@@ -300,6 +301,18 @@ class WritesInPlace(FGSM):
     def perturb(self, network, images, targets, keys):
         images.fill_(0.5)
         return images, torch.ones_like(targets)
+
+
+@attack_towards_a_category
+def test_another_budget_holds_from_the_random_start_on(make_attack):
+    """The threat model is where the budget stands: whoever replaces it has an attack that was made with the other."""
+    images, targets, keys = make_batch(5)
+    step = {"step": 0.5} if "step" in vars(make_attack()) else {}
+    made, replaced = make_attack(epsilon=2, **step), make_attack(epsilon=8, **step)
+    replaced.threat_model = dataclasses.replace(replaced.threat_model, epsilon=2.0)
+    network = make_network()
+    images_of = [attack(network, images, targets, keys=keys).images for attack in (made, replaced)]
+    assert torch.equal(*images_of)
 
 
 def test_is_verified_against_the_images_given():

@@ -75,7 +75,7 @@ def test_name_and_defaults():
     assert FGSM().name == "FGSM (ε = 8)"
     assert FGSM(epsilon=2.5).name == "FGSM (ε = 2.5)"
     attack = FGSM()
-    assert (attack.epsilon, attack.targeted, attack.batch_size) == (8.0, True, 64)
+    assert (attack.targeted, attack.batch_size) == (True, 64)
     assert (attack.threat_model.norm, attack.threat_model.epsilon) == ("linf", 8.0)
 
 

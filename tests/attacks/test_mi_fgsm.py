@@ -155,8 +155,8 @@ def test_poisons_a_shop(trained, tmp_path):
 
 
 def test_the_configuration_is_accepted():
-    callbacks = yaml.safe_load(Path(str(files("configs")), "attack", "mi_fgsm8.yaml").read_text())["trainer"]
-    attack = attack_of(callbacks["callbacks+"][0]["init_args"]["attack"]).instantiate()
+    settings = yaml.safe_load(Path(str(files("configs")), "attack", "mi_fgsm8.yaml").read_text())
+    attack = attack_of(settings["poison"]["attack"]).instantiate()
     assert (type(attack), attack.name, attack.targeted) == (MIFGSM, "MI-FGSM (ε = 8)", True)
 
 

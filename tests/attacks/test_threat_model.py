@@ -45,7 +45,7 @@ def noise(images, length, seed=1):
 def test_grey_levels_may_be_written_as_a_share(written, levels):
     assert grey_levels(written) == levels
     for attack in (FGSM(written), MIFGSM(written), PGD(written), APGD(written), FeatureMatching(written)):
-        assert attack.threat_model.epsilon == attack.epsilon == levels
+        assert attack.threat_model.epsilon == levels
     assert RankAttack(written, step=written).step == levels
     assert MIFGSM(step=written).step == PGD(step=written).step == levels
 

@@ -53,7 +53,7 @@ def test_the_test_attacks_every_image(shop, trained, make_trainer, model, batch_
 
 def test_by_default_it_is_pgd_with_ten_steps_and_eight_levels():
     attack = AdversarialAccuracy().attack
-    assert (type(attack), attack.epsilon, attack.iterations, attack.random_start) == (PGD, 8, 10, True)
+    assert (type(attack), attack.threat_model.epsilon, attack.iterations, attack.random_start) == (PGD, 8, 10, True)
 
 
 @pytest.mark.parametrize(("most", "count"), [(None, 36), (20, 20), (1000, 36)])

@@ -117,7 +117,7 @@ class TestFromAnEpochOn:
         assert torch.equal(resumed[-1][0], whole[-1][0])
 
     def test_an_epoch_below_0_is_refused(self, poison):
-        with pytest.raises(CatwalkError, match="from_epoch must be at least 0, got -1"):
+        with pytest.raises(CatwalkError, match="from_epoch: must be at least 0, got -1"):
             poison(from_epoch=-1)
 
     @pytest.mark.parametrize("from_epoch", [3, 5])

@@ -106,9 +106,9 @@ def test_an_attack_at_test_time_leaves_the_checkpoint_and_the_clean_features_alo
     before = [path.read_bytes() for path in files]
     checkpoint = ["--ckpt_path", "runs/vbpr/recommender.ckpt"]
     clean = figures(run("test", *VBPR, *checkpoint).out)
-    attacked = run("test", *VBPR, *PGD, "--trainer.callbacks.init_args.attack.init_args.epsilon=64", *checkpoint)
+    attacked = run("test", *VBPR, *PGD, "--poison.attack.epsilon=64", "--poison.output=runs/pgd", *checkpoint)
     assert attacked.code == 0, attacked.err
-    assert read_summary(Path("runs/attacks/pgd8")).epsilon == 64
+    assert read_summary(Path("runs/pgd")).epsilon == 64
     assert figures(attacked.out) != clean
     assert figures(run("test", *VBPR, *checkpoint).out) == clean
     assert [path.read_bytes() for path in files] == before

@@ -24,7 +24,6 @@ RECOMMENDER = "runs/vbpr/recommender.ckpt"
 ITEMS, INTERACTIONS = Path("data/synthetic/items.csv"), Path("data/synthetic/interactions.csv")
 STOP = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.mode=max"]
 KEEP = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.mode=max", "--trainer.callbacks.dirpath=runs/best"]
-ATTACK = "--trainer.callbacks.init_args"
 
 
 def assert_one_line(outcome, *words: str) -> None:
@@ -41,7 +40,7 @@ ON_THE_LINE = {
     "misspelt command": (["fti"], ["'fti'", "did you mean `catwalk fit`?"]),
     "misspelt importer": (["data", "sythetic", "x"], ["'sythetic'", "did you mean synthetic?"]),
     "no importer": (["data"], ["synthetic, show"]),
-    "option without its section": (["fit", *VBPR, "--batch_size=3"], ["--batch_size; did you mean --data.batch_size?"]),
+    "option without its section": (["fit", *VBPR, "--batch_size=3"], ["--batch_size; did you mean --data.batch_size"]),
     "misspelt importer's option": (["data", "synthetic", "x", "--itmes=9"], ["--itmes; did you mean --items?"]),
     "importer's argument as an option": (["data", "folder", "a", "--dest=b"], ["no option --dest; --help lists"]),
     "misspelt study's option": (["study", "--outptu=x"], ["--outptu; did you mean --output?"]),
@@ -144,7 +143,7 @@ ON_THE_LINE = {
         ["categories_by: expected one of network, dataset, got me"],
     ),
     "value out of range": (["fit", *VBPR, "--data.batch_size=0"], ["batch_size", "at least 1", "got 0"]),
-    "budget out of range": (["fit", *VBPR, *PGD, f"{ATTACK}.attack.init_args.epsilon=-1"], ["epsilon", "-1"]),
+    "budget out of range": (["fit", *VBPR, *PGD, "--poison.attack.epsilon=-1"], ["epsilon", "-1"]),
     "unknown accelerator": (["fit", *VBPR, "--trainer.accelerator=abacus"], ["abacus", "cpu"]),
     "refused by Lightning": (["fit", *VBPR, "--trainer.overfit_batches=2.5"], ["overfit_batches", "2.5"]),
     "missing configuration": (["fit", "--config", "nowhere.yaml"], ["nowhere.yaml does not exist"]),
@@ -157,6 +156,10 @@ ON_THE_LINE = {
     ),
     "missing dataset folder": (["fit", *VBPR, "--data.dataset=nowhere"], ["nowhere", "catwalk data --help"]),
     "missing features": (["fit", *VBPR, "--data.features=nowhere"], ["features in nowhere", "catwalk predict"]),
+    "missing features to poison": (
+        ["fit", *VBPR, *PGD, "--data.features=nowhere"],
+        ["features in nowhere", "catwalk predict"],
+    ),
     "list longer than the catalogue": (["fit", *VBPR, "--model.top_k=[20, 91]"], ["91", "90 items"]),
     "callback's list longer than the catalogue": (["fit", *VBPR, "--trainer.callbacks.top_k=[91]"], ["91", "90 items"]),
     "test without a checkpoint": (["test", *VBPR], ["ckpt_path is missing", "catwalk fit"]),
@@ -206,12 +209,28 @@ ON_THE_LINE = {
         ["predict", *VBPR, "--config", "configs/cnn/features.yaml", f"--ckpt_path={RECOMMENDER}"],
         ["WriteFeatures", "VBPR"],
     ),
-    "unknown category": (["fit", *VBPR, *PGD, f"{ATTACK}.source=Sandals"], ["'Sandals'", "Bag, Dress, Sandal"]),
+    "unknown category": (["fit", *VBPR, *PGD, "--poison.source=Sandals"], ["'Sandals'", "Bag, Dress, Sandal"]),
     "unknown category to count": (["fit", *VBPR, "--trainer.callbacks.categories=[Hat]"], ["'Hat'", "Bag, Dress"]),
-    "source equal to target": (["fit", *VBPR, *PGD, f"{ATTACK}.target=Sandal"], ["source and target", "'Sandal'"]),
-    "missing classifier to attack": (["fit", *VBPR, *PGD, f"{ATTACK}.classifier=nowhere.ckpt"], ["nowhere.ckpt"]),
+    "source equal to target": (["fit", *VBPR, *PGD, "--poison.target=Sandal"], ["source and target", "'Sandal'"]),
+    "missing classifier to attack": (["fit", *VBPR, *PGD, "--poison.classifier=nowhere.ckpt"], ["nowhere.ckpt"]),
+    "attack without its category": (["fit", *VBPR, *PGD, "--poison.source=null"], ["poison.source is missing"]),
+    "option of an attack that is none": (
+        ["fit", *VBPR, "--poison.attack.epsilon=2"],
+        ["poison.attack: epsilon is given before a class that has it, such as catwalk.attacks.PGD"],
+    ),
+    "misspelt attack": (["fit", *VBPR, "--poison.attack=PDG"], ["poison.attack", "PDG", "did you mean PGD?"]),
+    "misspelt option of an attack": (["fit", *VBPR, *PGD, "--poison.attack.epsilom=2"], ["poison.attack", "epsilon"]),
+    "misspelt option of poison": (["fit", *VBPR, "--poison.sorce=Bag"], ["did you mean --poison.source?"]),
+    "poison before the run": (
+        ["fit", *VBPR, *PGD, "--poison.from_epoch=-1"],
+        ["from_epoch: must be at least 0, got -1"],
+    ),
+    "attack that no epoch sees": (
+        ["fit", *VBPR, *PGD, "--poison.from_epoch=40"],
+        ["error: poison.from_epoch is 40", "never be injected"],
+    ),
     "attack over the clean features": (
-        ["fit", *VBPR, *PGD, f"{ATTACK}.output=runs/traditional/features"],
+        ["fit", *VBPR, *PGD, "--poison.output=runs/traditional/features"],
         ["runs/traditional/features", "clean features"],
     ),
     "unknown importer": (["data", "nowhere", "x"], ["nowhere", "fashion-mnist", "synthetic, show"]),
@@ -281,7 +300,7 @@ def test_features_of_another_catalogue(work, run) -> None:
 def test_features_of_another_network(work, run) -> None:
     other = ["--trainer.callbacks.init_args.dirpath=runs/other"]
     assert run("fit", *CNN, *SMALL, "--trainer.max_epochs=1", *other).code == 0
-    assert_one_line(run("fit", *VBPR, *PGD, f"{ATTACK}.classifier=runs/other/classifier.ckpt"), "another network")
+    assert_one_line(run("fit", *VBPR, *PGD, "--poison.classifier=runs/other/classifier.ckpt"), "another network")
 
 
 def test_a_classifier_of_other_categories(work, run) -> None:
@@ -457,7 +476,7 @@ def test_a_full_disk_below_the_output(tmp_path, run, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("of_rich", [True, False])
 def test_whoever_reads_only_the_first_lines_ends_it_quietly(of_rich: bool) -> None:
     """As in ``catwalk … | head -1``."""
-    script = "import sys; from catwalk import cli; from rich.console import Console\n"
+    script = "import sys; from catwalk.cli import main as cli; from rich.console import Console\n"
     script += f"cli._run_study = lambda _: [{'Console().print' if of_rich else 'print'}(i) for i in range(100_000)]\n"
     script += "cli.main(['study'])"
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

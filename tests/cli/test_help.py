@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import catwalk
-from catwalk.cli.lightning import HELP
+from catwalk.cli.parser import HELP
 from catwalk.configuration.parsers import readable
 
 COMMANDS = [
@@ -52,7 +52,7 @@ def test_every_command_explains_itself(run, command: list[str]) -> None:
     first = outcome.out.splitlines()[0]
     assert first.startswith(f"usage: catwalk {' '.join(command)} ")
     assert len(outcome.out.partition("\n\n")[0].splitlines()) <= 5  # the usage is no list of every option
-    for noise in ("<class", "default: null", "``"):
+    for noise in ("<class", "default: null", "``", ":class:", ":func:"):
         assert noise not in outcome.out
 
 
@@ -62,6 +62,7 @@ def test_every_command_explains_itself(run, command: list[str]) -> None:
         ("--model.help", "VBPR", "visual_factors"),
         ("--data.help", "InteractionTriplets", "batch_size"),
         ("--trainer.callbacks.help", "InjectPoisonedImages", "classifier"),
+        ("--poison.attack.help", "PGD", "iterations"),
     ],
 )
 def test_a_class_explains_itself(run, option: str, name: str, word: str) -> None:
@@ -72,4 +73,5 @@ def test_a_class_explains_itself(run, option: str, name: str, word: str) -> None
 
 def test_readable_keeps_what_people_can_use() -> None:
     text = "(type: <class\n   'pathlib.Path'>, default: null) Union[int, null] Path | null, default: 3 ``x``"
-    assert readable(text) == "(type: Path) int Path, default: 3 `x`"
+    text += " :class:`~a.b.C`"
+    assert readable(text) == "(type: Path) int Path, default: 3 `x` C"

@@ -19,7 +19,9 @@ DATA = ["--config", "configs/data/synthetic.yaml", "--trainer.logger=false"]
 VBPR = ["--config", "configs/recommender/vbpr.yaml", *DATA]
 RANK = ["--config", "configs/attack/rank8.yaml"]
 MATCHING = ["--config", "configs/attack/feature_matching8.yaml"]
-ATTACK = "--trainer.callbacks.init_args"
+ATTACK = "--poison.attack"
+OUTPUT = Path("runs/attack")
+INTO = f"--poison.output={OUTPUT}"
 RECOMMENDER = "runs/vbpr/recommender.ckpt"
 EVADE = ["--ckpt_path", RECOMMENDER]
 SHORT = ["--trainer.max_epochs=2"]
@@ -54,9 +56,9 @@ def scores(checkpoint: dict, features: np.ndarray, items: list[int]) -> np.ndarr
 @pytest.mark.parametrize("objective", ["exponential", "mean"])
 def test_the_rank_attack_raises_what_the_known_recommender_thinks(work, run, command: list, objective: str) -> None:
     known = torch.load(RECOMMENDER, weights_only=True)
-    outcome = run(command[0], *VBPR, *RANK, f"{ATTACK}.attack.init_args.objective={objective}", *command[1:])
+    outcome = run(command[0], *VBPR, *RANK, INTO, f"{ATTACK}.objective={objective}", *command[1:])
     assert (outcome.code, outcome.err) == (0, "")
-    folder, items = Path("runs/attacks/rank8"), seen("Sandal")
+    folder, items = OUTPUT, seen("Sandal")
     summary = read_summary(folder)
     assert (summary.attack, summary.source, summary.target) == ("Rank attack (ε = 8)", "Sandal", None)
     assert (summary.n_attacked, summary.linf_levels) == (len(items), 8)
@@ -75,9 +77,9 @@ def test_the_rank_attack_raises_what_the_known_recommender_thinks(work, run, com
 
 @pytest.mark.parametrize("command", [["test", *EVADE], ["fit", *SHORT]])
 def test_feature_matching_makes_images_like_the_best_seller(work, run, command: list) -> None:
-    outcome = run(command[0], *VBPR, *MATCHING, *command[1:])
+    outcome = run(command[0], *VBPR, *MATCHING, INTO, *command[1:])
     assert (outcome.code, outcome.err) == (0, "")
-    folder, items = Path("runs/attacks/feature_matching8"), seen("Sandal")
+    folder, items = OUTPUT, seen("Sandal")
     summary = read_summary(folder)
     assert (summary.attack, summary.target) == ("Feature matching (ε = 8)", "Sneaker")
     assert summary.purpose == "give Sandal the features of the most popular Sneaker"
@@ -96,8 +98,8 @@ def test_feature_matching_makes_images_like_the_best_seller(work, run, command: 
     assert (after < before).all()
     # By the id it is the same attack.
     images = [path.read_bytes() for path in sorted(folder.rglob("*.png"))]
-    by_id = f"{ATTACK}.attack.init_args.item=item-{best:02d}"
-    assert run(command[0], *VBPR, *MATCHING, by_id, *command[1:]).code == 0
+    by_id = f"{ATTACK}.item=item-{best:02d}"
+    assert run(command[0], *VBPR, *MATCHING, INTO, by_id, *command[1:]).code == 0
     assert [path.read_bytes() for path in sorted(folder.rglob("*.png"))] == images
     assert read_summary(folder).purpose == f"give Sandal the features of item item-{best:02d}"
 
@@ -106,27 +108,23 @@ def test_an_attack_at_test_time_changes_the_lists_and_no_file(work, run) -> None
     files = [Path(RECOMMENDER), *sorted(Path("runs/traditional").rglob("*.*"))]
     before = [path.read_bytes() for path in files]
     share = re.compile(r"test/chr@20/Sandal\s*│\s*([\d.]+)")
-    outputs = [
-        run("test", *VBPR, *attack, *EVADE).out for attack in ([], [*RANK, f"{ATTACK}.attack.init_args.epsilon=64"], [])
-    ]
+    outputs = [run("test", *VBPR, *attack, *EVADE).out for attack in ([], [*RANK, f"{ATTACK}.epsilon=64"], [])]
     clean, attacked, again = (float(share.search(output).group(1)) for output in outputs)
     assert clean == again
     assert attacked > clean
     assert [path.read_bytes() for path in files] == before
 
 
-INIT = f"{ATTACK}.attack.init_args"
 ERRORS = {
-    "missing recommender": ([*RANK, f"{INIT}.recommender=nowhere.ckpt"], ["checkpoint nowhere.ckpt does not exist"]),
+    "missing recommender": ([*RANK, f"{ATTACK}.recommender=nowhere.ckpt"], ["checkpoint nowhere.ckpt does not exist"]),
     "a classifier for a recommender": (
-        [*RANK, f"{INIT}.recommender=runs/traditional/classifier.ckpt"],
+        [*RANK, f"{ATTACK}.recommender=runs/traditional/classifier.ckpt"],
         ["classifier.ckpt is not a checkpoint of a recommender that looks at images"],
     ),
-    "a target for the rank attack": ([*RANK, f"{ATTACK}.target=Sneaker"], ["target: an untargeted attack takes none"]),
-    "an objective that is none": ([*RANK, f"{INIT}.objective=max"], ["objective", "exponential, mean", "max"]),
-    "an item that is none": ([*MATCHING, f"{INIT}.item=item-99"], ["item: 'item-99' is no item of the catalogue"]),
-    "no target for feature matching": ([*MATCHING, f"{ATTACK}.target=null"], ["target: a targeted attack needs"]),
-    "a step of nothing": ([*MATCHING, f"{INIT}.step=0"], ["step", "epsilon / 10", "got 0"]),
+    "an objective that is none": ([*RANK, f"{ATTACK}.objective=max"], ["objective", "exponential, mean", "max"]),
+    "an item that is none": ([*MATCHING, f"{ATTACK}.item=item-99"], ["item: 'item-99' is no item of the catalogue"]),
+    "no target for feature matching": ([*MATCHING, "--poison.target=null"], ["target: a targeted attack needs"]),
+    "a step of nothing": ([*MATCHING, f"{ATTACK}.step=0"], ["step", "epsilon / 10", "got 0"]),
 }
 
 
@@ -151,5 +149,5 @@ def test_a_rank_attack_needs_a_recommender(work, run) -> None:
 
 def test_items_that_are_attacked_cannot_be_imitated(work, run) -> None:
     item = f"item-{seen('Sandal')[0]:02d}"
-    outcome = run("test", *VBPR, *MATCHING, f"{INIT}.item={item}", *EVADE)
+    outcome = run("test", *VBPR, *MATCHING, f"{ATTACK}.item={item}", *EVADE)
     assert outcome.err == f"catwalk: error: item: '{item}' is attacked itself; give one of another category\n"

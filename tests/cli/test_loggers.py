@@ -19,7 +19,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from catwalk import __version__
 from catwalk.networks.features import FeatureTable
-from catwalk.poisoning.protocol import Protocol
+from catwalk.poisoning.protocol import AttackProtocol
 from catwalk.shop.catalogue import Catalogue
 from catwalk.study.wandb import SETTINGS
 from catwalk.terminal import progress
@@ -141,7 +141,7 @@ def poisoned(work, run, monkeypatch: pytest.MonkeyPatch) -> offline_runs.Offline
     """Return a run with the shipped configuration of W&B, in which PGD's images come with the epoch 1."""
     monkeypatch.setenv("WANDB_MODE", "online")  # the configuration is what counts
     shipped = ["--config", "configs/logger/wandb_offline.yaml", "--config", "configs/attack/pgd8.yaml"]
-    settings = ["--trainer.callbacks.from_epoch=1", "--trainer.max_epochs=3", "--data.validation=true"]
+    settings = ["--poison.from_epoch=1", "--trainer.max_epochs=3", "--data.validation=true"]
     outcome = run(*VBPR, *shipped, *settings, "--trainer.enable_progress_bar=false")
     assert outcome.code == 0, outcome.err
     (read,) = offline_runs.read_runs(Path("runs"))
@@ -184,11 +184,11 @@ def test_a_run_knows_what_it_was_made_of(poisoned: offline_runs.OfflineRun) -> N
         "catalogue": Catalogue.read(shop).fingerprint,
         "network": stamp.network,
         "classifier": sha256(checkpoint.read_bytes()),
-        "protocol": dataclasses.asdict(Protocol()),
+        "protocol": dataclasses.asdict(AttackProtocol()),
     }
     saved = torch.load("runs/vbpr/recommender.ckpt", weights_only=True)
     assert known["purchases"] == saved["trained_on"]
-    assert poisoned.config["trainer"]["callbacks"][-1]["init_args"]["attack"]["init_args"]["epsilon"] == 8
+    assert poisoned.config["poison"]["attack"]["init_args"]["epsilon"] == 8
     assert poisoned.config["data"]["init_args"]["dataset"] == "data/synthetic"
 
 
@@ -276,9 +276,5 @@ def test_a_command_of_the_sweep_trains_what_it_says(
     assert settings["model"]["class_path"].split(".")[-1] == recommender
     assert settings["seed_everything"] == seed
     assert settings["trainer"]["logger"]["init_args"]["offline"] is False
-    attacks = [
-        callback["init_args"]["attack"]["class_path"].split(".")[-1]
-        for callback in settings["trainer"]["callbacks"]
-        if "attack" in callback["init_args"]
-    ]
-    assert attacks == ([poisons] if poisons else [])
+    attack = settings["poison"]["attack"]
+    assert (attack and attack["class_path"].split(".")[-1]) == poisons

@@ -71,16 +71,10 @@ def test_imagenet_classes_and_an_attack_by_their_names(work: Path, run, weights:
 
     vbpr = ["--config", "configs/recommender/vbpr.yaml", *DATA, "--data.features=runs/imagenet/features"]
     pgd = ["--config", "configs/attack/pgd8.yaml"]
-    attack = "--trainer.callbacks.init_args"
-    by_name = [
-        f"{attack}.classifier=runs/imagenet/features/classifier.ckpt",
-        f"{attack}.source=sandal",
-        f"{attack}.target=running shoe",
-        f"{attack}.attack.init_args.epsilon=64",
-    ]
+    by_name = ["--poison.source=sandal", "--poison.target=running shoe", "--poison.attack.epsilon=64"]
     outcome = run("fit", *vbpr, *pgd, *by_name, "--trainer.max_epochs=1")
     assert outcome.code == 0, outcome.err
-    with open("runs/attacks/pgd8/attacked_items.csv") as file:
+    with open(next(Path("runs/attacks").glob("pgd-64-*")) / "attacked_items.csv") as file:
         attacked = list(csv.DictReader(file))
     assert len(attacked) == categories("runs/imagenet/features/predictions.csv").count("sandal") > 0
     assert {row["category_before"] for row in attacked} == {"sandal"}
@@ -150,11 +144,7 @@ def test_mistakes(work: Path, run, name: str) -> None:
 def test_a_class_that_imagenet_does_not_have(work: Path, run, weights: str) -> None:
     assert run("predict", *IMAGENET, *SMALL, WIDE, weights).code == 0
     vbpr = ["--config", "configs/recommender/vbpr.yaml", *DATA, "--data.features=runs/imagenet/features"]
-    attack = "--trainer.callbacks.init_args"
-    outcome = run(
-        *("fit", *vbpr, "--config", "configs/attack/pgd8.yaml", f"{attack}.source=sandal"),
-        f"{attack}.classifier=runs/imagenet/features/classifier.ckpt",
-    )
+    outcome = run("fit", *vbpr, "--config", "configs/attack/pgd8.yaml", "--poison.source=sandal")
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
     assert "target: there is no category 'Sneaker'; the 1000 categories are " in outcome.err

@@ -7,6 +7,8 @@ import torch
 from pytorch_lightning.cli import LightningCLI
 
 from catwalk.cli.lightning import CatwalkCLI
+from catwalk.errors import CatwalkError
+from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
 TEST = ["test", "--config", "configs/recommender/vbpr.yaml", "--config", "configs/data/synthetic.yaml"]
@@ -136,3 +138,33 @@ def test_training_stops_when_the_validation_items_no_longer_rise(work, run) -> N
     last = torch.load("runs/vbpr/recommender.ckpt", weights_only=True)
     # Nothing is learnt: the first validation, after two epochs, is the best, and five more go by.
     assert (best["epoch"], last["epoch"]) == (1, 11)
+
+
+@pytest.mark.parametrize(
+    ("options", "seed"),
+    [([], 0), (["--seed_everything=2"], 2), (["--seed_everything=2", "--data.seed=5"], 5), (["--data.seed=5"], 5)],
+)
+def test_the_data_have_the_runs_seed_unless_they_have_their_own(
+    work, run, monkeypatch: pytest.MonkeyPatch, options: list[str], seed: int
+) -> None:
+    def tell(data: InteractionTriplets, stage: str) -> None:
+        raise CatwalkError(f"the seed is {data.seed}")
+
+    monkeypatch.setattr(InteractionTriplets, "setup", tell)
+    assert run("fit", *TEST[1:6], *options).err == f"catwalk: error: the seed is {seed}\n"
+
+
+def test_images_that_were_trained_on_are_not_tested_on(work, run) -> None:
+    """The seed decides what is held out where the dataset does not say it."""
+    Path("data/synthetic/labelled_images.csv").unlink()
+    cnn = ["--config", "configs/cnn/traditional.yaml", "--config", "configs/data/synthetic.yaml"]
+    cnn += ["--trainer.logger=false", "--model.backbone_args={width: 8}", "--data.test_share=0.3"]
+    assert run("fit", *cnn, "--seed_everything=2", "--trainer.max_epochs=1").code == 0
+    checkpoint = "--ckpt_path=runs/traditional/classifier.ckpt"
+    assert run("test", *cnn, "--seed_everything=2", checkpoint).code == 0
+    outcome = run("test", *cnn, checkpoint)
+    assert outcome.code == 2
+    assert outcome.err.startswith(
+        "catwalk: error: ckpt_path: runs/traditional/classifier.ckpt: the checkpoint was trained with other images "
+        "held out for the test: give --seed_everything"
+    )

@@ -108,7 +108,7 @@ COMMANDS = {
         "callbacks.table_files:_cell",
     ),
     "an attack": (
-        ["fit", *VBPR, "--config", "configs/attack/pgd8.yaml", "--trainer.callbacks.output=new/attack"],
+        ["fit", *VBPR, "--config", "configs/attack/pgd8.yaml", "--poison.output=new/attack"],
         "catwalk.poisoning.poison:Poisoning.complete",
     ),
     "while a checkpoint is written": (

@@ -38,7 +38,7 @@ def test_from_images_to_lists(work):
     main(["test", *CNN, *SMALL, "--ckpt_path", "runs/traditional/classifier.ckpt"])
     main(["predict", *CNN, *SMALL, "--config", "configs/cnn/features.yaml"])
     main(["fit", *VBPR, "--trainer.max_epochs=2"])
-    attack = ["--config", "configs/attack/pgd8.yaml"]
+    attack = ["--config", "configs/attack/pgd8.yaml", "--poison.output=runs/attacks/pgd8"]
     figures = ["--config", "configs/recommender/figures.yaml"]
     main(["test", *VBPR, *attack, *figures, *TRAINED])
     summary = json.loads((work / "runs/attacks/pgd8/attack.json").read_text())

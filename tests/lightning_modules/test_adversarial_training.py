@@ -33,7 +33,7 @@ def test_epsilon_may_be_a_share(make, recwarn):
     assert dict(model.hparams) == dict(same.hparams)
     if make is not FreeAdversarialClassifier:
         stepping = make(epsilon="4/255", step="1/255")
-        assert (stepping.attack.epsilon, stepping.attack.step, stepping.hparams["step"]) == (4.0, 1.0, 1.0)
+        assert (stepping.attack.threat_model.epsilon, stepping.attack.step, stepping.hparams["step"]) == (4.0, 1.0, 1.0)
         assert model.attack.step == same.attack.step
     with pytest.raises(CatwalkError, match=r"epsilon: must be a number of grey levels.* got 'eight'"):
         make(epsilon="eight")
