@@ -32,7 +32,7 @@ KNOWS = {
     "datamodules": {"files", "networks", "recommenders", "shop"},
     "callbacks": {
         *("attacks", "datamodules", "files", "lightning_modules", "metrics", "networks", "perceptual", "plots"),
-        *("poisoning", "recommenders", "shop", "terminal"),
+        *("poisoning", "recommenders", "results", "shop", "terminal"),
     },
     "study": {
         *("attacks", "callbacks", "configuration", "files", "lightning_modules", "networks", "perceptual", "plots"),

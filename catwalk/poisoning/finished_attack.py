@@ -1,14 +1,16 @@
-"""What an attack has left in a folder, whether it is whole, and of exactly which attack it is."""
+"""What an attack depends on, by which the store of results knows it, and folders into which its result is put."""
 
 import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +19,12 @@ from numpy.typing import NDArray
 from catwalk.attacks.attack import Attack
 from catwalk.configuration.import_object import import_object
 from catwalk.errors import CatwalkError
-from catwalk.files.atomic import flush, write_text
+from catwalk.files.atomic import flush
 from catwalk.files.checkpoints import read_checkpoint
 from catwalk.files.hashes import file_hash
 from catwalk.files.locks import locked
+from catwalk.files.partial_folders import partial_folder, remove_leftovers
+from catwalk.files.watched import FileState, file_state
 from catwalk.networks.classifier import NetworkSettings
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE
 from catwalk.poisoning.poison import (
@@ -32,14 +36,22 @@ from catwalk.poisoning.poison import (
     remove_earlier_images,
 )
 from catwalk.poisoning.protocol import Protocol
-from catwalk.results.keys import modules_imported_by, stage_key
+from catwalk.results.keys import Inputs, inputs_of, modules_imported_by
+from catwalk.results.record import RECORD_FILE, damage_of_files, damage_of_record, read_record
 from catwalk.shop.catalogue import Catalogue, fingerprint_files
 from catwalk.shop.images import truncated_images_allowed
 
+ATTACK = "attack"
+"""What kind of result an attack is, in the store."""
+
 FINISHED_FILE = "finished.json"
+"""What said before version 0.2 that a folder holds a finished attack."""
 
 LOCK = ".lock"
 """Held by who puts an attack's files in their place."""
+
+PARTIAL = ".partial"
+"""Folder, in the one into which an attack is put, where it is made or copied to first."""
 
 TABLES = (SUMMARY_FILE, ITEMS_FILE, PREDICTIONS_FILE, FEATURES_FILE)
 """What every attack writes besides its images."""
@@ -48,7 +60,7 @@ SPEED = ("batch_size",)
 """Arguments of every attack that change no result; a compiled network rounds otherwise."""
 
 
-def attack_key(
+def attack_inputs(
     classifier: Path,
     attack: Attack,
     catalogue: Catalogue,
@@ -60,8 +72,9 @@ def attack_key(
     purchases: NDArray[np.int64] | None,
     backbone: str | None = None,
     backbone_args: Mapping[str, Any] | None = None,
-) -> str | None:
-    """Return the key of an attack's result, the hash of all that it depends on, as a study keeps its own.
+    fingerprint: str | None = None,
+) -> Inputs | None:
+    """Return all that an attack's result depends on, the same whoever runs it: a study, ``fit`` or ``catwalk attack``.
 
     It does not depend on where files are, but on what they hold.
 
@@ -77,25 +90,26 @@ def attack_key(
         backbone: Import path of the network's backbone, as
             :func:`~catwalk.networks.classifier.load_classifier` takes it.
         backbone_args: Its arguments, see there.
+        fingerprint: The catalogue's, where its files have been watched since that was taken; otherwise it is taken of
+            the images as they are now.
 
     Returns:
-        The key; None where there can be none, for the attack holds something else than values, arrays and files, or
-        the code of the network or of the attack cannot be read, as in a notebook.
+        The inputs, with the result's key; None where there can be none, for the attack holds something else than
+        values, arrays and files, or the code of the network or of the attack cannot be read, as in a notebook.
 
     Raises:
         CatwalkError: If the checkpoint is missing or unreadable, or its backbone is neither known nor named.
     """
-    checkpoint = read_checkpoint(classifier)
-    network = NetworkSettings.of(checkpoint, classifier)
+    network = _network_inputs(Path(classifier), file_state(Path(classifier)))
     if network is None:
         return None  # it is no classifier's, as whoever attacks will find out
-    network.check_backbone(classifier, backbone, backbone_args, "InjectPoisonedImages.backbone")
-    module = import_object(network.backbone, "backbone").__module__
+    network.settings.check_backbone(classifier, backbone, backbone_args, "InjectPoisonedImages.backbone")
+    module = import_object(network.settings.backbone, "backbone").__module__
     arguments = {name: value for name, value in vars(attack).items() if name not in SPEED}
     settings = {
-        "network": {**vars(network), "weights": checkpoint["state_dict"]},
+        "network": {**vars(network.settings), "weights": network.weights},
         "attack": {"class": f"{type(attack).__module__}.{type(attack).__qualname__}", "arguments": arguments},
-        "catalogue": dataclasses.replace(catalogue).fingerprint,  # of the images as they are now
+        "catalogue": fingerprint or dataclasses.replace(catalogue).fingerprint,
         "allow_truncated": truncated_images_allowed(catalogue.folder),
         "features": fingerprint_files(features, [FEATURES_FILE, PREDICTIONS_FILE]),
         "source": source,
@@ -111,9 +125,30 @@ def attack_key(
     if not modules <= modules_imported_by(modules):  # where they have no source
         return None
     try:
-        return stage_key(_by_content(settings), ["catwalk.poisoning.poison", *modules])
+        return inputs_of(_by_content(settings), ["catwalk.poisoning.poison", *modules])
     except _NoContentError:
         return None
+
+
+class _NetworkInputs(NamedTuple):
+    """What an attack depends on of a checkpoint: what it says of its network, and a hash of the weights."""
+
+    settings: NetworkSettings
+    weights: str
+
+
+@lru_cache(maxsize=64)
+def _network_inputs(path: Path, state: FileState | None) -> _NetworkInputs | None:
+    """Return what an attack depends on of a checkpoint, which is read once as long as it is in the same state."""
+    checkpoint = read_checkpoint(path)
+    settings = NetworkSettings.of(checkpoint, path)
+    if settings is None:
+        return None
+    try:
+        weights = json.dumps(_by_content(checkpoint["state_dict"]), sort_keys=True)
+    except _NoContentError:
+        return None
+    return _NetworkInputs(settings, hashlib.sha256(weights.encode()).hexdigest())
 
 
 def files_of(attack: Attack) -> list[Path]:
@@ -151,6 +186,8 @@ def _by_content(value: Any) -> Any:
     if isinstance(value, str):
         file = file_hash(value)  # which an argument may name as well
         return value if file is None else {"text": value, "file": file}
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 8 and 8.0 attack alike, and a configuration states either
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, torch.Tensor):
@@ -171,26 +208,49 @@ def _by_content(value: Any) -> Any:
 
 def has_key(folder: Path, key: str | None) -> bool:
     """Return whether a folder says that it holds the finished result of the attack with a key, or there is no key."""
-    return key is None or _read_record(folder).get("key") == key
+    return key is None or damage_of_record(read_record(folder), ATTACK, key) is None
+
+
+def damage_of(folder: Path, key: str | None) -> str | None:
+    """Return why a folder that holds something cannot be taken for the attack with a key; None if it can be.
+
+    Args:
+        folder: A folder into which an attack was put.
+        key: The attack's key; None of one that has none, for which no folder can be taken.
+    """
+    record = read_record(folder)
+    if key is None:
+        return "the attack cannot be told from others"
+    if record is None and (folder / FINISHED_FILE).is_file():
+        return "it was written by an earlier version of Catwalk"
+    damage = damage_of_record(record, ATTACK, key)
+    if record is None or damage is not None:
+        return damage
+    missing = sorted({*TABLES} - record["files"].keys())
+    return f"{missing[0]} is missing" if missing else damage_of_files(folder, record["files"])
 
 
 def is_finished(folder: Path, key: str | None) -> bool:
     """Return whether a folder holds the result of the attack with a key, whole and as it was written."""
-    if key is None or not has_key(folder, key):
-        return False
-    return _read_record(folder)["files"].keys() >= {*TABLES} and changed_file(folder) is None
+    return damage_of(folder, key) is None
 
 
-def changed_file(folder: Path) -> str | None:
-    """Return a file that is missing or not as the folder says that it was written; None if there is none."""
-    files = _read_record(folder).get("files", {})
-    return next((name for name, digest in files.items() if digest is None or file_hash(folder / name) != digest), None)
+def damage_since(folder: Path) -> str | None:
+    """Return what is wrong with a folder's files, by what it says of them itself; None if it says nothing of any."""
+    record = read_record(folder)
+    if record is not None:
+        key = str(record.get("key"))
+        return damage_of_record(record, ATTACK, key) or damage_of_files(folder, record["files"])
+    for name, digest in _read_finished(folder).get("files", {}).items():
+        if digest is None or file_hash(folder / name) != digest:
+            return f"{name} is missing or was changed after it was written"
+    return None
 
 
 def check_folder(folder: Path, catalogue: Catalogue, argument: str = "InjectPoisonedImages.output") -> None:
     """Refuse a folder in which an attack would replace what is no attack's.
 
-    An attack's is a folder with ``finished.json``, ``attack.json`` or ``attacked_items.csv`` as attacks write them: one
+    An attack's is a folder with ``stage.json``, ``attack.json`` or ``attacked_items.csv`` as attacks write them: one
     that was killed while it was put in place, or damaged, has one of them at least.
 
     Args:
@@ -210,9 +270,9 @@ def check_folder(folder: Path, catalogue: Catalogue, argument: str = "InjectPois
             f"{argument} is {folder}, and the dataset is in {catalogue.folder}: give the attack a "
             "folder of its own, neither in the dataset's nor around it"
         )
-    if _is_of_an_attack(folder):
+    if is_of_an_attack(folder):
         return
-    for name in (FINISHED_FILE, *TABLES, *map(png_name, catalogue.images)):
+    for name in (RECORD_FILE, FINISHED_FILE, *TABLES, *map(png_name, catalogue.images)):
         if (folder / name).exists():
             raise CatwalkError(
                 f"{argument} is {folder}, where an attack might replace {name}, which is no attack's: "
@@ -220,7 +280,8 @@ def check_folder(folder: Path, catalogue: Catalogue, argument: str = "InjectPois
             )
 
 
-def _is_of_an_attack(folder: Path) -> bool:
+def is_of_an_attack(folder: Path) -> bool:
+    """Return whether a folder holds an attack or what is left of one, see :func:`check_folder`."""
     try:
         summary = json.loads((folder / SUMMARY_FILE).read_text("utf-8"))
     except (OSError, ValueError):
@@ -228,7 +289,8 @@ def _is_of_an_attack(folder: Path) -> bool:
     is_summary = isinstance(summary, dict) and summary.keys() == {
         field.name for field in dataclasses.fields(AttackSummary)
     }
-    return is_summary or "key" in _read_record(folder) or lists_attacked_items(folder)
+    is_recorded = (read_record(folder) or {}).get("stage") == ATTACK or "key" in _read_finished(folder)
+    return is_summary or is_recorded or lists_attacked_items(folder)
 
 
 def put_in_place(partial: Path, folder: Path, key: str | None) -> None:
@@ -238,17 +300,18 @@ def put_in_place(partial: Path, folder: Path, key: str | None) -> None:
     something there at once wait for each other.
 
     Args:
-        partial: Folder with the files and nothing else.
+        partial: Folder with the files and nothing else; where there is a key, with their ``stage.json``.
         folder: Their folder; other files in it stay, but for the images of an earlier attack.
         key: The attack's key; without one nobody will take the result for a finished one.
     """
-    paths = sorted(path for path in partial.rglob("*") if path.is_file())
+    paths = sorted(path for path in partial.rglob("*") if path.is_file() and path != partial / RECORD_FILE)
     files = {path.relative_to(partial).as_posix(): file_hash(path) for path in paths}
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK):
         if is_finished(folder, key):  # another run was faster, with the same result
             return
-        (folder / FINISHED_FILE).unlink(missing_ok=True)
+        for name in (RECORD_FILE, FINISHED_FILE):
+            (folder / name).unlink(missing_ok=True)
         changed = [name for name, digest in files.items() if file_hash(folder / name) != digest]
         if FEATURES_FILE in changed:  # whose presence says that they belong to the rest
             (folder / FEATURES_FILE).unlink(missing_ok=True)
@@ -258,14 +321,42 @@ def put_in_place(partial: Path, folder: Path, key: str | None) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).replace(folder / name)
         if key is not None:
-            record = json.dumps({"key": key, "files": files}, indent=2, ensure_ascii=False) + "\n"
             for name in changed:  # before it says that they are there
                 flush(folder / name)
-            write_text(folder / FINISHED_FILE, record)
+            (partial / RECORD_FILE).replace(folder / RECORD_FILE)
+            flush(folder)
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    """Return what a folder says of itself; nothing where that is not what we write."""
+def copy_attack(stored: Path, folder: Path, key: str) -> None:
+    """Put a copy of an attack's result in the store into a folder; what an edit changes there leaves the store whole.
+
+    Args:
+        stored: The result, as it was found sound.
+        folder: See :func:`put_in_place`.
+        key: The attack's key.
+    """
+    record = read_record(stored)
+    with aside(folder) as partial:
+        for name in [RECORD_FILE, *(record["files"] if record is not None else ())]:
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(stored / name, partial / name)
+        put_in_place(partial, folder, key)
+
+
+@contextlib.contextmanager
+def aside(folder: Path) -> Iterator[Path]:
+    """Give a new folder within that of an attack, where its files are made or copied to first and nothing stays."""
+    remove_leftovers(folder / PARTIAL)
+    try:
+        with partial_folder(folder / PARTIAL) as partial:
+            yield partial
+    finally:
+        with contextlib.suppress(OSError):  # another run is at it
+            (folder / PARTIAL).rmdir()
+
+
+def _read_finished(folder: Path) -> dict[str, Any]:
+    """Return what an attack of an earlier version says of a folder; nothing where that is not what it wrote."""
     try:
         record = json.loads((folder / FINISHED_FILE).read_text("utf-8"))
     except (OSError, ValueError):

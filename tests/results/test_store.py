@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from catwalk.results import keys as stage_keys
-from catwalk.results.keys import modules_imported_by, stage_key
-from catwalk.results.store import RECORD_FILE, StageCache
+from catwalk.results.keys import inputs_of, modules_imported_by
+from catwalk.results.record import RECORD_FILE
+from catwalk.results.store import StageCache
 
 TRAIN = '''"""Train."""
 import shopcode.layers
@@ -55,7 +56,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
             path.write_text(text.replace(old, new))
         for function in (stage_keys._source, stage_keys._imports, stage_keys._code_hash):
             function.cache_clear()
-        return stage_key({"seed": 0, **settings}, ["shopcode.train"])
+        return inputs_of({"seed": 0, **settings}, ["shopcode.train"]).key
 
     yield key_after
     for function in (stage_keys._source, stage_keys._imports, stage_keys._code_hash):
