@@ -23,22 +23,20 @@ from catwalk.files.locks import LockedError
 from catwalk.files.watched import WatchedFiles, watch
 from catwalk.networks.classifier import load_classifier
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
+from catwalk.poisoning.attack_inputs import attack_inputs, files_of
 from catwalk.poisoning.finished_attack import (
     ATTACK,
     aside,
-    attack_inputs,
     check_folder,
     copy_attack,
-    damage_of,
-    files_of,
     has_key,
-    is_of_an_attack,
+    is_taken,
+    origin_of,
     put_in_place,
 )
 from catwalk.poisoning.poison import AttackSummary, NothingToAttackError, Poisoning, read_summary
 from catwalk.poisoning.protocol import Protocol
 from catwalk.results.keys import Inputs
-from catwalk.results.record import Origin, read_record
 from catwalk.results.store import STORE, StageCache
 from catwalk.shop.catalogue import Catalogue
 from catwalk.terminal.progress import Progress
@@ -75,7 +73,7 @@ class InjectPoisonedImages(Callback):
     recommender that was trained on the clean one meets it (evasion).
 
     Processes share the images among them. An attack is run once: its result is kept in the store of results, under the
-    hash of all that it depends on (:func:`~catwalk.poisoning.finished_attack.attack_inputs`), and taken from there by
+    hash of all that it depends on (:func:`~catwalk.poisoning.attack_inputs.attack_inputs`), and taken from there by
     later runs and by studies that attack the same. With ``output`` a copy of it is put there, in the place of what
     another attack left; a folder with files of those names that are no attack's is refused, as is the dataset's.
 
@@ -249,33 +247,12 @@ class InjectPoisonedImages(Callback):
         with _together(trainer):
             if trainer.is_global_zero:
                 self._store = StageCache(self.results, rank_zero_info, self.verify)
-                is_done = self._is_in_output(attack.key)
+                is_done = is_taken(self.output, attack.inputs, self._description, rank_zero_info)
                 if not is_done and attack.key is not None:
                     is_done = self._store.take(ATTACK, attack.key, self._description) is not None
                     if is_done and self.output is not None:
                         copy_attack(self._store.path(ATTACK, attack.key), self.output, attack.key)
         return gather([is_done], trainer.world_size)[0]
-
-    def _is_in_output(self, key: str | None) -> bool:
-        """Return whether the folder that was given holds the result; what it holds instead is told in a line."""
-        if self.output is None or key is None:
-            return False
-        damage = damage_of(self.output, key)
-        record = read_record(self.output)
-        is_another = record is not None and record.get("key") not in (None, key)
-        if damage is not None and not is_another and is_of_an_attack(self.output):
-            rank_zero_info(f"{self._description}: {damage} in {self.output}; what the attack left there is replaced")
-        return damage is None
-
-    @property
-    def _description(self) -> str:
-        return f"{self.attack.name} on {self.source}"
-
-    def _origin(self, inputs: Inputs, catalogue: Catalogue) -> Origin:
-        """Return what the result is; it takes the place of that in the folder, or of the latest of its kind."""
-        title = f"{catalogue.name}: {self._description}, {self.classifier}"
-        before = None if self.output is None else read_record(self.output)
-        return Origin(title, inputs, before if before is not None and before.get("stage") == ATTACK else None)
 
     def _watch(self, data: Any) -> list[WatchedFiles]:
         """Watch the files that the attack is made of."""
@@ -283,6 +260,10 @@ class InjectPoisonedImages(Callback):
         features = [Path(data.features) / name for name in (FEATURES_FILE, PREDICTIONS_FILE)]
         named = [self.classifier, *features, *files_of(self.attack)]
         return [watch(*named), WatchedFiles(lambda: [folder / image for image in images])]
+
+    @property
+    def _description(self) -> str:
+        return f"{self.attack.name} on {self.source}"
 
     def _poison(self, trainer: Trainer, data: Any, attack: _PlannedAttack) -> None:
         """Attack, each process its share of the images, and put what comes of it into the store and the folder.
@@ -351,7 +332,8 @@ class InjectPoisonedImages(Callback):
                 if trainer.is_global_zero and attack.inputs is None:
                     folder = made.enter_context(aside(attack.folder))
                 elif trainer.is_global_zero and attack.inputs is not None:
-                    origin = self._origin(attack.inputs, catalogue)
+                    title = f"{catalogue.name}: {self._description}, {self.classifier}"
+                    origin = origin_of(attack.inputs, title, self.output)
                     try:
                         making = self._store.making(ATTACK, attack.inputs.key, self._description, origin, wait=False)
                         new = made.enter_context(making)

@@ -17,19 +17,19 @@ from catwalk.files.watched import WatchedFiles, watch, watch_folder
 from catwalk.networks.classifier import Classifier, load_classifier
 from catwalk.networks.features import FeatureTable, predict
 from catwalk.networks.network import network_fingerprint
+from catwalk.poisoning.attack_inputs import attack_inputs, files_of
 from catwalk.poisoning.finished_attack import (
     ATTACK,
     aside,
-    attack_inputs,
     check_folder,
     copy_attack,
-    files_of,
     is_finished,
+    is_taken,
+    origin_of,
     put_in_place,
 )
 from catwalk.poisoning.poison import AttackSummary, poison, read_summary
 from catwalk.poisoning.protocol import Protocol
-from catwalk.results.record import Origin
 from catwalk.results.store import STORE, StageCache
 from catwalk.shop.catalogue import Catalogue, item_names
 from catwalk.shop.images import ReportProgress, store_images
@@ -95,7 +95,8 @@ def attack_images(
     network.network.to(place)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    store = StageCache(STORE if results is None else Path(results), partial(_tell, console), verify)
+    tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    store = StageCache(STORE if results is None else Path(results), tell, verify)
     with Progress(*columns, console=console, transient=True) as bar, aside(output) as work:
 
         def report(title: str) -> ReportProgress:
@@ -124,18 +125,16 @@ def attack_images(
                 put_in_place(folder, output, None)
         else:
             description = f"{attack.name} on {source}"
-            origin = Origin(f"{catalogue.name}: {description}, {classifier}", inputs)
-            is_done = is_finished(output, inputs.key) or not store.write(ATTACK, inputs.key, make, description, origin)
+            origin = origin_of(inputs, f"{catalogue.name}: {description}, {classifier}", output)
+            is_done = is_taken(output, inputs, description, tell)
+            if not is_done:
+                is_done = not store.write(ATTACK, inputs.key, make, description, origin)
             if not is_finished(output, inputs.key):
                 copy_attack(store.path(ATTACK, inputs.key), output, inputs.key)
         clean.write(output / CLEAN, catalogue)
     summary = read_summary(output)
     _print(summary, catalogue, clean, output, is_done)
     return summary
-
-
-def _tell(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _purchases(attack: Attack, catalogue: Catalogue) -> NDArray[np.int64] | None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from catwalk.attacks.attack import Attack
 from catwalk.errors import CatwalkError
-from catwalk.poisoning.finished_attack import attack_inputs
+from catwalk.poisoning.attack_inputs import attack_inputs
 from catwalk.poisoning.poison import AttackSummary, NothingToAttackError, poison, read_summary
 from catwalk.results.keys import Inputs
 from catwalk.results.store import StageCache
