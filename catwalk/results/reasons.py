@@ -1,6 +1,7 @@
 """Why a result is made again: which of its inputs differ from those of an earlier one."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from catwalk.results.keys import Inputs
@@ -28,6 +29,9 @@ CONTENTS = {
 RESULTS = ("attack", "classifier", "features", "known recommender", "warm start", "weights")
 """Those of them that results stand for: what changes these mostly changes something else as well, which says more."""
 
+CLASSES = ("class", "class_path")
+"""Entries that name a class; the others beside it are its arguments."""
+
 SHOWN = 3
 
 
@@ -41,19 +45,30 @@ def why_again(before: Record, inputs: Inputs) -> str:
     Returns:
         At most three of them, and how many more; modules by their files.
     """
-    then, code = before.get("code") or {}, inputs.code
-    changed = [f"{name.replace('.', '/')}.py" for name in code if name in then and then[name] != code[name]]
-    different = [name for name in code if name not in then] + [name for name in then if name not in code]
-    causes = changed or [f"{name.replace('.', '/')}.py" for name in different]
-    if before.get("torch") != inputs.torch:
-        causes.append(f"PyTorch {before.get('torch')} is {inputs.torch} now")
     differences = list(_differences(before.get("settings") or {}, inputs.settings, ()))
+    classes = [path[:-1] for path in differences if path[-1] in CLASSES]
+    # Another class has other modules, and other arguments.
+    differences = [path for path in differences if path[-1] in CLASSES or not any(map(partial(_is_in, path), classes))]
+    causes = [] if classes else _code_that_differs(before, inputs)
+    if before.get("torch") != inputs.torch:
+        causes.append("PyTorch's version")
     first = [path for path in differences if not _is_result(path, before, inputs)]
     causes += dict.fromkeys(_words(path, before, inputs) for path in (first or ([] if causes else differences)))
     more = [f"{len(causes) - SHOWN} more"] if len(causes) > SHOWN else []
     shown = causes[:SHOWN] + more
-    text = " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]])) or "what it is made of"
-    return text if text.endswith(" now") else f"{text} changed"
+    return f"{' and '.join(filter(None, [', '.join(shown[:-1]), *shown[-1:]])) or 'what it is made of'} changed"
+
+
+def _code_that_differs(before: Record, inputs: Inputs) -> list[str]:
+    """Return the files of the modules that differ, or, where none does, of those that only one of the two has."""
+    then, now = before.get("code") or {}, inputs.code
+    changed = [name for name in now if name in then and then[name] != now[name]]
+    others = [name for name in now if name not in then] + [name for name in then if name not in now]
+    return [f"{name.replace('.', '/')}.py" for name in changed or others]
+
+
+def _is_in(path: tuple[str, ...], prefix: tuple[str, ...]) -> bool:
+    return path[: len(prefix)] == prefix
 
 
 def _differences(then: Any, now: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -76,7 +91,7 @@ def _is_content(path: tuple[str, ...], before: Record, inputs: Inputs) -> bool:
 
 
 def _words(path: tuple[str, ...], before: Record, inputs: Inputs) -> str:
-    if path[-1] == "class" or path[-1] == "class_path":
+    if path[-1] in CLASSES:
         return f"the class of {path[-2]}" if len(path) > 1 else "the class"
     return CONTENTS[path[-1]] if _is_content(path, before, inputs) else f"setting {path[-1]}"
 

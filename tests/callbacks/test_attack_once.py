@@ -164,7 +164,8 @@ CHANGES = {
 
 
 WHY = {
-    "class": "the class of attack, setting iterations",
+    "epsilon": "setting epsilon and setting step",  # which is a share of it
+    "class": "the class of attack",
     "no budget": "the class of attack",
     "untargeted": "setting targeted and setting target",
 }
@@ -474,6 +475,7 @@ from pathlib import Path
 from pytorch_lightning import Trainer
 from callbacks import InjectPoisonedImages
 from catwalk.attacks import PGD
+from catwalk.poisoning import finished_attack
 from catwalk.poisoning import poison as poisoning
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
@@ -495,7 +497,13 @@ if step == "save_png":
 elif step == "decode":
     poisoning.decode = killed(poisoning.decode)
 else:
-    Path.replace = killed(Path.replace)
+    put_in_place = finished_attack.put_in_place
+
+    def killed_there(*arguments):
+        Path.replace = killed(Path.replace)
+        put_in_place(*arguments)
+
+    finished_attack.put_in_place = killed_there
 attack = InjectPoisonedImages(
     Path(classifier), PGD(epsilon=32.0), "Sandal", Path(output), "Sneaker", results=Path(store)
 )
