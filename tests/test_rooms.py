@@ -50,7 +50,7 @@ KNOWS = {
             "lightning_modules",
             "overview",
         ),
-        *("poisoning", "recommenders", "shop", "study", "terminal", "tuning"),
+        *("poisoning", "recommenders", "results", "shop", "study", "terminal", "tuning"),
     },
 }
 """The rooms in the order of the flow, and for each the rooms that it may import from."""
