@@ -52,7 +52,7 @@ from any folder. Exit codes: 0 done, 2 something that you can mend (one line say
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 GO_ON = {
     **dict.fromkeys(LIGHTNING_COMMANDS, "run the same command again"),
-    **dict.fromkeys(("attack", "data"), "nothing is left half-done: run the same command again"),
+    **dict.fromkeys(("attack", "data", "results"), "nothing is left half-done: run the same command again"),
     "study": "the same command goes on with what is left to do",
     "tune": "the same command goes on with the trial that it was at",
 }
