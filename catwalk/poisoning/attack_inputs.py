@@ -19,7 +19,7 @@ from catwalk.attacks.attack import Attack
 from catwalk.configuration.import_object import import_object
 from catwalk.files.checkpoints import read_checkpoint
 from catwalk.files.hashes import file_hash
-from catwalk.files.watched import FileState, file_state
+from catwalk.files.watched import FileState, file_state, wait_for_other_times
 from catwalk.networks.classifier import NetworkSettings
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE
 from catwalk.poisoning.protocol import Protocol
@@ -71,7 +71,7 @@ def attack_inputs(
     Raises:
         CatwalkError: If the checkpoint is missing or unreadable, or its backbone is neither known nor named.
     """
-    network = _network_inputs(Path(classifier), file_state(Path(classifier)))
+    network = _network_inputs(Path(classifier), *_states(Path(classifier)))
     if network is None:
         return None  # it is no classifier's, as whoever attacks will find out
     network.settings.check_backbone(classifier, backbone, backbone_args, "InjectPoisonedImages.backbone")
@@ -82,7 +82,7 @@ def attack_inputs(
         "attack": {"class": f"{type(attack).__module__}.{type(attack).__qualname__}", "arguments": arguments},
         "catalogue": fingerprint or dataclasses.replace(catalogue).fingerprint,
         "allow_truncated": truncated_images_allowed(catalogue.folder),
-        "features": fingerprint_files(features, [FEATURES_FILE, PREDICTIONS_FILE]),
+        "features": _features_fingerprint(features, *_states(features / FEATURES_FILE, features / PREDICTIONS_FILE)),
         "source": source,
         "target": target,
         "protocol": {**vars(protocol), "name": None, "chr_categories": None},
@@ -101,6 +101,19 @@ def attack_inputs(
         return None
 
 
+def _states(*paths: Path) -> list[FileState | None]:
+    """Return the states of files, of which a later write will make others."""
+    states = [file_state(path) for path in paths]
+    wait_for_other_times(state for state in states if state is not None)
+    return states
+
+
+@lru_cache(maxsize=64)
+def _features_fingerprint(folder: Path, *_: FileState | None) -> str:
+    """Return the fingerprint of the features in a folder, read once as long as the files are in the same states."""
+    return fingerprint_files(folder, [FEATURES_FILE, PREDICTIONS_FILE])
+
+
 class _NetworkInputs(NamedTuple):
     """What an attack depends on of a checkpoint: what it says of its network, and a hash of the weights."""
 
@@ -109,7 +122,7 @@ class _NetworkInputs(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _network_inputs(path: Path, state: FileState | None) -> _NetworkInputs | None:
+def _network_inputs(path: Path, _: FileState | None) -> _NetworkInputs | None:
     """Return what an attack depends on of a checkpoint, which is read once as long as it is in the same state."""
     checkpoint = read_checkpoint(path)
     settings = NetworkSettings.of(checkpoint, path)

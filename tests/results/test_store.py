@@ -169,7 +169,16 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def replace_by_another_runs(path: Path) -> None:
+    """Put a file of the same size and time in a file's place, as a wrong copy does."""
+    other, times = path.with_name("other"), path.stat()
+    other.write_bytes(path.read_bytes()[::-1])
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other.replace(path)
+
+
 DAMAGES = {
+    "another run's file": (lambda path: replace_by_another_runs(path / "deep/numbers"), "deep/numbers was changed"),
     "zeros in the middle": (lambda path: zeros(path / "deep/numbers"), "deep/numbers was changed"),
     "a flipped bit": (lambda path: flip(path / "text.csv"), "text.csv was changed"),
     "cut off": (lambda path: os.truncate(path / "deep/numbers", 100), "deep/numbers was changed"),
@@ -217,6 +226,7 @@ def test_a_damaged_result_is_set_aside_and_made_again(tmp_path: Path, damage: Ca
     first = StageCache(tmp_path)
     for key in ("key", "other"):
         first.write("kind", key, fill)
+        assert first.has("kind", key)  # and so its hashes have been compared
     written = contents(tmp_path / "kind" / "key")
     damage(tmp_path / "kind" / "key")
     told: list[str] = []
