@@ -21,7 +21,7 @@ def attack_folder(callback: Callback, trainer: Trainer, given: Path | None) -> P
         CatwalkError: If none was given and there is no attack in this run, or another one.
     """
     who = type(callback).__name__
-    injected = [other.output for other in trainer.callbacks if isinstance(other, InjectPoisonedImages)]  # type: ignore[attr-defined]
+    injected = [other.folder_in(trainer) for other in trainer.callbacks if isinstance(other, InjectPoisonedImages)]  # type: ignore[attr-defined]
     if given is None:
         if not injected:
             raise CatwalkError(

@@ -1,6 +1,7 @@
 """What many tests share: a tiny shop, a CNN trained on it, its features, and a Trainer that writes nothing."""
 
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable
@@ -51,6 +52,14 @@ def _one_thread() -> None:
 def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """LightningCLI and the processes that Lightning starts read the process's own arguments: not pytest's."""
     monkeypatch.setattr(sys, "argv", ["catwalk"])
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test attacks is kept where no other test takes it from."""
+    store = tmp_path_factory.getbasetemp() / "stores" / secrets.token_hex(8)
+    for module in ("callbacks.inject_poisoned_images", "catwalk.poisoning.attack_images"):
+        monkeypatch.setattr(f"{module}.STORE", store)
 
 
 def quiet_trainer(**settings: Any) -> Trainer:

@@ -32,7 +32,7 @@ KNOWS = {
     "datamodules": {"files", "networks", "recommenders", "shop"},
     "callbacks": {
         *("attacks", "files", "lightning_modules", "metrics", "networks", "perceptual", "plots", "poisoning"),
-        *("recommenders", "shop", "terminal"),
+        *("recommenders", "results", "shop", "terminal"),
     },
     "study": {
         *("attacks", "callbacks", "configuration", "files", "lightning_modules", "networks", "perceptual", "plots"),
@@ -50,7 +50,7 @@ KNOWS = {
             "lightning_modules",
             "overview",
         ),
-        *("poisoning", "recommenders", "shop", "study", "terminal", "tuning"),
+        *("poisoning", "recommenders", "results", "shop", "study", "terminal", "tuning"),
     },
 }
 """The rooms in the order of the flow, and for each the rooms that it may import from."""

@@ -207,9 +207,7 @@ class CatwalkCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, and say in one line what it refuses."""
         stated = _listed(self._get(self.config_init, "trainer.callbacks"))  # before the Trainer adds its own
-        poison = self._get(self.config_init, "poison").callback(
-            self.model, self.datamodule, stated, self._get(self.config, "poison").as_dict()
-        )
+        poison = self._get(self.config_init, "poison").callback(self.model, self.datamodule, stated)
         self._is_poisoned = poison is not None
         try:
             # What poisons comes first, so that those who measure find it done.

@@ -1,4 +1,4 @@
-"""The command line: ``catwalk fit|validate|test|predict`` (LightningCLI), ``data``, ``study``, ``tune``, ``attack``."""
+"""The command line: ``catwalk fit|validate|test|predict`` (LightningCLI), ``data``, ``study`` and the others."""
 
 import contextlib
 import errno
@@ -12,7 +12,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from catwalk import __version__
 from catwalk.errors import CatwalkError, MissingColumnError
@@ -31,6 +31,7 @@ make a dataset folder
 
 the whole experiment
   study      run a grid of networks × attacks × recommenders × seeds and print its tables
+  results    what studies and attacks have left on disk: list it, verify it, remove what no study uses
 
 images alone
   attack     attack a category's images and measure what a CNN takes them for; no purchases, no recommender
@@ -51,7 +52,7 @@ from any folder. Exit codes: 0 done, 2 something that you can mend (one line say
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 GO_ON = {
     **dict.fromkeys(LIGHTNING_COMMANDS, "run the same command again"),
-    **dict.fromkeys(("attack", "data"), "nothing is left half-done: run the same command again"),
+    **dict.fromkeys(("attack", "data", "results"), "nothing is left half-done: run the same command again"),
     "study": "the same command goes on with what is left to do",
     "tune": "the same command goes on with the trial that it was at",
 }
@@ -175,10 +176,14 @@ def _run_command(arguments: list[str]) -> None:
         _run_tune(rest)
     elif command == "attack":
         _run_attack(rest)
+    elif command == "results":
+        _run_results(rest)
     else:
         from catwalk.configuration.names import closest
 
-        similar = closest(command, [*LIGHTNING_COMMANDS, "attack", "data", "study", "tune", "--help", "--version"])[:1]
+        similar = closest(
+            command, [*LIGHTNING_COMMANDS, "attack", "data", "results", "study", "tune", "--help", "--version"]
+        )[:1]
         hint = f"did you mean `catwalk {similar[0]}`? " if similar else ""
         raise CatwalkError(f"there is no command {command!r}; {hint}`catwalk --help` lists them")
 
@@ -192,36 +197,59 @@ def _run_lightning(arguments: list[str]) -> None:
 
 
 def _run_importer(arguments: list[str]) -> None:
-    from catwalk.configuration.parsers import CatwalkParser, instantiate
     from catwalk.importers import IMPORTERS
     from catwalk.overview import show
 
-    parser = CatwalkParser(
-        prog="catwalk data",
-        usage="catwalk data COMMAND [OPTION ...]",
-        description="Write a dataset folder (items.csv, interactions.csv, images and dataset.json), or show what one "
-        "holds.",
-    )
     functions = {**IMPORTERS, "show": show}
-    commands = parser.add_subcommands(
-        dest="command", title="importers, and show", description="catwalk data COMMAND --help"
+    name, values = _chosen(
+        "data",
+        functions,
+        "importers, and show",
+        "Write a dataset folder (items.csv, interactions.csv, images and dataset.json), or show what one holds.",
+        arguments,
     )
+    try:
+        functions[name](**values)
+    except MissingColumnError as error:
+        raise CatwalkError(f"{error}{_column_option(error, functions[name], values)}") from error
+
+
+def _run_results(arguments: list[str]) -> None:
+    from catwalk.cli.results import clean, show, verify
+
+    functions = {function.__name__: function for function in (show, verify, clean)}
+    name, values = _chosen(
+        "results",
+        functions,
+        "show, verify and clean",
+        "The results that studies, fit and attack have left: list them, compare all hashes, remove what no study uses.",
+        arguments,
+    )
+    functions[name](**values)
+
+
+def _chosen(
+    command: str, functions: Mapping[str, Callable[..., None]], title: str, description: str, arguments: list[str]
+) -> tuple[str, dict[str, Any]]:
+    """Return which function of a command the arguments name, and what they give it."""
+    from catwalk.configuration.parsers import CatwalkParser, instantiate
+
+    parser = CatwalkParser(
+        prog=f"catwalk {command}", usage=f"catwalk {command} COMMAND [OPTION ...]", description=description
+    )
+    commands = parser.add_subcommands(dest="command", title=title, description=f"catwalk {command} COMMAND --help")
     for name, function in functions.items():
         summary = (function.__doc__ or "").strip().splitlines()[0]
         subparser = CatwalkParser(description=summary)
         subparser.add_function_arguments(function, as_group=False, as_positional=True)
         commands.add_subcommand(name, subparser, help=summary)
-        subparser.prog = f"catwalk data {name}"
+        subparser.prog = f"catwalk {command} {name}"
     if not arguments:
         raise CatwalkError(f"command is missing; it is one of {', '.join(functions)}")
     chosen = functions.get(arguments[0])
     with _told_in_a_line(lambda: _options_of(chosen) if chosen is not None else []):
         settings = parser.parse_args(_as_declared(arguments, functions.values()))
-    values = instantiate(parser, settings)[settings.command].as_dict()
-    try:
-        functions[settings.command](**values)
-    except MissingColumnError as error:
-        raise CatwalkError(f"{error}{_column_option(error, functions[settings.command], values)}") from error
+    return settings.command, instantiate(parser, settings)[settings.command].as_dict()
 
 
 def _options_of(importer: Callable[..., None]) -> list[str]:

@@ -1,9 +1,6 @@
 """The options ``poison`` of ``catwalk fit`` and its siblings, and the callback that they come to."""
 
-import hashlib
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +13,6 @@ from catwalk.attacks import Attack
 from catwalk.errors import CatwalkError
 from catwalk.poisoning.protocol import AttackProtocol
 from lightning_modules.cnn import ProductClassifier
-
-ATTACKS = Path("runs/attacks")
-"""Where attacks have their folders."""
-
-FREE = ("from_epoch", "output")
-"""Options that do not change what an attack leaves in its folder."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +33,10 @@ class Poison:
         protocol: Which items are attacked, and how the budget is meant.
         from_epoch: Epoch of fit, counted from 0, at whose beginning the poisoned images come. The epochs before it are
             on the clean ones.
-        output: Folder for the images, attacked_items.csv, attack.json and the poisoned features; by default one in
-            runs/attacks, called after the attack and these options.
+        output: Folder for a copy of the images, attacked_items.csv, attack.json and the poisoned features, which are
+            kept in the store of results in any case.
+        results: The store of results; runs/cache by default, where studies that write to runs have theirs.
+        verify: Compare the hashes of all files taken from the store, not only of those that may have changed.
     """
 
     attack: Attack | None = None
@@ -55,13 +48,14 @@ class Poison:
     protocol: AttackProtocol = AttackProtocol()  # noqa: RUF009 - frozen
     from_epoch: int = 0
     output: Path | None = None
+    results: Path | None = None
+    verify: bool = False
 
     def callback(
         self,
         model: LightningModule,
         data: LightningDataModule,
         others: Sequence[Callback],
-        stated: Mapping[str, Any],
     ) -> InjectPoisonedImages | None:
         """Return what poisons the run.
 
@@ -69,7 +63,6 @@ class Poison:
             model: What is trained or measured.
             data: Its data, not set up yet.
             others: The callbacks that the run has besides.
-            stated: These options as plain values.
 
         Returns:
             The callback; None without an attack.
@@ -105,24 +98,14 @@ class Poison:
             attack=self.attack,
             source=self.source,
             target=self.target if self.attack.targeted else None,
-            output=self._folder(data, stated) if self.output is None else self.output,
+            output=self.output,
+            results=self.results,
+            verify=self.verify,
             protocol=self.protocol,
             from_epoch=self.from_epoch,
             backbone=self.backbone,
             backbone_args=self.backbone_args,
         )
-
-    def _folder(self, data: LightningDataModule, stated: Mapping[str, Any]) -> Path:
-        """Return the folder of an attack, another one for other options: runs that compare attacks keep each."""
-        assert self.attack is not None
-        settings = dict(stated["attack"].get("init_args") or {})
-        settings.pop("batch_size", None)  # which changes speed alone
-        options = {name: value for name, value in stated.items() if name not in FREE}
-        options["attack"] = {**stated["attack"], "init_args": settings}
-        options |= {name: str(getattr(data, name, None)) for name in ("dataset", "features")}
-        digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
-        words = re.findall(r"[a-z0-9.]+", self.attack.name.lower())
-        return ATTACKS / "-".join([*words, digest[:8]])
 
 
 def _classifier_of(features: Path) -> Path:

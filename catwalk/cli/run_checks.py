@@ -49,9 +49,10 @@ def require_weights(command: str, model: LightningModule) -> None:
     """Raise a CatwalkError where the weights would be random, for there is no checkpoint."""
     if isinstance(model, Recommender) and not model.learns:
         return
-    is_classifier = isinstance(model, ProductClassifier)
-    if not (is_classifier and model.initial_weights.are_given):
-        others = ", or, for a network that others trained, model.weights" if is_classifier else ""
+    if not (isinstance(model, ProductClassifier) and model.initial_weights.are_given):
+        others = (
+            ", or, for a network that others trained, model.weights" if isinstance(model, ProductClassifier) else ""
+        )
         raise CatwalkError(
             f"{command}: ckpt_path is missing, and without it the weights would be random; "
             f"give the checkpoint that `catwalk fit` wrote{others}"

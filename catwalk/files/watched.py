@@ -60,6 +60,11 @@ class WatchedFiles:
     def _look(self) -> dict[Path, FileState | None]:
         return {path: file_state(path) for path in self._listing()}
 
+    @property
+    def states(self) -> dict[Path, FileState | None]:
+        """The state of each file, as it was taken; None of one that was not there."""
+        return dict(self._states)
+
     def written(self) -> Path | None:
         """Return a file that was written, removed or added since the states were taken; None if there is none."""
         now = self._look()

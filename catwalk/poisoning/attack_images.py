@@ -1,7 +1,7 @@
 """Attacking the images of a dataset folder, with purchases or without: no recommender is needed."""
 
-import contextlib
-from collections.abc import Iterator
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from catwalk.attacks import Attack
 from catwalk.errors import CatwalkError
-from catwalk.files.partial_folders import partial_folder, remove_leftovers
 from catwalk.files.watched import WatchedFiles, watch, watch_folder
 from catwalk.networks.classifier import Classifier, load_classifier
 from catwalk.networks.features import FeatureTable, predict
 from catwalk.networks.network import network_fingerprint
-from catwalk.poisoning.finished_attack import attack_key, check_folder, files_of, is_finished, put_in_place
+from catwalk.poisoning.attack_inputs import attack_inputs, files_of
+from catwalk.poisoning.finished_attack import (
+    ATTACK,
+    aside,
+    check_folder,
+    copy_attack,
+    is_finished,
+    is_taken,
+    origin_of,
+    put_in_place,
+)
 from catwalk.poisoning.poison import AttackSummary, poison, read_summary
 from catwalk.poisoning.protocol import AttackProtocol
+from catwalk.results.store import STORE, StageCache
 from catwalk.shop.catalogue import Catalogue, item_names
 from catwalk.shop.images import ReportProgress, store_images
 from catwalk.shop.splits import read_split
@@ -28,9 +38,6 @@ from catwalk.terminal.progress import Progress
 
 CLEAN = "clean"
 """Folder, in the attack's own, of what the network sees in the images before."""
-
-PARTIAL = ".partial"
-"""Folder, in the attack's own, where it is made."""
 
 
 def attack_images(
@@ -44,13 +51,15 @@ def attack_images(
     device: str | None = None,
     backbone: str | None = None,
     backbone_args: dict[str, Any] | None = None,
+    results: Path | None = None,
+    verify: bool = False,
 ) -> AttackSummary:
     """Attack the images of a category and print how many of them the network takes for another.
 
     The images are attacked as :class:`callbacks.InjectPoisonedImages` attacks them, saved as 8-bit PNG files and judged
     by what is read back. The folder ``output`` receives them, ``attacked_items.csv``, ``attack.json``, the features of
     the catalogue with these images, and in ``clean`` those of the catalogue as it was, with what the network sees in
-    it. An attack that the folder holds already, whole and of exactly these inputs, is not run again.
+    it. An attack that was run before, by this command, ``catwalk fit`` or a study, is taken from the store of results.
 
     Args:
         dataset: The dataset folder; it may have no purchases.
@@ -64,6 +73,9 @@ def attack_images(
         backbone: Import path of the classifier's backbone, where it is your own: a checkpoint alone decides about none
             but those of Catwalk, torchvision and timm.
         backbone_args: The arguments that your own backbone was trained with, if there were any.
+        results: The store of results; ``runs/cache`` by default, where studies that write to ``runs`` have theirs.
+        verify: Whether to compare the hashes of all files that are taken from the store. Otherwise a file is not read
+            again whose hash was compared before, and whose size and times are still those.
 
     Returns:
         What the attack did.
@@ -82,58 +94,47 @@ def attack_images(
     network = load_classifier(classifier, backbone, backbone_args)
     network.network.to(place)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar, _aside(output) as folder:
+    console = Console(stderr=True)
+    tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    store = StageCache(STORE if results is None else Path(results), tell, verify)
+    with Progress(*columns, console=console, transient=True) as bar, aside(output) as work:
 
         def report(title: str) -> ReportProgress:
             task = bar.add_task(title)
             return lambda done, total: bar.update(task, completed=done, total=total)
 
         clean = _clean_features(network, catalogue, report("Decoding images"))
-        clean.write(folder / CLEAN, catalogue)
-        key = attack_key(
-            classifier,
-            attack,
-            catalogue,
-            folder / CLEAN,
-            source=source,
-            target=target,
-            protocol=protocol,
-            purchases=purchases,
-            backbone=backbone,
-            backbone_args=backbone_args,
+        clean.write(work, catalogue)
+        goal: dict[str, Any] = {"source": source, "target": target, "protocol": protocol, "purchases": purchases}
+        inputs = attack_inputs(
+            classifier, attack, catalogue, work, **goal, backbone=backbone, backbone_args=backbone_args
         )
-        is_done = is_finished(output, key)
-        if not is_done:
-            poison(
-                network,
-                attack,
-                catalogue,
-                clean,
-                folder,
-                source=source,
-                target=target,
-                protocol=protocol,
-                purchases=purchases,
-                progress=report(f"{attack.name} on images of {source}"),
-            )
+
+        def make(folder: Path) -> dict[str, Any]:
+            start = time.perf_counter()
+            progress = report(f"{attack.name} on images of {source}")
+            poison(network, attack, catalogue, clean, folder, **goal, progress=progress)
             for files in (lists, images, named):
                 files.require_unchanged(attack.name)
-            put_in_place(folder, output, key)
+            return {"seconds": round(time.perf_counter() - start, 3)}
+
+        if inputs is None:
+            is_done = False
+            with aside(output) as folder:
+                make(folder)
+                put_in_place(folder, output, None)
+        else:
+            description = f"{attack.name} on {source}"
+            origin = origin_of(inputs, f"{catalogue.name}: {description}, {classifier}", output)
+            is_done = is_taken(output, inputs, description, tell)
+            if not is_done:
+                is_done = not store.write(ATTACK, inputs.key, make, description, origin)
+            if not is_finished(output, inputs.key):
+                copy_attack(store.path(ATTACK, inputs.key), output, inputs.key)
+        clean.write(output / CLEAN, catalogue)
     summary = read_summary(output)
     _print(summary, catalogue, clean, output, is_done)
     return summary
-
-
-@contextlib.contextmanager
-def _aside(output: Path) -> Iterator[Path]:
-    """Give a folder in which the attack is made, of which nothing is left."""
-    remove_leftovers(output / PARTIAL)
-    try:
-        with partial_folder(output / PARTIAL) as folder:
-            yield folder
-    finally:
-        with contextlib.suppress(OSError):  # another run is at it
-            (output / PARTIAL).rmdir()
 
 
 def _purchases(attack: Attack, catalogue: Catalogue) -> NDArray[np.int64] | None:

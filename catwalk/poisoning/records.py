@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from catwalk.errors import CatwalkError
 from catwalk.files.csv_text import from_cell
 from catwalk.networks.features import FeatureTable
-from catwalk.poisoning.finished_attack import changed_file
+from catwalk.poisoning.finished_attack import damage_since
 from catwalk.poisoning.poison import ITEMS_FILE, SUMMARY_FILE, AttackedItem, read_summary
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.columns import read_table
@@ -51,9 +51,9 @@ def read_attacked_items(folder: Path, catalogue: Catalogue) -> tuple[NDArray[np.
         FeatureTable.read(folder, catalogue)
     except CatwalkError as error:
         raise CatwalkError(f"{folder} is no whole attack on {catalogue.name}: {error}") from error
-    changed = changed_file(folder)
-    if changed is not None:
-        raise CatwalkError(f"{folder / changed} is missing or was changed after the attack wrote it: attack again")
+    damage = damage_since(folder)
+    if damage is not None:
+        raise CatwalkError(f"{folder} is no whole attack: {damage}; attack again")
     return np.array([numbers[row.item_id] for row in rows], dtype=np.int64), rows
 
 

@@ -5,7 +5,8 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable, Mapping
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,35 @@ import torch
 OUR_PACKAGES = ("catwalk", "lightning_modules", "datamodules", "callbacks")
 
 
-def stage_key(settings: Mapping[str, Any], modules: Iterable[str]) -> str:
-    """Return the key of a result: the hash of its settings, of the code that makes it, and of PyTorch's version.
+@dataclass(frozen=True)
+class Inputs:
+    """All that a result depends on.
+
+    Attributes:
+        settings: Plain values: parameters, seeds, fingerprints and keys of inputs.
+        code: Hash of the code of every module of ours that makes the result, by the module's name.
+        torch: PyTorch's version.
+    """
+
+    settings: Mapping[str, Any]
+    code: Mapping[str, str]
+    torch: str
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of it all, under which the result is stored."""
+        return hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode()).hexdigest()[:24]
+
+
+def inputs_of(settings: Mapping[str, Any], modules: Iterable[str]) -> Inputs:
+    """Return what a result depends on: its settings, the code that makes it, and PyTorch's version.
 
     Args:
-        settings: What the result depends on, as plain values: parameters, seeds, fingerprints and keys of inputs.
+        settings: Plain values: parameters, seeds, fingerprints and keys of inputs.
         modules: Names of the modules whose code makes the result; what they import of ours is included.
     """
-    content = {
-        "settings": settings,
-        "code": {name: _code_hash(name) for name in sorted(modules_imported_by(modules))},
-        "torch": torch.__version__,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+    code = {name: _code_hash(name) for name in sorted(modules_imported_by(modules))}
+    return Inputs(settings, code, torch.__version__)
 
 
 def modules_imported_by(modules: Iterable[str]) -> set[str]:

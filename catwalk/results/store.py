@@ -1,6 +1,5 @@
 """Results on disk under the hash of everything that they depend on, believed by their content alone."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -9,16 +8,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from catwalk.errors import CatwalkError
-from catwalk.files.atomic import flush
-from catwalk.files.hashes import file_hash
+from catwalk.files.atomic import flush, write_text
 from catwalk.files.locks import locked
 from catwalk.files.partial_folders import partial_folder, remove_leftovers
-from catwalk.files.watched import WatchedFiles, watch
+from catwalk.files.watched import FileState, WatchedFiles, watch
+from catwalk.results.reasons import why_again
+from catwalk.results.record import (
+    RECORD_FILE,
+    STORAGE,
+    Origin,
+    Record,
+    damage_of_files,
+    damage_of_record,
+    read_record,
+    write_record,
+)
 
-RECORD_FILE = "stage.json"
+STORE = Path("runs/cache")
+"""Where results are kept unless another place is given: that of studies which write to ``runs``."""
 
-STORAGE = ("stage", "key", "files", "sha256")
-"""Entries of ``stage.json`` that say what is stored; the others are the result's own."""
+DAMAGED, PARTIAL, LOCKS, VERIFIED = "damaged", ".partial", ".locks", ".verified"
+"""Folders of a store that hold no results."""
 
 Tell = Callable[[str], None]
 
@@ -35,22 +45,53 @@ class Result(NamedTuple):
     files: WatchedFiles
 
 
+class Entry(NamedTuple):
+    """A result that is in the store, sound or not.
+
+    Attributes:
+        folder: Where it is.
+        record: What it says of itself.
+        written: When it was, in seconds since 1970.
+    """
+
+    folder: Path
+    record: Record
+    written: float
+
+
+class NewResult:
+    """A result that is being made.
+
+    Attributes:
+        folder: Receives its files.
+        figures: What its record is to say of it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.figures: dict[str, Any] = {}
+
+
 class StageCache:
-    """A folder of stage results, each written once, whole, and never changed.
+    """A folder of results, each written once, whole, and never changed.
 
     A result is made in a folder aside, flushed to the disk and renamed into its place, so that what stands there is
     complete, whenever a run was killed. ``stage.json`` has the size and the SHA-256 of every file and of itself; they
     are compared before a result is taken. What is damaged or incomplete is set aside in ``damaged/``, and made again.
+    A file whose hash was compared before, and whose size and times are still those, is not read again.
 
     Args:
         folder: Where the results live.
-        tell: Called with a line about each result that was set aside, or is waited for.
+        tell: Called with a line about each result that was set aside, is waited for, or is made again because one of
+            its inputs has changed.
+        verify: Whether to compare the hashes of all files that are taken, whatever was compared before.
     """
 
-    def __init__(self, folder: Path, tell: Tell = lambda line: None) -> None:
+    def __init__(self, folder: Path, tell: Tell = lambda line: None, verify: bool = False) -> None:
         self.folder = folder
-        self._partial = folder / ".partial"
+        self._partial = folder / PARTIAL
         self._tell = tell
+        self._verify = verify
         self._taken: dict[tuple[str, str], Result] = {}
 
     def path(self, stage: str, key: str) -> Path:
@@ -74,23 +115,52 @@ class StageCache:
                     self._set_aside(stage, key, damage, description)
         return result
 
+    def damage(self, stage: str, key: str) -> str | None:
+        """Return what is wrong with a result; None if it is sound or is not there. Nothing is moved."""
+        return self._look(stage, key)[1]
+
     def _look(self, stage: str, key: str) -> tuple[Result | None, str | None]:
         """Return a result if it is sound, and what is wrong with it if it is not."""
         taken, folder = self._taken.get((stage, key)), self.path(stage, key)
         if taken is not None or not os.path.lexists(folder):
             return taken, None
-        record = _read_record(folder)
-        damage = _damage_of_record(record, stage, key)
+        record = read_record(folder)
+        damage = damage_of_record(record, stage, key)
         if record is None or damage is not None:
             return None, damage
         # Other files may come to stand beside them, such as features in another type.
         files = watch(*(folder / name for name in [RECORD_FILE, *record["files"]]))
-        damage = _damage_of_files(folder, record["files"])
+        damage = damage_of_files(folder, record["files"], self._verified(stage, key, record))
         if damage is not None:
             return None, damage
+        self._note_verified(stage, key, record, files)
         result = Result({name: value for name, value in record.items() if name not in STORAGE}, files)
         self._taken[stage, key] = result
         return result, None
+
+    def _verified(self, stage: str, key: str, record: Record) -> dict[str, FileState] | None:
+        """Return the states in which the files of a result had the hashes of its record, by name."""
+        if self._verify:
+            return None
+        try:
+            noted = json.loads(self._note(stage, key).read_text(encoding="utf-8"))
+            states = {name: FileState(*state) for name, state in noted["files"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+        return states if noted["record"] == record["sha256"] else None
+
+    def _note_verified(self, stage: str, key: str, record: Record, files: WatchedFiles) -> None:
+        """Note the states of a result's files, whose hashes have just been compared."""
+        folder, states = self.path(stage, key), files.states
+        noted = {name: states[folder / name] for name in record["files"]}
+        text = json.dumps({"record": record["sha256"], "files": noted}) + "\n"
+        place = self._note(stage, key)
+        with suppress(OSError):  # a store that may only be read is checked anew every time
+            if files.written() is None and not (place.is_file() and place.read_text(encoding="utf-8") == text):
+                write_text(place, text)
+
+    def _note(self, stage: str, key: str) -> Path:
+        return self.folder / VERIFIED / f"{stage}-{key}.json"
 
     def has(self, stage: str, key: str) -> bool:
         """Return whether a result is there, whole and as it was written."""
@@ -108,9 +178,41 @@ class StageCache:
         return result.record
 
     def write(
-        self, stage: str, key: str, make: Callable[[Path], Mapping[str, Any]], description: str | None = None
+        self,
+        stage: str,
+        key: str,
+        make: Callable[[Path], Mapping[str, Any]],
+        description: str | None = None,
+        origin: Origin | None = None,
     ) -> bool:
-        """Let ``make`` fill a folder, add what it returns as ``stage.json``, and put the folder in its place.
+        """Let ``make`` fill a folder, add what it returns to ``stage.json``, and put the folder in its place.
+
+        Args:
+            stage: What kind of result.
+            key: Its key.
+            make: Fills a folder and returns the figures.
+            description: See :meth:`making`.
+            origin: See there.
+
+        Returns:
+            Whether it was made here.
+        """
+        with self.making(stage, key, description, origin) as new:
+            if new is not None:
+                new.figures |= make(new.folder)
+        return new is not None
+
+    @contextmanager
+    def making(
+        self,
+        stage: str,
+        key: str,
+        description: str | None = None,
+        origin: Origin | None = None,
+        *,
+        wait: bool = True,
+    ) -> Iterator[NewResult | None]:
+        """Give a result to be made, which is put in its place when the block ends without error.
 
         Of several runs that would make the same at once, on one machine, the others wait for the first and take what it
         has made.
@@ -118,41 +220,67 @@ class StageCache:
         Args:
             stage: What kind of result.
             key: Its key.
-            make: Fills a folder and returns the figures.
-            description: What to call it while another run is waited for.
+            description: What to call it on the screen.
+            origin: What it is made of, by which a later run knows why it is made again.
+            wait: Whether to wait for another run that is making it.
 
-        Returns:
-            Whether it was made here.
+        Yields:
+            The result to make; None where it is there, whole, by now.
+
+        Raises:
+            LockedError: If another run is making it, and ``wait`` is False.
         """
-        with self._alone(stage, key, description):
+        with self._alone(stage, key, description, wait=wait):
             result, damage = self._look(stage, key)
             if result is not None:
-                return False
+                yield None
+                return
             if damage is not None:
                 self._set_aside(stage, key, damage, description)
+            elif origin is not None:
+                self._tell_why(stage, description or f"{stage} {key}", origin)
             target = self.path(stage, key)
             with partial_folder(self._partial) as partial:
-                record = {**make(partial), "stage": stage, "key": key, "files": _content(partial)}
-                text = json.dumps({**record, "sha256": _hash(record)}, indent=2, sort_keys=True, ensure_ascii=False)
-                (partial / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
-                for path in [*partial.rglob("*"), partial]:
-                    flush(path)
+                new = NewResult(partial)
+                yield new
+                record = {**new.figures, "stage": stage, "key": key}
+                if origin is not None:
+                    record |= {"title": origin.title, **vars(origin.inputs)}
+                write_record(partial, record)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 partial.rename(target)
                 flush(target.parent)
-        return True
+
+    def _tell_why(self, stage: str, what: str, origin: Origin) -> None:
+        """Tell which inputs have changed since an earlier result was made, if there is one."""
+        before = origin.before or self._latest(stage, origin.title)
+        if before is not None:
+            self._tell(f"{what}: again, because {why_again(before, origin.inputs)}")
+
+    def _latest(self, stage: str, title: str) -> Record | None:
+        """Return the record of the latest result with a title; None if there is none."""
+        found = [entry for entry in self.entries(stage) if entry.record.get("title") == title]
+        return max(found, key=lambda entry: entry.written).record if found else None
+
+    def entries(self, stage: str) -> Iterator[Entry]:
+        """Yield all results of a kind whose records are as they were written; their files are not looked at."""
+        for folder in sorted((self.folder / stage).glob("*")):
+            record = read_record(folder)
+            if record is not None and damage_of_record(record, stage, folder.name) is None:
+                with suppress(OSError):  # it has been set aside meanwhile
+                    yield Entry(folder, record, (folder / RECORD_FILE).stat().st_mtime)
 
     @contextmanager
-    def _alone(self, stage: str, key: str, description: str | None) -> Iterator[None]:
+    def _alone(self, stage: str, key: str, description: str | None, *, wait: bool = True) -> Iterator[None]:
         """Keep other runs out of a result, and wait for one that is in it; a failure leaves no new folders."""
-        locks = self.folder / ".locks"
+        locks = self.folder / LOCKS
         created = [place for place in (locks, *locks.parents) if not place.exists()]
 
         def waiting(holder: str) -> None:
             self._tell(f"{description or f'{stage} {key}'}: waits for {holder}, which is making it")
 
         try:
-            with locked(locks / f"{stage}-{key}", waiting=waiting):
+            with locked(locks / f"{stage}-{key}", waiting=waiting, wait=wait):
                 yield
         except BaseException:
             with suppress(OSError):  # a folder that holds something by now
@@ -162,7 +290,7 @@ class StageCache:
 
     def _set_aside(self, stage: str, key: str, damage: str, description: str | None) -> None:
         folder, number = self.path(stage, key), 1
-        while os.path.lexists(place := self.folder / "damaged" / f"{stage}-{key}-{number}"):
+        while os.path.lexists(place := self.folder / DAMAGED / f"{stage}-{key}-{number}"):
             number += 1
         place.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(place)
@@ -172,49 +300,3 @@ class StageCache:
     def remove_leftovers(self) -> None:
         """Remove what killed runs left half-done."""
         remove_leftovers(self._partial)
-
-
-def _read_record(folder: Path) -> dict[str, Any] | None:
-    """Return the whole ``stage.json`` of a folder; None where it is missing or no JSON object."""
-    try:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _damage_of_record(record: dict[str, Any] | None, stage: str, key: str) -> str | None:
-    """Return what is wrong with the ``stage.json`` of a result; None if it is as it was written."""
-    if record is None:
-        return f"{RECORD_FILE} is missing or damaged"
-    own = {name: value for name, value in record.items() if name != "sha256"}
-    if record.get("sha256") != _hash(own) or not isinstance(record.get("files"), dict):
-        return f"{RECORD_FILE} was changed after it was written"
-    if (record.get("stage"), record.get("key")) != (stage, key):
-        return f"{RECORD_FILE} is of another result, {record.get('stage')}/{record.get('key')},"
-    return None
-
-
-def _damage_of_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return what is wrong with the files of a result; None if they are as they were written."""
-    for name, content in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != content["bytes"] or file_hash(path) != content["sha256"]:
-            return f"{name} was changed after it was written"
-    return None
-
-
-def _content(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return size and SHA-256 of every file in a folder, by its path below that."""
-    return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def _hash(record: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what JSON makes of a record, whatever the order of its entries."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

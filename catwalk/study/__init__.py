@@ -54,6 +54,7 @@ def run_study(
     split: Settings | None = None,
     wandb: WandbMode | None = None,
     wandb_artifacts: bool = False,
+    verify: bool = False,
     output: Path = Path("runs"),
 ) -> Path:
     """Run a study and print its tables.
@@ -82,6 +83,8 @@ def run_study(
         wandb: ``offline`` writes a W&B run for each cell, and one with the tables, to ``output/wandb``; ``online``
             sends them to your account as well. Neither by default.
         wandb_artifacts: Whether those runs bring the study's files, its classifiers and their features along.
+        verify: Whether to compare the hashes of all files that are taken from the cache. Otherwise a file is not read
+            again whose hash was compared before, and whose size and times are still those.
         output: Folder for the study and the cache.
 
     Returns:
@@ -93,7 +96,8 @@ def run_study(
             written then.
     """
     console = Console()
-    cache = StageCache(output / "cache", partial(console.print, markup=False, highlight=False, style="yellow"))
+    tell = partial(console.print, markup=False, highlight=False, style="yellow")
+    cache = StageCache(output / "cache", tell, verify)
     folder = output / name
     if folder.resolve() in (output.resolve(), cache.folder.resolve()):
         raise CatwalkError(f"name: {name!r} is not a name for a study's folder")
@@ -115,7 +119,7 @@ def run_study(
     )
     if grid.recommenders:
         console.print(f"{shop.catalogue.name}: {'; '.join(shop.split_facts)}", markup=False, highlight=False)
-    replaced = what_is_replaced(folder, [run.labels for run in runs], _places(runs), source)
+    replaced = what_is_replaced(folder, [run.labels for run in runs], _keys(runs), source)
     if replaced is not None:
         console.print(replaced, markup=False, highlight=False, style="yellow", soft_wrap=True)
     if why_not is not None:
@@ -244,9 +248,14 @@ def _in_order(runs: list[Run]) -> list[Stage]:
     return list(ordered.values())
 
 
+def _keys(runs: list[Run]) -> dict[str, str]:
+    """Return what each stage depends on, by description, as the plan has it."""
+    return {stage.description: stage.key for stage in _in_order(runs)}
+
+
 def _places(runs: list[Run]) -> dict[str, str]:
     """Return where in the cache the result of each stage is, by description."""
-    return {stage.description: f"{stage.kind}/{stage.key}" for stage in _in_order(runs)}
+    return {stage.description: stage.place for stage in _in_order(runs)}
 
 
 def _networks_of(runs: list[Run]) -> list[tuple[ClassifierStage, FeaturesStage]]:
@@ -328,6 +337,7 @@ def _write_manifest(
         "protocol": vars(grid.protocol),
         "seeds": grid.seeds,
         "stages": _places(runs),
+        "keys": _keys(runs),
         "classifiers": {
             run.classifier.name: {
                 "accuracy": run.classifier.record["accuracy"],

@@ -97,23 +97,23 @@ def _on_source(
 
 
 def what_is_replaced(
-    folder: Path, cells: Sequence[Mapping[str, Any]], stages: Mapping[str, str], source: str
+    folder: Path, cells: Sequence[Mapping[str, Any]], keys: Mapping[str, str], source: str
 ) -> str | None:
     """Return a line where a study's folder holds the tables of another one, which has the same name.
 
     Args:
         folder: The study's folder.
         cells: ``extractor``, ``attack``, ``recommender`` and ``seed`` of every cell that is to come.
-        stages: Where the result of each stage is, by description.
+        keys: What each stage depends on, by description.
         source: The source category.
     """
     try:
-        before = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["stages"]
+        before = json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("keys")
         with (folder / "cells.csv").open(newline="", encoding="utf-8") as file:
             rows = [{name: from_cell(text or "") for name, text in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, AttributeError):
         return None
-    if before == stages:
+    if before == keys:
         return None
     differences = []
     new_rows = [{**cell, "source": source} for cell in cells]

@@ -67,7 +67,7 @@ class CellRun:
     @property
     def config(self) -> dict[str, Any]:
         """Its settings, to filter and group by, and all that its stages depend on."""
-        stages = {stage.kind: {"key": stage.key, **stage.settings} for stage in self.stages}
+        stages = {stage.kind: {"key": stage.stored.key, **stage.settings} for stage in self.stages}
         named = {column: self.cell[column] for column in SETTINGS}
         return {"study": self.study, **named, "stages": stages, "catwalk": __version__}
 

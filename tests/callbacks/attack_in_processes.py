@@ -99,7 +99,8 @@ def main(
 
     Poisoning.craft = noted
     attack, target = attack_of(name, recommender)
-    inject = InjectPoisonedImages(Path(classifier), attack, "Sandal", Path(output), target)
+    store = Path(f"{output} store")
+    inject = InjectPoisonedImages(Path(classifier), attack, "Sandal", Path(output), target, results=store)
     folder = Path(said)
     trainer = Trainer(
         accelerator="cpu",

@@ -67,7 +67,8 @@ def main(*arguments: str) -> None:
             getattr(trainer, command)(model, data, **quietly, **checkpoint)
 
     attack = output / "recommender"
-    inject = InjectPoisonedImages(classifier, PGD(epsilon=32.0), attacks.SOURCE, attack, attacks.TARGET, from_epoch=1)
+    given = classifier, PGD(epsilon=32.0), attacks.SOURCE, attack, attacks.TARGET
+    inject = InjectPoisonedImages(*given, from_epoch=1, results=output / "store")
     observe(
         "recommender",
         VBPR(factors=4, visual_factors=4, top_k=[5], warm_start=recommender, optimizer=no_learning),

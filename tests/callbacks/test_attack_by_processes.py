@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from catwalk.poisoning.finished_attack import FINISHED_FILE
+from catwalk.results.record import RECORD_FILE
 
 SCRIPT = Path(__file__).with_name("attack_in_processes.py")
 
@@ -74,8 +74,10 @@ def test_the_files_and_figures_of_two_are_those_of_one(attack, tmp_path, name):
     codes, said = attack(name, 2, tmp_path / "two")
     assert codes == [0, 0], errors(said)
     shared = reports(said, 2)
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
-    assert FINISHED_FILE in contents(tmp_path / "one")
+    files = [contents(tmp_path / name) for name in ("one", "two")]
+    records = [json.loads(content.pop(RECORD_FILE)) for content in files]  # which say how long it took
+    assert files[0] == files[1]
+    assert records[0]["key"] == records[1]["key"]
     count = len(alone["shares"][0])
     assert [report["shares"] for report in shared] == [[list(range(rank, count, 2))] for rank in range(2)]
     for report in shared:
@@ -110,6 +112,7 @@ def test_what_one_cannot_do_ends_all(attack, tmp_path):
     for rank in range(2):
         assert (said / f"error{rank}.txt").read_text() == "CatwalkError: what process 1 has to say"
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out store").exists()
 
 
 @pytest.mark.slow
@@ -125,7 +128,7 @@ def test_one_that_is_killed_leaves_nothing_that_looks_finished(attack, tmp_path)
     codes, said = attack("dies", 2, tmp_path / "out")
     assert codes[1] == -signal.SIGKILL, errors(said)
     assert codes[0] != 0
-    assert not (tmp_path / "out" / FINISHED_FILE).exists()
+    assert not (tmp_path / "out" / RECORD_FILE).exists()
     codes, said = attack("pgd", 2, tmp_path / "out")
     assert codes == [0, 0], errors(said)
     assert all(report["shares"] for report in reports(said, 2))

@@ -2,12 +2,16 @@
 
 import copy
 import gc
+import json
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,14 +21,16 @@ from pytorch_lightning import Callback, seed_everything
 from safetensors.torch import load_file
 
 import callbacks.inject_poisoned_images
-from callbacks import InjectPoisonedImages
+from callbacks import AttackedItems, InjectPoisonedImages
 from catwalk.attacks import FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.errors import CatwalkError
 from catwalk.poisoning import poison as poisoning
-from catwalk.poisoning.finished_attack import FINISHED_FILE
+from catwalk.poisoning.finished_attack import ATTACK
 from catwalk.poisoning.poison import Poisoning, poison, read_summary
 from catwalk.poisoning.protocol import Protocol
 from catwalk.poisoning.records import read_attacked_items
+from catwalk.results.record import RECORD_FILE
+from catwalk.results.store import StageCache
 from catwalk.shop.splits import RatioSplit
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
@@ -58,6 +64,7 @@ def inject(trained, tmp_path: Path):
 
     def make(attack=None, **settings) -> InjectPoisonedImages:
         arguments = {"classifier": trained.checkpoint, "source": SOURCE, "target": TARGET, "output": tmp_path / "out"}
+        arguments["results"] = tmp_path / "store"
         return InjectPoisonedImages(attack=attack or PGD(epsilon=32.0), **arguments | settings)
 
     return make
@@ -94,6 +101,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def without_record(folder: Path) -> dict[str, bytes]:
+    """Return the contents of an attack's folder but for the record, which says how long it took."""
+    return {name: content for name, content in contents(folder).items() if name != RECORD_FILE}
+
+
 def same_weights(one: VBPR, other: VBPR) -> bool:
     return all(torch.equal(weight, other.state_dict()[name]) for name, weight in one.state_dict().items())
 
@@ -108,7 +120,7 @@ def test_a_second_run_takes_what_the_first_has_left(inject, fit, crafted, said, 
     assert torch.equal(second.model.features.features, load_file(tmp_path / "out" / "features.safetensors")["features"])
     assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
     assert contents(tmp_path / "out").keys() == {path.relative_to(tmp_path / "out").as_posix() for path in files}
-    assert len(said) == 2
+    assert len(said) == 2  # nothing of another attack
     assert said[1] == f"{said[0]}, as an earlier run left them"
     assert said[0].endswith(f"images in {tmp_path / 'out'}")
 
@@ -151,19 +163,31 @@ CHANGES = {
 }
 
 
+WHY = {
+    "epsilon": "setting epsilon and setting step",  # which is a share of it
+    "class": "the class of attack",
+    "no budget": "the class of attack",
+    "untargeted": "setting targeted and setting target",
+}
+"""What is said to have changed, where it is not the setting of that name alone."""
+
+
 @pytest.mark.parametrize("change", CHANGES)
-def test_whatever_changes_the_attack_is_run_again(inject, fit, crafted, tmp_path, change):
+def test_whatever_changes_the_attack_is_run_again(inject, fit, crafted, said, tmp_path, change):
     fit(inject())
     (tmp_path / "out" / "mine.png").write_bytes(b"not an attack's")
+    said.clear()
     fit(inject(**CHANGES[change]))
     assert len(crafted) == 2
-    fit(inject(**CHANGES[change], output=tmp_path / "fresh"))
+    assert said[0].endswith(f": again, because {WHY.get(change, f'setting {change}')} changed"), said
+    fit(inject(**CHANGES[change], output=tmp_path / "fresh", results=tmp_path / "other store"))
     assert len(crafted) == 3
-    assert contents(tmp_path / "out") == contents(tmp_path / "fresh") | {"mine.png": b"not an attack's"}
+    assert without_record(tmp_path / "out") == without_record(tmp_path / "fresh") | {"mine.png": b"not an attack's"}
     fit(inject(**CHANGES[change]))
     assert len(crafted) == 3
-    fit(inject())  # what was there before that is gone
-    assert len(crafted) == 4
+    fit(inject())  # what was there before that is in the store
+    assert len(crafted) == 3
+    assert read_summary(tmp_path / "out").attack == "PGD (ε = 32)"
 
 
 def test_another_network_is_attacked_again(inject, fit, crafted, trained, features, shop, tmp_path):
@@ -203,23 +227,120 @@ def test_a_known_recommender_is_its_parameters(inject, fit, crafted, recommender
     assert len(crafted) == 2
 
 
-@pytest.mark.parametrize(
-    "name", ["png", "attacked_items.csv", "attack.json", "features.safetensors", "predictions.csv", FINISHED_FILE]
-)
-@pytest.mark.parametrize("damage", ["cut", "edited", "missing"])
-def test_what_is_damaged_is_made_again(inject, fit, crafted, tmp_path, name, damage):
-    fit(inject())
-    folder = tmp_path / "out"
+NAMES = ["png", "attacked_items.csv", "attack.json", "features.safetensors", "predictions.csv", RECORD_FILE]
+
+
+def zeros_in_the_middle(path: Path) -> None:
+    content = path.read_bytes()
+    middle, length = len(content) // 2, min(16, len(content) // 4)
+    path.write_bytes(content[:middle] + bytes(length) + content[middle + length :])
+
+
+DAMAGES = {
+    "zeros": zeros_in_the_middle,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "missing": Path.unlink,
+}
+
+
+def damaged(folder: Path, name: str, damage: str, other: Path) -> Path:
+    """Damage a file of an attack and return it; ``another's`` puts that of another attack in its place."""
     path = sorted(folder.rglob("*.png"))[3] if name == "png" else folder / name
-    before = contents(folder)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content[:-20] if damage == "cut" else content)
-    if damage == "missing":
-        path.unlink()
+    if damage == "another's":
+        path.write_bytes((other / path.relative_to(folder)).read_bytes())
+    else:
+        DAMAGES[damage](path)
+    return path
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "another's"])
+def test_what_is_damaged_in_the_folder_is_taken_from_the_store(inject, fit, crafted, said, tmp_path, damage):
+    fit(inject(PGD(epsilon=16.0), output=tmp_path / "other"))
     fit(inject())
+    before = contents(tmp_path / "out")
+    for name in NAMES if damage != "another's" else NAMES[:-2]:  # predictions are of the clean images
+        path = damaged(tmp_path / "out", name, damage, tmp_path / "other")
+        said.clear()
+        fit(inject())
+        assert len(crafted) == 2
+        assert contents(tmp_path / "out") == before
+        assert path.name in said[0]
+        assert said[0].endswith(f" in {tmp_path / 'out'}; what an attack left there is replaced")
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "another's"])
+def test_what_is_damaged_in_the_store_is_set_aside_and_made_again(inject, fit, crafted, said, tmp_path, damage):
+    store = tmp_path / "store"
+    fit(inject(PGD(epsilon=16.0), output=tmp_path / "other"))
+    fit(inject(output=None))
+    (found,) = [path.parent for path in (store / ATTACK).glob("*/attack.json") if '"epsilon": 32' in path.read_text()]
+    before = without_record(found)
+    for number, name in enumerate(NAMES if damage != "another's" else [*NAMES[:-2], RECORD_FILE]):
+        path = damaged(found, name, damage, tmp_path / "other")
+        said.clear()
+        fit(inject(output=None))
+        assert len(crafted) == 3 + number
+        assert without_record(found) == before
+        assert path.name in said[0]
+        assert f"it is set aside in {store / 'damaged'}" in said[0]
+        assert len(said) == 2  # and what it did
+    assert len(list((store / "damaged").iterdir())) == number + 1
+
+
+def test_a_hash_that_was_compared_before_is_compared_again_where_that_is_asked(inject, fit, crafted, tmp_path):
+    fit(inject(output=None))
+    fit(inject(output=None))
+    (note,) = (tmp_path / "store" / ".verified").iterdir()
+    (image, *_) = sorted((tmp_path / "store" / ATTACK).rglob("*.png"))
+    zeros_in_the_middle(image)
+    state = image.stat()
+    noted = json.loads(note.read_text())  # as if the disk had lost it, whose times stay
+    name = image.relative_to(*(tmp_path / "store" / ATTACK).iterdir()).as_posix()
+    assert noted["files"][name][0] == state.st_size
+    noted["files"][name] = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    note.write_text(json.dumps(noted))
+    fit(inject(output=None))
+    assert len(crafted) == 1
+    fit(inject(output=None, verify=True))
     assert len(crafted) == 2
-    assert contents(folder) == before
+
+
+def test_without_a_folder_the_result_is_in_the_store_and_observed_there(inject, fit, crafted, said, tmp_path):
+    observer = AttackedItems()
+    callback = inject(output=None)
+    fit(observer, callback, validation=True)
+    (folder,) = (tmp_path / "store" / ATTACK).iterdir()
+    assert observer.folder == folder
+    assert read_summary(folder) == callback.summary
+    fit(inject(), observer, validation=True)
+    assert crafted == ["PGD (ε = 32)"]
+    assert contents(tmp_path / "out") == contents(folder)
+    assert said[-1] == f"{said[0].replace(str(folder), str(tmp_path / 'out'))}, as an earlier run left them"
+
+
+def test_an_attack_that_another_run_is_making_is_waited_for_and_taken(inject, fit, crafted, said, tmp_path):
+    fit(inject(output=None))
+    (folder,) = (tmp_path / "store" / ATTACK).iterdir()
+    kept = Path(shutil.move(folder, tmp_path / "kept"))
+    store, has_begun = StageCache(tmp_path / "store"), threading.Event()
+
+    def make(place: Path) -> dict:
+        has_begun.set()
+        while not any("waits for process" in line for line in said):
+            time.sleep(0.01)
+        for path in kept.iterdir():
+            if path.name != RECORD_FILE:
+                shutil.move(path, place)
+        return {}
+
+    with ThreadPoolExecutor() as pool:
+        made = pool.submit(store.write, ATTACK, folder.name, make)
+        assert has_begun.wait(60)
+        fit(inject())
+        assert made.result() is True
+    assert len(crafted) == 1
+    assert contents(tmp_path / "out") == contents(folder)
 
 
 def test_images_that_were_changed_since_are_not_observed(inject, fit, trained, tmp_path):
@@ -227,7 +348,7 @@ def test_images_that_were_changed_since_are_not_observed(inject, fit, trained, t
     assert len(read_attacked_items(tmp_path / "out", trained.catalogue)[1]) > 3
     path = sorted((tmp_path / "out").rglob("*.png"))[3]
     ImageOps.invert(Image.open(path).convert("RGB")).save(path)
-    with pytest.raises(CatwalkError, match=rf"{path.name} is missing or was changed after the attack wrote it"):
+    with pytest.raises(CatwalkError, match=rf"{path.name} was changed after it was written; attack again"):
         read_attacked_items(tmp_path / "out", trained.catalogue)
 
 
@@ -253,12 +374,14 @@ def test_an_attack_that_cannot_be_told_from_another_is_run_every_time(inject, fi
     for _ in range(2):
         fit(inject(Unkept()))
     assert len(crafted) == 3
-    assert not (tmp_path / "out" / FINISHED_FILE).exists()
+    assert not (tmp_path / "out" / RECORD_FILE).exists()
     assert not any("earlier" in line for line in said)
+    with pytest.raises(CatwalkError, match=r"InjectPoisonedImages.output is missing: .* give it a folder"):
+        fit(inject(Unkept(), output=None))
 
 
 class TestWhatFails:
-    @pytest.fixture(params=["plan", "craft", "save", "complete", "put_in_place"])
+    @pytest.fixture(params=["plan", "craft", "save", "complete", "copy_attack"])
     def broken(self, request, monkeypatch):
         """Return a function that lets a step of the attack fail, having done its work or part of it."""
 
@@ -268,14 +391,14 @@ class TestWhatFails:
             def fails(*arguments, **settings):
                 if request.param == "save":
                     poisoning.save_png(arguments[2][0], arguments[3] / "images" / "first.png")
-                elif request.param != "put_in_place":
+                elif request.param != "copy_attack":
                     function(*arguments, **settings)
                 raise CatwalkError("it failed")
 
             return fails
 
         def let_it_fail(patch):
-            where = callbacks.inject_poisoned_images if request.param == "put_in_place" else Poisoning
+            where = callbacks.inject_poisoned_images if request.param == "copy_attack" else Poisoning
             patch.setattr(where, request.param, broken(where))
 
         return let_it_fail
@@ -338,7 +461,7 @@ class TestWhatFails:
         def meanwhile(self, folder):
             table = read(self, folder)
             if folder == tmp_path / "out":
-                (folder / FINISHED_FILE).write_text('{"key": "another", "files": {}}')
+                (folder / RECORD_FILE).write_text('{"key": "another", "files": {}}')
             return table
 
         monkeypatch.setattr(InteractionTriplets, "read_features", meanwhile)
@@ -351,12 +474,13 @@ import os, signal, sys
 from pathlib import Path
 from pytorch_lightning import Trainer
 from callbacks import InjectPoisonedImages
-from catwalk import finished_attack, poisoning
 from catwalk.attacks import PGD
+from catwalk.poisoning import finished_attack
+from catwalk.poisoning import poison as poisoning
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
-shop, features, classifier, output, step, count = sys.argv[1:]
+shop, features, classifier, output, store, step, count = sys.argv[1:]
 left = int(count)
 
 def killed(function):
@@ -373,8 +497,16 @@ if step == "save_png":
 elif step == "decode":
     poisoning.decode = killed(poisoning.decode)
 else:
-    Path.replace = killed(Path.replace)
-attack = InjectPoisonedImages(Path(classifier), PGD(epsilon=32.0), "Sandal", Path(output), "Sneaker")
+    put_in_place = finished_attack.put_in_place
+
+    def killed_there(*arguments):
+        Path.replace = killed(Path.replace)
+        put_in_place(*arguments)
+
+    finished_attack.put_in_place = killed_there
+attack = InjectPoisonedImages(
+    Path(classifier), PGD(epsilon=32.0), "Sandal", Path(output), "Sneaker", results=Path(store)
+)
 trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[attack])
 trainer.fit(VBPR(factors=4, visual_factors=4, top_k=[5]), InteractionTriplets(Path(shop), Path(features)))
 """
@@ -384,16 +516,16 @@ trainer.fit(VBPR(factors=4, visual_factors=4, top_k=[5]), InteractionTriplets(Pa
 def test_a_killed_attack_never_looks_finished(
     inject, fit, crafted, shop, features, trained, tmp_path, step: str, count: int
 ):
-    fit(inject(output=tmp_path / "whole"))
-    arguments = [shop, features, trained.checkpoint, tmp_path / "out", step, count]
+    fit(inject(output=tmp_path / "whole", results=tmp_path / "other store"))
+    arguments = [shop, features, trained.checkpoint, tmp_path / "out", tmp_path / "store", step, count]
     done = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    left = [path for name in ("out", "store/.partial") for path in (tmp_path / name).rglob("*") if path.is_file()]
     assert left
-    assert not (tmp_path / "out" / FINISHED_FILE).exists()
+    assert not (tmp_path / "out" / RECORD_FILE).exists()
     fit(inject())
-    assert len(crafted) == 2
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert len(crafted) == (1 if step == "replace" else 2)  # which puts a whole result of the store in its place
+    assert without_record(tmp_path / "out") == without_record(tmp_path / "whole")
     assert not (tmp_path / "out" / ".partial").exists()
 
 
@@ -403,7 +535,8 @@ class TestARunThatGoesOn:
     @pytest.mark.parametrize("from_epoch", [0, 1, 2, 3])
     @pytest.mark.parametrize("stop", [1, 2, 3])
     def test_with_the_attack_before_and_after(self, inject, fit, crafted, tmp_path, from_epoch, stop):
-        whole = fit(inject(from_epoch=from_epoch, output=tmp_path / "whole"), epochs=4)
+        apart = {"output": tmp_path / "whole", "results": tmp_path / "other store"}
+        whole = fit(inject(from_epoch=from_epoch, **apart), epochs=4)
         path = tmp_path / "last.ckpt"
         fit(inject(from_epoch=from_epoch), epochs=4, stop=stop, save=path)
         resumed = fit(inject(from_epoch=from_epoch), epochs=4, ckpt_path=path)
@@ -415,6 +548,7 @@ class TestARunThatGoesOn:
         whole = fit(inject(from_epoch=1), epochs=3)
         fit(inject(from_epoch=1), epochs=3, stop=2, save=tmp_path / "last.ckpt")
         shutil.rmtree(tmp_path / "out")
+        shutil.rmtree(tmp_path / "store")
         resumed = fit(inject(from_epoch=1), epochs=3, ckpt_path=tmp_path / "last.ckpt")
         assert len(crafted) == 2
         assert same_weights(resumed, whole)

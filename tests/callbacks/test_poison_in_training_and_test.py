@@ -231,7 +231,11 @@ class TestWhatIsNoAttacksIsNotReplaced:
         assert contents(tmp_path) == before
 
     @pytest.mark.parametrize(
-        "name", ["predictions.csv", "attack.json", "attacked_items.csv", "finished.json", "features.safetensors", "png"]
+        "name",
+        [
+            *("predictions.csv", "attack.json", "attacked_items.csv", "stage.json", "finished.json"),
+            *("features.safetensors", "png"),
+        ],
     )
     @pytest.mark.parametrize("text", ["", "{}", "[1]", "item_id,image\n1,mine.png\n"])
     def test_somebodys_file(self, trained, triplets, make_trainer, poison, tmp_path, name, text) -> None:

@@ -379,8 +379,8 @@ def test_ids_of_purchases_under_another_name_than_those_of_items(work, run) -> N
 
 
 def test_a_folder_that_cannot_be_written(work, run) -> None:
-    Path("runs/attacks").write_text("a file where a folder should be")
-    assert_one_line(run("fit", *VBPR, *PGD), "runs/attacks")
+    Path("runs/cache").write_text("a file where a folder should be")
+    assert_one_line(run("fit", *VBPR, *PGD), "runs/cache")
 
 
 def test_a_bug_of_ours_keeps_its_traceback(work, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,7 @@ def test_what_can_be_mended_is_one_line(work, run, name: str) -> None:
     assert re.fullmatch(r"catwalk: error: [^\n]{10,600}\n", outcome.err), outcome.err
     for word in words:
         assert word in outcome.err
-    assert not Path("runs/attacks").exists()
+    assert not Path("runs/cache/attack").exists()
 
 
 def test_a_rank_attack_needs_a_recommender(work, run) -> None:

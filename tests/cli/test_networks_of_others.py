@@ -74,7 +74,7 @@ def test_imagenet_classes_and_an_attack_by_their_names(work: Path, run, weights:
     by_name = ["--poison.source=sandal", "--poison.target=running shoe", "--poison.attack.epsilon=64"]
     outcome = run("fit", *vbpr, *pgd, *by_name, "--trainer.max_epochs=1")
     assert outcome.code == 0, outcome.err
-    with open(next(Path("runs/attacks").glob("pgd-64-*")) / "attacked_items.csv") as file:
+    with open(next(Path("runs/cache/attack").glob("*/attacked_items.csv"))) as file:
         attacked = list(csv.DictReader(file))
     assert len(attacked) == categories("runs/imagenet/features/predictions.csv").count("sandal") > 0
     assert {row["category_before"] for row in attacked} == {"sandal"}

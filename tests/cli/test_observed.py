@@ -47,7 +47,7 @@ def test_pictures_and_figures_reach_the_loggers(work, run, monkeypatch: pytest.M
     outcome = run("fit", *stack, "--config", "loggers.yaml", *SHORT)
     assert outcome.code == 0, outcome.err
 
-    (folder,) = Path("runs/attacks").iterdir()
+    (folder,) = Path("runs/cache/attack").iterdir()
     with (folder / "attacked_items.csv").open() as file:
         attacked = list(csv.DictReader(file))
     assert {path.name for path in folder.glob("*.png")} == {"gallery.png", "category_bars.png", "confusion.png"}

@@ -15,8 +15,6 @@ from catwalk.poisoning.protocol import AttackProtocol
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR, ProductClassifier
 
-STATED: dict[str, Any] = {"attack": {"class_path": "catwalk.attacks.PGD"}, "source": "Sandal", "target": "Sneaker"}
-
 OF_OLD = """
 trainer:
   callbacks+:
@@ -44,9 +42,9 @@ def data(tmp_path: Path) -> InteractionTriplets:
     return InteractionTriplets(tmp_path / "shop", features)
 
 
-def made(data: InteractionTriplets, stated: dict[str, Any] = STATED, **options: Any) -> InjectPoisonedImages:
+def made(data: InteractionTriplets, **options: Any) -> InjectPoisonedImages:
     poison = Poison(**{"attack": PGD(), "source": "Sandal", "target": "Sneaker"} | options)
-    callback = poison.callback(VBPR(), data, [CategoryHitRatio()], stated)
+    callback = poison.callback(VBPR(), data, [CategoryHitRatio()])
     assert callback is not None
     return callback
 
@@ -75,32 +73,18 @@ def test_the_shops_target_is_for_attacks_that_have_one(data) -> None:
     assert made(data, attack=RankAttack(recommender="x.ckpt")).target is None
 
 
-def test_each_attack_has_a_folder_of_its_own(data) -> None:
-    folder = made(data).output
-    assert folder.parent == Path("runs/attacks")
-    assert folder.name.startswith("pgd-8-")
-    assert made(data, STATED | {"from_epoch": 3, "output": None}).output == folder
-    slower = STATED | {"attack": STATED["attack"] | {"init_args": {"batch_size": 3}}}
-    assert made(data, slower).output == folder
-    weaker = STATED | {"attack": STATED["attack"] | {"init_args": {"iterations": 3}}}
-    others = {made(data, weaker).output, made(data, STATED | {"source": "Bag"}).output}
-    data.features = data.features.parent / "other"
-    others.add(made(data, classifier=Path("x.ckpt")).output)
-    assert len({folder, *others}) == 4
-
-
 def test_without_an_attack_nothing_is_poisoned(data) -> None:
-    assert Poison(source="Sandal", target="Sneaker").callback(VBPR(), data, [], {}) is None
+    assert Poison(source="Sandal", target="Sneaker").callback(VBPR(), data, []) is None
 
 
 def test_what_cannot_be_poisoned_is_told(data) -> None:
     poison = Poison(attack=PGD(), source="Sandal", target="Sneaker")
     with pytest.raises(CatwalkError, match=r"ProductClassifier is a CNN.*`catwalk attack`"):
-        poison.callback(ProductClassifier("catwalk.networks.compact_cnn"), data, [], STATED)
+        poison.callback(ProductClassifier("catwalk.networks.compact_cnn"), data, [])
     with pytest.raises(CatwalkError, match=r"poison\.source is missing.*configs/data/demo\.yaml"):
         made(data, source=None)
     with pytest.raises(CatwalkError, match=r"poison\.attack: InjectPoisonedImages is among trainer\.callbacks, too"):
-        poison.callback(VBPR(), data, [made(data)], STATED)
+        poison.callback(VBPR(), data, [made(data)])
     data.features = None
     with pytest.raises(CatwalkError, match=r"poison\.attack: .*data\.features is not given"):
         made(data)
@@ -116,9 +100,8 @@ def test_configurations_of_old_do_the_same(work, run) -> None:
         assert (outcome.code, outcome.err) == (0, "")
         weights.append(torch.load("runs/vbpr/recommender.ckpt", weights_only=True)["state_dict"])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    old, new = sorted(Path("runs/attacks").iterdir())
-    keys = [json.loads((folder / "finished.json").read_text())["key"] for folder in (old, new)]
-    assert keys[0] == keys[1]
+    (new,) = Path("runs/cache/attack").iterdir()
+    assert json.loads(Path("runs/attacks/of_old/stage.json").read_text())["key"] == new.name
     both = run(*vbpr, "--config", "old.yaml", "--config", "configs/attack/pgd8.yaml")
     assert both.code == 2
     assert both.err.startswith("catwalk: error: poison.attack: InjectPoisonedImages is among trainer.callbacks, too")

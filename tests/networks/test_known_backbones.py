@@ -11,7 +11,7 @@ from catwalk.attacks import FGSM
 from catwalk.errors import CatwalkError
 from catwalk.networks.classifier import load_classifier
 from catwalk.networks.known_backbones import check_backbone
-from catwalk.poisoning.finished_attack import attack_key
+from catwalk.poisoning.attack_inputs import attack_inputs
 from catwalk.poisoning.protocol import Protocol
 from lightning_modules import VBPR, ProductClassifier
 
@@ -128,7 +128,7 @@ def test_every_door_by_which_a_classifier_comes_in(hostile, trained, tmp_path):
         ProductClassifier.load_from_checkpoint(hostile)
     arguments = {"source": "Sandal", "target": "Sneaker", "protocol": Protocol(), "purchases": None}
     with pytest.raises(CatwalkError, match=r"set InjectPoisonedImages\.backbone: os\.system and Inj"):
-        attack_key(hostile, FGSM(), trained.catalogue, tmp_path, **arguments)
+        attack_inputs(hostile, FGSM(), trained.catalogue, tmp_path, **arguments)
     callback = InjectPoisonedImages(hostile, FGSM(), "Sandal", tmp_path / "attack", backbone="my.network")
     assert callback.backbone == "my.network"
 

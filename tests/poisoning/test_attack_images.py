@@ -12,7 +12,7 @@ from catwalk.cli.main import main
 from catwalk.errors import CatwalkError
 from catwalk.networks.features import FeatureTable
 from catwalk.poisoning.attack_images import attack_images
-from catwalk.poisoning.finished_attack import FINISHED_FILE, files_of
+from catwalk.poisoning.attack_inputs import files_of
 from catwalk.poisoning.poison import poison
 from catwalk.shop.images import decode
 
@@ -57,18 +57,26 @@ def test_it_does_what_poisoning_a_catalogue_does(images_alone, trained, tmp_path
 
 
 def test_it_is_run_again_only_where_something_has_changed(images_alone, trained, tmp_path, capsys):
-    def run(attack):
-        attack_images(images_alone, trained.checkpoint, attack, output=tmp_path / "o", **GOAL)
-        return "as an earlier run left them" in capsys.readouterr().out
+    def run(attack, **others):
+        arguments = {"output": tmp_path / "o", "results": tmp_path / "store"} | others
+        attack_images(images_alone, trained.checkpoint, attack, **arguments, **GOAL)
+        out, err = capsys.readouterr()
+        return "as an earlier run left them" in out, " ".join(err.split())
 
-    assert not run(FGSM(epsilon=8))
-    assert run(FGSM(epsilon=8))
-    assert not run(FGSM(epsilon=4))
+    assert run(FGSM(epsilon=8)) == (False, "")
+    assert run(FGSM(epsilon=8)) == (True, "")
+    is_taken, line = run(FGSM(epsilon=4))
+    assert not is_taken
+    assert line == "FGSM (ε = 4) on Sandal: again, because setting epsilon changed"
+    whole = {path: path.read_bytes() for path in (tmp_path / "o").rglob("*") if path.is_file()}
     damaged = next((tmp_path / "o" / "images").rglob("*.png"))
     damaged.write_bytes(b"")
-    assert not run(FGSM(epsilon=4))
-    assert damaged.stat().st_size > 0
-    assert (tmp_path / "o" / FINISHED_FILE).is_file()
+    is_taken, line = run(FGSM(epsilon=4))  # a copy of what is in the store, which is whole
+    assert is_taken
+    assert f"{damaged.relative_to(tmp_path / 'o')} was changed after it was written in {tmp_path / 'o'}; what" in line
+    assert {path: path.read_bytes() for path in (tmp_path / "o").rglob("*") if path.is_file()} == whole
+    assert run(FGSM(epsilon=8), output=tmp_path / "another") == (True, "")
+    assert not run(FGSM(epsilon=8), output=tmp_path / "third", results=tmp_path / "other store")[0]
 
 
 def test_a_file_that_the_attack_names_must_stay_as_it_is(images_alone, trained, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What says that a folder holds exactly this attack: keys that follow all that it depends on, and files as written."""
 
 import dataclasses
+import hashlib
 import importlib
 import inspect
 import json
@@ -20,10 +21,14 @@ from catwalk import attacks
 from catwalk.attacks import FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.attacks.attack import Attack, AttackSettings
 from catwalk.poisoning import finished_attack
+from catwalk.poisoning.attack_inputs import attack_inputs
 from catwalk.poisoning.finished_attack import (
+    ATTACK,
     FINISHED_FILE,
-    attack_key,
     check_folder,
+    copy_attack,
+    damage_of,
+    damage_since,
     has_key,
     is_finished,
     put_in_place,
@@ -31,6 +36,7 @@ from catwalk.poisoning.finished_attack import (
 from catwalk.poisoning.poison import poison
 from catwalk.poisoning.protocol import Protocol
 from catwalk.results import keys as stage_keys
+from catwalk.results.record import RECORD_FILE, write_record
 from catwalk.shop.catalogue import Catalogue
 
 OTHERS = {
@@ -83,7 +89,8 @@ def key(trained, features):
             "protocol": Protocol(),
             "purchases": None,
         }
-        return attack_key(attack=attack or PGD(), **arguments | others)
+        inputs = attack_inputs(attack=attack or PGD(), **arguments | others)
+        return None if inputs is None else inputs.key
 
     return key_of
 
@@ -225,10 +232,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 def attacked(trained, tmp_path):
     """Return a function that attacks, into a folder beside ``tmp_path / "out"``."""
 
-    def attack(number=0, **settings):
+    def attack(number=0, key="key", **settings):
         arguments = trained.classifier, FGSM(**settings), trained.catalogue, trained.table
         folder = tmp_path / f"partial{number}"
         poison(*arguments, folder, source="Sandal", target="Sneaker")
+        if key is not None:
+            write_record(folder, {"stage": ATTACK, "key": key})
         (tmp_path / "out").mkdir(exist_ok=True)
         return folder
 
@@ -243,8 +252,8 @@ class TestFolders:
         put_in_place(partial, folder, "key")
         found = contents(folder)
         assert found.pop("mine.png") == b"not an attack's"
-        assert found.pop(FINISHED_FILE)
         assert found == expected
+        assert RECORD_FILE in found
         assert is_finished(folder, "key")
         assert has_key(folder, "key")
         assert not is_finished(folder, "other")
@@ -278,41 +287,71 @@ class TestFolders:
             "[]",
             '{"key": "key"}',
             '{"files": {}}',
-            '{"key": "key", "files": {}}',
-            '{"key": "key", "files": 3}',
+            '{"stage": "attack", "key": "key", "files": {}}',
+            '{"stage": "attack", "key": "key", "files": 3}',
             "\x00",
         ],
     )
-    def test_a_record_of_another_kind(self, tmp_path, text):
-        (tmp_path / FINISHED_FILE).write_text(text)
+    @pytest.mark.parametrize("name", [RECORD_FILE, FINISHED_FILE])
+    def test_a_record_of_another_kind(self, tmp_path, name, text):
+        (tmp_path / name).write_text(text)
         assert not is_finished(tmp_path, "key")
 
-    def test_a_record_of_a_missing_file(self, attacked, tmp_path):
-        folder = tmp_path / "out"
-        put_in_place(attacked(), folder, "key")
-        record = json.loads((folder / FINISHED_FILE).read_text())
+    def test_a_record_of_another_result_or_of_too_few_files(self, attacked, tmp_path):
+        partial = attacked()
+        (partial / "features.safetensors").unlink()
+        for number, record in enumerate(({"stage": ATTACK, "key": "other"}, {"stage": "features", "key": "key"})):
+            shutil.copytree(partial, tmp_path / f"copy{number}")
+            write_record(tmp_path / f"copy{number}", record)
+            assert "stage.json is of another result" in damage_of(tmp_path / f"copy{number}", "key")
+        (partial / RECORD_FILE).unlink()
+        write_record(partial, {"stage": ATTACK, "key": "key"})
+        assert damage_of(partial, "key") == "features.safetensors is missing"
+
+    def test_an_attack_of_an_earlier_version_is_read_and_its_damage_noticed(self, attacked, tmp_path):
+        folder = attacked(key=None)
+        files = {name: hashlib.sha256(content).hexdigest() for name, content in contents(folder).items()}
+        (folder / FINISHED_FILE).write_text(json.dumps({"key": "key", "files": files}))
+        assert damage_since(folder) is None
+        assert damage_of(folder, "key") == "it was written by an earlier version of Catwalk"
+        image = sorted(folder.rglob("*.png"))[2]
+        image.write_bytes(image.read_bytes()[:-1])
+        assert damage_since(folder) == f"{image.relative_to(folder)} is missing or was changed after it was written"
+        put_in_place(attacked(1), folder, "key")
         assert is_finished(folder, "key")
-        record["files"]["images/missing.png"] = None
-        (folder / FINISHED_FILE).write_text(json.dumps(record))
-        assert not is_finished(folder, "key")
+        assert not (folder / FINISHED_FILE).exists()
+
+    def test_a_copy_is_whole_and_apart(self, attacked, tmp_path):
+        stored, folder = attacked(), tmp_path / "out"
+        before = contents(stored)
+        (stored / "features.float16.safetensors").write_bytes(b"beside the result, and no part of it")
+        copy_attack(stored, folder, "key")
+        assert contents(folder) == before
+        image = sorted(folder.rglob("*.png"))[0]
+        image.write_bytes(b"edited")
+        assert contents(stored).items() >= before.items()
+        assert damage_of(folder, "key") == f"{image.relative_to(folder)} was changed after it was written"
+        copy_attack(stored, folder, "key")
+        assert contents(folder) == before
 
     def test_without_a_key_nothing_is_ever_finished(self, attacked, tmp_path):
         folder = tmp_path / "out"
         put_in_place(attacked(), folder, "key")
-        put_in_place(attacked(1, epsilon=4), folder, None)
-        assert not (folder / FINISHED_FILE).exists()
+        put_in_place(attacked(1, key=None, epsilon=4), folder, None)
+        assert not (folder / RECORD_FILE).exists()
         assert not is_finished(folder, None)
         assert not is_finished(folder, "key")
 
     def test_a_move_that_was_killed_never_looks_finished(self, attacked, tmp_path, monkeypatch):
         """Whichever file it was killed at, in the place of a finished attack."""
-        first, second, folder = attacked(), attacked(1, epsilon=4), tmp_path / "out"
+        first, second, folder = attacked(key="first"), attacked(1, key="second", epsilon=4), tmp_path / "out"
         kept, first_files = tmp_path / "kept", tmp_path / "first"
         shutil.copytree(first, first_files)
         put_in_place(first, folder, "first")
         shutil.copytree(folder, kept)
         changed = [name for name, content in contents(second).items() if contents(first_files)[name] != content]
-        replace, number = Path.replace, len(changed) + 1  # and what says that it is finished
+        assert RECORD_FILE in changed
+        replace, number = Path.replace, len(changed)
         for killed_at in range(number):
             left = [killed_at]
 
@@ -366,7 +405,7 @@ class TestFolders:
         replace, unlink, look, removed = Path.replace, Path.unlink, finished_attack.is_finished, []
 
         def replacing(path, target):
-            if Path(target).name == FINISHED_FILE and threading.current_thread() is first:
+            if Path(target).name == RECORD_FILE and threading.current_thread() is first:
                 has_begun.set()
                 has_looked.wait(1)  # in vain, where the second has to wait
             return replace(path, target)
@@ -379,7 +418,7 @@ class TestFolders:
             return found
 
         def unlinking(path, **settings):
-            if path.name == FINISHED_FILE and is_done.is_set():
+            if path.name == RECORD_FILE and is_done.is_set():
                 removed.append(path)
             unlink(path, **settings)
 
@@ -406,8 +445,8 @@ class TestFolders:
         numbers = {path: os.stat(path).st_ino for path in folder.rglob("*")}
         put_in_place(second, folder, "key")
         assert {path: os.stat(path).st_ino for path in folder.rglob("*")} == numbers
-        (folder / FINISHED_FILE).unlink()  # as if it were not quite done
+        (folder / RECORD_FILE).unlink()  # as if it were not quite done
         put_in_place(attacked(2), folder, "key")
-        others = {path: os.stat(path).st_ino for path in folder.rglob("*") if path.name != FINISHED_FILE}
+        others = {path: os.stat(path).st_ino for path in folder.rglob("*") if path.name != RECORD_FILE}
         assert others.items() <= numbers.items()
         assert is_finished(folder, "key")

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from catwalk.results import keys as stage_keys
-from catwalk.results.keys import modules_imported_by, stage_key
-from catwalk.results.store import RECORD_FILE, StageCache
+from catwalk.results.keys import inputs_of, modules_imported_by
+from catwalk.results.record import RECORD_FILE
+from catwalk.results.store import StageCache
 
 TRAIN = '''"""Train."""
 import shopcode.layers
@@ -55,7 +56,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
             path.write_text(text.replace(old, new))
         for function in (stage_keys._source, stage_keys._imports, stage_keys._code_hash):
             function.cache_clear()
-        return stage_key({"seed": 0, **settings}, ["shopcode.train"])
+        return inputs_of({"seed": 0, **settings}, ["shopcode.train"]).key
 
     yield key_after
     for function in (stage_keys._source, stage_keys._imports, stage_keys._code_hash):
@@ -168,7 +169,16 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def replace_by_another_runs(path: Path) -> None:
+    """Put a file of the same size and time in a file's place, as a wrong copy does."""
+    other, times = path.with_name("other"), path.stat()
+    other.write_bytes(path.read_bytes()[::-1])
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other.replace(path)
+
+
 DAMAGES = {
+    "another run's file": (lambda path: replace_by_another_runs(path / "deep/numbers"), "deep/numbers was changed"),
     "zeros in the middle": (lambda path: zeros(path / "deep/numbers"), "deep/numbers was changed"),
     "a flipped bit": (lambda path: flip(path / "text.csv"), "text.csv was changed"),
     "cut off": (lambda path: os.truncate(path / "deep/numbers", 100), "deep/numbers was changed"),
@@ -216,6 +226,7 @@ def test_a_damaged_result_is_set_aside_and_made_again(tmp_path: Path, damage: Ca
     first = StageCache(tmp_path)
     for key in ("key", "other"):
         first.write("kind", key, fill)
+        assert first.has("kind", key)  # and so its hashes have been compared
     written = contents(tmp_path / "kind" / "key")
     damage(tmp_path / "kind" / "key")
     told: list[str] = []

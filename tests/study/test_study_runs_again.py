@@ -42,8 +42,14 @@ def test_the_same_seeds_give_the_same_bytes_in_a_fresh_folder(finished, run_stud
     assert results(again.output).keys() == results(finished.output).keys()
 
 
-def test_other_runs_recompute_what_has_changed_and_nothing_else(finished, settings, run_study, tmp_path: Path) -> None:
+def test_other_runs_recompute_what_has_changed_and_nothing_else(
+    finished, settings, run_study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "runs"
+
+    def said() -> str:
+        return " ".join(capsys.readouterr().out.split())
+
     first = run_study(settings, output)
     before = results(output)
     second = run_study(settings, output)
@@ -55,9 +61,14 @@ def test_other_runs_recompute_what_has_changed_and_nothing_else(finished, settin
     third = run_study(settings, output)
     assert third.made == ("attack", "perceptual", "recommender", "recommender")
     assert {name: written for name, written in results(output).items() if name in before} == before
+    assert "again, because" not in said()  # another attack
 
     settings["recommenders"]["BPR-MF"]["model"]["init_args"]["factors"] = 5
     assert run_study(settings, output).made == ("recommender", "recommender")
+    screen = said()
+    for seed in (0, 1):
+        assert f"BPR-MF on T, No attack, seed {seed}: again, because setting factors changed" in screen
+    assert screen.count("again, because") == 2
     settings["seeds"] = [0, 1, 2]
     assert run_study(settings, output).made == ("recommender",) * 4
     settings["accuracy_attack"] = {"class_path": "catwalk.attacks.FGSM", "init_args": {"targeted": False}}

@@ -12,10 +12,11 @@ import torch
 from pytorch_lightning import seed_everything
 
 from callbacks import InjectPoisonedImages
-from catwalk.attacks import PGD
+from catwalk.attacks import FGSM, PGD
 from catwalk.keyed_random import content_keys
 from catwalk.networks.classifier import load_classifier
 from catwalk.perceptual import load_lpips
+from catwalk.poisoning.poison import Poisoning
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import decode
 from catwalk.shop.labelled_images import LabelledImages
@@ -222,18 +223,34 @@ def stage(finished, description: str) -> Path:
     return finished.output / "cache" / found
 
 
-def test_the_callback_poisons_as_the_stage_does(finished, shop, make_trainer, tmp_path: Path) -> None:
-    callback = InjectPoisonedImages(
-        next((finished.output / "cache" / "classifier").glob("*/classifier.ckpt")),
-        PGD(epsilon=32.0),
-        source="Sandal",
-        target="Sneaker",
-        output=tmp_path / "attack",
-    )
-    seed_everything(1, verbose=False)
-    model = VBPR(factors=4, visual_factors=4, top_k=[20])
-    data = InteractionTriplets(shop, stage(finished, "Features of"), seed=1)
-    make_trainer(max_epochs=3, deterministic=True, callbacks=[callback]).fit(model, data)
+def test_fit_takes_what_a_study_made_and_a_study_what_fit_made(
+    finished, run_study, shop, make_trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crafted: list[str] = []
+    craft = Poisoning.craft
+
+    def noted(self, *arguments, **settings):
+        crafted.append(self.attack.name)
+        return craft(self, *arguments, **settings)
+
+    monkeypatch.setattr(Poisoning, "craft", noted)
+    output = tmp_path / "runs"
+    shutil.copytree(finished.output, output)
+    shutil.rmtree(output / "cache" / "attack")
+    classifier = next((output / "cache" / "classifier").glob("*/classifier.ckpt"))
+    features = output / "cache" / stage(finished, "Features of").relative_to(finished.output / "cache")
+
+    def fit(attack, **settings) -> VBPR:
+        callback = InjectPoisonedImages(
+            classifier, attack, source="Sandal", target="Sneaker", results=output / "cache", **settings
+        )
+        seed_everything(1, verbose=False)
+        model = VBPR(factors=4, visual_factors=4, top_k=[20])
+        data = InteractionTriplets(shop, features, seed=1)
+        make_trainer(max_epochs=3, deterministic=True, callbacks=[callback]).fit(model, data)
+        return model
+
+    model = fit(PGD(epsilon=32.0), output=tmp_path / "attack")
     by_stage = stage(finished, "PGD (ε = 32), Sandal")
     for path in (path for path in sorted(by_stage.rglob("*")) if path.is_file() and path.name != "stage.json"):
         assert (tmp_path / "attack" / path.relative_to(by_stage)).read_bytes() == path.read_bytes(), path
@@ -241,3 +258,8 @@ def test_the_callback_poisons_as_the_stage_does(finished, shop, make_trainer, tm
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert weights.keys() == model.state_dict().keys()
     assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in weights.items())
+
+    assert run_study(finished.settings, output).made == ("attack",)
+    assert crafted == ["PGD (ε = 32)", "FGSM (ε = 32)"]
+    fit(FGSM(epsilon=32))
+    assert crafted == ["PGD (ε = 32)", "FGSM (ε = 32)"]

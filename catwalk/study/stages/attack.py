@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from catwalk.attacks.attack import Attack
 from catwalk.errors import CatwalkError
+from catwalk.poisoning.attack_inputs import attack_inputs
 from catwalk.poisoning.poison import AttackSummary, NothingToAttackError, poison, read_summary
+from catwalk.results.keys import Inputs
 from catwalk.results.store import StageCache
 from catwalk.study.grid import Grid
 from catwalk.study.progress import StudyProgress
 from catwalk.study.specifications import attack_of
+from catwalk.study.stages.classifier import CLASSIFIER_FILE
 from catwalk.study.stages.features import FeaturesStage
 from catwalk.study.stages.stage import Stage
 
@@ -67,6 +71,7 @@ class AttackStage(Stage):
         self.known = known
         self.inputs = (features,) if known is None else (features, known)
         self._stated = attack
+        self._stored: Inputs | None = None
         self.specification = attack_of(attack)
         self.attack: Attack = self.specification.instantiate()
         self.attack.check_eight_bit()
@@ -109,28 +114,61 @@ class AttackStage(Stage):
         """Return the attack by somebody who knows a recommender that was trained on the clean catalogue."""
         return AttackStage(self.cache, self.grid, self.name, self._stated, self.features, recommender)
 
+    @property
+    def stored(self) -> Inputs:
+        """The network and its features by what they hold, as ``catwalk fit`` knows an attack."""
+        if self._stored is None:
+            shop, network = self.features.shop, self.features.classifier
+            inputs = attack_inputs(
+                network.folder / CLASSIFIER_FILE,
+                self._complete_attack(),
+                shop.catalogue,
+                self.features.folder,
+                source=self.grid.source,
+                target=self.target,
+                protocol=self.grid.protocol,
+                purchases=self._purchases(),
+                backbone=network.backbone,
+                backbone_args=network.backbone_args,
+                fingerprint=shop.items.fingerprint,
+            )
+            self._stored = self.planned if inputs is None else inputs
+        return self._stored
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the result is there; before its inputs are, nobody can say which it is."""
+        return all(stage.is_done for stage in self.inputs) and super().is_done
+
+    def _complete_attack(self) -> Attack:
+        """Return the attack with what it must know."""
+        attack: Attack = self.specification.instantiate()
+        if self.known is not None:
+            attack.recommender = self.known.checkpoint  # type: ignore[attr-defined]
+        return attack
+
+    def _purchases(self) -> NDArray[np.int64] | None:
+        """Return how often each item was bought, for an attack that must know it."""
+        if not self._must_know_purchases:
+            return None
+        shop = self.features.shop
+        return np.bincount(shop.read_split().items, minlength=len(shop.catalogue))
+
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Attack, write, read back and measure."""
-        attack = self.specification.instantiate()
-        catalogue = self.features.shop.catalogue
-        purchases = None
-        if self.known is not None:
-            attack.recommender = self.known.checkpoint
-        if self._must_know_purchases:
-            purchases = np.bincount(self.features.shop.read_split().items, minlength=len(catalogue))
         classifier = self.features.classifier.load()
         classifier.network.to(self.features.classifier.device)
         try:
             poison(
                 classifier,
-                attack,
-                catalogue,
+                self._complete_attack(),
+                self.features.shop.catalogue,
                 self.features.table,
                 folder,
                 source=self.grid.source,
                 target=self.target,
                 protocol=self.grid.protocol,
-                purchases=purchases,
+                purchases=self._purchases(),
                 progress=progress.callback,
             )
         except NothingToAttackError as error:

@@ -38,6 +38,7 @@ class ClassifierStage(Stage):
         self.description = f"CNN {name}"
         self.name = name
         self.training = training
+        self.shop = shop
         self.model = classifier_of(training.model, name)
         weights = watch(*_files_of(self.model))
         data = f"extractors.{name}.data"
@@ -82,13 +83,27 @@ class ClassifierStage(Stage):
 
     def load(self) -> Classifier:
         """Return the trained network, of the backbone that the study names."""
-        arguments = self.model.settings["init_args"]
-        return load_classifier(self.folder / CLASSIFIER_FILE, arguments["backbone"], arguments.get("backbone_args"))
+        return load_classifier(self.folder / CLASSIFIER_FILE, self.backbone, self.backbone_args)
+
+    @property
+    def backbone(self) -> str:
+        """Import path of the backbone that the study names."""
+        return str(self.model.settings["init_args"]["backbone"])
+
+    @property
+    def backbone_args(self) -> dict[str, Any] | None:
+        """Its arguments."""
+        return self.model.settings["init_args"].get("backbone_args")
 
     @property
     def trainer_argument(self) -> str:
         """What the user calls the Trainer's arguments."""
         return f"extractors.{self.name}.trainer"
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset that it is trained on."""
+        return self.shop.catalogue.name
 
     @property
     def device(self) -> torch.device:

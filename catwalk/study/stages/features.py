@@ -21,6 +21,7 @@ class FeaturesStage(Stage):
     def __init__(self, cache: StageCache, shop: Shop, classifier: ClassifierStage) -> None:
         super().__init__(cache)
         self.description = f"Features of {len(shop.catalogue):,} items by {classifier.name}"
+        self.title = f"Features by {classifier.name}"
         self.shop = shop
         self.classifier = classifier
         self.inputs = (classifier,)

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 
 from callbacks.category_hit_ratio import CategoryHitRatio
 from callbacks.write_user_figures import WriteUserFigures
+from catwalk.configuration.specification import Specification
 from catwalk.errors import CatwalkError
 from catwalk.results.store import StageCache
 from catwalk.study.grid import NO_ATTACK, Grid
@@ -72,21 +73,15 @@ class RecommenderStage(KnownRecommender):
             "callbacks.category_hit_ratio",
             "callbacks.write_user_figures",
         )
-        given: dict[str, Any] = {
-            "dataset": str(shop.catalogue.folder),
-            "features": str(self.source.folder),
-            "seed": seed,
-        }
         if "split" in (training.data or {}):
             raise CatwalkError(f"recommenders.{name}.data.split: leave it out, it is an argument of the study")
         if shop.split is not None:
-            given["split"] = shop.split.settings
             self.modules += (shop.split.module,)
-        self.data = data_of(training.data, TRIPLETS, f"recommenders.{name}.data", **given)
-        self.data.instantiate()
+        data = self._data(features.folder)  # with others than an attack's, which are not known before it has run
+        data.instantiate()
         self.settings = {
             "model": self.model.settings,
-            "data": _without_paths(self.data),
+            "data": _without_paths(data),
             "trainer": training.trainer or {},
             "seed": seed,
             "top_k": grid.top_k,
@@ -99,6 +94,17 @@ class RecommenderStage(KnownRecommender):
         self.files = (*shop.items.files, *shop.interactions.files)
         if self.start is not None:
             self.settings["warm start"] = self.start.key
+
+    def _data(self, features: Path) -> Specification:
+        """Return the purchases to train and to test on, with the features of a folder."""
+        given: dict[str, Any] = {
+            "dataset": str(self.shop.catalogue.folder),
+            "features": str(features),
+            "seed": self.seed,
+        }
+        if self.shop.split is not None:
+            given["split"] = self.shop.split.settings
+        return data_of(self.training.data, TRIPLETS, f"recommenders.{self.name}.data", **given)
 
     def _check_warm_start(self, example: Recommender, start: str) -> None:
         """Raise a CatwalkError unless the recommender, and the one that it begins with, have parameters."""
@@ -121,7 +127,7 @@ class RecommenderStage(KnownRecommender):
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Train and test."""
         pl.seed_everything(self.seed, verbose=False)
-        model, data = self.model.instantiate(), self.data.instantiate()
+        model, data = self.model.instantiate(), self._data(self.source.folder).instantiate()
         if self.start is not None:
             model.warm_start = self.start.checkpoint
         k = self.grid.top_k

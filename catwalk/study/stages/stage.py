@@ -12,7 +12,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from catwalk.configuration.specification import Specification
 from catwalk.errors import CatwalkError, DivergedError, TooLargeError
 from catwalk.files.watched import WatchedFiles
-from catwalk.results.keys import stage_key
+from catwalk.results.keys import Inputs, inputs_of
+from catwalk.results.record import Origin
 from catwalk.results.store import StageCache
 from catwalk.study.progress import StudyProgress
 from catwalk.study.trainer import quiet_lightning
@@ -24,6 +25,8 @@ class Stage(abc.ABC):
     Attributes:
         kind: Folder of the cache, and what kind of result it is.
         description: What the user is shown.
+        title: What the result is among those of its kind and dataset, whatever it is made of; the description, unless
+            that says more.
         settings: What the result depends on, as plain values; with the code of ``modules`` they make its key.
         modules: Names of the modules that make it.
         inputs: The stages whose results it reads.
@@ -32,6 +35,7 @@ class Stage(abc.ABC):
 
     kind: str
     description: str
+    title: str | None = None
     settings: dict[str, Any]
     modules: tuple[str, ...]
     inputs: "tuple[Stage, ...]" = ()
@@ -41,24 +45,47 @@ class Stage(abc.ABC):
         self.cache = cache
 
     @cached_property
+    def planned(self) -> Inputs:
+        """What the result depends on, as far as it is known before anything runs: keys of what is still to be made."""
+        return inputs_of(self.settings, self.modules)
+
+    @property
     def key(self) -> str:
+        """What tells the stage from others in the plan of a study, and enters the keys of what is made of it."""
+        return self.planned.key
+
+    @property
+    def stored(self) -> Inputs:
+        """What the result depends on, as the store has it; where that is more than the plan knows, inputs come first.
+
+        Whoever makes such a result in another way than by a study says the same of it.
+        """
+        return self.planned
+
+    @property
+    def place(self) -> str:
         """Where the result stands in the cache."""
-        return stage_key(self.settings, self.modules)
+        return f"{self.kind}/{self.stored.key}"
 
     @property
     def folder(self) -> Path:
         """The folder with the result."""
-        return self.cache.path(self.kind, self.key)
+        return self.cache.path(self.kind, self.stored.key)
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """The result's figures and its seconds."""
-        return self.cache.read(self.kind, self.key)
+        return self.cache.read(self.kind, self.stored.key)
 
     @property
     def is_done(self) -> bool:
         """Whether the result is there, whole and as it was written."""
-        return self.cache.take(self.kind, self.key, self.description) is not None
+        return self.cache.take(self.kind, self.stored.key, self.description) is not None
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset that it is of."""
+        return self.inputs[0].dataset
 
     def run(self, progress: StudyProgress) -> None:
         """Make the result, unless it is there or another run makes it first.
@@ -75,10 +102,11 @@ class Stage(abc.ABC):
             except (MisconfigurationException, DivergedError, TooLargeError) as error:  # of settings that do not work
                 raise CatwalkError(f"{self.description}: {error}") from error
             self._require_unchanged()
-            return {**figures, "seconds": round(time.perf_counter() - start, 3), "settings": self.settings}
+            return {**figures, "seconds": round(time.perf_counter() - start, 3)}
 
         with progress.stage(self.description), quiet_lightning():
-            self.cache.write(self.kind, self.key, timed, self.description)
+            origin = Origin(f"{self.dataset}: {self.title or self.description}", self.stored)
+            self.cache.write(self.kind, self.stored.key, timed, self.description, origin)
         progress.done(self.description, self.outcome, self.record["seconds"])
 
     def _require_unchanged(self) -> None:
@@ -90,7 +118,7 @@ class Stage(abc.ABC):
 
     def require_sound(self) -> None:
         """Raise a CatwalkError if the result, or one that it was made of, was written since it was checked."""
-        result = self.cache.take(self.kind, self.key, self.description)
+        result = self.cache.take(self.kind, self.stored.key, self.description)
         if result is None:
             raise CatwalkError(f"{self.description}: the result in {self.folder} has gone; run the same command again")
         result.files.require_unchanged(self.description)
