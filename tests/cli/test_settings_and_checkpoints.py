@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import seed_everything
 from pytorch_lightning.cli import LightningCLI
 
 from catwalk.cli.lightning import CatwalkCLI
@@ -168,3 +169,16 @@ def test_images_that_were_trained_on_are_not_tested_on(work, run) -> None:
         "catwalk: error: ckpt_path: runs/traditional/classifier.ckpt: the checkpoint was trained with other images "
         "held out for the test: give --seed_everything"
     )
+
+
+def test_a_runs_seed_is_that_of_a_study(work, run, make_trainer) -> None:
+    """A study seeds all generators, and gives the data the same seed."""
+    assert run("fit", *TEST[1:6], "--seed_everything=2", "--trainer.max_epochs=1").code == 0
+    found = torch.load("runs/vbpr/recommender.ckpt", weights_only=True)["state_dict"]
+    seed_everything(2, verbose=False)
+    model = VBPR()
+    data = InteractionTriplets(Path("data/synthetic"), Path("runs/traditional/features"), seed=2)
+    make_trainer(max_epochs=1).fit(model, data)
+    expected = model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
