@@ -9,7 +9,6 @@ from typing import Any
 
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from catwalk.configuration.specification import Specification
 from catwalk.errors import CatwalkError, DivergedError, TooLargeError
 from catwalk.files.watched import WatchedFiles
 from catwalk.results.keys import stage_key
@@ -105,13 +104,3 @@ class Stage(abc.ABC):
     @abc.abstractmethod
     def outcome(self) -> str:
         """The figures that a user wants to see when the stage is done."""
-
-
-def _without_paths(data: Specification) -> dict[str, Any]:
-    """Return a data module's settings less where its files are: their contents enter a key by fingerprint."""
-    arguments = {
-        name: value
-        for name, value in data.settings["init_args"].items()
-        if name not in ("dataset", "features", "cache")
-    }
-    return {**data.settings, "init_args": arguments}
