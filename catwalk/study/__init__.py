@@ -10,15 +10,17 @@ from catwalk.errors import CatwalkError
 from catwalk.perceptual import load_lpips
 from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
+from catwalk.study.cells import COLUMNS, Cell, column_name, write_cells
 from catwalk.study.grid import Grid, Settings, Training
 from catwalk.study.manifest import write_manifest
+from catwalk.study.metrics import Metrics
 from catwalk.study.plan import Plan, Run
 from catwalk.study.progress import StudyProgress
 from catwalk.study.remarks import remarks_on_networks, what_is_replaced
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import accuracy_attack_of, split_of
 from catwalk.study.stages.perceptual import PerceptualSettings
-from catwalk.study.tables import Cell, Table, networks_table, table_1, table_2, write_cells
+from catwalk.study.tables import Table, networks_table, table_1, table_2
 from catwalk.study.wandb import CellRun, WandbMode, require_login, write_runs
 
 __all__ = ["Grid", "Settings", "Training", "run_study"]
@@ -36,6 +38,7 @@ def run_study(
     recommenders: dict[str, Training] | None = None,
     seeds: list[int] = [0],  # noqa: B006 - a default that is shown in the help and never changed
     top_k: int = 20,
+    metrics: list[str] = [],  # noqa: B006
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
     accuracy_attack: Settings | None = None,
     lpips: PerceptualSettings = PerceptualSettings(),  # noqa: B008 - frozen
@@ -60,7 +63,10 @@ def run_study(
         recommenders: Recommenders by name, in the same form; ``data`` are arguments of ``InteractionTriplets``. Without
             any, the study measures networks and attacks alone, and the dataset needs no purchases.
         seeds: Every recommender is trained once with each of them.
-        top_k: K of all figures.
+        top_k: K of all columns.
+        metrics: What else to measure of the recommenders, such as ``mrr@20``, ``coverage@10``, ``chr@20/Bag`` or
+            ``attacked/mean_rank``: whatever ``catwalk test`` can log. Each is a column of ``cells.csv``. Nothing is
+            trained again for it.
         protocol: What is attacked and counted.
         accuracy_attack: ``class_path`` and ``init_args`` of the untargeted attack under which the networks' accuracy on
             the test images is measured; by default PGD with ε = 8 grey levels, ten steps of ε/6 and a random start.
@@ -91,7 +97,13 @@ def run_study(
     if grid.recommenders and not 1 <= top_k <= len(shop.catalogue):
         raise CatwalkError(f"top_k: must lie in 1..{len(shop.catalogue)}, the size of the catalogue, got {top_k}")
     measure, why_not = load_lpips(lpips.net, lpips.trunk, lpips.on_missing) if attacks else (None, None)
-    plan = Plan.of(grid, shop, cache, under, measure)
+    columns = [column_name(column, top_k) for column in COLUMNS]
+    further = Metrics.of(metrics, columns, len(shop.catalogue), source, protocol.chr_categories)
+    if further.chosen and not grid.recommenders:
+        raise CatwalkError(
+            "metrics: are of recommenders, and the study has none: give it recommenders, or leave them out"
+        )
+    plan = Plan.of(grid, shop, cache, under, measure, further)
     if wandb == "online":
         require_login()
     cache.remove_leftovers()
@@ -112,7 +124,7 @@ def run_study(
     with StudyProgress(console, len(waiting)) as progress:
         for stage in waiting:
             stage.run(progress)
-    cells = [_cell(shop, grid, run) for run in runs]
+    cells = [Cell.of(shop, grid, run) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     write_cells(cells, top_k, folder / "cells.csv")
     purposes, remarks = (
@@ -133,7 +145,9 @@ def run_study(
         table.show(console)
     write_manifest(folder / "manifest.json", shop, grid, plan, measure, why_not)
     if wandb is not None:
-        rows = [CellRun(name, cell, list(filter(None, run.stages))) for run, cell in zip(runs, cells, strict=True)]
+        rows = [
+            CellRun(name, cell, top_k, list(filter(None, run.stages))) for run, cell in zip(runs, cells, strict=True)
+        ]
         console.print()
         write_runs(rows, folder, [*tables, "cells"], wandb, wandb_artifacts, console)
     console.print(f"\nTables and cells are in {folder}", highlight=False)
@@ -145,36 +159,6 @@ def _purposes(runs: list[Run]) -> str:
     attacks = [run.attack for run in runs if run.attack is not None]
     purposes = [attack.named_attack.example.purpose(attack.grid.source, attack.target) for attack in attacks]
     return f"Attacks {', or '.join(dict.fromkeys(purposes))}." if purposes else "Nothing was attacked."
-
-
-def _cell(shop: Shop, grid: Grid, run: Run) -> Cell:
-    """Return a row of ``cells.csv``."""
-    attack, looks = run.attack, run.perceptual
-    summary = attack.summary if attack is not None else None
-    k, record = grid.top_k, run.recommender.record if run.recommender is not None else None
-    return {
-        "dataset": shop.catalogue.name,
-        "protocol": grid.protocol.name,
-        **run.labels,
-        "epsilon": summary.epsilon if summary else None,
-        "source": grid.source,
-        "target": summary.target if summary else grid.target,
-        "n_attacked": summary.n_attacked if summary else None,
-        f"chr@{k}": record["chr"][grid.source] if record else None,
-        f"ncdcg@{k}": record["ncdcg"][grid.source] if record else None,
-        f"hr@{k}": record["hr"] if record else None,
-        f"ndcg@{k}": record["ndcg"] if record else None,
-        "auc": record["auc"] if record else None,
-        "sr_float": summary.sr_float if summary else None,
-        "sr": summary.sr if summary else None,
-        "sr_clean": summary.sr_clean if summary else None,
-        "sr_net": summary.sr_net if summary else None,
-        "feature_loss": summary.feature_loss if summary else None,
-        **{name: looks.figure(name) if looks else None for name in ("lpips", "ssim", "psnr")},
-        "linf_levels": summary.linf_levels if summary else None,
-        "l2_levels": summary.l2_levels if summary else None,
-        "seconds": record["seconds"] if record else None,
-    }
 
 
 def _networks(shop: Shop, plan: Plan, remarks: str) -> Table:

@@ -9,12 +9,14 @@ from catwalk.perceptual import LPIPS
 from catwalk.results.store import StageCache
 from catwalk.shop.catalogue import number_of
 from catwalk.study.grid import NO_ATTACK, Grid
+from catwalk.study.metrics import Metrics
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import NamedAttack
 from catwalk.study.stages.accuracy import AccuracyStage
 from catwalk.study.stages.attack import AttackStage
 from catwalk.study.stages.classifier import ClassifierStage
 from catwalk.study.stages.features import FeaturesStage
+from catwalk.study.stages.metrics import MetricsStage
 from catwalk.study.stages.perceptual import PerceptualStage
 from catwalk.study.stages.recommender import RecommenderStage
 from catwalk.study.stages.stage import Stage
@@ -31,6 +33,7 @@ class Run:
     attack: AttackStage | None
     perceptual: PerceptualStage | None
     recommender: RecommenderStage | None
+    metrics: MetricsStage | None
 
     @property
     def stages(self) -> list[Stage | None]:
@@ -59,8 +62,24 @@ class Plan:
     runs: list[Run]
 
     @classmethod
-    def of(cls, grid: Grid, shop: Shop, cache: StageCache, accuracy_attack: NamedAttack, lpips: LPIPS | None) -> "Plan":
+    def of(
+        cls,
+        grid: Grid,
+        shop: Shop,
+        cache: StageCache,
+        accuracy_attack: NamedAttack,
+        lpips: LPIPS | None,
+        metrics: Metrics,
+    ) -> "Plan":
         """Check all settings, each once, and plan the stages; nothing runs.
+
+        Args:
+            grid: The study's.
+            shop: The dataset.
+            cache: Where results live.
+            accuracy_attack: Under which the networks' accuracy is measured.
+            lpips: Measures LPIPS; None leaves it out.
+            metrics: What else to measure of the recommenders.
 
         Raises:
             CatwalkError: If a class refuses its arguments, or the grid does not fit the dataset.
@@ -71,7 +90,7 @@ class Plan:
             recommenders[name] = RecommenderTraining.of(grid, shop, name, recommenders)
         runs: list[Run] = []
         for training in classifiers:
-            _check_categories(grid, shop, training)
+            _check_categories(grid, shop, training, metrics)
             classifier = ClassifierStage(cache, shop, training)
             accuracy = None
             if training.is_trained_here:
@@ -79,12 +98,12 @@ class Plan:
             features = FeaturesStage(cache, shop, classifier)
             attacks = [AttackStage(cache, grid, attack, features) for attack in grid.named_attacks]
             if not recommenders:
-                runs.append(Run(classifier, accuracy, features, None, None, None))
+                runs.append(Run(classifier, accuracy, features, None, None, None, None))
                 for attack in attacks:
                     looks = PerceptualStage(cache, attack, lpips)
-                    runs.append(Run(classifier, accuracy, features, attack, looks, None))
+                    runs.append(Run(classifier, accuracy, features, attack, looks, None, None))
                 continue
-            trained = _Trained(cache, shop, grid, recommenders, features)
+            trained = _Trained(cache, shop, grid, recommenders, features, metrics)
             runs += trained.runs(classifier, accuracy, attacks, lpips)
         return cls(runs)
 
@@ -126,6 +145,7 @@ class _Trained:
         grid: The study's.
         trainings: How each is trained, by name, in the study's order.
         features: The network's features of the clean catalogue.
+        metrics: What else to measure of them.
     """
 
     def __init__(
@@ -135,12 +155,15 @@ class _Trained:
         grid: Grid,
         trainings: dict[str, RecommenderTraining],
         features: FeaturesStage,
+        metrics: Metrics,
     ) -> None:
         self._cache = cache
         self._shop = shop
         self._grid = grid
         self._trainings = trainings
         self._features = features
+        self._metrics = metrics
+        self._measured: dict[RecommenderStage, MetricsStage] = {}
         self._stages: dict[tuple[str, int, AttackStage | None], RecommenderStage] = {}
 
     def stage(self, name: str, seed: int, attack: AttackStage | None) -> RecommenderStage:
@@ -155,6 +178,15 @@ class _Trained:
             self._stages[which] = RecommenderStage(self._cache, self._shop, self._grid, training, seed, images, start)
         return self._stages[which]
 
+    def _last(self, name: str, seed: int, attack: AttackStage | None) -> tuple[RecommenderStage, MetricsStage | None]:
+        """Return the last stages of a cell."""
+        stage = self.stage(name, seed, attack)
+        if not self._metrics.chosen:
+            return stage, None
+        if stage not in self._measured:
+            self._measured[stage] = MetricsStage(self._cache, stage, self._features, self._metrics)
+        return stage, self._measured[stage]
+
     def runs(
         self,
         classifier: ClassifierStage,
@@ -167,22 +199,24 @@ class _Trained:
         looks = {attack: PerceptualStage(self._cache, attack, lpips) for attack in attacks}
         for name, training in self._trainings.items():
             for seed in self._grid.seeds:
-                yield Run(*network, None, None, self.stage(name, seed, None))
+                yield Run(*network, None, None, *self._last(name, seed, None))
             for attack in attacks:
                 if not attack.must_know_recommender:
                     for seed in self._grid.seeds:
-                        yield Run(*network, attack, looks[attack], self.stage(name, seed, attack))
+                        yield Run(*network, attack, looks[attack], *self._last(name, seed, attack))
                 elif training.looks_at_images:  # else it has no features that an image could change
                     for seed in self._grid.seeds:
                         aimed = attack.knowing(self.stage(name, seed, None))
                         its_looks = PerceptualStage(self._cache, aimed, lpips)
-                        yield Run(*network, aimed, its_looks, self.stage(name, seed, aimed))
+                        yield Run(*network, aimed, its_looks, *self._last(name, seed, aimed))
 
 
-def _check_categories(grid: Grid, shop: Shop, training: ClassifierTraining) -> None:
-    """Raise a CatwalkError unless source and target are categories of whoever names them."""
+def _check_categories(grid: Grid, shop: Shop, training: ClassifierTraining, metrics: Metrics) -> None:
+    """Raise a CatwalkError unless source, target and those of metrics are categories of whoever names them."""
     whose = "" if training.is_trained_here else f" (of ImageNet, which extractor {training.name} sees)"
     for argument, name in (("source", grid.source), ("target", grid.target)):
         number_of(name, training.category_names, f"{argument}{whose}")
     if "dataset" in (grid.protocol.source_items, grid.protocol.chr_categories):
         shop.catalogue.category(grid.source, "source (of the dataset, which the protocol asks)")
+    by_network = grid.protocol.chr_categories == "network"
+    metrics.check_categories(training.category_names if by_network else shop.catalogue.category_names)

@@ -13,9 +13,12 @@ from catwalk.results.store import StageCache
 from catwalk.shop.splits import RatioSplit, SplitRule
 from catwalk.study import ACCURACY_ATTACK, trainings
 from catwalk.study.grid import Grid, Training
+from catwalk.study.metrics import Metrics
 from catwalk.study.plan import Plan
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import TRIPLETS, accuracy_attack_of, data_of, modules_of, recommender_of
+
+NOTHING = Metrics((), "Sandal", "network")
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def test_parses_grow_with_distinct_settings_and_not_with_cells(
 
     def plan(seeds: int) -> tuple[Plan, Counter]:
         counted.clear()
-        planned = Plan.of(grid_of(seeds), dataset, cache, accuracy_attack_of(ACCURACY_ATTACK), None)
+        planned = Plan.of(grid_of(seeds), dataset, cache, accuracy_attack_of(ACCURACY_ATTACK), None, NOTHING)
         assert len(planned.stages) == len({(stage.kind, stage.key) for stage in planned.stages})
         return planned, counted.copy()
 
@@ -80,7 +83,9 @@ def test_parses_grow_with_distinct_settings_and_not_with_cells(
 
 
 def test_stages_of_cells_are_the_same_objects(grid_of: Callable[[int], Grid], shop: Path, tmp_path: Path) -> None:
-    plan = Plan.of(grid_of(1), Shop.read(shop), StageCache(tmp_path), accuracy_attack_of(ACCURACY_ATTACK), None)
+    plan = Plan.of(
+        grid_of(1), Shop.read(shop), StageCache(tmp_path), accuracy_attack_of(ACCURACY_ATTACK), None, NOTHING
+    )
     cells = {(run.labels["recommender"], run.labels["attack"]): run for run in plan.runs}
     for attack in ("No attack", "FGSM (ε = 32)", "PGD (ε = 32)"):
         started = cells["AMR", attack].recommender

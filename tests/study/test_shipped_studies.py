@@ -11,6 +11,7 @@ from catwalk.cli.main import main
 from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
 from catwalk.study import ACCURACY_ATTACK, Grid, Training
+from catwalk.study.metrics import Metrics
 from catwalk.study.plan import Plan
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import accuracy_attack_of
@@ -30,7 +31,8 @@ def test_their_settings_are_accepted(shop: Path, tmp_path: Path, name: str) -> N
         for kind in ("extractors", "recommenders")
     }
     grid = Grid(dataset=shop, **{"seeds": [0], "top_k": 20, "protocol": Protocol()} | settings)
-    plan = Plan.of(grid, Shop.read(shop), StageCache(tmp_path), accuracy_attack_of(ACCURACY_ATTACK), None)
+    under, nothing = accuracy_attack_of(ACCURACY_ATTACK), Metrics((), grid.source, "network")
+    plan = Plan.of(grid, Shop.read(shop), StageCache(tmp_path), under, None, nothing)
     cells = len(grid.extractors) * (1 + len(grid.attacks)) * len(grid.recommenders) * len(grid.seeds)
     assert len(plan.runs) == cells
     assert list(tmp_path.iterdir()) == []

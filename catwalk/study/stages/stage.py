@@ -13,6 +13,7 @@ from catwalk.errors import CatwalkError, DivergedError, TooLargeError
 from catwalk.files.watched import WatchedFiles
 from catwalk.results.keys import stage_key
 from catwalk.results.store import StageCache
+from catwalk.study.memory import peak_memory
 from catwalk.study.progress import StudyProgress
 from catwalk.study.trainer import quiet_lightning
 
@@ -51,7 +52,7 @@ class Stage(abc.ABC):
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """The result's figures and its seconds."""
+        """What was measured, and the seconds and the memory that it took."""
         return self.cache.read(self.kind, self.key)
 
     @property
@@ -70,11 +71,13 @@ class Stage(abc.ABC):
             start = time.perf_counter()
             self._require_unchanged()
             try:
-                figures = self.make(folder, progress)
+                with peak_memory() as peak:
+                    figures = self.make(folder, progress)
             except (MisconfigurationException, DivergedError, TooLargeError) as error:  # of settings that do not work
                 raise CatwalkError(f"{self.description}: {error}") from error
             self._require_unchanged()
-            return {**figures, "seconds": round(time.perf_counter() - start, 3), "settings": self.settings}
+            seconds = round(time.perf_counter() - start, 3)
+            return {**figures, "seconds": seconds, **vars(peak), "settings": self.settings}
 
         with progress.stage(self.description), quiet_lightning():
             self.cache.write(self.kind, self.key, timed, self.description)
