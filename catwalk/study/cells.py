@@ -55,24 +55,36 @@ class Cell:
     hr: float | None = _measured("HR@K: hit rate of held-out items.", "hr@{k}")
     ndcg: float | None = _measured("nDCG@K of held-out items.", "ndcg@{k}")
     auc: float | None = _measured("AUC of held-out items.")
-    sr_float: float | None = _measured("Success rate before the images are rounded to 8 bits.")
+    sr_float: float | None = _measured("Success rate before the images are rounded to 8 bits, in [0, 1].")
     sr: float | None = _measured("Success rate by the files read back, in [0, 1].")
-    sr_clean: float | None = _measured("The same before any attack.")
-    sr_net: float | None = _measured("Share moved there, of those that were not there before.")
+    sr_clean: float | None = _measured("Share that was there before any attack, in [0, 1].")
+    sr_net: float | None = _measured("Share moved there by the attack, of those that were not there before.")
     feature_loss: float | None = _measured("Mean squared error of the attacked items' features.")
     lpips: float | None = _measured("Mean LPIPS distance of the attacked images.")
-    ssim: float | None = _measured("Their mean structural similarity.")
-    psnr: float | None = _measured("Their mean peak signal-to-noise ratio in dB.")
+    ssim: float | None = _measured("Mean structural similarity of the attacked images and the clean ones.")
+    psnr: float | None = _measured("Mean peak signal-to-noise ratio of the attacked images in dB.")
     linf_levels: int | None = _measured("Largest change of any pixel in grey levels.")
     l2_levels: float | None = _measured("Mean Euclidean distance of the attacked images in grey levels.")
     seconds: float | None = _measured("Seconds that the recommender's training and test took.")
-    memory_mib: float | None = _measured("Peak memory of the process meanwhile, in MiB.")
-    gpu_memory_mib: float | None = _measured("Peak memory of PyTorch on the GPU meanwhile, in MiB; empty without one.")
-    forwards: float | None = _measured("Forward passes of the attack per image.")
-    backwards: float | None = _measured("Backward passes of the attack per image.")
-    attack_seconds: float | None = _measured("Seconds that the attack and reading back its images took.")
-    attack_memory_mib: float | None = _measured("Peak memory of the process meanwhile, in MiB.")
-    attack_gpu_memory_mib: float | None = _measured("Peak memory on the GPU meanwhile, in MiB; empty without one.")
+    memory_mib: float | None = _measured(
+        "Peak memory of the process during both, in MiB; what it held before included."
+    )
+    gpu_memory_mib: float | None = _measured(
+        "Peak of what PyTorch allocated on the GPU during both, in MiB; empty without one."
+    )
+    forwards: float | None = _measured(
+        "Forward passes of the attack, mean per image; empty for an attack from before they were counted."
+    )
+    backwards: float | None = _measured("Backward passes of the attack, mean per image.")
+    attack_seconds: float | None = _measured(
+        "Seconds that the attack took, with writing its images and reading them back."
+    )
+    attack_memory_mib: float | None = _measured(
+        "Peak memory of the process during the attack, in MiB; what it held before included."
+    )
+    attack_gpu_memory_mib: float | None = _measured(
+        "Peak of what PyTorch allocated on the GPU during the attack, in MiB; empty without one."
+    )
     metrics: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
