@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -55,7 +56,7 @@ class Specification:
         settings = {**self.settings, "init_args": {**self.settings["init_args"], **arguments}}
         return replace(self, settings=settings, given={**self.given, **arguments})
 
-    @property
+    @cached_property
     def modules(self) -> tuple[str, ...]:
         """Names of the modules in which the class, and those in its arguments, are defined, but for PyTorch's own.
 
