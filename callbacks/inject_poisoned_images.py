@@ -154,7 +154,8 @@ class InjectPoisonedImages(Callback):
             )
         data = poisonable_data_of(trainer, type(self).__name__)
         attack = self._prepare(trainer)
-        assert data.features is not None and data.feature_table is not None  # without them it has refused
+        assert data.features is not None  # else it has refused
+        assert data.feature_table is not None
         self._clean = data.features, data.feature_table
         is_done = self._look(trainer, attack)
         if not is_done:

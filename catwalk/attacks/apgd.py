@@ -148,6 +148,11 @@ class APGD(Attack):
                 rises, value_at_check, last_check = torch.zeros_like(rises), best_value, number
         return result, torch.full_like(targets, self.iterations)
 
+    def passes(self, iterations: Tensor) -> tuple[Tensor, Tensor]:
+        """Return those of each image: start and end are looked at, too, and ``dlr`` asks for its category before."""
+        asks_before = self.loss == "dlr" and self.targeted
+        return iterations + 1 + int(asks_before), iterations
+
     def _objective(self, network: nn.Module, images: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
         """Return what is maximised, a function of float32 logits ``(N, C)`` with one value for each image."""
         if self.loss == "ce":

@@ -273,6 +273,19 @@ class Attack(abc.ABC):
         hits = network(images).argmax(dim=1) == targets
         return hits if self.targeted else ~hits
 
+    def passes(self, iterations: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how often each image went through the network and back, for what it cost: once a gradient step each.
+
+        What asks whether the attack has succeeded does not count.
+
+        Args:
+            iterations: int64 ``(N,)``, as in :class:`AttackResult`.
+
+        Returns:
+            ``(forwards, backwards)``, int64 ``(N,)`` each; the same whatever the batches.
+        """
+        return iterations, iterations
+
     def settle(self, images: Tensor, clean: Tensor, success: Tensor) -> Tensor:
         """Return what to hand out, of adversarial images, the clean ones and whether they succeed: the adversarial."""
         return images

@@ -396,6 +396,10 @@ class CarliniWagner(Attack):
         direction = torch.zeros_like(logits).scatter(1, its_index, 1.0).scatter(1, index, -1.0)
         return (margin, direction) if self.targeted else (-margin, -direction)
 
+    def passes(self, iterations: Tensor) -> tuple[Tensor, Tensor]:
+        """Return those of each image: with every c the clean image is looked at, too, before the first step."""
+        return iterations + self.searches, iterations + self.searches
+
     def settle(self, images: Tensor, clean: Tensor, success: Tensor) -> Tensor:
         """Return the clean image for each that the network does not take as wanted.
 

@@ -74,6 +74,10 @@ class DescentAttack(Attack, abc.ABC):
         adversarial = descend(loss, start, images, ball, self.step / 255, self.iterations)
         return adversarial, targets.new_full((len(images),), self.iterations, dtype=torch.int64)
 
+    def passes(self, iterations: Tensor) -> tuple[Tensor, Tensor]:
+        """Return those of each image; the last point is looked at without a gradient."""
+        return iterations + 1, iterations
+
 
 def descend(
     loss: Callable[[Tensor], Tensor],

@@ -1,7 +1,8 @@
 """Classes with their arguments as a study's YAML states them, checked before anything runs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -21,12 +22,14 @@ class Specification:
         settings: ``class_path`` and ``init_args`` as plain values.
         parser: Makes the object.
         parsed: What the parser made of the settings.
+        given: Arguments in place of those that were parsed.
     """
 
     argument: str
     settings: dict[str, Any]
     parser: ArgumentParser
     parsed: Namespace
+    given: Mapping[str, Any]
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], base: type, argument: str) -> "Specification":
@@ -41,12 +44,27 @@ class Specification:
             parsed = parser.parse_object({"it": dict(settings)})
         except ArgumentError as error:
             raise CatwalkError(one_line(str(error), argument)) from error
-        return cls(argument, parsed["it"].as_dict(), parser, parsed)
+        return cls(argument, parsed["it"].as_dict(), parser, parsed, {})
 
-    @property
-    def module(self) -> str:
-        """Name of the module in which the class is defined, wherever it is imported from."""
-        return import_object(self.settings["class_path"], self.argument).__module__
+    def with_arguments(self, **arguments: Any) -> "Specification":
+        """Return the same with other values of some arguments, which are taken as they are: nothing is parsed again.
+
+        Args:
+            **arguments: Arguments that the class takes, as it takes them. Those that it keeps in its settings must be
+                plain values.
+        """
+        settings = {**self.settings, "init_args": {**self.settings["init_args"], **arguments}}
+        return replace(self, settings=settings, given={**self.given, **arguments})
+
+    @cached_property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the modules in which the class, and those in its arguments, are defined, but for PyTorch's own.
+
+        PyTorch is known by its version.
+        """
+        paths = dict.fromkeys(class_paths(self.settings))
+        names = [import_object(path, self.argument).__module__ for path in paths]
+        return tuple(dict.fromkeys(name for name in names if name.partition(".")[0] != "torch"))
 
     def instantiate(self) -> Any:
         """Make the object.
@@ -54,7 +72,23 @@ class Specification:
         Raises:
             CatwalkError: If the class refuses a value.
         """
+        parsed = self.parsed
+        if self.given:
+            parsed = parsed.clone()
+            parsed["it"]["init_args"].update(Namespace(**self.given))
         try:
-            return instantiate(self.parser, self.parsed)["it"]
+            return instantiate(self.parser, parsed)["it"]
         except ValueError as error:  # what jsonargparse makes of whatever the class raises
             raise CatwalkError(one_line(str(error), self.argument)) from error
+
+
+def class_paths(settings: Any) -> Iterator[str]:
+    """Yield the ``class_path`` of every class that settings name, however deep within them."""
+    if isinstance(settings, Mapping):
+        if isinstance(settings.get("class_path"), str):
+            yield settings["class_path"]
+        for value in settings.values():
+            yield from class_paths(value)
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from class_paths(value)

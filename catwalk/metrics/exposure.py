@@ -97,6 +97,9 @@ class Exposure(Metric):
         {'coverage': 0.75, 'gini': 0.3125, 'novelty': 1.75, 'arp': 0.875, 'popularity_lift': -0.475}
     """
 
+    names = ("coverage", "gini", "novelty", "arp", "popularity_lift")
+    """What :meth:`compute` returns."""
+
     is_differentiable = False
     higher_is_better = None
     full_state_update = False

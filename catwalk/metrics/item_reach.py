@@ -94,6 +94,9 @@ class ItemReach(Metric):
         {'exposure': 0.75, 'discounted_exposure': 0.5655, 'users_reached': 0.5}
     """
 
+    names = ("exposure", "discounted_exposure", "users_reached")
+    """What :meth:`compute` returns."""
+
     is_differentiable = False
     higher_is_better = None
     full_state_update = False

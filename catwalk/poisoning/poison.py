@@ -88,6 +88,8 @@ class AttackSummary:
         feature_loss: Mean squared error of the features over all attacked items (the paper's FL).
         linf_levels: Largest change of any pixel, in grey levels.
         l2_levels: Mean Euclidean distance from the clean images, in grey levels.
+        forwards: Mean number of forward passes of the attack per image; None where they were not counted.
+        backwards: Mean number of backward passes per image; None where they were not counted.
     """
 
     attack: str
@@ -107,6 +109,8 @@ class AttackSummary:
     feature_loss: float
     linf_levels: int
     l2_levels: float
+    forwards: float | None = None
+    backwards: float | None = None
 
 
 def items_to_attack(
@@ -408,6 +412,7 @@ class Poisoning:
             )
             for row, item in enumerate(self.items)
         ]
+        forwards, backwards = (float(passes.double().mean()) for passes in attack.passes(iterations))
         summary = AttackSummary(
             attack=attack.name,
             norm=threat_model.norm,
@@ -426,6 +431,8 @@ class Poisoning:
             feature_loss=float(losses.mean()),
             linf_levels=int(distances.max()),
             l2_levels=float(lengths.mean()),
+            forwards=forwards,
+            backwards=backwards,
         )
         _write_rows(folder / ITEMS_FILE, rows)
         write_text(folder / SUMMARY_FILE, json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n")

@@ -42,8 +42,13 @@ def inputs_of(settings: Mapping[str, Any], modules: Iterable[str]) -> Inputs:
         settings: Plain values: parameters, seeds, fingerprints and keys of inputs.
         modules: Names of the modules whose code makes the result; what they import of ours is included.
     """
-    code = {name: _code_hash(name) for name in sorted(modules_imported_by(modules))}
-    return Inputs(settings, code, torch.__version__)
+    return Inputs(settings, _code_of(tuple(modules)), torch.__version__)
+
+
+@cache
+def _code_of(modules: tuple[str, ...]) -> dict[str, str]:
+    """Return the hash of the code of modules and of all that they import of ours, by name."""
+    return {name: _code_hash(name) for name in sorted(modules_imported_by(modules))}
 
 
 def modules_imported_by(modules: Iterable[str]) -> set[str]:
@@ -78,7 +83,7 @@ def _imports(module: str) -> tuple[str, ...]:
     from a package of attacks does not depend on every attack in it.
     """
     names: list[str] = []
-    for node in ast.walk(ast.parse(_source(module) or "")):
+    for node in ast.walk(_code(module)):
         if isinstance(node, ast.Import):
             names.extend(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -90,7 +95,7 @@ def _origin(module: str, name: str) -> str:
     """Return the module in which what ``from module import name`` gives is defined."""
     if _source(f"{module}.{name}") is not None:
         return f"{module}.{name}"
-    for node in ast.parse(_source(module) or "").body:
+    for node in _code(module).body:
         if isinstance(node, ast.ImportFrom) and node.module is not None and _is_ours(node.module):
             for alias in node.names:
                 if name == (alias.asname or alias.name):
@@ -104,7 +109,13 @@ def _is_ours(module: str) -> bool:
 
 @cache
 def _code_hash(module: str) -> str:
-    """Return the hash of a module's code without comments and docstrings, which change no result."""
+    """Return the hash of a module's code."""
+    return hashlib.sha256(ast.dump(_code(module)).encode()).hexdigest()
+
+
+@cache
+def _code(module: str) -> ast.Module:
+    """Return a module's code, without comments and docstrings, which change no result."""
     tree = ast.parse(_source(module) or "")
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -118,4 +129,4 @@ def _code_hash(module: str) -> str:
                     and isinstance(child.value.value, str)
                 )
             ]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return tree

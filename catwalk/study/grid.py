@@ -8,7 +8,7 @@ from typing import Any
 from catwalk.errors import CatwalkError
 from catwalk.limits import check_seed
 from catwalk.poisoning.protocol import Protocol
-from catwalk.study.specifications import attack_of
+from catwalk.study.specifications import NamedAttack, attack_of
 
 NO_ATTACK = "No attack"
 
@@ -52,7 +52,7 @@ class Grid:
         seeds: Seeds with which every recommender is trained again.
         top_k: K of all figures.
         protocol: What is attacked and counted.
-        attack_names: What tables call each attack.
+        named_attacks: The attacks, checked, with what tables call them.
     """
 
     dataset: Path
@@ -79,13 +79,30 @@ class Grid:
             raise CatwalkError(f"seeds: each may occur once, got {self.seeds}")
         self._check_warm_starts()
         specifications = [attack_of(attack) for attack in self.attacks]
-        attacks = [specification.instantiate() for specification in specifications]
-        self.attack_names = _distinct_names(
-            [attack.name for attack in attacks],
+        examples = [specification.instantiate() for specification in specifications]
+        names = _distinct_names(
+            [attack.name for attack in examples],
             [specification.settings["init_args"] for specification in specifications],
         )
-        if self.source == self.target and any(attack.targeted for attack in attacks):
+        self.named_attacks = [NamedAttack(*attack) for attack in zip(names, specifications, examples, strict=True)]
+        if self.source == self.target and any(attack.targeted for attack in examples):
             raise CatwalkError(f"source and target are both {self.source!r}: they must differ")
+        self._check_attacks()
+
+    def _check_attacks(self) -> None:
+        """Raise a CatwalkError if an attack's budget is too small to be saved, or it names a recommender itself."""
+        for attack in self.named_attacks:
+            attack.example.check_eight_bit()
+            if getattr(attack.example, "recommender", None) is not None:
+                raise CatwalkError(
+                    f"attacks: {attack.name} knows the study's own recommenders, trained on the clean catalogue, so "
+                    "leave recommender out"
+                )
+            if attack.example.knowledge == "network and recommender" and not self.recommenders:
+                raise CatwalkError(
+                    f"attacks: {attack.name} must know a recommender, and the study has none: give it recommenders, or "
+                    "leave the attack out"
+                )
 
     def _check_warm_starts(self) -> None:
         """Raise a CatwalkError unless every recommender begins with one that stands before it, if with any."""

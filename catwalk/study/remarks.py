@@ -46,7 +46,7 @@ def remarks_on_networks(shop: Shop, grid: Grid, networks: Sequence[tuple[Classif
     """
     sentences: list[str] = []
     for classifier, features in networks:
-        on_accuracy = _on_accuracy(shop, classifier) if classifier.is_trained_here else None
+        on_accuracy = _on_accuracy(shop, classifier) if classifier.training.is_trained_here else None
         if on_accuracy is not None:
             sentences.append(on_accuracy)
         if grid.source in shop.catalogue.category_names:  # ImageNet has other categories
@@ -56,7 +56,7 @@ def remarks_on_networks(shop: Shop, grid: Grid, networks: Sequence[tuple[Classif
 
 def _on_accuracy(shop: Shop, classifier: ClassifierStage) -> str | None:
     """Return a sentence where a network is near chance on the test images."""
-    accuracy, data = classifier.record["accuracy"], classifier.data.settings["init_args"]
+    accuracy, data = classifier.record["accuracy"], classifier.training.data.settings["init_args"]
     if accuracy is None:
         return None
     labelled = LabelledImages.read(shop.catalogue, data["validation_share"], data["test_share"], data["seed"])
@@ -75,7 +75,7 @@ def _on_source(
 ) -> Iterator[str]:
     """Yield sentences where a network misses most of the source category's items, or sees it mostly in others."""
     labelled = shop.catalogue.categories == shop.catalogue.category_names.index(grid.source)
-    seen = features.table.categories == list(classifier.category_names).index(grid.source)
+    seen = features.table.categories == list(classifier.training.category_names).index(grid.source)
     both, by_dataset, by_network = (int(items.sum()) for items in (labelled & seen, labelled, seen))
     if is_called_out and not by_network:  # which says as much
         return

@@ -1,10 +1,12 @@
 """What a study's YAML names: networks, recommenders, attacks, splits and data, as checked specifications."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
 
+from callbacks.adversarial_accuracy import AdversarialAccuracy
 from catwalk.attacks.attack import Attack
 from catwalk.configuration.specification import Specification
 from catwalk.errors import CatwalkError
@@ -12,10 +14,55 @@ from catwalk.shop.splits import SplitRule
 from lightning_modules.cnn import ProductClassifier
 from lightning_modules.recommender import Recommender
 
+IMAGES = "datamodules.ProductImages"
+TRIPLETS = "datamodules.InteractionTriplets"
+
+
+def modules_of(*used: Any) -> tuple[str, ...]:
+    """Return the names of the modules that make a result: those of the objects that are used for it.
+
+    Args:
+        *used: Classes, functions, and specifications, whose arguments count as well.
+    """
+    names = [
+        name for each in used for name in (each.modules if isinstance(each, Specification) else (each.__module__,))
+    ]
+    return tuple(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """An attack of a study, checked once for all networks and recommenders.
+
+    Attributes:
+        name: What tables call it.
+        specification: Its class with its arguments.
+        example: One such attack, to ask what it is and needs; each stage makes its own.
+    """
+
+    name: str
+    specification: Specification
+    example: Attack
+
 
 def attack_of(settings: Mapping[str, Any], argument: str = "attacks") -> Specification:
     """Return an attack."""
     return Specification.of(settings, Attack, argument)
+
+
+def accuracy_attack_of(settings: Mapping[str, Any]) -> NamedAttack:
+    """Return the attack under which the networks' accuracy is measured.
+
+    Raises:
+        CatwalkError: If it leads to a category, or must know more than the network.
+    """
+    specification = attack_of(settings, "accuracy_attack")
+    example: Attack = specification.instantiate()
+    try:
+        AdversarialAccuracy(example)
+    except CatwalkError as error:
+        raise CatwalkError(str(error).replace("AdversarialAccuracy.attack", "accuracy_attack")) from error
+    return NamedAttack(example.name, specification, example)
 
 
 def split_of(settings: Mapping[str, Any], argument: str = "split") -> Specification:
@@ -41,8 +88,7 @@ def recommender_of(settings: Mapping[str, Any], name: str, top_k: int) -> Specif
     if "top_k" not in specification.settings["init_args"]:
         return specification
     if "top_k" not in (settings.get("init_args") or {}):
-        with_top_k = {**(settings.get("init_args") or {}), "top_k": [top_k]}
-        return Specification.of({**settings, "init_args": with_top_k}, Recommender, argument)
+        return specification.with_arguments(top_k=[top_k])
     stated = list(specification.settings["init_args"]["top_k"])
     if top_k not in stated:
         raise CatwalkError(f"{argument}.top_k: must contain the study's top_k, {top_k}, or be left out; got {stated}")

@@ -1,4 +1,4 @@
-"""A study's tables: one row per cell, and Tables 1 and 2 in the paper's shape."""
+"""A study's tables: Tables 1 and 2 in the paper's shape, and the accuracy of the networks."""
 
 import csv
 import itertools
@@ -16,33 +16,13 @@ from rich.table import Table as RichTable
 
 from catwalk.files.atomic import open_text, write_text
 from catwalk.files.csv_text import to_cell
+from catwalk.study.cells import Cell, distinct, where
 from catwalk.study.latex import DEFINE_OTHER_SCRIPT, OTHER_SCRIPT, label, latex
-
-Cell = dict[str, Any]
 
 WIDEST = 10_000
 """Columns of a screen on which every table has room."""
 
 MARKDOWN_ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\`*_|<[]~"})
-
-
-def cell_columns(top_k: int) -> tuple[str, ...]:
-    """Return the columns of ``cells.csv``."""
-    return (
-        *("dataset", "protocol", "extractor", "attack", "epsilon", "recommender", "seed", "source", "target"),
-        *("n_attacked", f"chr@{top_k}", f"ncdcg@{top_k}", f"hr@{top_k}", f"ndcg@{top_k}", "auc"),
-        *("sr_float", "sr", "sr_clean", "sr_net", "feature_loss", "lpips", "ssim", "psnr"),
-        *("linf_levels", "l2_levels", "seconds"),
-    )
-
-
-def write_cells(cells: Sequence[Cell], top_k: int, path: Path) -> None:
-    """Write one row per cell; a figure that a cell does not have is empty."""
-    with open_text(path) as file:
-        writer = csv.DictWriter(file, cell_columns(top_k), lineterminator="\n")
-        writer.writeheader()
-        for cell in cells:
-            writer.writerow({name: "" if value is None else to_cell(value) for name, value in cell.items()})
 
 
 @dataclass(frozen=True)
@@ -260,22 +240,22 @@ def table_1(cells: Sequence[Cell], top_k: int, purposes: str, remarks: str = "")
         purposes: What the attacks are for, as a sentence.
         remarks: What a reader must know of the networks, as sentences.
     """
-    source, dataset = (_named(cells[0][column]) for column in ("source", "dataset"))
-    extractors = _distinct(cells, "extractor")
+    source, dataset = _named(cells[0].source), _named(cells[0].dataset)
+    extractors = distinct(cells, "extractor")
     rows: list[Row] = []
     best: set[tuple[int, int]] = set()
-    for recommender in _distinct(cells, "recommender"):
+    for recommender in distinct(cells, "recommender"):
         start = len(rows)
-        for attack in _distinct(cells, "attack"):
-            chosen = [_where(cells, recommender=recommender, attack=attack, extractor=name) for name in extractors]
+        for attack in distinct(cells, "attack"):
+            chosen = [where(cells, recommender=recommender, attack=attack, extractor=name) for name in extractors]
             if any(chosen):  # some attacks are not for every recommender
-                values = [tuple(cell[f"chr@{top_k}"] for cell in its_cells) for its_cells in chosen]
+                values = [tuple(cell.chr for cell in its_cells if cell.chr is not None) for its_cells in chosen]
                 rows.append(((recommender, attack), tuple(map(Figure, values))))
         for column in range(len(extractors)):
             highest = _highest(rows[start:], column)
             if highest:  # the first row is without attack
                 best.add((start + highest, column))
-    seeds = len(_distinct(cells, "seed"))
+    seeds = len(distinct(cells, "seed"))
     spread = f", mean ± standard deviation over {seeds} retraining seeds" if seeds > 1 else ""
     return Table(
         name="Table 1",
@@ -308,19 +288,19 @@ def table_2(cells: Sequence[Cell], purposes: str, lpips_net: str, remarks: str =
         lpips_net: The network under LPIPS.
         remarks: What a reader must know of the networks, as sentences.
     """
-    source, dataset = (_named(cells[0][column]) for column in ("source", "dataset"))
-    extractors = _distinct(cells, "extractor")
-    attacks = [attack for attack in _distinct(cells, "attack") if _where(cells, attack=attack)[0]["sr"] is not None]
+    source, dataset = _named(cells[0].source), _named(cells[0].dataset)
+    extractors = distinct(cells, "extractor")
+    attacks = [attack for attack in distinct(cells, "attack") if where(cells, attack=attack)[0].sr is not None]
     rows: list[Row] = []
     for attack in attacks:
         figures: list[Figure | None] = []
         for extractor in extractors:
-            its_cells = _where(cells, attack=attack, extractor=extractor)
-            outcomes = dict.fromkeys((cell["sr"], cell["feature_loss"], cell["lpips"]) for cell in its_cells)
+            its_cells = where(cells, attack=attack, extractor=extractor)
+            outcomes = dict.fromkeys((cell.sr, cell.feature_loss, cell.lpips) for cell in its_cells)
             rates, losses, distances = zip(*outcomes, strict=True)
             looks = None if None in distances else Figure(distances, 4, factor=100)
             # The network chooses them, not the attack.
-            items = Figure((its_cells[0]["n_attacked"],), 0)
+            items = Figure((its_cells[0].n_attacked or 0,), 0)
             figures += [items, percentage(rates), Figure(losses, 7), looks]
         rows.append(((attack,), tuple(figures)))
     best = set()
@@ -329,9 +309,9 @@ def table_2(cells: Sequence[Cell], purposes: str, lpips_net: str, remarks: str =
     for column, heading in enumerate(headings):
         if heading in best_of and any(row[1][column] is not None for row in rows):
             best.add((best_of[heading](rows, column), column))
-    attacked = [cell for cell in cells if cell["sr_clean"] is not None]
+    attacked = [cell for cell in cells if cell.sr_clean is not None]
     # Targeted and untargeted attacks want something else, and so had something else before.
-    before = dict.fromkeys((cell["sr_clean"], cell["extractor"]) for cell in attacked)
+    before = dict.fromkeys((cell.sr_clean, cell.extractor) for cell in attacked)
     shown = ", ".join(f"{share:.2%} ({extractor})" for share, extractor in before)
     legend = (
         "Items: how many were attacked. SR: share of the images that the CNN takes for the target, or, where an attack "
@@ -381,7 +361,7 @@ def networks_table(
 
 def _attacked(cells: Sequence[Cell]) -> str:
     """Return how many items were attacked by network, as a sentence; nothing where none was."""
-    numbers = dict.fromkeys((cell["n_attacked"], cell["extractor"]) for cell in cells if cell["n_attacked"] is not None)
+    numbers = dict.fromkeys((cell.n_attacked, cell.extractor) for cell in cells if cell.n_attacked is not None)
     shown = ", ".join(f"{number} ({extractor})" for number, extractor in numbers)
     return f"Attacked items: {shown}." if shown else ""
 
@@ -404,16 +384,6 @@ def _lowest(rows: Sequence[Row], column: int) -> int:
 
 def _means(rows: Sequence[Row], column: int, missing: float) -> list[float]:
     return [figure.mean if (figure := figures[column]) is not None else missing for _, figures in rows]
-
-
-def _distinct(cells: Sequence[Cell], column: str) -> list[Any]:
-    """Return a column's values in the order of their first appearance."""
-    return list(dict.fromkeys(cell[column] for cell in cells))
-
-
-def _where(cells: Sequence[Cell], **values: Any) -> list[Cell]:
-    """Return the cells with these values."""
-    return [cell for cell in cells if all(cell[name] == value for name, value in values.items())]
 
 
 def _shown(text: str) -> str:

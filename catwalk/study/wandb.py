@@ -18,11 +18,11 @@ from callbacks.wandb_loggers import files_with_run
 from catwalk import __version__
 from catwalk.errors import CatwalkError
 from catwalk.files.csv_text import from_cell
+from catwalk.study.cells import SETTINGS, Cell
 from catwalk.study.stages.classifier import ClassifierStage
 from catwalk.study.stages.features import FeaturesStage
 from catwalk.study.stages.perceptual import PerceptualStage
 from catwalk.study.stages.stage import Stage
-from catwalk.study.tables import Cell
 from catwalk.terminal.progress import Progress
 
 if TYPE_CHECKING:
@@ -39,9 +39,6 @@ SHOWN_ITEMS = 8
 COMPLETE = "complete"
 """A file in a run's folder that says that the run has been written to its end."""
 
-SETTINGS = ("dataset", "protocol", "extractor", "attack", "epsilon", "recommender", "seed", "source", "target")
-"""Those columns of ``cells.csv`` that say what a cell is; the others are its figures."""
-
 
 @dataclass(frozen=True)
 class CellRun:
@@ -49,37 +46,42 @@ class CellRun:
 
     Attributes:
         study: Name of the study.
-        cell: Its row of ``cells.csv``.
+        cell: What it is and what was measured.
+        top_k: K of the study.
         stages: Its stages.
     """
 
     study: str
     cell: Cell
+    top_k: int
     stages: list[Stage]
 
     @property
     def name(self) -> str:
         """What people call it."""
-        names = [self.cell[column] for column in ("extractor", "attack", "recommender")]
-        seed = None if self.cell["seed"] is None else f"seed {self.cell['seed']}"
+        names = [self.cell.extractor, self.cell.attack, self.cell.recommender]
+        seed = None if self.cell.seed is None else f"seed {self.cell.seed}"
         return " · ".join(filter(None, [*names, seed]))
 
     @property
     def config(self) -> dict[str, Any]:
         """Its settings, to filter and group by, and all that its stages depend on."""
         stages = {stage.kind: {"key": stage.stored.key, **stage.settings} for stage in self.stages}
-        named = {column: self.cell[column] for column in SETTINGS}
+        named = {column: getattr(self.cell, column) for column in SETTINGS}
         return {"study": self.study, **named, "stages": stages, "catwalk": __version__}
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Its figures, to sort by."""
-        return {name: value for name, value in self.cell.items() if name not in SETTINGS and value is not None}
+        """What was measured, to sort by."""
+        row = self.cell.row(self.top_k)
+        return {name: value for name, value in row.items() if name not in SETTINGS and value is not None}
 
     @cached_property
     def id(self) -> str:
         """Made from all that decides about the figures, so that a cell which is the same is the same run."""
-        return _run_id(self.study, [self.cell[column] for column in SETTINGS], [stage.key for stage in self.stages])
+        return _run_id(
+            self.study, [getattr(self.cell, column) for column in SETTINGS], [stage.key for stage in self.stages]
+        )
 
 
 def require_login() -> None:

@@ -26,8 +26,7 @@ from catwalk.shop.splits import read_split
 from catwalk.study.grid import Settings
 from catwalk.study.progress import StudyProgress
 from catwalk.study.shop import Shop
-from catwalk.study.specifications import data_of, split_of
-from catwalk.study.stages.recommender import TRIPLETS
+from catwalk.study.specifications import TRIPLETS, data_of, split_of
 from catwalk.study.trainer import make_trainer, quiet_lightning
 from lightning_modules.recommender import Recommender
 

@@ -12,7 +12,7 @@ from callbacks import InjectPoisonedImages
 from callbacks.run_labels import call_run, run_labels
 from callbacks.wandb_loggers import files_with_run
 from catwalk.attacks import PGD, CarliniWagner
-from catwalk.study.wandb import SETTINGS
+from catwalk.study.cells import SETTINGS
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import BPRMF, VBPR, ProductClassifier
 

@@ -21,7 +21,7 @@ from catwalk import __version__
 from catwalk.networks.features import FeatureTable
 from catwalk.poisoning.protocol import AttackProtocol
 from catwalk.shop.catalogue import Catalogue
-from catwalk.study.wandb import SETTINGS
+from catwalk.study.cells import SETTINGS
 from catwalk.terminal import progress
 
 VBPR = ["fit", "--config", "configs/recommender/vbpr.yaml", "--config", "configs/data/synthetic.yaml"]

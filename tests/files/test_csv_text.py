@@ -14,7 +14,7 @@ from catwalk.networks.features import FeatureTable
 from catwalk.poisoning.poison import ITEMS_FILE, AttackedItem, _write_rows
 from catwalk.poisoning.records import _parsed
 from catwalk.shop.catalogue import Catalogue
-from catwalk.study.tables import cell_columns, write_cells
+from catwalk.study.cells import SETTINGS, Cell, write_cells
 
 FORMULAS = [
     "=1+1",
@@ -71,8 +71,8 @@ def test_a_callbacks_table(tmp_path: Path) -> None:
 
 
 def test_a_studys_cells(tmp_path: Path) -> None:
-    cell = dict.fromkeys(cell_columns(20)) | {"dataset": "=shop", "source": "-a", "target": "b", "sr": -0.5}
-    write_cells([cell], 20, tmp_path / "cells.csv")
+    cell = dict.fromkeys(SETTINGS) | {"dataset": "=shop", "source": "-a", "target": "b", "sr": -0.5}
+    write_cells([Cell(**cell)], 20, tmp_path / "cells.csv")
     row = dict(zip(*read_rows(tmp_path / "cells.csv"), strict=True))
     assert (row["dataset"], row["source"], row["target"], row["sr"]) == ("'=shop", "'-a", "b", "-0.5")
 

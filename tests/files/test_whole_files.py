@@ -18,7 +18,8 @@ from catwalk.perceptual.distances import PerceptualFigures
 from catwalk.plots import style
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import load_images, save_png
-from catwalk.study.tables import Table, cell_columns, write_cells
+from catwalk.study.cells import SETTINGS, Cell, write_cells
+from catwalk.study.tables import Table
 
 PACKAGES = ("callbacks", "catwalk", "datamodules", "lightning_modules")
 PROJECT = Path(__file__).parents[2]
@@ -28,6 +29,7 @@ ASIDE = {
     "catwalk/networks/features.py": "to the path that `written_aside` gives",
     "catwalk/tuning/journal.py": "what is added to a journal, which is read up to its last whole line",
     "catwalk/importers/dataset_writer.py": "within a folder that is made aside",
+    "catwalk/study/memory.py": "to a switch of the system, which is no file on a disk",
     "catwalk/importers/download.py": "under a name of its own, flushed and renamed",
 }
 """Modules that open files for writing, and why they may."""
@@ -109,7 +111,7 @@ PROJECT_FILES: dict[str, tuple[str, Callable[[Path, Catalogue], object]]] = {
     "table": ("table1.csv", lambda path, _: table(path.with_suffix(""))),
     "cells": (
         "cells.csv",
-        lambda path, _: write_cells([dict.fromkeys(cell_columns(20), 0.5)] * 200, 20, path),  # type: ignore[list-item]
+        lambda path, _: write_cells([Cell(**dict.fromkeys(SETTINGS, 0.5))] * 200, 20, path),  # type: ignore[arg-type]
     ),
     "images": (
         "",

@@ -16,6 +16,7 @@ from catwalk.study import run_study as study_of
 from catwalk.study.grid import Training
 from catwalk.study.shop import Shop
 from catwalk.study.stages.classifier import CLASSIFIER_FILE, ClassifierStage
+from catwalk.study.trainings import ClassifierTraining
 
 PLACES = (414, 601, 774, 770, 610, 608)
 """ImageNet's classes that stand for the shop's six categories."""
@@ -84,8 +85,7 @@ def test_imagenets_classes_untrained(settings, run_study, imagenet_weights: Path
 
 
 def test_a_trained_checkpoint_without_training(shop, trained, tmp_path: Path) -> None:
-    training = Training(**extractor(trained.checkpoint, backbone_args={"width": 8}))
-    stage = ClassifierStage(StageCache(tmp_path), Shop.read(shop), "T", training)
+    stage = planned(shop, tmp_path, trained.checkpoint, backbone_args={"width": 8})
 
     class Progress:
         def __getattr__(self, name: str) -> Any:
@@ -99,9 +99,14 @@ def test_a_trained_checkpoint_without_training(shop, trained, tmp_path: Path) ->
     assert all(torch.equal(network[name], expected[name]) for name in expected)
 
 
-def key(shop: Path, cache: Path, weights: Path, **settings: Any) -> str:
+def planned(shop: Path, cache: Path, weights: Path, **settings: Any) -> ClassifierStage:
     training = Training(**extractor(weights, **settings))
-    return ClassifierStage(StageCache(cache), Shop.read(shop), "T", training).key
+    dataset = Shop.read(shop)
+    return ClassifierStage(StageCache(cache), dataset, ClassifierTraining.of(dataset, "T", training))
+
+
+def key(shop: Path, cache: Path, weights: Path, **settings: Any) -> str:
+    return planned(shop, cache, weights, **settings).key
 
 
 def test_the_key_has_the_content_of_the_file_and_not_its_place(shop, imagenet_weights: Path, tmp_path: Path) -> None:

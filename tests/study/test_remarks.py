@@ -17,7 +17,8 @@ def remarks_of(
     labelled, seen = (np.array(column) for column in ([1] * (both + missed) + [0] * others, [0] * both + [1] * missed))
     seen = np.concatenate([seen, np.zeros(others, dtype=np.int64)])  # of the network the source is number 0
     catalogue = SimpleNamespace(categories=labelled, category_names=("Bag", "Sandal"))
-    classifier = SimpleNamespace(name="T", category_names=("Sandal", "Bag"), is_trained_here=True)
+    training = SimpleNamespace(category_names=("Sandal", "Bag"), is_trained_here=True)
+    classifier = SimpleNamespace(name="T", training=training)
     features = SimpleNamespace(table=SimpleNamespace(categories=seen))
     grid = SimpleNamespace(source="Sandal", protocol=SimpleNamespace(source_items=source_items))
     monkeypatch.setattr(remarks, "_on_accuracy", lambda *_: near_chance)

@@ -104,6 +104,16 @@ CASES = {
         ["accuracy_attack", "targeted: false"],
     ),
     "unknown accuracy attack": ({"accuracy_attack": {"class_path": "catwalk.attacks.None"}}, ["accuracy_attack"]),
+    "unknown metric": ({"metrics": ["item_coverage@10"]}, ["metrics", "did you mean coverage@10?"]),
+    "metric without a length": ({"metrics": ["mrr"]}, ["metrics", "mrr@20", "'mrr'"]),
+    "metric of no length": ({"metrics": ["mrr@0"]}, ["metrics", "mrr@20", "'mrr@0'"]),
+    "metric of lists beyond the catalogue": ({"metrics": ["mrr@91"]}, ["metrics: mrr@91", "1..90"]),
+    "metric of an unknown category": ({"metrics": ["chr@5/Hat"]}, ["metrics: chr@5/Hat", "'Hat'", "Sandal"]),
+    "metric that has no categories": ({"metrics": ["hr@5/Bag"]}, ["metrics: hr", "write hr@5"]),
+    "metrics of no recommenders": (
+        {"metrics": ["mrr@5"], "recommenders": {}},
+        ["metrics", "the study has none"],
+    ),
     "name that is the cache's": ({"name": "cache"}, ["name", "'cache'"]),
 }
 

@@ -8,11 +8,13 @@ import statistics
 import subprocess
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from catwalk.errors import CatwalkError
+from catwalk.study.cells import Cell
 from catwalk.study.grid import _check_names
 from catwalk.study.latex import SYMBOLS, label, latex
 from catwalk.study.remarks import is_near_chance
@@ -216,13 +218,14 @@ def test_a_single_seed_has_no_deviation() -> None:
     assert Figure((0.1, 0.3), digits=1, factor=100, unit="%").text() == f"20.0% ± {100 * 0.02**0.5:.1f}%"
 
 
-def cells_of(extractor: str, number: int, attack: str, **changed: object) -> dict[str, object]:
-    """Return a row of cells.csv with made-up figures."""
+def cells_of(extractor: str, number: int, attack: str, **changed: Any) -> Cell:
+    """Return a cell with made-up figures."""
     is_attack = attack != "No attack"
     figures = {"sr": 0.5, "sr_clean": 0.0, "feature_loss": 0.25, "lpips": 0.125}
-    cell = {"dataset": "Shop", "extractor": extractor, "attack": attack, "recommender": "VBPR", "seed": 0}
-    cell |= {"source": "Sandal", "n_attacked": number if is_attack else None, "chr@20": 1.0}
-    return cell | (figures if is_attack else dict.fromkeys(figures)) | changed
+    cell = {"dataset": "Shop", "protocol": "corrected", "extractor": extractor, "attack": attack, "recommender": "VBPR"}
+    cell |= {"epsilon": None, "seed": 0, "source": "Sandal", "target": "Sneaker", "chr": 1.0}
+    cell |= {"n_attacked": number if is_attack else None}
+    return Cell(**cell | (figures if is_attack else {}) | changed)
 
 
 def test_the_number_of_attacked_items_stands_in_the_tables(tmp_path: Path) -> None:

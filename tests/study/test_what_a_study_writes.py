@@ -50,6 +50,13 @@ COLUMNS = [
     "linf_levels",
     "l2_levels",
     "seconds",
+    "memory_mib",
+    "gpu_memory_mib",
+    "forwards",
+    "backwards",
+    "attack_seconds",
+    "attack_memory_mib",
+    "attack_gpu_memory_mib",
 ]
 ATTACKS = ["No attack", "FGSM (ε = 32)", "PGD (ε = 32)"]
 

@@ -1,16 +1,13 @@
 """The stage that measures a CNN's accuracy under attack."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from callbacks.adversarial_accuracy import AdversarialAccuracy
-from catwalk.attacks.attack import Attack
-from catwalk.errors import CatwalkError
 from catwalk.results.store import StageCache
 from catwalk.study.progress import StudyProgress
 from catwalk.study.shop import Shop
-from catwalk.study.specifications import attack_of
+from catwalk.study.specifications import NamedAttack, modules_of
 from catwalk.study.stages.classifier import CLASSIFIER_FILE, ClassifierStage
 from catwalk.study.stages.stage import Stage
 from catwalk.study.trainer import make_trainer
@@ -21,19 +18,14 @@ class AccuracyStage(Stage):
 
     kind = "accuracy"
 
-    def __init__(self, cache: StageCache, shop: Shop, attack: Mapping[str, Any], classifier: ClassifierStage) -> None:
+    def __init__(self, cache: StageCache, shop: Shop, attack: NamedAttack, classifier: ClassifierStage) -> None:
         super().__init__(cache)
         self.classifier = classifier
         self.inputs = (classifier,)
-        self.attack = attack_of(attack, "accuracy_attack")
-        example: Attack = self.attack.instantiate()
-        try:
-            AdversarialAccuracy(example)
-        except CatwalkError as error:
-            raise CatwalkError(str(error).replace("AdversarialAccuracy.attack", "accuracy_attack")) from error
-        self.attack_name = example.name
+        self.attack = attack.specification
+        self.attack_name = attack.name
         self.description = f"Accuracy of CNN {classifier.name} under {self.attack_name}"
-        self.modules = ("callbacks.adversarial_accuracy", self.attack.module)
+        self.modules = modules_of(AdversarialAccuracy, self.attack)
         self.settings = {
             "classifier": classifier.key,
             "attack": self.attack.settings,
@@ -44,11 +36,12 @@ class AccuracyStage(Stage):
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Attack every test image."""
         classifier = self.classifier
-        model = classifier.model.instantiate()
+        training = classifier.training
+        model = training.model.instantiate()
         model.initial_weights.expect_checkpoint()
         measure = AdversarialAccuracy(self.attack.instantiate())
-        trainer = make_trainer(classifier.training.trainer, classifier.trainer_argument, folder, progress, measure)
-        data, checkpoint = classifier.data.instantiate(), classifier.folder / CLASSIFIER_FILE
+        trainer = make_trainer(training.trainer, training.trainer_argument, folder, progress, measure)
+        data, checkpoint = training.data.instantiate(), classifier.folder / CLASSIFIER_FILE
         figures = trainer.test(model, data, ckpt_path=checkpoint, weights_only=True, verbose=False)
         return {"accuracy": (figures or [{}])[0].get(f"test/{measure.figure}")}
 

@@ -1,6 +1,5 @@
 """The stage that attacks the images of a category."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from catwalk.results.keys import Inputs
 from catwalk.results.store import StageCache
 from catwalk.study.grid import Grid
 from catwalk.study.progress import StudyProgress
-from catwalk.study.specifications import attack_of
+from catwalk.study.specifications import NamedAttack, modules_of
 from catwalk.study.stages.classifier import CLASSIFIER_FILE
 from catwalk.study.stages.features import FeaturesStage
 from catwalk.study.stages.stage import Stage
@@ -49,8 +48,7 @@ class AttackStage(Stage):
         self,
         cache: StageCache,
         grid: Grid,
-        name: str,
-        attack: Mapping[str, Any],
+        attack: NamedAttack,
         features: FeaturesStage,
         known: KnownRecommender | None = None,
     ) -> None:
@@ -59,31 +57,27 @@ class AttackStage(Stage):
         Args:
             cache: Where results live.
             grid: The study's.
-            name: What tables call the attack.
-            attack: Its ``class_path`` and ``init_args``.
+            attack: The attack.
             features: Those of the network under attack.
             known: The recommender that the attacker knows, trained on the clean catalogue, where it must know one.
         """
         super().__init__(cache)
-        self.name = name
+        self.name = attack.name
         self.grid = grid
         self.features = features
         self.known = known
         self.inputs = (features,) if known is None else (features, known)
-        self._stated = attack
+        self.named_attack = attack
         self._stored: Inputs | None = None
-        self.specification = attack_of(attack)
-        self.attack: Attack = self.specification.instantiate()
-        self.attack.check_eight_bit()
-        self.target = grid.target if self.attack.targeted else None
+        self.target = grid.target if attack.example.targeted else None
         if known is not None:
             goal = f"{grid.source} in {known.name}, seed {known.seed}"
         else:
-            goal = f"{grid.source} → {grid.target}" if self.attack.targeted else f"away from {grid.source}"
-        self.description = f"{name}, {goal}, CNN {features.classifier.name}"
-        self.modules = ("catwalk.poisoning.poison", self.specification.module)
+            goal = f"{grid.source} → {grid.target}" if attack.example.targeted else f"away from {grid.source}"
+        self.description = f"{self.name}, {goal}, CNN {features.classifier.name}"
+        used: list[Any] = [poison, attack.specification]
         self.settings = {
-            "attack": self.specification.settings,
+            "attack": attack.specification.settings,
             "features": features.key,
             "source": grid.source,
             "target": self.target,
@@ -91,28 +85,24 @@ class AttackStage(Stage):
         }
         if known is not None:
             self.settings["known recommender"] = known.key
-        if getattr(self.attack, "recommender", None) is not None:
-            raise CatwalkError(
-                f"attacks: {name} knows the study's own recommenders, trained on the clean catalogue, so leave "
-                "recommender out"
-            )
         self.files = features.files
-        self._must_know_purchases = self.attack.knowledge == "network and purchases"
+        self._must_know_purchases = attack.example.knowledge == "network and purchases"
         if self._must_know_purchases:
             self.settings["interactions"] = features.shop.interactions.fingerprint
             self.files += features.shop.interactions.files
             if features.shop.split is not None:
                 self.settings["split"] = features.shop.split.settings
-                self.modules += (features.shop.split.module,)
+                used.append(features.shop.split)
+        self.modules = modules_of(*used)
 
     @property
     def must_know_recommender(self) -> bool:
         """Whether there is one such attack for each recommender and seed."""
-        return self.attack.knowledge == "network and recommender"
+        return self.named_attack.example.knowledge == "network and recommender"
 
     def knowing(self, recommender: KnownRecommender) -> "AttackStage":
         """Return the attack by somebody who knows a recommender that was trained on the clean catalogue."""
-        return AttackStage(self.cache, self.grid, self.name, self._stated, self.features, recommender)
+        return AttackStage(self.cache, self.grid, self.named_attack, self.features, recommender)
 
     @property
     def stored(self) -> Inputs:
@@ -142,7 +132,7 @@ class AttackStage(Stage):
 
     def _complete_attack(self) -> Attack:
         """Return the attack with what it must know."""
-        attack: Attack = self.specification.instantiate()
+        attack: Attack = self.named_attack.specification.instantiate()
         if self.known is not None:
             attack.recommender = self.known.checkpoint  # type: ignore[attr-defined]
         return attack
@@ -157,7 +147,7 @@ class AttackStage(Stage):
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Attack, write, read back and measure."""
         classifier = self.features.classifier.load()
-        classifier.network.to(self.features.classifier.device)
+        classifier.network.to(self.features.classifier.training.device)
         try:
             poison(
                 classifier,

@@ -8,6 +8,7 @@ from catwalk.networks.features import FeatureTable
 from catwalk.results.store import StageCache
 from catwalk.study.progress import StudyProgress
 from catwalk.study.shop import Shop
+from catwalk.study.specifications import modules_of
 from catwalk.study.stages.classifier import CLASSIFIER_FILE, ClassifierStage
 from catwalk.study.stages.stage import Stage
 from catwalk.study.trainer import make_trainer
@@ -25,22 +26,18 @@ class FeaturesStage(Stage):
         self.shop = shop
         self.classifier = classifier
         self.inputs = (classifier,)
-        self.modules = ("callbacks.write_features", classifier.model.module)
+        self.modules = modules_of(WriteFeatures, classifier.training.model)
         self.settings = {"classifier": classifier.key, "catalogue": shop.items.fingerprint}
         self.files = shop.items.files
 
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Run the CNN over the catalogue."""
-        model = self.classifier.model.instantiate()
+        training = self.classifier.training
+        model, data = training.model.instantiate(), training.data.instantiate()
         model.initial_weights.expect_checkpoint()
-        classifier = self.classifier
-        trainer = make_trainer(
-            classifier.training.trainer, classifier.trainer_argument, folder, progress, WriteFeatures(folder)
-        )
+        trainer = make_trainer(training.trainer, training.trainer_argument, folder, progress, WriteFeatures(folder))
         checkpoint = self.classifier.folder / CLASSIFIER_FILE
-        trainer.predict(
-            model, self.classifier.data.instantiate(), return_predictions=False, ckpt_path=checkpoint, weights_only=True
-        )
+        trainer.predict(model, data, return_predictions=False, ckpt_path=checkpoint, weights_only=True)
         table = FeatureTable.read(folder, self.shop.catalogue)
         return {"num_features": table.features.shape[1], "scale": table.scale, "network": table.network}
 

@@ -11,6 +11,7 @@ from catwalk.perceptual.trunks import TrunkName
 from catwalk.poisoning.records import DISTANCES_FILE
 from catwalk.results.store import StageCache
 from catwalk.study.progress import StudyProgress
+from catwalk.study.specifications import modules_of
 from catwalk.study.stages.attack import AttackStage
 from catwalk.study.stages.stage import Stage
 
@@ -44,7 +45,7 @@ class PerceptualStage(Stage):
         known = "" if attack.known is None else f", {attack.known.name}, seed {attack.known.seed}"
         self.description = f"Looks of {attack.name}, CNN {attack.features.classifier.name}{known}"
         self.files = attack.features.files
-        self.modules = ("catwalk.perceptual.attacked_images",)
+        self.modules = modules_of(measure_attacked_images)
         self.settings = {
             "attack": attack.key,
             "lpips": None if lpips is None else {"net": lpips.net, "trunk": lpips.trunk_sha256},
@@ -57,7 +58,7 @@ class PerceptualStage(Stage):
             self.attack.folder,
             features.shop.catalogue,
             self.lpips,
-            device=features.classifier.device,
+            device=features.classifier.training.device,
             progress=progress.callback,
         )
         measured.write(folder / DISTANCES_FILE)

@@ -9,12 +9,12 @@ from typing import Any
 
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from catwalk.configuration.specification import Specification
 from catwalk.errors import CatwalkError, DivergedError, TooLargeError
 from catwalk.files.watched import WatchedFiles
 from catwalk.results.keys import Inputs, inputs_of
 from catwalk.results.record import Origin
 from catwalk.results.store import StageCache
+from catwalk.study.memory import peak_memory
 from catwalk.study.progress import StudyProgress
 from catwalk.study.trainer import quiet_lightning
 
@@ -74,7 +74,7 @@ class Stage(abc.ABC):
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """The result's figures and its seconds."""
+        """What was measured, and the seconds and the memory that it took."""
         return self.cache.read(self.kind, self.stored.key)
 
     @property
@@ -98,11 +98,12 @@ class Stage(abc.ABC):
             start = time.perf_counter()
             self._require_unchanged()
             try:
-                figures = self.make(folder, progress)
+                with peak_memory() as peak:
+                    figures = self.make(folder, progress)
             except (MisconfigurationException, DivergedError, TooLargeError) as error:  # of settings that do not work
                 raise CatwalkError(f"{self.description}: {error}") from error
             self._require_unchanged()
-            return {**figures, "seconds": round(time.perf_counter() - start, 3)}
+            return {**figures, "seconds": round(time.perf_counter() - start, 3), **vars(peak)}
 
         with progress.stage(self.description), quiet_lightning():
             origin = Origin(f"{self.dataset}: {self.title or self.description}", self.stored)
@@ -133,13 +134,3 @@ class Stage(abc.ABC):
     @abc.abstractmethod
     def outcome(self) -> str:
         """The figures that a user wants to see when the stage is done."""
-
-
-def _without_paths(data: Specification) -> dict[str, Any]:
-    """Return a data module's settings less where its files are: their contents enter a key by fingerprint."""
-    arguments = {
-        name: value
-        for name, value in data.settings["init_args"].items()
-        if name not in ("dataset", "features", "cache")
-    }
-    return {**data.settings, "init_args": arguments}

@@ -1,0 +1,147 @@
+"""The cells of a study: what each is and what was measured of it, as columns of ``cells.csv``."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from catwalk.files.atomic import open_text
+from catwalk.files.csv_text import to_cell
+from catwalk.study.grid import Grid
+from catwalk.study.plan import Run
+from catwalk.study.shop import Shop
+
+COSTS = ("seconds", "memory_mib", "gpu_memory_mib")
+"""What the record of a stage says of what it took; one from before they were measured has not all of them."""
+
+OF_ATTACK = (
+    *("epsilon", "target", "n_attacked", "sr_float", "sr", "sr_clean", "sr_net", "feature_loss"),
+    *("linf_levels", "l2_levels", "forwards", "backwards"),
+)
+"""What the summary of an attack says, under the names of the columns."""
+
+
+def _setting(meaning: str) -> Any:
+    """Return a field that says what a cell is."""
+    return field(metadata={"meaning": meaning, "is_setting": True})
+
+
+def _measured(meaning: str, name: str | None = None) -> Any:
+    """Return a field with what was measured; ``name`` is that of its column, where it has the K of the study in it."""
+    return field(default=None, metadata={"meaning": meaning, "is_setting": False, "name": name})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of ``cells.csv``. The fields are the columns, in their order, with what they mean.
+
+    Attributes:
+        metrics: What else the study was asked to measure, by name: the last columns.
+    """
+
+    dataset: str = _setting("Name of the dataset.")
+    protocol: str = _setting("Name of the protocol.")
+    extractor: str = _setting("Name of the network.")
+    attack: str = _setting("Name of the attack, or `No attack`.")
+    epsilon: float | None = _setting("Budget of the attack in grey levels; empty where it has none.")
+    recommender: str | None = _setting("Name of the recommender; empty in a study without any.")
+    seed: int | None = _setting("Seed of the recommender's weights and batches.")
+    source: str = _setting("Category whose images are attacked.")
+    target: str | None = _setting("Category that the network shall see in them; empty for an untargeted attack.")
+    n_attacked: int | None = _measured("Number of attacked items.")
+    chr: float | None = _measured("CHR@K of the source category: mean number of its items in a list.", "chr@{k}")
+    ncdcg: float | None = _measured("nCDCG@K of the source category.", "ncdcg@{k}")
+    hr: float | None = _measured("HR@K: hit rate of held-out items.", "hr@{k}")
+    ndcg: float | None = _measured("nDCG@K of held-out items.", "ndcg@{k}")
+    auc: float | None = _measured("AUC of held-out items.")
+    sr_float: float | None = _measured("Success rate before the images are rounded to 8 bits, in [0, 1].")
+    sr: float | None = _measured("Success rate by the files read back, in [0, 1].")
+    sr_clean: float | None = _measured("Share that was there before any attack, in [0, 1].")
+    sr_net: float | None = _measured("Share moved there by the attack, of those that were not there before.")
+    feature_loss: float | None = _measured("Mean squared error of the attacked items' features.")
+    lpips: float | None = _measured("Mean LPIPS distance of the attacked images.")
+    ssim: float | None = _measured("Mean structural similarity of the attacked images and the clean ones.")
+    psnr: float | None = _measured("Mean peak signal-to-noise ratio of the attacked images in dB.")
+    linf_levels: int | None = _measured("Largest change of any pixel in grey levels.")
+    l2_levels: float | None = _measured("Mean Euclidean distance of the attacked images in grey levels.")
+    seconds: float | None = _measured("Seconds that the recommender's training and test took.")
+    memory_mib: float | None = _measured(
+        "Peak memory of the process during both, in MiB; what it held before included."
+    )
+    gpu_memory_mib: float | None = _measured(
+        "Peak of what PyTorch allocated on the GPU during both, in MiB; empty without one."
+    )
+    forwards: float | None = _measured(
+        "Forward passes of the attack, mean per image; empty for an attack from before they were counted."
+    )
+    backwards: float | None = _measured("Backward passes of the attack, mean per image.")
+    attack_seconds: float | None = _measured(
+        "Seconds that the attack took, with writing its images and reading them back."
+    )
+    attack_memory_mib: float | None = _measured(
+        "Peak memory of the process during the attack, in MiB; what it held before included."
+    )
+    attack_gpu_memory_mib: float | None = _measured(
+        "Peak of what PyTorch allocated on the GPU during the attack, in MiB; empty without one."
+    )
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, shop: Shop, grid: Grid, run: Run) -> "Cell":
+        """Return a cell whose stages are done."""
+        values: dict[str, Any] = {"target": grid.target}
+        if run.attack is not None:
+            summary = run.attack.summary
+            values |= {name: getattr(summary, name) for name in OF_ATTACK}
+            values |= {f"attack_{name}": run.attack.record.get(name) for name in COSTS}
+        if run.perceptual is not None:
+            values |= {name: run.perceptual.figure(name) for name in ("lpips", "ssim", "psnr")}
+        if run.recommender is not None:
+            record = run.recommender.record
+            values |= {name: record.get(name) for name in ("hr", "ndcg", "auc", *COSTS)}
+            values |= {name: record[name][grid.source] for name in ("chr", "ncdcg")}
+        if run.metrics is not None:
+            values["metrics"] = run.metrics.values
+        about = {"dataset": shop.catalogue.name, "protocol": grid.protocol.name, "source": grid.source}
+        return cls(**{"epsilon": None} | about | run.labels | values)
+
+    def row(self, top_k: int) -> dict[str, Any]:
+        """Return the values by column; None where there is none.
+
+        Args:
+            top_k: K of the study.
+        """
+        return {column_name(each, top_k): getattr(self, each.name) for each in COLUMNS} | dict(self.metrics)
+
+
+COLUMNS = tuple(each for each in fields(Cell) if each.metadata)
+"""Those fields of a cell that are a column."""
+
+SETTINGS = tuple(each.name for each in COLUMNS if each.metadata["is_setting"])
+"""Those columns that say what a cell is; the others are what was measured."""
+
+
+def column_name(column: Any, top_k: int) -> str:
+    """Return what ``cells.csv`` calls one of :data:`COLUMNS`, such as ``chr@20``."""
+    return (column.metadata.get("name") or column.name).format(k=top_k)
+
+
+def write_cells(cells: Iterable[Cell], top_k: int, path: Path) -> None:
+    """Write a row for each cell, of which there is one at least; what a cell does not have is empty."""
+    rows = [cell.row(top_k) for cell in cells]
+    with open_text(path) as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: "" if value is None else to_cell(value) for name, value in row.items()})
+
+
+def distinct(cells: Sequence[Cell], column: str) -> list[Any]:
+    """Return a column's values in the order of their first appearance."""
+    return list(dict.fromkeys(getattr(cell, column) for cell in cells))
+
+
+def where(cells: Sequence[Cell], **values: Any) -> list[Cell]:
+    """Return the cells with these values."""
+    return [cell for cell in cells if all(getattr(cell, name) == value for name, value in values.items())]

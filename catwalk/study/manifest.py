@@ -1,0 +1,56 @@
+"""What a study says of how it was run: versions, hardware, data, and where its results are."""
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from catwalk import __version__
+from catwalk.files.atomic import write_text
+from catwalk.perceptual import LPIPS
+from catwalk.study.grid import Grid
+from catwalk.study.plan import Plan
+from catwalk.study.shop import Shop
+
+
+def write_manifest(
+    path: Path, shop: Shop, grid: Grid, plan: Plan, lpips: LPIPS | None, why_no_lpips: str | None
+) -> None:
+    """Write what is needed to repeat the study, and where its results are in the cache."""
+    manifest = {
+        "catwalk": __version__,
+        "python": platform.python_version(),
+        "packages": {
+            "torch": torch.__version__,  # with the build, such as +cpu
+            **{name: version(name) for name in ("torchvision", "pytorch-lightning", "numpy", "pillow")},
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        },
+        "dataset": {
+            "name": shop.catalogue.name,
+            "catalogue": shop.items.fingerprint,
+            "labelled images": shop.labelled_images.fingerprint,
+            "interactions": shop.interactions.fingerprint if grid.recommenders else None,
+            "split": None if shop.split is None else shop.split.settings,
+        },
+        "protocol": vars(grid.protocol),
+        "seeds": grid.seeds,
+        "stages": plan.places,
+        "keys": plan.keys,
+        "classifiers": {
+            run.classifier.name: {
+                "accuracy": run.classifier.record["accuracy"],
+                "accuracy under attack": run.accuracy.record["accuracy"] if run.accuracy is not None else None,
+            }
+            for run in plan.networks
+        },
+        "lpips": {"missing": why_no_lpips}
+        if lpips is None
+        else {"net": lpips.net, "trunk_sha256": lpips.trunk_sha256, "trunk": lpips.trunk_origin},
+    }
+    write_text(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
