@@ -457,7 +457,7 @@ def test_a_full_disk_below_the_output(tmp_path, run, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("of_rich", [True, False])
 def test_whoever_reads_only_the_first_lines_ends_it_quietly(of_rich: bool) -> None:
     """As in ``catwalk … | head -1``."""
-    script = "import sys; from catwalk import cli; from rich.console import Console\n"
+    script = "from catwalk.cli import main as cli; from rich.console import Console\n"
     script += f"cli._run_study = lambda _: [{'Console().print' if of_rich else 'print'}(i) for i in range(100_000)]\n"
     script += "cli.main(['study'])"
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
