@@ -83,6 +83,8 @@ def imports(module: str) -> Iterator[str]:
 
 
 def room(module: str) -> str:
+    if module == "catwalk.__main__":
+        return "cli"
     package, *rest = module.split(".")
     return package if package != "catwalk" else rest[0] if rest else "catwalk"
 
