@@ -201,9 +201,13 @@ def _run_importer(arguments: list[str]) -> None:
         prog="catwalk data",
         usage="catwalk data COMMAND [OPTION ...]",
         description="Write a dataset folder (items.csv, interactions.csv, images and dataset.json), or show what one "
-        "holds.",
+        "holds. `catwalk data my_shop.write SOURCE DEST` runs the importer write of your own file my_shop.py.",
     )
-    functions = {**IMPORTERS, "show": show}
+    functions: dict[str, Callable[..., None]] = {**IMPORTERS, "show": show}
+    arguments = list(arguments)
+    if arguments and "." in arguments[0] and not arguments[0].startswith("-"):
+        path, arguments[0] = arguments[0], arguments[0].rpartition(".")[2]
+        functions[arguments[0]] = _own_importer(path)
     commands = parser.add_subcommands(
         dest="command", title="importers, and show", description="catwalk data COMMAND --help"
     )
@@ -223,6 +227,19 @@ def _run_importer(arguments: list[str]) -> None:
         functions[settings.command](**values)
     except MissingColumnError as error:
         raise CatwalkError(f"{error}{_column_option(error, functions[settings.command], values)}") from error
+
+
+def _own_importer(path: str) -> Callable[..., None]:
+    """Return an importer of the user's own by its import path."""
+    from catwalk.configuration.import_object import import_object
+
+    function = import_object(path, "command")
+    if not inspect.isfunction(function):
+        raise CatwalkError(f"command: {path} is no function; an importer is one that writes a dataset folder")
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.annotation is inspect.Parameter.empty:
+            raise CatwalkError(f"command: {path}: its parameter {name} has no type; write it as `{name}: Path`")
+    return function
 
 
 def _options_of(importer: Callable[..., None]) -> list[str]:
