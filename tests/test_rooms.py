@@ -35,8 +35,8 @@ KNOWS = {
         *("poisoning", "recommenders", "shop", "terminal"),
     },
     "study": {
-        *("attacks", "callbacks", "configuration", "files", "lightning_modules", "networks", "perceptual", "plots"),
-        *("poisoning", "results", "shop", "terminal"),
+        *("attacks", "callbacks", "configuration", "files", "lightning_modules", "networks", "overview", "perceptual"),
+        *("plots", "poisoning", "results", "shop", "terminal"),
     },
     "tuning": {"configuration", "files", "lightning_modules", "networks", "shop", "study"},
     "cli": {

@@ -276,15 +276,36 @@ def _as_declared(arguments: Sequence[str], functions: Iterable[Callable[..., Non
 
 
 def _run_study(arguments: list[str]) -> None:
+    if arguments[:1] == ["init"]:
+        _init_study(arguments[1:])
+        return
     from catwalk.study import run_study
 
     _run_configured(
         "study",
         run_study,
         "Run a grid of networks × attacks × recommenders × seeds, write and print its tables. For example: "
-        "catwalk study --config configs/study/synthetic.yaml",
+        "catwalk study --config configs/study/synthetic.yaml. For a shop of your own, `catwalk study init DATASET` "
+        "writes such a file, with every key explained.",
         arguments,
     )
+
+
+def _init_study(arguments: list[str]) -> None:
+    from catwalk.configuration.parsers import CatwalkParser, instantiate
+    from catwalk.study.init import init_study
+
+    parser = CatwalkParser(
+        prog="catwalk study init",
+        usage="catwalk study init DATASET [--output FILE]",
+        description=(init_study.__doc__ or "").splitlines()[0],
+    )
+    parser.add_function_arguments(init_study, as_group=False, as_positional=True)
+    if not arguments:
+        raise CatwalkError("dataset is missing: catwalk study init DATASET, a folder that `catwalk data` wrote")
+    with _told_in_a_line(lambda: _options_of(init_study)):
+        settings = parser.parse_args(arguments)
+    init_study(**vars(instantiate(parser, settings)))
 
 
 def _run_tune(arguments: list[str]) -> None:

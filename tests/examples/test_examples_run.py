@@ -96,7 +96,7 @@ def test_the_study_runs_and_knows_the_code_of_its_classes(work: Path, capsys: py
     for extractor in settings["extractors"].values():
         extractor["trainer"]["max_epochs"] = 2
     settings["protocol"] = {"source_items": "dataset"}
-    Path("study.yaml").write_text(yaml.safe_dump(settings))
+    Path("study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     main(["study", "--config", "study.yaml"])
     with open("runs/examples/cells.csv") as file:
         cells = list(csv.DictReader(file))
