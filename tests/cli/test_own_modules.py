@@ -134,3 +134,35 @@ def test_what_an_own_module_imports_from_beside_itself_counts(tmp_path: Path, mo
     assert {name for name in found if name.partition(".")[0] not in PACKAGES} == {
         *("own_lab", "own_lab.attack", "own_lab.shared", "own_lab.steps", "own_lab.deeper", "own_tool"),
     }
+
+
+@pytest.mark.parametrize(
+    ("importer", "message"),
+    [
+        ("my_shops.Shop", "command: my_shops.Shop is no function; an importer is one that writes a dataset folder"),
+        ("my_shops.untyped", "command: my_shops.untyped: its parameter dest has no type; write it as `dest: Path`"),
+        ("my_shops.wirte", "command: 'my_shops.wirte' cannot be imported: module 'my_shops' has no attribute 'wirte'"),
+        ("my_shpos.write", "command: 'my_shpos.write' cannot be imported: No module named 'my_shpos'"),
+        ("my_shops.write", "missing: dest"),
+        ("fashion_mnist", "there is no command 'fashion_mnist'; did you mean fashion-mnist?"),
+    ],
+)
+def test_an_importer_of_ones_own_that_does_not_fit_is_one_line(here: Path, run, importer: str, message: str) -> None:
+    Path("my_shops.py").write_text(
+        "from pathlib import Path\n\nclass Shop: ...\n\ndef untyped(dest) -> None: ...\n\n"
+        "def write(dest: Path, names: str = 'all') -> None:\n    '''Write it.'''\n    print('wrote', dest, names)\n"
+    )
+    outcome = run("data", importer)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_an_importer_of_ones_own_has_its_options_and_help(here: Path, run) -> None:
+    Path("my_shop.py").write_text(
+        "from pathlib import Path\n\ndef write(dest: Path, names: str = 'all') -> None:\n"
+        "    '''Write it.\n\n    Args:\n        dest: Where to.\n        names: Of whom.\n    '''\n"
+        "    print('wrote', dest, names)\n"
+    )
+    assert run("data", "my_shop.write", "there", "--names=few").out == "wrote there few\n"
+    assert "Of whom." in run("data", "my_shop.write", "--help").out
