@@ -296,6 +296,16 @@ class Recommender(FiniteLoss, CheckpointedModule, abc.ABC):
         Raises:
             CatwalkError: If ``k`` is not in ``1..N``, a user number is unknown, there is no data module, there is
                 something to learn that has not been learnt, or a score is NaN or infinite.
+
+        Example:
+            >>> import torch
+            >>> from datamodules import InteractionTriplets
+            >>> from lightning_modules import Popularity
+            >>> data = InteractionTriplets("data/synthetic")
+            >>> data.setup("test")
+            >>> items, scores = Popularity().recommend(torch.tensor([0, 1]), 3, data)
+            >>> items.shape
+            torch.Size([2, 3])
         """
         if data is not None:
             self.take_features(data)
