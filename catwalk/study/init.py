@@ -8,13 +8,14 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from rich.console import Console
 
 from catwalk.errors import CatwalkError
 from catwalk.files.atomic import write_text
 from catwalk.overview import Overview, look
-from catwalk.overview.facts import CategoryFacts
+from catwalk.overview.facts import CategoryFacts, TimeFacts
 from catwalk.terminal.screen_text import printable
 
 WIDTH = 110
@@ -244,14 +245,35 @@ recommenders:
     seeds = [0] if is_large else [0, 1, 2]
     yield _section("Every recommender is trained once with each of these; tables show the means.", "seeds", seeds)
     yield _section("K: how many items a list of recommendations has.", "top_k", min(20, overview.items))
-    if overview.split is not None and overview.split.seen_future:
+    if overview.split is not None and overview.split.seen_future and overview.time is not None:
+        rule = {"class_path": "catwalk.shop.splits.DateSplit", "init_args": {"test_from": _test_from(overview.time)}}
         yield (
             _comment(
                 "How purchases are divided. By default every user's last one is the test, and recommenders learn from "
-                "what others bought later; a rule by date avoids that. test_from is the first moment to test."
+                "what others bought later; a rule by date avoids that. From test_from on it tests: about the last "
+                "fifth."
             )
-            + "# split: {class_path: catwalk.shop.splits.DateSplit, init_args: {test_from: 2021-12-01}}\n"
+            + f"# split: {_scalar(rule)}\n"
         )
+
+
+def _test_from(time: TimeFacts) -> str | int | float:
+    """Return the latest moment, between two bars of the purchases over time, from which on at least a fifth was bought.
+
+    Args:
+        time: When things were bought.
+
+    Returns:
+        As the timestamps are: a date, or a number.
+    """
+    since = np.cumsum(time.counts[::-1])[::-1]
+    edge = time.edges[int((since >= since[0] / 5).sum()) - 1]
+    if not isinstance(edge, str):
+        return int(edge) if edge == int(edge) else edge
+    moment = np.datetime64(edge, "s")
+    if time.read_as == "dates":
+        return str(moment if time.period == "hour" else moment.astype("datetime64[D]"))
+    return int(moment.astype(np.int64)) * (1000 if time.read_as == "unix milliseconds" else 1)
 
 
 def _others(stated: set[str]) -> str:

@@ -18,6 +18,8 @@ from catwalk.errors import CatwalkError
 from catwalk.importers.synthetic import synthetic
 from catwalk.overview import Overview, look
 from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.interactions import Interactions
+from catwalk.shop.splits import SplitRule, read_split
 from catwalk.study.init import configuration, init_study
 from datamodules import ProductImages
 from lightning_modules import ProductClassifier, Recommender
@@ -88,10 +90,25 @@ def test_what_it_names_can_be_made(overview: Overview, tmp_path: Path) -> None:
 
 def test_what_stands_as_a_comment_can_be_uncommented(overview: Overview) -> None:
     text = configuration("mine", Path("data/mine"), with_photographs(overview))
-    entries = re.sub(r"^  # (?=  |AT)", "  ", text, flags=re.MULTILINE)
-    defended = yaml.safe_load(entries)["extractors"]["AT"]
+    parameters = inspect.signature(catwalk.study.run_study).parameters
+    text = re.sub(rf"^# (?=({'|'.join(parameters)}): )", "", text, flags=re.MULTILINE)
+    settings = yaml.safe_load(re.sub(r"^  # (?=AT:|  )", "  ", text, flags=re.MULTILINE))
+    assert set(settings) == set(parameters)
+    defended = settings["extractors"]["AT"]
     assert defended["model"]["class_path"] == "lightning_modules.AdversarialClassifier"
     Specification.of(defended["model"], ProductClassifier, "model").instantiate()
+
+
+def test_the_split_by_date_tests_about_a_fifth(larger_shop: Path, overview: Overview) -> None:
+    text = configuration("mine", larger_shop, overview)
+    (line,) = re.findall(r"^# split: (.*)", text, re.MULTILINE)
+    rule = Specification.of(yaml.safe_load(line), SplitRule, "split").instantiate()
+    catalogue = Catalogue.read(larger_shop)
+    held_out, all_of_them = read_split(catalogue, rule=rule), read_split(catalogue)
+    assert held_out.num_seen_future == 0
+    moments = Interactions.read(catalogue).timestamps
+    assert 0.2 <= (moments >= rule.test_from).mean() < 0.4
+    assert all_of_them.num_seen_future > 0
 
 
 def test_networks_go_by_what_there_is(overview: Overview) -> None:
