@@ -27,6 +27,13 @@ def uniform(seed: int, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
 
     Raises:
         ValueError: If ``keys`` is not an int64 vector.
+
+    Example:
+        >>> import torch
+        >>> from catwalk.keyed_random import uniform
+        >>> both = uniform(seed=0, keys=torch.tensor([7, 9]), shape=(3,))
+        >>> torch.equal(both[1:], uniform(seed=0, keys=torch.tensor([9]), shape=(3,)))  # whatever the batch
+        True
     """
     counters = torch.ones(shape, dtype=torch.int64, device=keys.device).flatten().cumsum(0)
     bits = _mix(_key_states(seed, keys)[:, None] + counters * _signed(_GAMMA))

@@ -48,6 +48,14 @@ class InteractionTriplets(LightningDataModule):
             is written beside the others.
         split: How ``interactions.csv`` is divided: a rule of ``catwalk.shop.splits``. By default the publisher's
             ``splits/`` are used where the folder has them, and otherwise every user's last purchase is the test.
+
+    Example:
+        >>> from datamodules import InteractionTriplets
+        >>> data = InteractionTriplets("data/synthetic", batch_size=4)
+        >>> data.setup("fit")
+        >>> users, positives, negatives = next(iter(data.train_dataloader()))
+        >>> users.shape
+        torch.Size([4])
     """
 
     def __init__(

@@ -47,6 +47,14 @@ class ProductImages(LightningDataModule):
         catalogue: The catalogue, once it has been read.
         labelled: The labelled images.
         watched: The files of the catalogue, watched since before they were read.
+
+    Example:
+        >>> from datamodules import ProductImages
+        >>> data = ProductImages("data/synthetic", batch_size=4)
+        >>> data.setup("fit")
+        >>> images, categories = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+        >>> images.shape, categories.shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([4]))
     """
 
     def __init__(

@@ -295,6 +295,16 @@ class Recommender(MeasuredModule):
         Raises:
             CatwalkError: If ``k`` is not in ``1..N``, a user number is unknown, there is no data module, there is
                 something to learn that has not been learnt, or a score is NaN or infinite.
+
+        Example:
+            >>> import torch
+            >>> from datamodules import InteractionTriplets
+            >>> from lightning_modules import Popularity
+            >>> data = InteractionTriplets("data/synthetic")
+            >>> data.setup("test")
+            >>> items, scores = Popularity().recommend(torch.tensor([0, 1]), 3, data)
+            >>> items.shape
+            torch.Size([2, 3])
         """
         is_given = data is not None
         if data is None:

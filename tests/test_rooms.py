@@ -35,8 +35,8 @@ KNOWS = {
         *("recommenders", "results", "shop", "terminal"),
     },
     "study": {
-        *("attacks", "callbacks", "configuration", "files", "lightning_modules", "metrics", "networks", "perceptual"),
-        *("plots", "poisoning", "results", "shop", "terminal"),
+        *("attacks", "callbacks", "configuration", "files", "lightning_modules", "metrics", "networks", "overview"),
+        *("perceptual", "plots", "poisoning", "results", "shop", "terminal"),
     },
     "tuning": {"configuration", "files", "lightning_modules", "networks", "shop", "study"},
     "cli": {
@@ -83,6 +83,8 @@ def imports(module: str) -> Iterator[str]:
 
 
 def room(module: str) -> str:
+    if module == "catwalk.__main__":
+        return "cli"
     package, *rest = module.split(".")
     return package if package != "catwalk" else rest[0] if rest else "catwalk"
 

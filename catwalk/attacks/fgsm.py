@@ -22,6 +22,16 @@ class FGSM(Attack):
 
     Raises:
         CatwalkError: If an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from catwalk.attacks import FGSM
+        >>> from catwalk.networks.building import build_network
+        >>> network = build_network("catwalk.networks.compact_cnn", {"width": 8}, num_classes=6)
+        >>> images, targets = torch.full((2, 3, 32, 32), 0.5), torch.tensor([0, 3])
+        >>> result = FGSM(epsilon=8)(network, images, targets)
+        >>> round(float((result.images - images).abs().max() * 255), 2)
+        8.0
     """
 
     def __init__(self, epsilon: GreyLevels = 8.0, targeted: bool = True, **settings: Unpack[AttackSettings]) -> None:

@@ -38,6 +38,18 @@ class PGD(Attack):
 
     Raises:
         CatwalkError: If an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from catwalk.attacks import PGD
+        >>> from catwalk.networks.building import build_network
+        >>> network = build_network("catwalk.networks.compact_cnn", {"width": 8}, num_classes=6)
+        >>> images, targets, keys = torch.rand(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64), torch.arange(4)
+        >>> attack = PGD(epsilon=4)
+        >>> result = attack(network, images, targets, keys=keys)  # the keys of the items give each its random start
+        >>> attack.threat_model.verify(result.images, images)  # raises if one has left the ball
+        >>> result.iterations
+        tensor([10, 10, 10, 10])
     """
 
     def __init__(

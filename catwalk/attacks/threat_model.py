@@ -36,6 +36,11 @@ def grey_levels(value: GreyLevels, argument: str = "epsilon") -> float:
 
     Raises:
         CatwalkError: If the text is neither a number nor a fraction.
+
+    Example:
+        >>> from catwalk.attacks.threat_model import grey_levels
+        >>> grey_levels("8/255")
+        8.0
     """
     if not isinstance(value, str):
         return value

@@ -10,11 +10,12 @@ import tempfile
 import textwrap
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
 from catwalk import __version__
+from catwalk.cli.configs import find_shipped_configs
+from catwalk.cli.working_folder import working_folder_last
 from catwalk.errors import CatwalkError, MissingColumnError
 from catwalk.files.atomic import as_os_error
 from catwalk.terminal import screen_text
@@ -89,7 +90,8 @@ def main(args: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if args is None else args)
     with sigterm_raises() as sigterm_came:
         try:
-            _dispatch(arguments)
+            with working_folder_last():
+                _dispatch(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()
         except BaseException as error:
@@ -200,12 +202,17 @@ def _run_importer(arguments: list[str]) -> None:
     from catwalk.importers import IMPORTERS
     from catwalk.overview import show
 
-    functions = {**IMPORTERS, "show": show}
+    functions: dict[str, Callable[..., None]] = {**IMPORTERS, "show": show}
+    arguments = list(arguments)
+    if arguments and "." in arguments[0] and not arguments[0].startswith("-"):
+        path, arguments[0] = arguments[0], arguments[0].rpartition(".")[2]
+        functions[arguments[0]] = _own_importer(path)
     name, values = _chosen(
         "data",
         functions,
         "importers, and show",
-        "Write a dataset folder (items.csv, interactions.csv, images and dataset.json), or show what one holds.",
+        "Write a dataset folder (items.csv, interactions.csv, images and dataset.json), or show what one holds. "
+        "`catwalk data my_shop.write SOURCE DEST` runs the importer write of your own file my_shop.py.",
         arguments,
     )
     try:
@@ -252,6 +259,19 @@ def _chosen(
     return settings.command, instantiate(parser, settings)[settings.command].as_dict()
 
 
+def _own_importer(path: str) -> Callable[..., None]:
+    """Return an importer of the user's own by its import path."""
+    from catwalk.configuration.import_object import import_object
+
+    function = import_object(path, "command")
+    if not inspect.isfunction(function):
+        raise CatwalkError(f"command: {path} is no function; an importer is one that writes a dataset folder")
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.annotation is inspect.Parameter.empty:
+            raise CatwalkError(f"command: {path}: its parameter {name} has no type; write it as `{name}: Path`")
+    return function
+
+
 def _options_of(importer: Callable[..., None]) -> list[str]:
     """Return the options of an importer; what has no default stands on the line without a name."""
     parameters = inspect.signature(importer).parameters.values()
@@ -286,15 +306,36 @@ def _as_declared(arguments: Sequence[str], functions: Iterable[Callable[..., Non
 
 
 def _run_study(arguments: list[str]) -> None:
+    if arguments[:1] == ["init"]:
+        _init_study(arguments[1:])
+        return
     from catwalk.study import run_study
 
     _run_configured(
         "study",
         run_study,
         "Run a grid of networks × attacks × recommenders × seeds, write and print its tables. For example: "
-        "catwalk study --config configs/study/synthetic.yaml",
+        "catwalk study --config configs/study/synthetic.yaml. For a shop of your own, `catwalk study init DATASET` "
+        "writes such a file, with every key explained.",
         arguments,
     )
+
+
+def _init_study(arguments: list[str]) -> None:
+    from catwalk.configuration.parsers import CatwalkParser, instantiate
+    from catwalk.study.init import init_study
+
+    parser = CatwalkParser(
+        prog="catwalk study init",
+        usage="catwalk study init DATASET [--output FILE]",
+        description=(init_study.__doc__ or "").splitlines()[0],
+    )
+    parser.add_function_arguments(init_study, as_group=False, as_positional=True)
+    if not arguments:
+        raise CatwalkError("dataset is missing: catwalk study init DATASET, a folder that `catwalk data` wrote")
+    with _told_in_a_line(lambda: _options_of(init_study)):
+        settings = parser.parse_args(arguments)
+    init_study(**vars(instantiate(parser, settings)))
 
 
 def _run_tune(arguments: list[str]) -> None:
@@ -338,94 +379,6 @@ def _run_configured(command: str, function: Callable[..., object], description: 
     settings.pop("config")
     known_notices.hide()
     function(**vars(instantiate(parser, settings)))
-
-
-def find_shipped_configs(arguments: Sequence[str]) -> list[str]:
-    """Replace ``--config configs/…`` by the file that comes with Catwalk, where there is none in this folder.
-
-    Raises:
-        CatwalkError: If a file is missing or is no YAML.
-    """
-    found = []
-    for position, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if equals and option in ("-c", "--config"):
-            found.append(f"{option}={_config_file(value)}")
-        elif position and arguments[position - 1] in ("-c", "--config"):
-            found.append(_config_file(argument))
-        else:
-            found.append(argument)
-    return found
-
-
-def _config_file(path: str) -> str:
-    if not path:
-        raise CatwalkError("--config: the name of a YAML file is missing behind it")
-    parts = Path(path).parts
-    shipped = Path(str(files("configs")))
-    if not Path(path).exists() and parts[:1] == ("configs",) and shipped.joinpath(*parts[1:]).is_file():
-        path = str(shipped.joinpath(*parts[1:]))
-    if Path(path).is_dir():
-        raise CatwalkError(f"configuration {path} is a folder: give a YAML file in it")
-    if not Path(path).is_file():
-        raise CatwalkError(f"configuration {path} does not exist{_configs_like(Path(path), shipped)}")
-    _check_yaml(path)
-    return path
-
-
-def _configs_like(path: Path, shipped: Path) -> str:
-    """Return the end of a message about a configuration that there is not: which of ours may have been meant."""
-    from catwalk.configuration.names import closest
-
-    ours = sorted(file.relative_to(shipped.parent) for file in shipped.glob("*/*.yaml"))
-    of_the_group = [file for file in ours if file.parent.name == path.parent.name]
-    for choice in (of_the_group, ours):
-        by_stem = {file.stem: file.as_posix() for file in reversed(choice)}
-        if similar := closest(path.stem, list(by_stem)):
-            return f"; did you mean {' or '.join(by_stem[stem] for stem in similar)}?"
-    if path.parts[:1] != ("configs",):
-        return ""
-    return f"; these come with Catwalk: {', '.join(file.as_posix() for file in of_the_group or ours)}"
-
-
-def _check_yaml(path: str) -> None:
-    """Raise a CatwalkError unless a file holds options and their values, each once."""
-    import yaml
-
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        content, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        # Of PyYAML's messages the last lines quote the file.
-        told = str(error).replace('in "<unicode string>", line', "at line").splitlines()
-        lines = [line.strip().rstrip(":") for line in told if line[:4].strip() or line.startswith("  at line")]
-        raise CatwalkError(f"configuration {path} is no valid YAML: {' '.join(lines) or error}") from error
-    except ValueError as error:  # as of 2020-13-45, which looks like a date
-        raise CatwalkError(f"configuration {path} is no valid YAML: {error}") from error
-    if content is None:
-        raise CatwalkError(f"configuration {path} is empty; it must hold options and their values")
-    if not isinstance(content, dict):
-        raise CatwalkError(f"configuration {path} must hold options and their values, got {str(content)[:50]!r}")
-    pending = [tree]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, yaml.SequenceNode):
-            pending += node.value
-        if not isinstance(node, yaml.MappingNode):
-            continue
-        lines_of: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if node is tree and key.tag != "tag:yaml.org,2002:str":
-                raise CatwalkError(f"configuration {path}, line {line}: {key.value} is no name of an option")
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in lines_of:
-                    raise CatwalkError(
-                        f"configuration {path} has {key.value!r} twice, in lines {lines_of[key.value]} and {line}: the "
-                        "first would be ignored"
-                    )
-                lines_of[key.value] = line
-            pending.append(value)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -263,7 +264,9 @@ def _explain_one(node: Node, context: Context) -> Problem | None:
     if match := re.fullmatch(r"module '(.+)' has no attribute '(.+)'", text):
         return Problem((), f"there is no {match[1]}.{match[2]}{did_you_mean(match[2], _classes(match[1]))}")
     if match := re.fullmatch(r"No module named '(.+)'", text):
-        return Problem((), f"there is no module {match[1]}; a class path reads like {_example(name)}")
+        return Problem(
+            (), f"there is no module {match[1]}{_own_files(match[1])}; a class path reads like {_example(name)}"
+        )
     if match := re.fullmatch(r'Type typing\.Callable.+? callable class: (Parser key "[^"]+":)', text):
         return _explain_one(Node(match[1], node.children), context)
     if match := re.fullmatch(r"Type typing\.Callable.+?: (.+?)\. Got value: Namespace\(class_path='([^']+)'.*", text):
@@ -376,6 +379,12 @@ def _listed_classes(given: str, name: str | None, kinds: str = "") -> str:
     ours = [kind for kind in classes if kind.__module__.partition(".")[0] in OUR_PACKAGES]
     listed = did_you_mean(given, sorted({kind.__name__ for kind in ours or classes}))
     return f"{listed}; of others give the import path, such as {_example(name)}"
+
+
+def _own_files(module: str) -> str:
+    """Return the hint of a message about a module that there is not: a file in this folder that may have been meant."""
+    similar = closest(module, sorted(path.stem for path in Path().glob("*.py")))
+    return f"; did you mean {' or '.join(f'{name} ({name}.py)' for name in similar)}?" if similar else ""
 
 
 def _subclasses(base: type) -> list[type]:

@@ -50,7 +50,9 @@ class DatasetWriter:
     whenever it exists.
 
     Example:
-        >>> with DatasetWriter(Path("shop")) as writer:  # doctest: +SKIP
+        >>> import numpy as np
+        >>> pixels = np.zeros((1, 32, 32, 3), dtype=np.uint8)
+        >>> with DatasetWriter(Path("shop")) as writer:
         ...     writer.write_images(["images/1.png"], pixels)
         ...     writer.write_items(["1"], ["images/1.png"], ["Sandal"])
         ...     writer.write_interactions(["ada"], ["1"], [1640995200])

@@ -44,7 +44,7 @@ def own_popularity(seen: SeenItems) -> Tensor:
     Example:
         >>> import torch
         >>> from catwalk.metrics.exposure import own_popularity
-        >>> from catwalk.recommenders.ranking import SeenItems
+        >>> from catwalk.shop.user_items import SeenItems
         >>> own_popularity(SeenItems.from_pairs(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), 3, 3))  # of 2 and 1.5
         tensor(1.7500, dtype=torch.float64)
     """
@@ -89,7 +89,7 @@ class Exposure(Metric):
     Example:
         >>> import torch
         >>> from catwalk.metrics import Exposure
-        >>> from catwalk.recommenders.ranking import SeenItems
+        >>> from catwalk.shop.user_items import SeenItems
         >>> seen = SeenItems.from_pairs(torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]), num_users=4, num_items=4)
         >>> metric = Exposure(2, seen)
         >>> metric.update(torch.tensor([[1, 2], [1, 2], [0, 2], [0, 1]]))

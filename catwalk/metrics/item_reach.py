@@ -32,7 +32,7 @@ def item_ranks(scores: Tensor, items: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> from catwalk.metrics.item_reach import item_ranks
-        >>> from catwalk.recommenders.ranking import mask_value
+        >>> from catwalk.shop.user_items import mask_value
         >>> item_ranks(torch.tensor([[0.5, 0.9, 0.5, mask_value(torch.float32)]]), torch.tensor([2, 1, 3]))
         tensor([[3, 1, 0]])
     """

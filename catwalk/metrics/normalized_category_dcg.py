@@ -74,7 +74,7 @@ class NormalizedCategoryDCG(Metric):
     Example:
         >>> import torch
         >>> from catwalk.metrics import NormalizedCategoryDCG
-        >>> from catwalk.recommenders.ranking import SeenItems
+        >>> from catwalk.shop.user_items import SeenItems
         >>> categories = torch.tensor([0, 0, 0, 1, 1])
         >>> seen = SeenItems.from_pairs(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 3]), num_users=2, num_items=5)
         >>> metric = NormalizedCategoryDCG([1, 2], categories, num_categories=2, seen=seen)

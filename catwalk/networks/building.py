@@ -53,6 +53,14 @@ def build_network(
     Raises:
         CatwalkError: If the path cannot be imported, the arguments do not fit, there is no linear layer, or the weights
             cannot be had or do not fit.
+
+    Example:
+        >>> import torch
+        >>> from catwalk.networks.building import build_network
+        >>> network = build_network("catwalk.networks.compact_cnn", {"width": 8}, num_classes=6)
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> network(images).shape, network.features(images).shape
+        (torch.Size([2, 6]), torch.Size([2, 64]))
     """
     check_initial_weights(weights, backbone_args)
     body = _make_backbone(backbone, backbone_args)

@@ -163,6 +163,20 @@ class FeatureTable:
 
         Raises:
             CatwalkError: If the features are no matrix of finite numbers, or all are 0.
+
+        Example:
+            >>> import torch
+            >>> from catwalk.networks.building import build_network
+            >>> from catwalk.networks.features import FeatureTable, predict
+            >>> from catwalk.networks.network import network_fingerprint
+            >>> from catwalk.shop.catalogue import Catalogue
+            >>> catalogue = Catalogue.read("data/synthetic")
+            >>> network = build_network("catwalk.networks.compact_cnn", {"width": 8}, num_classes=6)
+            >>> levels = torch.randint(256, (len(catalogue), 3, 32, 32), dtype=torch.uint8)  # of its images
+            >>> stamps = catalogue.fingerprint, network_fingerprint(network)
+            >>> table = FeatureTable.from_predictions(predict(network, levels), catalogue.category_names, *stamps)
+            >>> table.features.shape
+            torch.Size([240, 64])
         """
         try:
             scale = _checked_scale(_largest(predictions.features))

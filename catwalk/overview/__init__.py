@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -27,7 +28,21 @@ from catwalk.shop.ids import doubtful_ids
 from catwalk.shop.interactions import Interactions
 from catwalk.shop.labelled_images import LabelledImages
 
-__all__ = ["Overview", "show"]
+__all__ = ["Look", "Overview", "look", "show"]
+
+
+class Look(NamedTuple):
+    """A dataset folder as it was read, and what was found in it.
+
+    Attributes:
+        catalogue: What is sold.
+        interactions: The purchases; None for a folder of images alone.
+        overview: The facts.
+    """
+
+    catalogue: Catalogue
+    interactions: Interactions | None
+    overview: Overview
 
 
 def show(dataset: Path, output: Path | None = None) -> None:
@@ -43,11 +58,8 @@ def show(dataset: Path, output: Path | None = None) -> None:
     """
     from catwalk.overview.pictures import draw_overview, draw_samples  # its imports would slow down the help
 
-    catalogue = Catalogue.read(dataset)
+    catalogue, interactions, overview = look(dataset)
     output = catalogue.folder / "overview" if output is None else output
-    tables = purchase_tables(catalogue)
-    interactions = Interactions.from_tables(tables, catalogue) if tables else None
-    overview = _look(catalogue, tables, interactions)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -68,8 +80,15 @@ def show(dataset: Path, output: Path | None = None) -> None:
     )
 
 
-def _look(catalogue: Catalogue, tables: list[Path], interactions: Interactions | None) -> Overview:
-    """Read what there is beside the purchases, and compute all facts."""
+def look(dataset: Path) -> Look:
+    """Read a dataset folder, and compute all facts.
+
+    Raises:
+        CatwalkError: If the dataset folder is missing or malformed.
+    """
+    catalogue = Catalogue.read(dataset)
+    tables = purchase_tables(catalogue)
+    interactions = Interactions.from_tables(tables, catalogue) if tables else None
     labelled = LabelledImages.read(catalogue)
     own_file = find_table(catalogue.folder, "labelled_images") is not None
     images = _image_facts(catalogue.folder, catalogue.images, same_photographs(catalogue.folder, catalogue.images))
@@ -79,7 +98,7 @@ def _look(catalogue: Catalogue, tables: list[Path], interactions: Interactions |
     split = split_facts(catalogue, tables) if tables else None
     time = TimeFacts.of(interactions) if interactions is not None else None
     pairs = promising_pairs(categories)
-    return Overview(
+    overview = Overview(
         name=catalogue.name,
         items=len(catalogue),
         simulated=read_dataset_info(catalogue.folder).get("simulated_purchases") is not None,
@@ -104,6 +123,7 @@ def _look(catalogue: Catalogue, tables: list[Path], interactions: Interactions |
             ],
         ),
     )
+    return Look(catalogue, interactions, overview)
 
 
 def _image_facts(folder: Path, images: tuple[str, ...], owners: Sequence[Sequence[str]] = ()) -> ImageFacts:

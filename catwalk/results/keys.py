@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import sysconfig
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -40,7 +41,8 @@ def inputs_of(settings: Mapping[str, Any], modules: Iterable[str]) -> Inputs:
 
     Args:
         settings: Plain values: parameters, seeds, fingerprints and keys of inputs.
-        modules: Names of the modules whose code makes the result; what they import of ours is included.
+        modules: Names of the modules whose code makes the result; what they import of ours is included, and what a
+            user's own module imports from beside itself.
     """
     return Inputs(settings, _code_of(tuple(modules)), torch.__version__)
 
@@ -52,7 +54,7 @@ def _code_of(modules: tuple[str, ...]) -> dict[str, str]:
 
 
 def modules_imported_by(modules: Iterable[str]) -> set[str]:
-    """Return modules together with everything of our packages that they import, directly or not."""
+    """Return modules together with everything of our packages and beside them that they import, directly or not."""
     found: set[str] = set()
     pending = list(modules)
     while pending:
@@ -77,7 +79,7 @@ def _source(module: str) -> str | None:
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Return the modules of our packages from which a module imports something.
+    """Return the modules of our packages, or beside a user's own, from which a module imports something.
 
     What a package's ``__init__`` only passes on counts as imported from where it is defined: who takes the base class
     from a package of attacks does not depend on every attack in it.
@@ -86,9 +88,46 @@ def _imports(module: str) -> tuple[str, ...]:
     for node in ast.walk(_code(module)):
         if isinstance(node, ast.Import):
             names.extend(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            names.extend(_origin(node.module, alias.name) for alias in node.names if _is_ours(node.module))
-    return tuple(name for name in names if _is_ours(name))
+        elif isinstance(node, ast.ImportFrom):
+            imported = _from(node, module)
+            if _is_ours(imported):
+                names.extend(_origin(imported, alias.name) for alias in node.names)
+            else:
+                names.append(imported)
+                names.extend(f"{imported}.{alias.name}" for alias in node.names)
+    return tuple(name for name in names if _is_ours(name) or _is_beside(name, module))
+
+
+def _from(node: ast.ImportFrom, module: str) -> str:
+    """Return the module from which a module imports, by its absolute name."""
+    if not node.level:
+        return node.module or ""
+    spec = importlib.util.find_spec(module)
+    return importlib.util.resolve_name("." * node.level + (node.module or ""), spec.parent if spec else None)
+
+
+def _is_beside(name: str, module: str) -> bool:
+    """Return whether a module is a user's own as another is: in the same folder, which is none of a Python's."""
+    place = _place(module.partition(".")[0])
+    return place is not None and not _is_ours(module) and _place(name.partition(".")[0]) == place
+
+
+@cache
+def _place(package: str) -> Path | None:
+    """Return the folder that holds a user's own module or package; None for those that are installed or built in."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    path = Path(spec.origin)
+    is_installed = {"site-packages", "dist-packages"} & set(path.parts) or path.is_relative_to(
+        sysconfig.get_path("stdlib")
+    )
+    if is_installed:
+        return None
+    return path.parents[1] if spec.submodule_search_locations else path.parent
 
 
 def _origin(module: str, name: str) -> str:

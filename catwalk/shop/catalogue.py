@@ -50,6 +50,14 @@ class Catalogue:
         Raises:
             CatwalkError: If the folder or the file is missing or malformed, an item id occurs twice, perhaps in two
                 spellings, or an image is missing or lies outside the folder.
+
+        Example:
+            >>> from catwalk.shop.catalogue import Catalogue
+            >>> catalogue = Catalogue.read("data/synthetic")  # as `catwalk data synthetic data/synthetic` writes it
+            >>> len(catalogue), catalogue.item_ids[0], catalogue.images[0]
+            (240, 'item-000', 'images/items/000.png')
+            >>> catalogue.category_names[catalogue.categories[0]]
+            'Bag'
         """
         folder = Path(folder)
         if not folder.is_dir():

@@ -49,6 +49,13 @@ class LabelledImages:
 
         Raises:
             CatwalkError: If the file is malformed, names an unknown category or split, or an image is missing.
+
+        Example:
+            >>> from catwalk.shop.catalogue import Catalogue
+            >>> from catwalk.shop.labelled_images import LabelledImages
+            >>> labelled = LabelledImages.read(Catalogue.read("data/synthetic"))
+            >>> {split: len(labelled.rows(split)) for split in ("train", "validation", "test")}
+            {'train': 810, 'validation': 90, 'test': 240}
         """
         for argument, share in (("validation_share", validation_share), ("test_share", test_share)):
             if not 0 <= share < 1:

@@ -292,6 +292,13 @@ class DateSplit(SplitRule):
         test_from: The first moment that is tested: a date or time in ISO 8601 where the timestamps are dates, otherwise
             a number. One without a time zone is in UTC where the timestamps have one.
         validation_from: The first moment that is held out for validation, which ends where the test begins.
+
+    Example:
+        >>> from catwalk.shop.catalogue import Catalogue
+        >>> from catwalk.shop.splits import DateSplit, read_split
+        >>> catalogue = Catalogue.read("data/synthetic")
+        >>> read_split(catalogue, rule=DateSplit(test_from=1654041600)).num_seen_future  # 1 June 2022
+        0
     """
 
     test_from: str | float
@@ -345,6 +352,13 @@ def read_split(catalogue: Catalogue, validation: bool = False, rule: SplitRule |
     Raises:
         CatwalkError: If a table is missing or malformed, the rule does not fit the purchases, or a published split has
             an item of a user in two of its parts.
+
+    Example:
+        >>> from catwalk.shop.catalogue import Catalogue
+        >>> from catwalk.shop.splits import read_split
+        >>> split = read_split(Catalogue.read("data/synthetic"))
+        >>> split.num_users, int(split.test.counts.max())  # one purchase is held out of each user with several
+        (600, 1)
     """
     if rule is None:
         folder = catalogue.folder / "splits"

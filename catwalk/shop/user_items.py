@@ -31,7 +31,7 @@ class UserItems:
 
     Example:
         >>> import torch
-        >>> from catwalk.recommenders.ranking import UserItems
+        >>> from catwalk.shop.user_items import UserItems
         >>> held_out = UserItems.from_pairs(torch.tensor([1, 0, 1]), torch.tensor([2, 0, 1]), num_users=3, num_items=3)
         >>> held_out.counts
         tensor([1, 2, 0])
@@ -121,7 +121,7 @@ class SeenItems(UserItems):
 
     Example:
         >>> import torch
-        >>> from catwalk.recommenders.ranking import SeenItems
+        >>> from catwalk.shop.user_items import SeenItems
         >>> seen = SeenItems.from_pairs(torch.tensor([1, 0, 1]), torch.tensor([2, 0, 1]), num_users=2, num_items=3)
         >>> seen.counts
         tensor([1, 2])

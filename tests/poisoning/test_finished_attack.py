@@ -211,8 +211,8 @@ class TestKeys:
         mine = importlib.import_module("attack_of_mine").Mine
         before = key(mine())
         path.write_text(path.read_text().replace("= 1", "= 2"))
-        stage_keys._source.cache_clear()
-        stage_keys._code_hash.cache_clear()
+        for function in (stage_keys._source, stage_keys._code, stage_keys._code_hash, stage_keys._code_of):
+            function.cache_clear()
         assert before is not None
         assert key(mine()) not in (before, None)
 

@@ -1,0 +1,3 @@
+"""Lets the tests import the examples."""
+
+import examples_folder  # noqa: F401
