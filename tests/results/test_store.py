@@ -53,13 +53,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
             text = path.read_text()
             assert old in text
             path.write_text(text.replace(old, new))
-        for function in (stage_keys._source, stage_keys._imports, stage_keys._code_hash):
-            function.cache_clear()
+        stage_keys.forget_code()
         return stage_key({"seed": 0, **settings}, ["shopcode.train"])
 
     yield key_after
-    for function in (stage_keys._source, stage_keys._imports, stage_keys._code_hash):
-        function.cache_clear()
+    stage_keys.forget_code()
     for name in [name for name in sys.modules if name.startswith("shopcode")]:
         del sys.modules[name]
 
