@@ -169,3 +169,9 @@ def _code(module: str) -> ast.Module:
                 )
             ]
     return tree
+
+
+def forget_code() -> None:
+    """Read the modules anew for the next key: their files have changed since this process began."""
+    for cached in (_source, _code, _imports, _code_hash, _code_of):
+        cached.cache_clear()

@@ -131,8 +131,8 @@ def run_study(
     cells = [Cell.of(shop, grid, run) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     write_cells(cells, top_k, folder / "cells.csv")
-    networks = [(run.classifier, run.features) for run in plan.networks]
-    purposes, remarks = _purposes(runs), remarks_on_networks(shop, grid, networks)
+    purposes = _purposes(runs)
+    remarks = remarks_on_networks(shop, grid, [(run.classifier, run.features) for run in plan.networks])
     tables = {
         **({"table1": table_1(cells, top_k, purposes, remarks)} if grid.recommenders else {}),
         "table2": table_2(cells, purposes, lpips.net, remarks),

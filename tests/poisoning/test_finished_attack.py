@@ -211,15 +211,14 @@ class TestKeys:
         mine = importlib.import_module("attack_of_mine").Mine
         before = key(mine())
         path.write_text(path.read_text().replace("= 1", "= 2"))
-        for function in (stage_keys._source, stage_keys._code, stage_keys._code_hash, stage_keys._code_of):
-            function.cache_clear()
+        stage_keys.forget_code()
         assert before is not None
         assert key(mine()) not in (before, None)
 
     @pytest.mark.parametrize("module", ["__main__", "module_of_no_file"])
     def test_there_is_none_for_code_that_cannot_be_read(self, key, monkeypatch, module):
         monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # as in a notebook
-        stage_keys._source.cache_clear()
+        stage_keys.forget_code()
         mine = type("Mine", (FeatureMatching,), {"__module__": module})
         assert key(mine()) is None
 

@@ -125,9 +125,19 @@ def test_the_files_on_disk_are_what_was_measured(trained, attacked):
         "feature_loss": pytest.approx(losses.mean(), rel=1e-3),
         "linf_levels": max(distances),
         "l2_levels": pytest.approx(np.mean(lengths)),
+        "forwards": 5,
+        "backwards": 5,
     }
     assert dataclasses.asdict(read_summary(folder)) == summary
     np.testing.assert_allclose(poisoned.features[items].numpy(), features_after, rtol=1e-4, atol=1e-5)
+
+
+def test_a_summary_from_before_passes_were_counted_is_read(attacked, tmp_path):
+    summary = json.loads((attacked[0] / "attack.json").read_text())
+    (tmp_path / "attack.json").write_text(
+        json.dumps({name: value for name, value in summary.items() if name not in ("forwards", "backwards")})
+    )
+    assert dataclasses.asdict(read_summary(tmp_path)) == summary | {"forwards": None, "backwards": None}
 
 
 def test_only_the_attacked_rows_of_the_features_differ(trained, attacked):

@@ -27,8 +27,6 @@ def train():
     """Do it."""
     return 1  # once
 '''
-CACHES = (stage_keys._source, stage_keys._code, stage_keys._imports, stage_keys._code_hash, stage_keys._code_of)
-
 FILES = {
     "shopcode/__init__.py": "",
     "shopcode/train.py": TRAIN,
@@ -56,13 +54,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
             text = path.read_text()
             assert old in text
             path.write_text(text.replace(old, new))
-        for function in CACHES:
-            function.cache_clear()
+        stage_keys.forget_code()
         return inputs_of({"seed": 0, **settings}, ["shopcode.train"]).key
 
     yield key_after
-    for function in CACHES:
-        function.cache_clear()
+    stage_keys.forget_code()
     for name in [name for name in sys.modules if name.startswith("shopcode")]:
         del sys.modules[name]
 
