@@ -47,8 +47,9 @@ one step of it (LightningCLI; every option can stand in a YAML file, and several
   predict    write what it computes: the features of every item, the recommendations of every user
 
 `catwalk COMMAND --help` explains a command. `--config configs/…` finds the configurations that come with Catwalk
-from any folder. Exit codes: 0 done, 2 something that you can mend (one line says what), 1 a bug of ours,
-130 stopped by Ctrl-C, 143 stopped by SIGTERM; the line then says how to go on."""
+from any folder; `catwalk study init DATASET` writes the first one of your own. A class of your own is named as
+module.Class, where module.py is in this folder. Exit codes: 0 done, 2 something that you can mend (one line says
+what), 1 a bug of ours, 130 stopped by Ctrl-C, 143 stopped by SIGTERM; the line then says how to go on."""
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 GO_ON = {

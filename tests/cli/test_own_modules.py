@@ -166,3 +166,13 @@ def test_an_importer_of_ones_own_has_its_options_and_help(here: Path, run) -> No
     )
     assert run("data", "my_shop.write", "there", "--names=few").out == "wrote there few\n"
     assert "Of whom." in run("data", "my_shop.write", "--help").out
+
+
+def test_a_recommender_of_ones_own_is_tested(here: Path, run, shop: Path) -> None:
+    Path("my_recommenders.py").write_text(
+        "from lightning_modules import Popularity\n\nclass Mine(Popularity):\n    '''Of my own.'''\n"
+    )
+    options = ["--data=InteractionTriplets", f"--data.dataset={shop}", "--trainer.logger=false"]
+    outcome = run("test", "--model=my_recommenders.Mine", *options)
+    assert outcome.code == 0, outcome.err
+    assert "test/hr@20" in outcome.out
