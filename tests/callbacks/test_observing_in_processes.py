@@ -11,6 +11,7 @@ import pytest
 import wandb
 from pytorch_lightning import seed_everything
 
+from catwalk.results.record import RECORD_FILE
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
@@ -75,7 +76,7 @@ def test_the_same_figures(by_processes, name: str, figures: set[str]) -> None:
 
 
 def test_the_same_files(by_processes) -> None:
-    """All but the checkpoints, of which each process has something of its own."""
+    """All but checkpoints, of which each process has something of its own, and the record of what the attack took."""
     one, two = (
         {path.relative_to(folder / part): path.read_bytes() for part in PARTS for path in files(folder / part)}
         for folder in by_processes
@@ -92,7 +93,8 @@ PARTS = ("recommender", "classifier")
 
 
 def files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".ckpt"]
+    kept = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".ckpt"]
+    return [path for path in kept if path.name != RECORD_FILE]
 
 
 def test_the_same_run_on_the_dashboard(by_processes) -> None:
