@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from catwalk.attacks import CarliniWagner
 from catwalk.attacks.attack import cross_entropy_gradient
 from catwalk.networks.classifier import load_classifier
-from catwalk.networks.features import predict
+from catwalk.networks.prediction import predict
 from catwalk.shop.catalogue import Catalogue, number_of
 from catwalk.shop.images import load_images, to_float
 

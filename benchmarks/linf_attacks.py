@@ -29,8 +29,8 @@ from catwalk.attacks import FGSM, MIFGSM, PGD, Attack
 from catwalk.networks.batching import ROW_MULTIPLE
 from catwalk.networks.building import build_network
 from catwalk.networks.classifier import load_classifier
-from catwalk.networks.features import predict
 from catwalk.networks.network import Network
+from catwalk.networks.prediction import predict
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import load_images, to_float
 

@@ -21,7 +21,7 @@ from timing import Clock, add_clock_arguments, describe_run, make_clock, seconds
 from torch import Tensor
 
 from catwalk.importers.synthetic import synthetic
-from catwalk.shop.images import UInt8Array
+from catwalk.shop.decoding import UInt8Array
 from datamodules import ProductImages
 
 Batch = tuple[Tensor, Tensor]

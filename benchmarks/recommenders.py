@@ -36,7 +36,8 @@ from torch import Tensor, nn
 
 from callbacks import CategoryHitRatio
 from catwalk.metrics.category_hit_ratio import category_hits
-from catwalk.networks.features import FeatureTable, Predictions
+from catwalk.networks.features import FeatureTable
+from catwalk.networks.prediction import Predictions
 from catwalk.recommenders.ranking import score_users, top_k, user_blocks
 from catwalk.shop.catalogue import Catalogue
 from datamodules import InteractionTriplets

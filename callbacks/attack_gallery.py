@@ -23,10 +23,10 @@ from catwalk.networks.features import FeatureTable
 from catwalk.perceptual import LPIPS, load_lpips
 from catwalk.perceptual.distances import perceptual_figures
 from catwalk.perceptual.trunks import TrunkName
-from catwalk.poisoning.poison import read_summary
+from catwalk.poisoning.attack_files import read_summary
 from catwalk.poisoning.records import read_attacked_items
 from catwalk.recommenders.ranking import user_blocks
-from catwalk.shop.images import UInt8Array
+from catwalk.shop.decoding import UInt8Array
 from lightning_modules.data_protocols import poisonable_data_of, recommender_data_of
 from lightning_modules.recommender import Recommender
 

@@ -19,7 +19,7 @@ from callbacks.ranked_lists import CategoriesBy, RankedListsCallback, item_categ
 from catwalk.metrics import CategoryHitRatio
 from catwalk.metrics.category_hit_ratio import category_hits
 from catwalk.networks.features import FeatureTable
-from catwalk.poisoning.poison import read_summary
+from catwalk.poisoning.attack_files import read_summary
 from catwalk.poisoning.records import read_attacked_items
 from catwalk.recommenders.ranking import top_k, user_blocks
 from lightning_modules.data_protocols import RecommenderData, poisonable_data_of, recommender_data_of

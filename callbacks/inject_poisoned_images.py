@@ -23,6 +23,7 @@ from catwalk.files.locks import LockedError
 from catwalk.files.watched import WatchedFiles, watch
 from catwalk.networks.classifier import load_classifier
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
+from catwalk.poisoning.attack_files import AttackSummary, read_summary
 from catwalk.poisoning.attack_inputs import attack_inputs, files_of
 from catwalk.poisoning.finished_attack import (
     ATTACK,
@@ -34,7 +35,7 @@ from catwalk.poisoning.finished_attack import (
     origin_of,
     put_in_place,
 )
-from catwalk.poisoning.poison import AttackSummary, NothingToAttackError, Poisoning, read_summary
+from catwalk.poisoning.poison import NothingToAttackError, Poisoning
 from catwalk.poisoning.protocol import AttackProtocol, Protocol
 from catwalk.results.keys import Inputs
 from catwalk.results.store import STORE, StageCache

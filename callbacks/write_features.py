@@ -13,8 +13,9 @@ from torch import Tensor
 from callbacks.processes import gather
 from callbacks.wandb_loggers import files_with_run, wandb_loggers
 from catwalk.errors import CatwalkError
-from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable, Predictions
+from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
 from catwalk.networks.network import network_fingerprint
+from catwalk.networks.prediction import Predictions
 from catwalk.shop.images import ItemImages
 from lightning_modules.cnn import ProductClassifier
 from lightning_modules.data_protocols import catalogue_images_of

@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from catwalk.errors import CatwalkError
-from catwalk.importers.dataset_writer import DatasetWriter, check_destination, print_summary
+from catwalk.importers.dataset_writer import DatasetWriter, check_destination
+from catwalk.importers.summary import print_summary
 
 PRODUCTS = "SELECT id, photo, category, title FROM products ORDER BY id"
 ORDERS = "SELECT customer, product, day FROM orders ORDER BY day, rowid"

@@ -19,10 +19,10 @@ from torchmetrics.classification import MulticlassAccuracy
 from catwalk.errors import CatwalkError
 from catwalk.networks.batching import Bucket
 from catwalk.networks.building import build_network, without_initial_weights
-from catwalk.networks.features import Predictions, predict
 from catwalk.networks.imagenet import imagenet_categories
 from catwalk.networks.known_backbones import check_backbone
 from catwalk.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
+from catwalk.networks.prediction import Predictions, predict
 from catwalk.shop.images import ItemImages
 from lightning_modules.checkpoints import check_checkpoint, check_class
 from lightning_modules.data_protocols import ClassifierData, classifier_data_of

@@ -21,8 +21,9 @@ from pytorch_lightning import Trainer, seed_everything
 
 from catwalk.importers.synthetic import synthetic
 from catwalk.networks.classifier import Classifier, load_classifier
-from catwalk.networks.features import FeatureTable, predict
+from catwalk.networks.features import FeatureTable
 from catwalk.networks.network import network_fingerprint
+from catwalk.networks.prediction import predict
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import load_images
 from datamodules import ProductImages

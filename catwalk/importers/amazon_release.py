@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from catwalk.errors import CatwalkError
-from catwalk.importers.dataset_writer import DatasetWriter, check_destination, print_summary
+from catwalk.importers.dataset_writer import DatasetWriter, check_destination
 from catwalk.importers.items import DAMAGED_ITEMS, DAMAGED_PURCHASES, TIDIED_CATEGORIES, check_known, tidy_categories
 from catwalk.importers.purchases import Numbering, Purchases
+from catwalk.importers.summary import print_summary
 from catwalk.shop.columns import DELIMITERS, read_table, scan_table
 from catwalk.shop.ids import id_key
 from catwalk.shop.times import times_without_digits

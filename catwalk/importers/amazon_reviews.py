@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from catwalk.errors import CatwalkError
-from catwalk.importers.dataset_writer import DatasetWriter, check_destination, print_summary
+from catwalk.importers.dataset_writer import DatasetWriter, check_destination
 from catwalk.importers.download import Fetched, fetch_images
 from catwalk.importers.items import (
     DAMAGED_ITEMS,
@@ -40,6 +40,7 @@ from catwalk.importers.items import (
 )
 from catwalk.importers.json_lines import Records
 from catwalk.importers.purchases import IntArray, Numbering, Purchases, check_core
+from catwalk.importers.summary import print_summary
 from catwalk.shop.ids import plain_id
 from catwalk.shop.times import FACTOR, UNITS, era, units_of
 

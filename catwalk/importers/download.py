@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionErro
 
 from catwalk import __version__
 from catwalk.errors import CatwalkError
-from catwalk.shop.images import decode
+from catwalk.shop.decoding import decode
 from catwalk.terminal.progress import Progress
 
 THREADS = 8

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from catwalk.errors import CatwalkError
-from catwalk.importers.dataset_writer import DatasetWriter, check_destination, print_summary
+from catwalk.importers.dataset_writer import DatasetWriter, check_destination
 from catwalk.importers.items import (
     DAMAGED_ITEMS,
     DAMAGED_PURCHASES,
@@ -25,6 +25,7 @@ from catwalk.importers.items import (
     tidy_categories,
 )
 from catwalk.importers.purchases import SPELLED_ITEMS, Numbering, Purchases, check_core, check_ids, first_misfit, fits
+from catwalk.importers.summary import print_summary
 from catwalk.shop.catalogue import check_image_paths
 from catwalk.shop.columns import read_table, scan_table
 from catwalk.shop.times import trim_times

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from catwalk.errors import CatwalkError
-from catwalk.importers.dataset_writer import DatasetWriter, check_destination, numbered, print_summary
+from catwalk.importers.dataset_writer import DatasetWriter, check_destination, numbered
 from catwalk.importers.simulated_purchases import ChoiceModel, random_stream, simulate_purchases
+from catwalk.importers.summary import print_summary
 from catwalk.limits import check_memory
 
 FloatArray = NDArray[np.float64]

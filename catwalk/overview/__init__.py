@@ -18,10 +18,10 @@ from catwalk.overview.facts import (
     TimeFacts,
     category_facts,
     promising_pairs,
-    weaknesses,
 )
 from catwalk.overview.reading import purchase_tables, read_headers, same_photographs, split_facts
 from catwalk.overview.screen import print_overview
+from catwalk.overview.weaknesses import weaknesses
 from catwalk.shop.catalogue import Catalogue, read_dataset_info
 from catwalk.shop.columns import find_table
 from catwalk.shop.ids import doubtful_ids

@@ -34,7 +34,7 @@ from catwalk.plots.style import (
     shortened,
 )
 from catwalk.shop.catalogue import Catalogue
-from catwalk.shop.images import UInt8Array, decode_item
+from catwalk.shop.decoding import UInt8Array, decode_item
 from catwalk.shop.interactions import Interactions
 
 DRAWN_CATEGORIES = 30

@@ -15,7 +15,8 @@ from catwalk.perceptual.distances import PerceptualFigures, perceptual_figures
 from catwalk.perceptual.lpips_distance import LPIPS
 from catwalk.poisoning.records import read_attacked_items
 from catwalk.shop.catalogue import Catalogue
-from catwalk.shop.images import ReportProgress, UInt8Array, decode, decode_item
+from catwalk.shop.decoding import UInt8Array, decode, decode_item
+from catwalk.shop.images import ReportProgress
 
 
 @dataclass(frozen=True)

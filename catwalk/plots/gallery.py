@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from catwalk.plots.style import BLUE, DIM, DPI, INK, ORANGE, house_style, shortened
-from catwalk.shop.images import UInt8Array
+from catwalk.shop.decoding import UInt8Array
 
 FACTOR = 16
 """How much larger than they are differences are drawn."""

@@ -7,11 +7,11 @@ import numpy as np
 from catwalk.files.csv_text import from_cell
 from catwalk.networks.features import FeatureTable
 from catwalk.plots.gallery import GalleryItem
-from catwalk.poisoning.poison import AttackedItem
+from catwalk.poisoning.attack_files import AttackedItem
 from catwalk.poisoning.records import DISTANCES_FILE, read_attacked_items
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.columns import read_table
-from catwalk.shop.images import decode, decode_item
+from catwalk.shop.decoding import decode, decode_item
 
 
 def gallery_items(folder: Path, catalogue: Catalogue, number: int, measured: Path) -> list[GalleryItem]:

@@ -15,8 +15,10 @@ from catwalk.attacks import Attack
 from catwalk.errors import CatwalkError
 from catwalk.files.watched import WatchedFiles, watch, watch_folder
 from catwalk.networks.classifier import Classifier, load_classifier
-from catwalk.networks.features import FeatureTable, predict
+from catwalk.networks.features import FeatureTable
 from catwalk.networks.network import network_fingerprint
+from catwalk.networks.prediction import predict
+from catwalk.poisoning.attack_files import AttackSummary, read_summary
 from catwalk.poisoning.attack_inputs import attack_inputs, files_of
 from catwalk.poisoning.finished_attack import (
     ATTACK,
@@ -28,7 +30,7 @@ from catwalk.poisoning.finished_attack import (
     origin_of,
     put_in_place,
 )
-from catwalk.poisoning.poison import AttackSummary, poison, read_summary
+from catwalk.poisoning.poison import poison
 from catwalk.poisoning.protocol import AttackProtocol
 from catwalk.results.store import STORE, StageCache
 from catwalk.shop.catalogue import Catalogue, item_names

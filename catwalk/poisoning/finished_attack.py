@@ -14,7 +14,7 @@ from catwalk.files.hashes import file_hash
 from catwalk.files.locks import locked
 from catwalk.files.partial_folders import partial_folder, remove_leftovers
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE
-from catwalk.poisoning.poison import (
+from catwalk.poisoning.attack_files import (
     ITEMS_FILE,
     SUMMARY_FILE,
     AttackSummary,

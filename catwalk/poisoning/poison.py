@@ -1,11 +1,10 @@
 """Poisoning a catalogue: attack a category's images, save them as a shop receives them, and read them back."""
 
 import copy
-import csv
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,101 +15,28 @@ from torch import Tensor
 from catwalk.attacks import Attack, Scene
 from catwalk.attacks.threat_model import l2_levels, linf_levels
 from catwalk.errors import CatwalkError
-from catwalk.files.atomic import open_text, write_text
-from catwalk.files.csv_text import to_cell
+from catwalk.files.atomic import write_text
 from catwalk.metrics import AttackSuccessRate
 from catwalk.metrics.feature_loss import feature_loss
 from catwalk.networks.batching import map_batches, size_buckets
 from catwalk.networks.classifier import Classifier
-from catwalk.networks.features import FeatureTable, predict
+from catwalk.networks.features import FeatureTable
 from catwalk.networks.frozen import exact_convolutions
 from catwalk.networks.network import Network, network_fingerprint
+from catwalk.networks.prediction import predict
+from catwalk.poisoning.attack_files import (
+    ITEMS_FILE,
+    SUMMARY_FILE,
+    AttackedItem,
+    AttackSummary,
+    _write_rows,
+    png_name,
+    remove_earlier_images,
+)
 from catwalk.poisoning.protocol import AttackProtocol, ChosenBy
 from catwalk.shop.catalogue import Catalogue, number_of
-from catwalk.shop.images import ReportProgress, UInt8Array, decode, decode_item, save_png, to_float
-
-ITEMS_FILE = "attacked_items.csv"
-SUMMARY_FILE = "attack.json"
-
-
-@dataclass(frozen=True)
-class AttackedItem:
-    """What an attack did to one item; one row of ``attacked_items.csv``.
-
-    Attributes:
-        item_id: The shop's id.
-        image: The adversarial image, relative to the attack's folder.
-        category_before: What the network saw in the clean image.
-        category_after: What it sees in the adversarial file.
-        probability_after: The probability of that.
-        success_float: Whether the network saw what it shall see before the image was rounded to 8 bits and saved.
-        success: Whether it sees it in the file that was read back.
-        iterations: Gradient steps.
-        feature_loss: Mean squared error between the features of the clean image and of the adversarial file.
-        linf_levels: Largest change of a pixel, in grey levels (0..255).
-        l2_levels: Euclidean distance from the clean image, over all values, in grey levels; 255 is a distance of 1
-            between images in [0, 1].
-    """
-
-    item_id: str
-    image: str
-    category_before: str
-    category_after: str
-    probability_after: float
-    success_float: bool
-    success: bool
-    iterations: int
-    feature_loss: float
-    linf_levels: int
-    l2_levels: float
-
-
-@dataclass(frozen=True)
-class AttackSummary:
-    """What an attack did to all attacked items; the content of ``attack.json``.
-
-    Attributes:
-        attack: The attack's name.
-        norm: Distance that the budget bounds, ``linf`` or ``l2``; what the attack minimises where it has none.
-        epsilon: Budget in grey levels; None where the attack has none.
-        space: Where the distance is measured, see :class:`~catwalk.attacks.ThreatModel`.
-        clip: Whether the attack kept to [0, 1] at every step.
-        quantisation: How the images became 8-bit.
-        purpose: What the attack is for.
-        source: Category whose items were attacked.
-        target: Category that the network shall see in them; None for an attack that has none, whose success here is
-            that the network sees another category than the source.
-        n_attacked: Number of attacked items.
-        sr_float: Share of them where the attack wants them, before rounding to 8 bits.
-        sr: Share of them where the attack wants them, judged by the files read back.
-        sr_clean: Share that were there before any attack.
-        sr_net: Share moved there, of those that were not there before; None if all were.
-        feature_loss: Mean squared error of the features over all attacked items (the paper's FL).
-        linf_levels: Largest change of any pixel, in grey levels.
-        l2_levels: Mean Euclidean distance from the clean images, in grey levels.
-        forwards: Mean number of forward passes of the attack per image; None where they were not counted.
-        backwards: Mean number of backward passes per image; None where they were not counted.
-    """
-
-    attack: str
-    norm: str
-    epsilon: float | None
-    space: str
-    clip: bool
-    quantisation: str
-    purpose: str
-    source: str
-    target: str | None
-    n_attacked: int
-    sr_float: float
-    sr: float
-    sr_clean: float
-    sr_net: float | None
-    feature_loss: float
-    linf_levels: int
-    l2_levels: float
-    forwards: float | None = None
-    backwards: float | None = None
+from catwalk.shop.decoding import UInt8Array, decode, decode_item
+from catwalk.shop.images import ReportProgress, save_png, to_float
 
 
 def items_to_attack(
@@ -439,59 +365,3 @@ class Poisoning:
         poisoned = table.poisoned(self.items, after.features)
         poisoned.write(folder, self.catalogue)
         return poisoned
-
-
-def read_summary(folder: Path) -> AttackSummary:
-    """Read ``attack.json`` of a folder that :func:`poison` wrote.
-
-    Raises:
-        CatwalkError: If it is missing or damaged.
-    """
-    path = folder / SUMMARY_FILE
-    try:
-        return AttackSummary(**json.loads(path.read_text("utf-8")))
-    except (OSError, TypeError, ValueError) as error:
-        raise CatwalkError(f"{path} is damaged, attack again: {error}") from error
-
-
-def png_name(image: str) -> str:
-    """Return the name of an image's adversarial PNG: its own, with ``.png`` appended unless it ends so already."""
-    return image if PurePosixPath(image).suffix == ".png" else f"{image}.png"
-
-
-def remove_earlier_images(folder: Path, but: Collection[str] = ()) -> None:
-    """Remove the images that an earlier attack wrote here, but certain ones: its items may have been others.
-
-    Nothing is removed where ``attacked_items.csv`` has other columns than an attack's.
-    """
-    for name in _earlier_images(folder):
-        image = PurePosixPath(name)
-        is_inside = not image.is_absolute() and ".." not in image.parts
-        if name not in but and is_inside and (folder / image).is_file():
-            (folder / image).unlink(missing_ok=True)
-
-
-def lists_attacked_items(folder: Path) -> bool:
-    """Return whether a folder has an ``attacked_items.csv`` with the columns of :class:`AttackedItem` and rows."""
-    return _earlier_images(folder) != []
-
-
-def _earlier_images(folder: Path) -> list[str]:
-    """Return what the rows of ``attacked_items.csv`` name as images; none where it is missing or not an attack's."""
-    columns = {field.name for field in fields(AttackedItem)}
-    try:
-        with (folder / ITEMS_FILE).open(newline="", encoding="utf-8", errors="replace") as file:
-            table = csv.DictReader(file)
-            if not columns <= set(table.fieldnames or ()):
-                return []
-            return [row["image"] for row in table if row["image"]]
-    except (OSError, csv.Error):
-        return []
-
-
-def _write_rows(path: Path, rows: Sequence[AttackedItem]) -> None:
-    """Write the rows as CSV with a header."""
-    with open_text(path) as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: to_cell(value) for name, value in asdict(row).items()} for row in rows)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from catwalk.errors import CatwalkError
 from catwalk.files.csv_text import from_cell
 from catwalk.networks.features import FeatureTable
+from catwalk.poisoning.attack_files import ITEMS_FILE, SUMMARY_FILE, AttackedItem, read_summary
 from catwalk.poisoning.finished_attack import damage_since
-from catwalk.poisoning.poison import ITEMS_FILE, SUMMARY_FILE, AttackedItem, read_summary
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.columns import read_table
 

@@ -13,7 +13,8 @@ from catwalk.attacks import APGD
 from catwalk.attacks.apgd import checkpoints
 from catwalk.attacks.pgd import random_point
 from catwalk.errors import CatwalkError
-from catwalk.poisoning.poison import poison, read_summary
+from catwalk.poisoning.attack_files import read_summary
+from catwalk.poisoning.poison import poison
 from catwalk.study.specifications import attack_of
 
 every_norm = pytest.mark.parametrize(("norm", "epsilon"), [("linf", 8.0), ("l2", 60.0)])

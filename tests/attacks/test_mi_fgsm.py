@@ -12,7 +12,8 @@ from torch import nn
 from catwalk.attacks import FGSM, MIFGSM, PGD
 from catwalk.attacks.threat_model import linf_levels
 from catwalk.errors import CatwalkError
-from catwalk.poisoning.poison import poison, read_summary
+from catwalk.poisoning.attack_files import read_summary
+from catwalk.poisoning.poison import poison
 from catwalk.study.specifications import attack_of
 
 

@@ -19,7 +19,8 @@ from catwalk.attacks.threat_model import ThreatModel, ThreatModelError
 from catwalk.errors import CatwalkError
 from catwalk.keyed_random import uniform
 from catwalk.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
-from catwalk.poisoning.poison import poison, read_summary
+from catwalk.poisoning.attack_files import read_summary
+from catwalk.poisoning.poison import poison
 from catwalk.poisoning.protocol import Protocol
 
 QUANTISATIONS = ["inside", "round", "truncate"]

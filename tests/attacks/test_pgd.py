@@ -15,7 +15,8 @@ from catwalk.attacks import FGSM, PGD
 from catwalk.attacks.pgd import random_point, steepest
 from catwalk.errors import CatwalkError
 from catwalk.keyed_random import uniform
-from catwalk.poisoning.poison import poison, read_summary
+from catwalk.poisoning.attack_files import read_summary
+from catwalk.poisoning.poison import poison
 from catwalk.study.specifications import attack_of
 
 

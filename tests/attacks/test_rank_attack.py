@@ -18,7 +18,8 @@ from catwalk.attacks.pgd import random_point
 from catwalk.errors import CatwalkError
 from catwalk.networks.building import build_network
 from catwalk.networks.features import FeatureTable
-from catwalk.poisoning.poison import poison, read_summary
+from catwalk.poisoning.attack_files import read_summary
+from catwalk.poisoning.poison import poison
 from catwalk.recommenders.checkpoints import read_visual_model
 from catwalk.recommenders.feature_rows import FeatureRows
 from datamodules import InteractionTriplets

@@ -25,8 +25,9 @@ from callbacks import AttackedItems, InjectPoisonedImages
 from catwalk.attacks import FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.errors import CatwalkError
 from catwalk.poisoning import poison as poisoning
+from catwalk.poisoning.attack_files import read_summary
 from catwalk.poisoning.finished_attack import ATTACK
-from catwalk.poisoning.poison import Poisoning, poison, read_summary
+from catwalk.poisoning.poison import Poisoning, poison
 from catwalk.poisoning.protocol import Protocol
 from catwalk.poisoning.records import read_attacked_items
 from catwalk.results.record import RECORD_FILE

@@ -11,7 +11,7 @@ import torch
 from callbacks import WriteFeatures
 from catwalk.networks.features import FeatureTable
 from catwalk.shop.catalogue import Catalogue
-from catwalk.shop.images import decode
+from catwalk.shop.decoding import decode
 from datamodules import ProductImages
 from lightning_modules import ProductClassifier
 

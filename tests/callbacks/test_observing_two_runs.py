@@ -13,8 +13,9 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
 from catwalk.importers.synthetic import synthetic
-from catwalk.networks.features import FeatureTable, predict
+from catwalk.networks.features import FeatureTable
 from catwalk.networks.network import network_fingerprint
+from catwalk.networks.prediction import predict
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import load_images
 from datamodules import InteractionTriplets, ProductImages

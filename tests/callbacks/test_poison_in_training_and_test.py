@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from callbacks import CategoryHitRatio, InjectPoisonedImages
 from catwalk.attacks import PGD, Attack
 from catwalk.errors import CatwalkError
-from catwalk.poisoning.poison import Poisoning, read_summary
+from catwalk.poisoning.attack_files import read_summary
+from catwalk.poisoning.poison import Poisoning
 from datamodules import InteractionTriplets
 from lightning_modules import BPRMF, VBPR
 

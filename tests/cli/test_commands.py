@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from catwalk.networks.classifier import load_classifier
-from catwalk.poisoning.poison import read_summary
+from catwalk.poisoning.attack_files import read_summary
 
 CNN = ["--config", "configs/cnn/traditional.yaml", "--config", "configs/data/synthetic.yaml", "--trainer.logger=false"]
 SMALL = ["--model.backbone_args={width: 8}"]

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from catwalk.networks.classifier import load_classifier
-from catwalk.poisoning.poison import read_summary
+from catwalk.poisoning.attack_files import read_summary
 
 DATA = ["--config", "configs/data/synthetic.yaml", "--trainer.logger=false"]
 VBPR = ["--config", "configs/recommender/vbpr.yaml", *DATA]

@@ -21,7 +21,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from catwalk.cli.main import main
 from catwalk.errors import CatwalkError
 from catwalk.files.locks import locked
-from catwalk.networks.features import FeatureTable, Predictions
+from catwalk.networks.features import FeatureTable
+from catwalk.networks.prediction import Predictions
 from catwalk.shop.catalogue import Catalogue
 from catwalk.tuning.training import SearchedTraining
 from datamodules import InteractionTriplets

@@ -13,8 +13,10 @@ from visual_models import visual_model
 from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.networks.building import build_network
 from catwalk.networks.classifier import Classifier
-from catwalk.poisoning.poison import poison, read_summary
-from catwalk.shop.images import decode, load_images, to_float
+from catwalk.poisoning.attack_files import read_summary
+from catwalk.poisoning.poison import poison
+from catwalk.shop.decoding import decode
+from catwalk.shop.images import load_images, to_float
 
 ITEMS, FEATURES = 90, 64
 """Of the shop, and of the network that was trained on it."""

@@ -22,7 +22,7 @@ from callbacks import (
     WriteUserFigures,
 )
 from catwalk.attacks import PGD
-from catwalk.shop.images import decode
+from catwalk.shop.decoding import decode
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import VBPR, ProductClassifier
 

@@ -9,8 +9,8 @@ from gpu import DEVICE
 from torch import nn
 
 from catwalk.networks.building import build_network
-from catwalk.networks.features import predict
 from catwalk.networks.frozen import exact_convolutions, frozen
+from catwalk.networks.prediction import predict
 
 
 def error(outcome, exact):

@@ -11,7 +11,8 @@ import torch
 from callbacks import InjectPoisonedImages
 from catwalk.attacks import FGSM
 from catwalk.errors import CatwalkError
-from catwalk.networks.features import FeatureTable, Predictions
+from catwalk.networks.features import FeatureTable
+from catwalk.networks.prediction import Predictions
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.splits import DateSplit, LeaveLastOut, RatioSplit, read_split
 from datamodules import InteractionTriplets

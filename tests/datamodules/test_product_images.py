@@ -11,7 +11,7 @@ import torch
 from catwalk.errors import CatwalkError
 from catwalk.importers.synthetic import synthetic
 from catwalk.shop.catalogue import Catalogue
-from catwalk.shop.images import decode
+from catwalk.shop.decoding import decode
 from catwalk.shop.labelled_images import LabelledImages
 from datamodules import ProductImages
 

@@ -11,7 +11,7 @@ import torch
 from callbacks.table_files import write_table
 from catwalk.files.csv_text import from_cell, to_cell
 from catwalk.networks.features import FeatureTable
-from catwalk.poisoning.poison import ITEMS_FILE, AttackedItem, _write_rows
+from catwalk.poisoning.attack_files import ITEMS_FILE, AttackedItem, _write_rows
 from catwalk.poisoning.records import _parsed
 from catwalk.shop.catalogue import Catalogue
 from catwalk.study.cells import SETTINGS, Cell, write_cells

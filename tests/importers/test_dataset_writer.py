@@ -19,10 +19,11 @@ from rich.console import Console
 
 from catwalk.errors import CatwalkError
 from catwalk.importers import dataset_writer
-from catwalk.importers.dataset_writer import DatasetWriter, numbered, print_summary
+from catwalk.importers.dataset_writer import DatasetWriter, numbered
+from catwalk.importers.summary import print_summary
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.columns import read_table
-from catwalk.shop.images import decode
+from catwalk.shop.decoding import decode
 
 PROJECT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ from catwalk.importers import IMPORTERS, dataset_writer
 from catwalk.importers import fashion_mnist as module
 from catwalk.importers.fashion_mnist import CATEGORIES, CONTENTS, DEBIAN_FOLDER, fashion_mnist, read_idx
 from catwalk.shop.catalogue import Catalogue
-from catwalk.shop.images import decode
+from catwalk.shop.decoding import decode
 from catwalk.shop.interactions import Interactions
 from catwalk.shop.labelled_images import SPLITS, LabelledImages
 

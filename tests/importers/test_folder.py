@@ -14,9 +14,10 @@ from publishers import ITEMS, LOG, picture, shop_options, tree_of, write, write_
 
 from catwalk.cli.main import main
 from catwalk.importers import folder as module
-from catwalk.importers.folder import SUFFIXES, folder
+from catwalk.importers.folder import folder
+from catwalk.importers.items import SUFFIXES
 from catwalk.shop.catalogue import Catalogue
-from catwalk.shop.images import decode
+from catwalk.shop.decoding import decode
 from catwalk.shop.interactions import Interactions
 
 

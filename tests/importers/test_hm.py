@@ -10,7 +10,8 @@ from publishers import ARTICLES, TRANSACTIONS, picture, tree_of, write_csv, writ
 
 from catwalk.importers.hm import hm, parse_day
 from catwalk.shop.catalogue import Catalogue
-from catwalk.shop.images import decode, load_images
+from catwalk.shop.decoding import decode
+from catwalk.shop.images import load_images
 from catwalk.shop.interactions import Interactions
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from publishers import write
 
 from catwalk.errors import CatwalkError
-from catwalk.importers.folder import read_tree
+from catwalk.importers.image_tree import read_tree
 from catwalk.importers.purchases import LONGEST_ID, Numbering, Purchases, check_ids, first_misfit, k_core
 
 pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=60)

@@ -10,7 +10,7 @@ from pytorch_lightning import seed_everything
 from catwalk.errors import CatwalkError
 from catwalk.importers.synthetic import CATEGORIES
 from catwalk.networks.classifier import load_classifier
-from catwalk.shop.images import decode
+from catwalk.shop.decoding import decode
 from catwalk.shop.labelled_images import LabelledImages
 from datamodules import ProductImages
 from lightning_modules import ProductClassifier

@@ -9,7 +9,8 @@ from pytorch_lightning import seed_everything
 
 from callbacks import AttackedItems, ResumableCheckpoint, WriteFeatures, WriteRecommendations, WriteUserFigures
 from catwalk.errors import CatwalkError, DivergedError
-from catwalk.networks.features import FeatureTable, Predictions
+from catwalk.networks.features import FeatureTable
+from catwalk.networks.prediction import Predictions
 from catwalk.recommenders.bpr_mf import BPRMFModel
 from catwalk.shop.catalogue import Catalogue
 from datamodules import InteractionTriplets, ProductImages

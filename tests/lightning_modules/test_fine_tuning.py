@@ -15,7 +15,8 @@ from catwalk.networks.compact_cnn import compact_cnn
 from catwalk.networks.features import FeatureTable
 from catwalk.networks.imagenet import imagenet_categories
 from catwalk.networks.network import network_fingerprint
-from catwalk.shop.images import decode, to_float
+from catwalk.shop.decoding import decode
+from catwalk.shop.images import to_float
 from datamodules import ProductImages
 from lightning_modules import ProductClassifier
 

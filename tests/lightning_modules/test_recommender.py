@@ -14,7 +14,8 @@ from pytorch_lightning import seed_everything
 
 from catwalk.errors import CatwalkError
 from catwalk.importers.synthetic import synthetic
-from catwalk.networks.features import FeatureTable, Predictions
+from catwalk.networks.features import FeatureTable
+from catwalk.networks.prediction import Predictions
 from catwalk.recommenders.checkpoints import read_visual_model
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.splits import DateSplit, LeaveRandomOut

@@ -11,8 +11,9 @@ from pytorch_lightning import seed_everything
 from catwalk.importers.fashion_mnist import DEBIAN_FOLDER, fashion_mnist
 from catwalk.importers.synthetic import synthetic
 from catwalk.networks.classifier import load_classifier
-from catwalk.networks.features import FeatureTable, predict
+from catwalk.networks.features import FeatureTable
 from catwalk.networks.network import network_fingerprint
+from catwalk.networks.prediction import predict
 from catwalk.recommenders.feature_rows import FeatureRows
 from catwalk.recommenders.vbpr import VBPRModel, VBPRSettings
 from catwalk.shop.catalogue import Catalogue

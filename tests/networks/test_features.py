@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 from catwalk.errors import CatwalkError
 from catwalk.networks.building import build_network
-from catwalk.networks.features import FeatureTable, Predictions, predict
+from catwalk.networks.features import FeatureTable
+from catwalk.networks.prediction import Predictions, predict
 from catwalk.recommenders.feature_rows import FeatureRows
 from catwalk.shop.catalogue import Catalogue
 

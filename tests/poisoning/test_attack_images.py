@@ -14,7 +14,7 @@ from catwalk.networks.features import FeatureTable
 from catwalk.poisoning.attack_images import attack_images
 from catwalk.poisoning.attack_inputs import files_of
 from catwalk.poisoning.poison import poison
-from catwalk.shop.images import decode
+from catwalk.shop.decoding import decode
 
 GOAL = {"source": "Sandal", "target": "Sneaker"}
 

@@ -15,13 +15,15 @@ from catwalk.attacks import APGD, FGSM, PGD, CarliniWagner, FeatureMatching, Ran
 from catwalk.attacks.threat_model import ThreatModelError
 from catwalk.errors import CatwalkError
 from catwalk.networks.building import build_network
-from catwalk.networks.features import FeatureTable, predict
+from catwalk.networks.features import FeatureTable
 from catwalk.networks.network import network_fingerprint
+from catwalk.networks.prediction import predict
 from catwalk.poisoning import poison as poisoning
-from catwalk.poisoning.poison import Poisoning, goal_of, items_to_attack, png_name, poison, read_summary
+from catwalk.poisoning.attack_files import png_name, read_summary
+from catwalk.poisoning.poison import Poisoning, goal_of, items_to_attack, poison
 from catwalk.poisoning.protocol import Protocol
 from catwalk.shop.catalogue import Catalogue
-from catwalk.shop.images import decode
+from catwalk.shop.decoding import decode
 
 SOURCE, TARGET = "Sandal", "Sneaker"
 

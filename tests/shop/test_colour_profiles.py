@@ -19,7 +19,8 @@ from image_files import (
 from PIL import Image, ImageCms
 
 from catwalk.shop.colour_profiles import foreign_profile
-from catwalk.shop.images import decode, save_png, store_images
+from catwalk.shop.decoding import decode
+from catwalk.shop.images import save_png, store_images
 
 ADOBE = matrix_profile(ADOBE_RGB, 2.19921875, "Adobe RGB (1998)")
 P3 = matrix_profile(DISPLAY_P3, name="Display P3")

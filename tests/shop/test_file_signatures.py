@@ -3,7 +3,7 @@
 import pytest
 
 from catwalk.errors import CatwalkError
-from catwalk.shop.images import decode
+from catwalk.shop.decoding import decode
 
 
 def box(major, *compatible):

@@ -16,7 +16,8 @@ from PIL import Image
 
 from catwalk.errors import CatwalkError
 from catwalk.shop import images as module
-from catwalk.shop.images import _decode, decode, load_images, save_png, store_images, to_float
+from catwalk.shop.decoding import _decode, decode
+from catwalk.shop.images import load_images, save_png, store_images, to_float
 
 
 @pytest.fixture
@@ -451,7 +452,7 @@ class TestLoadImages:
             save_png(expected[0], place / "69.png")
             return _decode(path, *arguments)
 
-        monkeypatch.setattr("catwalk.shop.images._decode", decode_and_write)
+        monkeypatch.setattr("catwalk.shop.decoding._decode", decode_and_write)
         with pytest.raises(CatwalkError, match=r"69\.png was written, added or removed while this ran"):
             load_images(place, names, None)
         assert cache_files(place) == []

@@ -18,7 +18,7 @@ from catwalk.networks.classifier import load_classifier
 from catwalk.perceptual import load_lpips
 from catwalk.poisoning.poison import Poisoning
 from catwalk.shop.catalogue import Catalogue
-from catwalk.shop.images import decode
+from catwalk.shop.decoding import decode
 from catwalk.shop.labelled_images import LabelledImages
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from catwalk.attacks.attack import Attack
 from catwalk.errors import CatwalkError
+from catwalk.poisoning.attack_files import AttackSummary, read_summary
 from catwalk.poisoning.attack_inputs import attack_inputs
-from catwalk.poisoning.poison import AttackSummary, NothingToAttackError, poison, read_summary
+from catwalk.poisoning.poison import NothingToAttackError, poison
 from catwalk.results.keys import Inputs
 from catwalk.results.store import StageCache
 from catwalk.study.grid import Grid
