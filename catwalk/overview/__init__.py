@@ -10,17 +10,10 @@ from rich.console import Console
 
 from catwalk.errors import CatwalkError
 from catwalk.files.atomic import write_text
-from catwalk.overview.facts import (
-    ImageFacts,
-    LabelFacts,
-    Overview,
-    PurchaseFacts,
-    TimeFacts,
-    category_facts,
-    promising_pairs,
-)
+from catwalk.overview.facts import ImageFacts, LabelFacts, Overview, PurchaseFacts, category_facts, promising_pairs
 from catwalk.overview.reading import purchase_tables, read_headers, same_photographs, split_facts
 from catwalk.overview.screen import print_overview
+from catwalk.overview.time_facts import TimeFacts
 from catwalk.overview.weaknesses import weaknesses
 from catwalk.shop.catalogue import Catalogue, read_dataset_info
 from catwalk.shop.columns import find_table

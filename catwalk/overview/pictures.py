@@ -17,7 +17,8 @@ from PIL import Image
 
 from catwalk.errors import CatwalkError
 from catwalk.files.atomic import write_bytes
-from catwalk.overview.facts import TOP, CategoryFacts, Overview, PurchaseFacts, TimeFacts
+from catwalk.overview.facts import TOP, CategoryFacts, Overview, PurchaseFacts
+from catwalk.overview.time_facts import TimeFacts
 from catwalk.plots.style import (
     BELOW,
     BLUE,

@@ -11,8 +11,8 @@ from catwalk.overview.facts import (
     Pair,
     PurchaseFacts,
     SplitFacts,
-    TimeFacts,
 )
+from catwalk.overview.time_facts import TimeFacts
 from catwalk.shop.ids import first_clash
 
 

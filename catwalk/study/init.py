@@ -15,7 +15,8 @@ from rich.console import Console
 from catwalk.errors import CatwalkError
 from catwalk.files.atomic import write_text
 from catwalk.overview import Overview, look
-from catwalk.overview.facts import CategoryFacts, TimeFacts
+from catwalk.overview.facts import CategoryFacts
+from catwalk.overview.time_facts import TimeFacts
 from catwalk.terminal.screen_text import printable
 
 WIDTH = 110

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catwalk.overview import facts
-from catwalk.overview.facts import CategoryFacts, ImageFacts, LabelFacts, PurchaseFacts, SplitFacts, TimeFacts
+from catwalk.overview.facts import CategoryFacts, ImageFacts, LabelFacts, PurchaseFacts, SplitFacts
+from catwalk.overview.time_facts import TimeFacts
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.interactions import Interactions
 from catwalk.shop.labelled_images import LabelledImages
