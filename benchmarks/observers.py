@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import CSVLogger
 from record import Record, add_record_argument
 from timing import Clock, add_clock_arguments, describe_run, make_clock
 
-from callbacks import AttackedItems, CategoryBars, CategoryHitRatio, RankingFigures
+from callbacks import AttackedItems, CategoryBars, CategoryHitRatio, RankingMetrics
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
@@ -94,11 +94,11 @@ def main() -> None:
     attack = arguments.attack
     sets: dict[str, list[Callback]] = {
         "`CategoryHitRatio`": [CategoryHitRatio()],
-        "`RankingFigures`": [RankingFigures()],
+        "`RankingMetrics`": [RankingMetrics()],
         "`AttackedItems`": [AttackedItems(attack)],
         "`CategoryBars`": [CategoryBars(attack)],
-        "all of them": [CategoryHitRatio(), RankingFigures(), AttackedItems(attack), CategoryBars(attack)],
-        "all, with `mean_rank: true`": [CategoryHitRatio(), RankingFigures(), AttackedItems(attack, mean_rank=True)],
+        "all of them": [CategoryHitRatio(), RankingMetrics(), AttackedItems(attack), CategoryBars(attack)],
+        "all, with `mean_rank: true`": [CategoryHitRatio(), RankingMetrics(), AttackedItems(attack, mean_rank=True)],
     }
     seconds = {name: epoch_seconds(data, observers, arguments.epochs, clock) for name, observers in sets.items()}
     packages = ("torch", "pytorch-lightning")

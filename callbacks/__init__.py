@@ -7,12 +7,13 @@ from callbacks.category_bars import CategoryBars
 from callbacks.category_hit_ratio import CategoryHitRatio
 from callbacks.inject_poisoned_images import InjectPoisonedImages
 from callbacks.perceptual_distance import PerceptualDistance
-from callbacks.ranking_figures import RankingFigures
+from callbacks.ranking_metrics import RankingMetrics
 from callbacks.resumable_checkpoint import ResumableCheckpoint
 from callbacks.wandb_axes import WandbAxes
 from callbacks.write_features import WriteFeatures
 from callbacks.write_recommendations import WriteRecommendations
-from callbacks.write_user_figures import WriteUserFigures
+from callbacks.write_user_metrics import WriteUserMetrics
+from catwalk.moved import renamed
 
 __all__ = [
     "AdversarialAccuracy",
@@ -22,10 +23,12 @@ __all__ = [
     "CategoryHitRatio",
     "InjectPoisonedImages",
     "PerceptualDistance",
-    "RankingFigures",
+    "RankingMetrics",
     "ResumableCheckpoint",
     "WandbAxes",
     "WriteFeatures",
     "WriteRecommendations",
-    "WriteUserFigures",
+    "WriteUserMetrics",
 ]
+
+__getattr__ = renamed(__name__, {"RankingFigures": "RankingMetrics", "WriteUserFigures": "WriteUserMetrics"})

@@ -18,15 +18,15 @@ from lightning_modules.measured_module import Stage
 class AdversarialAccuracy(MeasuringCallback):
     """Logs ``val/pgd_accuracy`` and ``test/pgd_accuracy``: the accuracy on images attacked away from their category.
 
-    It is an upper bound of the CNN's robustness: a stronger attack may lower it. With another attack the figure has its
+    It is an upper bound of the CNN's robustness: a stronger attack may lower it. With another attack the metric has its
     name. The random start of an image depends on its pixels and the attack's seed alone, so that batch size and number
-    of processes do not change the figure. The attack computes in float32, whatever the training does.
+    of processes do not change the metric. The attack computes in float32, whatever the training does.
 
     Args:
         attack: An untargeted attack; PGD with ε = 8 grey levels, ten steps of ε/6 and a random start by default.
         max_validation_images: How many validation images to attack at most, the first ones; all by default. The test
             attacks all of its images.
-        name: What stands before ``_accuracy`` in the figure's name; that of the attack's class by default.
+        name: What stands before ``_accuracy`` in the metric's name; that of the attack's class by default.
 
     Raises:
         CatwalkError: If the attack is targeted or there is nothing to attack.
@@ -52,18 +52,19 @@ class AdversarialAccuracy(MeasuringCallback):
         self._left: int | None = None
 
     @property
-    def figure(self) -> str:
-        """What the figure is called, after the stage."""
+    def metric_name(self) -> str:
+        """Name of the metric, behind the stage's."""
         return f"{self.name}_accuracy"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what has no categories to be right about, and two figures of one name."""
+        """Refuse what has no categories to be right about, and two metrics of one name."""
         if not isinstance(pl_module, ProductClassifier):
             raise CatwalkError(f"AdversarialAccuracy measures product classifiers, not a {type(pl_module).__name__}")
         others = (other for other in trainer.callbacks if isinstance(other, AdversarialAccuracy) and other is not self)  # type: ignore[attr-defined]
-        if any(other.figure == self.figure for other in others):
+        if any(other.metric_name == self.metric_name for other in others):
             raise CatwalkError(
-                f"two AdversarialAccuracy would both log val/{self.figure}: give one of them another name (name: …)"
+                f"two AdversarialAccuracy would both log val/{self.metric_name}: give one of them another name "
+                "(name: …)"
             )
 
     def begin_measuring(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -81,7 +82,7 @@ class AdversarialAccuracy(MeasuringCallback):
     def end_measuring(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Log."""
         if not trainer.sanity_checking:
-            pl_module.log(f"{stage}/{self.figure}", self._hits.compute(), prog_bar=stage == "val", sync_dist=True)
+            pl_module.log(f"{stage}/{self.metric_name}", self._hits.compute(), prog_bar=stage == "val", sync_dist=True)
 
     def _attack(self, pl_module: Any, images: Tensor, categories: Tensor) -> None:
         images, categories = images[: self._left], categories[: self._left]

@@ -21,7 +21,7 @@ from catwalk.errors import CatwalkError
 from catwalk.metrics.item_reach import item_ranks
 from catwalk.networks.features import FeatureTable
 from catwalk.perceptual import LPIPS, load_lpips
-from catwalk.perceptual.distances import perceptual_figures
+from catwalk.perceptual.distances import image_distances
 from catwalk.perceptual.trunks import TrunkName
 from catwalk.poisoning.attack_files import read_summary
 from catwalk.poisoning.records import read_attacked_items
@@ -184,7 +184,7 @@ def _log_table(trainer: Trainer, shown: list["GalleryItem"]) -> None:
 
 def _measure(before: UInt8Array, after: UInt8Array, lpips: LPIPS | None) -> tuple[float | None, float | None]:
     """Return LPIPS and SSIM of an image."""
-    figures = perceptual_figures(torch.from_numpy(before)[None], torch.from_numpy(after)[None], lpips)
+    figures = image_distances(torch.from_numpy(before)[None], torch.from_numpy(after)[None], lpips)
     ssim = float(figures.ssim)
     return None if figures.lpips is None else float(figures.lpips), None if math.isnan(ssim) else ssim
 

@@ -21,7 +21,7 @@ from lightning_modules.recommender import Ranking, Recommender
 
 
 class AttackedItems(RankedListsCallback):
-    """Logs figures of the items that an attack changed, and of no others, after ``val/`` or ``test/``.
+    """Logs metrics of the items that an attack changed, and of no others, after ``val/`` or ``test/``.
 
     - ``attacked/exposure@K``: mean number of places that they take in a list;
     - ``attacked/discounted_exposure@K``: the same with a place at rank r counting ``1 / log2(1 + r)``
@@ -32,13 +32,13 @@ class AttackedItems(RankedListsCallback):
 
     The items are those of ``attacked_items.csv``: what :class:`~callbacks.InjectPoisonedImages` writes in the same run,
     wherever it stands among the callbacks, or an earlier one wrote. They are the same ones in the epochs before the
-    images are injected, so that the figures show the jump.
+    images are injected, so that the metrics show the jump.
 
     Args:
         attack: Folder of an earlier attack; null for the attack of the run.
         top_k: List lengths K.
         mean_rank: Rank the attacked items too. All scores are computed once more and sorted, which takes about twice
-            as long as to find the lists; without it the figures cost next to nothing.
+            as long as to find the lists; without it the metrics cost next to nothing.
         every_n_epochs: In ``fit``, look at the validations after epochs N, 2N, 3N, … alone; a test always.
     """
 
@@ -95,8 +95,8 @@ class AttackedItems(RankedListsCallback):
         ranks = item_ranks(scores, self._items.to(users.device))
         self.metrics["mean_rank"].update(ranks[ranks > 0])
 
-    def figures(self) -> dict[str, Tensor]:
-        """Return all figures."""
+    def values(self) -> dict[str, Tensor]:
+        """Return all metrics."""
         reach = {
             f"attacked/{name}@{k}": value
             for name, values in self.metrics["reach"].compute().items()

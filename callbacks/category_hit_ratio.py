@@ -63,12 +63,12 @@ class CategoryHitRatio(RankedListsCallback):
         self.metrics["chr"].update(ranking["recommended"])
         self.metrics["ncdcg"].update(ranking["recommended"], ranking["users"])
 
-    def figures(self) -> dict[str, Tensor]:
-        """Return both figures of the categories to log."""
+    def values(self) -> dict[str, Tensor]:
+        """Return both metrics of the categories to log."""
         shape = len(self.top_k), len(self.names)
         return {
-            f"{figure}@{k}/{name}": value
-            for figure, metric in self.metrics.items()
+            f"{kind}@{k}/{name}": value
+            for kind, metric in self.metrics.items()
             for k, values in zip(self.top_k, metric.compute().reshape(shape).unbind(), strict=True)
             for name, value in zip(self.names, values.unbind(), strict=True)
             if self.categories is None or name in self.categories

@@ -89,7 +89,7 @@ class InjectPoisonedImages(Callback):
         protocol: Who says which items are of the source category, and how the attack's budget is meant. What a study's
             protocol says besides has no effect here.
         from_epoch: Epoch of ``fit``, counted from 0, at whose beginning the images are injected. The epochs before it,
-            and their validation, are on the clean catalogue, so that the figures of every epoch show the jump.
+            and their validation, are on the clean catalogue, so that the metrics of every epoch show the jump.
         backbone: Import path of the classifier's backbone, where it is your own: a checkpoint alone decides about none
             but those of Catwalk, torchvision and timm.
         backbone_args: The arguments that your own backbone was trained with, if there were any.
@@ -282,7 +282,7 @@ class InjectPoisonedImages(Callback):
             bar = Progress(console=console, transient=True, disable=not console.is_terminal)
             if is_first:
                 stack.enter_context(bar)
-            folder, figures = self._place_aside(trainer, data.catalogue, attack, made)
+            folder, values = self._place_aside(trainer, data.catalogue, attack, made)
             if folder is not None:
                 start = time.perf_counter()
                 with _together(trainer):
@@ -316,7 +316,7 @@ class InjectPoisonedImages(Callback):
                         poisoning.complete(shares, folder)
                         for files in self._watched:
                             files.require_unchanged(self.attack.name)
-                        figures["seconds"] = round(time.perf_counter() - start, 3)
+                        values["seconds"] = round(time.perf_counter() - start, 3)
                         if attack.key is None:
                             put_in_place(folder, attack.folder, None)
                     made.close()
@@ -332,7 +332,7 @@ class InjectPoisonedImages(Callback):
         """
         is_told = False
         while True:
-            folder, figures, is_waiting = None, {}, False
+            folder, values, is_waiting = None, {}, False
             with _together(trainer):
                 if trainer.is_global_zero and attack.inputs is None:
                     folder = made.enter_context(aside(attack.folder))
@@ -343,14 +343,14 @@ class InjectPoisonedImages(Callback):
                         making = self._store.making(ATTACK, attack.inputs.key, self._description, origin, wait=False)
                         new = made.enter_context(making)
                         if new is not None:
-                            folder, figures = new.folder, new.figures
+                            folder, values = new.folder, new.values
                     except LockedError as error:
                         is_waiting = True
                         if not is_told:
                             rank_zero_info(f"{self._description}: waits for {error}, which is making it")
             folder, is_waiting = gather([(folder, is_waiting)], trainer.world_size)[0]
             if not is_waiting:
-                return folder, figures
+                return folder, values
             is_told = True
             time.sleep(PAUSE)  # all together: nobody waits for the others longer than they may
 
@@ -364,13 +364,13 @@ class InjectPoisonedImages(Callback):
 
     def _log(self, trainer: Trainer) -> None:
         assert self.summary is not None
-        figures = {
+        values = {
             f"attack/{name}": float(value)
             for name, value in asdict(self.summary).items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
         for logger in trainer.loggers:
-            logger.log_metrics(figures)
+            logger.log_metrics(values)
 
     @property
     def clean_features(self) -> FeatureTable | None:

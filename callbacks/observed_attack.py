@@ -1,4 +1,4 @@
-"""What the callbacks share that observe an attack: which one it is, and of which catalogue."""
+"""The attack that callbacks observe, and its catalogue."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the callbacks share that ask how a recommender would rank with other images."""
+"""Rankings with other images, shared by callbacks."""
 
 import contextlib
 import copy

@@ -31,7 +31,7 @@ class PerceptualDistance(FramingCallback):
         trunk: File with its weights, see :class:`~catwalk.perceptual.LPIPS`; null looks for them where they usually
             are.
         on_missing: Where there are none, ``error`` ends the run before it begins, and ``skip`` leaves LPIPS out.
-        batch_size: Images measured at once; does not change the figures.
+        batch_size: Images measured at once; does not change the metrics.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class PerceptualDistance(FramingCallback):
         if trainer.is_global_zero:
             measured = self._measure(trainer)
             measured.write(self.folder / DISTANCES_FILE)
-            figures = measured.figures.summary()
+            distances = measured.distances.summary()
             rank_zero_info(
-                f"{self.folder}: {', '.join(f'{name} {value:.4g}' for name, value in figures.items())} of "
+                f"{self.folder}: {', '.join(f'{name} {value:.4g}' for name, value in distances.items())} of "
                 f"{len(measured.item_ids)} images"
             )
             measure = {"net": self.net, "trunk_sha256": None if self._lpips is None else self._lpips.trunk_sha256}
             for logger in trainer.loggers:
                 logger.log_hyperparams({"lpips": {**measure, "left_out": self._cause}})
-                logger.log_metrics({f"attack/{name}": value for name, value in figures.items()})
+                logger.log_metrics({f"attack/{name}": value for name, value in distances.items()})
         trainer.strategy.barrier("images are measured")
 
     def _measure(self, trainer: Trainer) -> AttackedImages:

@@ -1,4 +1,4 @@
-"""What the callbacks share that draw."""
+"""Plots shared by callbacks."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the callbacks share that write what all processes have."""
+"""Values of all processes, gathered for callbacks."""
 
 from typing import Any, TypeVar
 

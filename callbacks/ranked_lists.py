@@ -1,4 +1,4 @@
-"""What the callbacks share that measure a recommender's lists."""
+"""Base of the callbacks that measure a recommender's lists."""
 
 import abc
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ PLACES_AT_ONCE = 2**18
 per list."""
 
 CategoriesBy = Literal["network", "dataset"]
-"""Who says of which category an item is."""
+"""Source of an item's category."""
 
 
 class RankedListsCallback(MeasuringCallback, abc.ABC):
-    """Base of the callbacks that log figures of the lists of all users, in validation and in the test.
+    """Base of the callbacks that log metrics of the lists of all users, in validation and in the test.
 
     Args:
         top_k: List lengths K.
@@ -55,8 +55,8 @@ class RankedListsCallback(MeasuringCallback, abc.ABC):
         """Count the lists of some users."""
 
     @abc.abstractmethod
-    def figures(self) -> dict[str, Tensor]:
-        """Return the figures of the lists that were counted in all processes, without the stage in their names."""
+    def values(self) -> dict[str, Tensor]:
+        """Return the metrics of the lists that were counted in all processes, without the stage in their names."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that there is a recommender, and have it make lists that are long enough."""
@@ -102,9 +102,9 @@ class RankedListsCallback(MeasuringCallback, abc.ABC):
         if not self.is_counting:
             return
         self._count_collected()
-        figures = {f"{stage}/{name}": value for name, value in self.figures().items()}
+        values = {f"{stage}/{name}": value for name, value in self.values().items()}
         # All processes have the same, and Lightning warns of what they do not bring together: the largest has its bits.
-        pl_module.log_dict(figures, sync_dist=True, reduce_fx="max")
+        pl_module.log_dict(values, sync_dist=True, reduce_fx="max")
 
 
 def require_lists(callback: Callback, pl_module: LightningModule, length: int) -> None:

@@ -21,8 +21,8 @@ class ResumableCheckpoint(ModelCheckpoint):
         dirpath: Folder for the two.
         filename: Name of the checkpoint of the whole epochs, without ``.ckpt``.
         every_n_batches: Batches from one ``last.ckpt`` to the next; 0 for none.
-        monitor: Figure by which to keep the best epoch, such as ``val/pgd_accuracy``; the last one by default.
-        mode: Whether the figure is best when it is highest, ``max``, or lowest, ``min``.
+        monitor: Metric by which to keep the best epoch, such as ``val/pgd_accuracy``; the last one by default.
+        mode: Whether the metric is best when it is highest, ``max``, or lowest, ``min``.
 
     Attributes:
         latest: What ``--ckpt_path`` is to be for a run that goes on where this one was: ``last`` or a path; None before

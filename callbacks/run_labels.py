@@ -1,4 +1,4 @@
-"""What a single run is called on W&B, as if it were a cell of a study."""
+"""Name, group and labels of a single run on W&B, as of a study's cell."""
 
 import os
 from collections.abc import Sequence

@@ -89,7 +89,7 @@ class ShowBatches(Callback):
 class LogBatches(ShowBatches):
     """Writes lines of a Trainer's progress where there is no terminal, in place of Lightning's bar.
 
-    The last line of a training has the figures that the bar would show.
+    The last line of a training has the metrics that the bar would show.
 
     Args:
         title: What is under way.
@@ -111,10 +111,10 @@ class LogBatches(ShowBatches):
             self._lines.start()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the figures."""
+        """Write the metrics."""
         if trainer.is_global_zero:
-            figures = [f"{name} {value:.4g}" for name, value in trainer.progress_bar_metrics.items()]
-            self._lines.update(self._task, info=", ".join([f"epoch {trainer.current_epoch}", *figures]))
+            values = [f"{name} {value:.4g}" for name, value in trainer.progress_bar_metrics.items()]
+            self._lines.update(self._task, info=", ".join([f"epoch {trainer.current_epoch}", *values]))
             self._lines.write_line()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""What the callbacks share that write tables: CSV or Parquet, as the file's name says."""
+"""Table files shared by callbacks: CSV or Parquet, as the file's name says."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ def table_file(option: str, path: Path) -> Path:
     """Return the path of a table to write, or raise a :class:`CatwalkError` that names the option.
 
     Args:
-        option: What a user calls it, such as ``WriteUserFigures.output``.
+        option: What a user calls it, such as ``WriteUserMetrics.output``.
         path: Its path, which must end in ``.csv`` or ``.parquet`` and be no folder.
     """
     path = Path(path)

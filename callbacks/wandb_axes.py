@@ -1,4 +1,4 @@
-"""Gives the figures of a W&B run their axes, and its summary the highest of them."""
+"""Axes of the metrics of a W&B run, and the highest values in its summary."""
 
 import math
 from typing import Any
@@ -12,22 +12,22 @@ from lightning_modules.free_adversarial_cnn import FreeAdversarialClassifier
 REPLAYS = "replays"
 
 HIGHEST = "highest"
-"""Entry of a checkpoint with the highest figures so far, for a run that goes on."""
+"""Entry of a checkpoint with the highest metrics so far, for a run that goes on."""
 
 
 class WandbAxes(Callback):
     """Makes W&B draw and sort a run as it is read; ``catwalk`` adds it where a ``WandbLogger`` is among the loggers.
 
-    - Figures that begin with ``val/`` or ``test/`` are drawn over ``epoch``.
+    - Metrics that begin with ``val/`` or ``test/`` are drawn over ``epoch``.
     - With free adversarial training, ``replays`` is logged, the number of steps that the weights have taken, and
       ``train/`` and ``val/`` are drawn over it: Lightning's own step and epoch count a batch once, however often it is
       replayed. Over ``replays`` the curve stands beside those of other trainings over their steps.
-    - The summary, which holds the last value of every figure under its own name, gets the highest so far under
+    - The summary, which holds the last value of every metric under its own name, gets the highest so far under
       ``max/NAME`` of ``val/hr@K``, ``val/ndcg@K``, the accuracies, and ``val/chr@K`` of the category that
       :class:`~callbacks.InjectPoisonedImages` attacks. Where a training was broken off and goes on, its earlier epochs
       count too.
 
-    Every figure is named to W&B by its full name: in W&B's patterns it is not settled whether ``*`` stands for names
+    Every metric is named to W&B by its full name: in W&B's patterns it is not settled whether ``*`` stands for names
     with a ``/``, which categories have.
     """
 
@@ -36,15 +36,15 @@ class WandbAxes(Callback):
         self._highest: dict[str, float] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin with a run that knows no figure."""
+        """Begin with a run that knows no metric."""
         self._axes, self._highest = {}, {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the highest figures: a ``state_dict`` would be missed, with a warning, by runs that log elsewhere."""
+        """Keep the highest metrics: a ``state_dict`` would be missed, with a warning, by runs that log elsewhere."""
         checkpoint[HIGHEST] = dict(self._highest)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take the highest figures of the training that goes on."""
+        """Take the highest metrics of the training that goes on."""
         if trainer.state.fn == "fit":
             self._highest = dict(checkpoint.get(HIGHEST, {}))
 
@@ -53,7 +53,7 @@ class WandbAxes(Callback):
         self._log_replays(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say after how many replays the figures are measured."""
+        """Say after how many replays the metrics are measured."""
         if trainer.state.fn == "fit":
             self._log_replays(trainer, pl_module)
 
@@ -63,17 +63,17 @@ class WandbAxes(Callback):
             pl_module.log(REPLAYS, float(trainer.global_step), sync_dist=not trainer.training)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name new figures to W&B."""
+        """Name new metrics to W&B."""
         self._define(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name new figures to W&B, and keep the highest."""
+        """Name new metrics to W&B, and keep the highest."""
         if not trainer.sanity_checking:
             self._define(trainer, pl_module)
             self._keep_highest(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name new figures to W&B."""
+        """Name new metrics to W&B."""
         self._define(trainer, pl_module)
 
     def _define(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,9 +100,9 @@ class WandbAxes(Callback):
 
 
 def _is_kept(name: str, attacked: set[str]) -> bool:
-    """Return whether a run is sorted by the highest value of a figure."""
-    stage, _, figure = name.partition("/")
-    kind, _, category = figure.partition("/")
+    """Return whether a run is sorted by the highest value of a metric."""
+    stage, _, value = name.partition("/")
+    kind, _, category = value.partition("/")
     if stage != "val":
         return False
     if kind.startswith("chr@"):

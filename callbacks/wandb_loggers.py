@@ -1,4 +1,4 @@
-"""What the callbacks share that tell W&B more than figures."""
+"""W&B loggers, shared by the callbacks that log more than metrics."""
 
 import os
 from collections.abc import Iterator

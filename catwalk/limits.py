@@ -1,4 +1,4 @@
-"""What seeds and sizes may be: as far as the libraries take them, and the machine's memory goes."""
+"""Limits of seeds and sizes: as far as the libraries take them, and the machine's memory goes."""
 
 import math
 import os
@@ -15,7 +15,7 @@ SMALL = 2**28
 """Bytes that are not asked for: any machine has them."""
 
 LARGEST_COUNT = 2**63 - 1
-"""What fits in the integers of tensors."""
+"""Largest count that fits in the integers of tensors."""
 
 
 def check_seed(seed: int, argument: str = "seed") -> None:

@@ -2,7 +2,7 @@
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MOVED = {
@@ -35,5 +35,22 @@ def forward(module: str) -> Callable[[str], Any]:
             raise AttributeError(f"module {module!r} has no attribute {name!r}") from None
         warnings.warn(f"{module}.{name} is {MOVED[module]}.{name} now", DeprecationWarning, stacklevel=2)
         return found
+
+    return get
+
+
+def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a module in which classes have other names than before, with a warning.
+
+    Args:
+        module: The module's name.
+        names: Today's names, by those of old.
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} is {module}.{names[name]} now", DeprecationWarning, stacklevel=2)
+        return getattr(importlib.import_module(module), names[name])
 
     return get

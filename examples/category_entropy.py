@@ -87,6 +87,6 @@ class LogCategoryEntropy(RankedListsCallback):
         for metric in self.metrics.values():
             metric.update(ranking["recommended"])
 
-    def figures(self) -> dict[str, Tensor]:
+    def values(self) -> dict[str, Tensor]:
         """Return what is logged, by name."""
         return {name: metric.compute() for name, metric in self.metrics.items()}

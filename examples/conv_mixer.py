@@ -18,7 +18,7 @@ class Residual(nn.Module):
 def conv_mixer(
     width: int = 64, depth: int = 4, kernel_size: int = 5, patch_size: int = 2, num_classes: int = 10
 ) -> nn.Sequential:
-    """Return a ConvMixer (Trockman and Kolter, "Patches Are All You Need?", TMLR 2023, Figure 2).
+    """Return a ConvMixer (Trockman and Kolter, "Patches Are All You Need?", TMLR 2023, Metric 2).
 
     It takes images ``(N, 3, H, W)`` of any size from ``patch_size`` on; its features are the mean over the patches.
 

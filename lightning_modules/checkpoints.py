@@ -14,10 +14,10 @@ from catwalk.files.atomic import write_bytes
 from catwalk.files.checkpoints import verify_checksums
 
 OF_A_TRAINING = {"state_dict": dict, "pytorch-lightning_version": str, "epoch": int, "global_step": int}
-"""What every checkpoint of a Trainer holds at least."""
+"""Entries of every checkpoint of a Trainer."""
 
 TO_GO_ON = {"optimizer_states": list, "lr_schedulers": list, "loops": dict}
-"""What a checkpoint holds besides, from which a training can go on."""
+"""Further entries of a checkpoint from which a training can go on."""
 
 OTHERWISE = "give another one as ckpt_path, or train anew without ckpt_path"
 
@@ -100,7 +100,7 @@ CLASS = "class"
 def check_class(module: LightningModule, checkpoint: dict[str, Any]) -> None:
     """Raise a CatwalkError if a checkpoint is of another class than the module, whatever its weights are.
 
-    VBPR and AMR, for one, have the same weights, and figures of one would pass for the other's.
+    VBPR and AMR, for one, have the same weights, and metrics of one would pass for the other's.
 
     Args:
         module: The module that is about to load it.

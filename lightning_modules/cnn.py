@@ -31,10 +31,10 @@ from lightning_modules.measured_module import MeasuredModule, Stage
 from lightning_modules.resuming import Resuming
 
 SIZES = ("category_names", "image_size")
-"""What a checkpoint must know besides its settings: it comes from the data module."""
+"""Settings of a checkpoint that come from the data module."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-"""What the Trainer may compute with: images, perturbations and weights stay float32 in all of them."""
+"""Precisions of the Trainer: images, perturbations and weights stay float32 in all of them."""
 
 
 class ProductClassifier(MeasuredModule):
@@ -231,7 +231,7 @@ class ProductClassifier(MeasuredModule):
         """Return the optimizer and a schedule that is stepped after every batch.
 
         Raises:
-            CatwalkError: If one of them refuses a setting, or the schedule waits for a figure.
+            CatwalkError: If one of them refuses a setting, or the schedule waits for a metric.
         """
         try:
             optimizer = self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
@@ -254,7 +254,7 @@ class ProductClassifier(MeasuredModule):
                 raise CatwalkError(f"lr_scheduler: {error}") from error
             if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
                 raise CatwalkError(
-                    "lr_scheduler: is stepped after every batch, and ReduceLROnPlateau waits for a figure"
+                    "lr_scheduler: is stepped after every batch, and ReduceLROnPlateau waits for a metric"
                 )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

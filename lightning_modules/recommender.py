@@ -1,4 +1,4 @@
-"""What all recommenders share: ranking of the whole catalogue, and its figures."""
+"""Base of all recommenders: ranking of the whole catalogue, and its metrics."""
 
 import abc
 import contextlib
@@ -81,8 +81,8 @@ class Recommender(MeasuredModule):
         for k in top_k:
             collection |= {f"hr@{k}": HitRate(k), f"ndcg@{k}": NormalizedDCG(k)}
         # `compute_groups` would skip the update of one metric for that of another which only looks alike.
-        figures = MetricCollection(collection, compute_groups=False)
-        self.ranking_figures = nn.ModuleDict({"val": figures.clone("val/"), "test": figures.clone("test/")})
+        values = MetricCollection(collection, compute_groups=False)
+        self.ranking_metrics = nn.ModuleDict({"val": values.clone("val/"), "test": values.clone("test/")})
         self.auc = nn.ModuleDict({"val": ShareMean(), "test": ShareMean()})
 
     @abc.abstractmethod
@@ -240,20 +240,20 @@ class Recommender(MeasuredModule):
         users = batch
         scores = self.candidate_scores(users, self._seen)
         recommended, _ = top_k(scores, self.list_length)
-        figures, mean_auc = cast(MetricCollection, self.ranking_figures[stage]), cast(ShareMean, self.auc[stage])
+        values, mean_auc = cast(MetricCollection, self.ranking_metrics[stage]), cast(ShareMean, self.auc[stage])
         # Everybody gets a list, and counts where lists are counted; these ask for items that were held out.
         targets = self._held_out.padded(users)
         asked = targets[:, 0] >= 0
         areas = torch.full(asked.shape, torch.nan, dtype=torch.float64, device=targets.device)
         # Indexing copies the scores, which most blocks need not.
         areas[asked] = auc(scores if bool(asked.all()) else scores[asked], targets[asked])
-        figures.update(recommended[asked], targets[asked])
+        values.update(recommended[asked], targets[asked])
         mean_auc.update(areas)
         return {"users": users, "recommended": recommended, "targets": targets, "auc": areas}
 
     def end_measuring(self, stage: Stage) -> None:
         """Log the metrics: once, for that takes as long as to rank for a block of users."""
-        self.log_dict(cast(MetricCollection, self.ranking_figures[stage]))
+        self.log_dict(cast(MetricCollection, self.ranking_metrics[stage]))
         self.log(f"{stage}/auc", cast(ShareMean, self.auc[stage]))
 
     def candidate_scores(self, users: Tensor, seen: SeenItems) -> Tensor:

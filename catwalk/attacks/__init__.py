@@ -1,7 +1,7 @@
 """Attacks on networks and on what recommends by them, each in its own file, and the threat model that bounds them."""
 
 from catwalk.attacks.apgd import APGD
-from catwalk.attacks.attack import Attack, AttackResult, Scene
+from catwalk.attacks.attack import Attack, AttackContext, AttackResult
 from catwalk.attacks.carlini_wagner import CarliniWagner
 from catwalk.attacks.feature_matching import FeatureMatching
 from catwalk.attacks.fgsm import FGSM
@@ -16,11 +16,11 @@ __all__ = [
     "MIFGSM",
     "PGD",
     "Attack",
+    "AttackContext",
     "AttackResult",
     "CarliniWagner",
     "FeatureMatching",
     "RankAttack",
-    "Scene",
     "ThreatModel",
     "ThreatModelError",
 ]

@@ -1,4 +1,4 @@
-"""What every attack on a network has in common: its contract, and the loop over batches that keeps it."""
+"""Base of all attacks on a network: the contract, and the loop over batches that keeps it."""
 
 import abc
 import copy
@@ -39,7 +39,7 @@ class AttackResult:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class AttackContext:
     """A catalogue, as an attack on some of its items may know it.
 
     Attributes:
@@ -147,7 +147,7 @@ class Attack(abc.ABC):
         """Return what the attack is for, as half a sentence: ``"make the CNN see Sneaker"``."""
         return f"make the CNN see {target}" if self.targeted else f"make the CNN see anything but {source}"
 
-    def targets_of(self, scene: Scene) -> Tensor:
+    def targets_of(self, scene: AttackContext) -> Tensor:
         """Return the ``targets`` to call the attack with for the items of a scene, one for each.
 
         Raises:
@@ -227,7 +227,7 @@ class Attack(abc.ABC):
                 rows = adversarial, images, targets
                 succeeds = partial(self.succeeds, network)
                 success = map_batches(succeeds, *rows, batch_size=self.batch_size, alone=alone)
-            adversarial = self.settle(adversarial, images, success)
+            adversarial = self.final_images(adversarial, images, success)
         self.threat_model.of(network).verify(adversarial, images)
         return AttackResult(adversarial, success, iterations)
 
@@ -286,7 +286,7 @@ class Attack(abc.ABC):
         """
         return iterations, iterations
 
-    def settle(self, images: Tensor, clean: Tensor, success: Tensor) -> Tensor:
+    def final_images(self, images: Tensor, clean: Tensor, success: Tensor) -> Tensor:
         """Return what to hand out, of adversarial images, the clean ones and whether they succeed: the adversarial."""
         return images
 

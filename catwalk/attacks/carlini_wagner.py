@@ -13,7 +13,7 @@ from catwalk.errors import CatwalkError
 from catwalk.networks.batching import ROW_MULTIPLE
 
 _INSIDE = 0.999999
-"""What clean images, scaled to [-1, 1], are multiplied by: at ±1 itself the gradient of tanh is 0 for ever."""
+"""Factor of clean images, scaled to [-1, 1]: at ±1 itself the gradient of tanh is 0 for ever."""
 
 _AT_BORDER, _INSIDE_AT_BORDER = 0.98, 0.999
 """An image of which so great a share of the values is 0 or 1 begins further inside, an eighth of a grey level from the
@@ -400,7 +400,7 @@ class CarliniWagner(Attack):
         """Return those of each image: with every c the clean image is looked at, too, before the first step."""
         return iterations + self.searches, iterations + self.searches
 
-    def settle(self, images: Tensor, clean: Tensor, success: Tensor) -> Tensor:
+    def final_images(self, images: Tensor, clean: Tensor, success: Tensor) -> Tensor:
         """Return the clean image for each that the network does not take as wanted.
 
         Most of those are clean already. Of some, found at the very border, the logits have other last bits now. What

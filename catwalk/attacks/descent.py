@@ -1,4 +1,4 @@
-"""What attacks on the features have in common: they step down along a loss of their own and keep the best point."""
+"""Base of the attacks on features: steps down along a loss of their own, of which the best point is kept."""
 
 import abc
 import math

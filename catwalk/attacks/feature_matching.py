@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from catwalk.attacks.attack import AttackSettings, Scene
+from catwalk.attacks.attack import AttackContext, AttackSettings
 from catwalk.attacks.descent import DescentAttack, features_of
 from catwalk.attacks.threat_model import GreyLevels, Norm
 from catwalk.errors import CatwalkError
@@ -70,7 +70,7 @@ class FeatureMatching(DescentAttack):
         """Return what the attack is for, as half a sentence."""
         return f"give {source} the features of {f'item {self.item}' if self.item else f'the most popular {target}'}"
 
-    def targets_of(self, scene: Scene) -> Tensor:
+    def targets_of(self, scene: AttackContext) -> Tensor:
         """Return the features of the item to imitate, ``(n, D)``.
 
         Raises:
@@ -78,7 +78,7 @@ class FeatureMatching(DescentAttack):
         """
         return scene.features[self.imitated(scene)].expand(len(scene.items), -1).clone()
 
-    def imitated(self, scene: Scene) -> int:
+    def imitated(self, scene: AttackContext) -> int:
         """Return the number of the item to imitate.
 
         Raises:

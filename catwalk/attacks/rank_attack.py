@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from catwalk.attacks.attack import AttackSettings, Scene, check_numbers
+from catwalk.attacks.attack import AttackContext, AttackSettings, check_numbers
 from catwalk.attacks.descent import DescentAttack, features_of
 from catwalk.attacks.threat_model import GreyLevels, Norm
 from catwalk.errors import CatwalkError
@@ -90,7 +90,7 @@ class RankAttack(DescentAttack):
         """Return what the attack is for, as half a sentence."""
         return f"raise the scores of {source}"
 
-    def targets_of(self, scene: Scene) -> Tensor:
+    def targets_of(self, scene: AttackContext) -> Tensor:
         """Return the numbers of the items.
 
         Raises:

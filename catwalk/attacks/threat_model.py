@@ -1,4 +1,4 @@
-"""What an attack may do to an image, and the check that it did no more."""
+"""Threat models: what an attack may do to an image, and the check that it did no more."""
 
 import math
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ HALF_A_LEVEL = 0.5
 """With an ε below, no value of an 8-bit image can change."""
 
 _SLACK = {"inside": 0.0, "round": 0.5, "truncate": 1.0}
-"""How many grey levels each way of quantising may move a pixel beyond the ball."""
+"""Grey levels by which each way of quantising may move a pixel beyond the ball."""
 
 _FLOAT32_ROUNDING = 255 * 2.0**-23
 """Grey levels by which float32 may misplace one pixel in [0, 1] and its distance from another."""

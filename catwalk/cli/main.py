@@ -37,7 +37,7 @@ the whole experiment
 images alone
   attack     attack a category's images and measure what a CNN takes them for; no purchases, no recommender
 
-before it, for fair figures
+before it, for fair metrics
   tune       search for a recommender's best hyper-parameters on the validation items
 
 one step of it (LightningCLI; every option can stand in a YAML file, and several --config stack)
@@ -58,7 +58,7 @@ GO_ON = {
     "study": "the same command goes on with what is left to do",
     "tune": "the same command goes on with the trial that it was at",
 }
-"""What to do after a command was stopped, where the command does not say more."""
+"""Advice after a command was stopped, where the command does not say more."""
 
 DISK_TROUBLE: set[int] = {
     getattr(errno, name)
@@ -68,7 +68,7 @@ DISK_TROUBLE: set[int] = {
         "EEXIST",
     )
 }
-"""What a user can mend about files, folders and disks."""
+"""Errors of files, folders and disks that a user can mend."""
 
 REMEDIES = {
     errno.ENOSPC: "make room on that disk",

@@ -30,7 +30,7 @@ HELP = {
         "--config configs/cnn/traditional.yaml --config configs/data/synthetic.yaml --config configs/cnn/features.yaml",
     ),
 }
-"""What each command does, and an example."""
+"""Descriptions of the commands, each with an example."""
 
 
 class LightningParser(ReadableHelp, LightningArgumentParser):

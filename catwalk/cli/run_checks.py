@@ -21,7 +21,7 @@ NOTHING_HELD_OUT = (
 
 
 class RequireMonitored(Callback):
-    """Refuses to train where another callback waits for a figure of a validation that never comes."""
+    """Refuses to train where another callback waits for a metric of a validation that never comes."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at what the callbacks monitor."""
@@ -95,4 +95,4 @@ def unknown_figure(message: str) -> str | None:
         return None
     names = re.findall(r"[`'](.+?)[`']", match[3])
     callback = "EarlyStopping" if match[1] == "Early" else "ModelCheckpoint"
-    return f"trainer.callbacks: {callback}.monitor: there is no figure {match[2]}{did_you_mean(match[2], names)}"
+    return f"trainer.callbacks: {callback}.monitor: there is no metric {match[2]}{did_you_mean(match[2], names)}"

@@ -23,7 +23,7 @@ from datamodules import InteractionTriplets, ProductImages
 class SaveConfiguration(SaveConfigCallback):
     """Writes the full configuration into the run's own folder, and logs it as the run's hyper-parameters.
 
-    With it go ``provenance``, what the figures depend on and the configuration does not say, and what the run is in few
+    With it go ``provenance``, what the metrics depend on and the configuration does not say, and what the run is in few
     words, under the names that a study's cells have (:func:`~callbacks.run_labels.run_labels`).
     """
 

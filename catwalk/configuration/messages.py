@@ -21,7 +21,7 @@ SECTIONS = {
     **dict.fromkeys(("extractors", "recommenders", "attacks"), "study"),
     "search": "tune",
 }
-"""What stands in a configuration of one command alone, and the command."""
+"""Sections of a configuration that belong to one command alone, and the command."""
 
 BASE_CLASSES = ("LightningModule", "LightningDataModule", "Callback", "Logger", "Optimizer", "SplitRule", "Attack")
 """Classes that jsonargparse falls back on where no class was given."""
@@ -45,11 +45,11 @@ MISSING = {
         "test_from",
     ): "; give the first moment to test, such as 2021-12-01, or a number as timestamps are",
 }
-"""What to give for an option that is missing, by the argument or the class, and the option."""
+"""Remedies for a missing option, by the argument or the class, and the option."""
 
 
 ONE_BY_ONE = "its entries are given in a --config, not one by one on the line"
-"""What is said of ``--recommenders.VBPR.model.factors 3``."""
+"""Answer to ``--recommenders.VBPR.model.factors 3``."""
 
 
 @dataclass

@@ -14,10 +14,10 @@ from typing import BinaryIO, TextIO
 from catwalk.files.partial_folders import is_leftover, own_name
 
 MARK = ".partial"
-"""What the name of an unfinished file ends with."""
+"""End of the name of an unfinished file."""
 
 CANNOT_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
-"""What disks answer that cannot be told to flush a file."""
+"""Errors of disks that cannot be told to flush a file."""
 
 _cleaned: set[Path] = set()
 _cleaning = threading.Lock()

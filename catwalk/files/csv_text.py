@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
-"""What the text of a cell begins with that is marked: a formula, or what looks like a mark before one."""
+"""Beginning of a cell that is marked: a formula, or what looks like a mark before one."""
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)|[=+\-@]")
 """Text that a spreadsheet takes for a number, or for no formula."""

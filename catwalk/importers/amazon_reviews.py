@@ -67,7 +67,7 @@ PLACEHOLDER = "/no-img"
 """Occurs in the addresses of the picture that Amazon shows where there is none."""
 
 FLOAT_TIMES = "times of reviews that were whole numbers, written as floats"
-"""What is counted of them."""
+"""Names of their counts."""
 
 EXAMPLES = 1000
 """Ids of unknown items of which one is shown where most are unknown."""

@@ -30,7 +30,7 @@ THREADS = 8
 """Images that are fetched at a time."""
 
 ATTEMPTS = 5
-"""How often an image is asked for, where asking again may help."""
+"""Number of times that an image is asked for, where asking again may help."""
 
 FIRST_WAIT = 1.0
 """Seconds before the second attempt; every later wait is twice as long."""
@@ -60,7 +60,7 @@ GONE = ".gone"
 """Ending of the empty file that remembers an image that is no longer there."""
 
 TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
-"""How the content type of an image begins, where the server states one."""
+"""Beginning of the content type of an image, where the server states one."""
 
 WITH_IPV4 = [ipaddress.ip_network(network) for network in ("64:ff9b::/96", "::/96")]
 """IPv6 networks whose addresses end in one of IPv4, to which they may be translated."""

@@ -41,7 +41,7 @@ TIMES = (
     pa.date32(),
     *(pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")),
 )
-"""What a column of times may hold, one and the same in all rows."""
+"""Forms of a column of times, one and the same in all rows."""
 
 
 def folder(

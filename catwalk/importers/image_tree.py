@@ -22,7 +22,7 @@ from catwalk.importers.purchases import (
 from catwalk.shop.ids import has_controls, id_key, plain_id
 
 Layout = Literal["categories", "splits"]
-"""What the folders in a tree of images are."""
+"""Meanings of the folders in a tree of images."""
 
 SPLIT_NAMES = {
     "train": "train",
@@ -40,7 +40,7 @@ SPLIT_NAMES = {
 
 
 SPLIT_ENDING = re.compile(r"[-_ ]?(set|images?|data|split)\Z")
-"""What may stand behind a split's name, as in ``training_set`` and ``test_images``."""
+"""Words allowed behind a split's name, as in ``training_set`` and ``test_images``."""
 
 
 def read_tree(source: Path, purchases: Path | None = None, layout: Layout | None = None) -> Items:

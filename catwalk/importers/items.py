@@ -1,4 +1,4 @@
-"""What a shop sells, as importers find it, and what all of them check before it becomes a dataset folder."""
+"""Items of a shop as importers find them, and the checks that all importers share."""
 
 import itertools
 import os
@@ -22,16 +22,16 @@ LOOKED_AT = 200_000
 """Files among which one is looked for that has the name of a missing image but for zeros."""
 
 DAMAGED_ITEMS, DAMAGED_PURCHASES = "items whose image is damaged", "purchases of items whose image is damaged"
-"""What is left out with ``--leave-out-damaged``."""
+"""Names of the counts of what is left out with ``--leave-out-damaged``."""
 
 TIDIED_CATEGORIES = "names of categories"
-"""What importers count that write them as :func:`tidy_categories` does."""
+"""Name of the count of categories that :func:`tidy_categories` wrote anew."""
 
 LOST_ZEROS = " (leading zeros were lost: save the table anew, with its ids as text)"
-"""What is said where two ids differ in them alone."""
+"""Remark where two ids differ in leading zeros alone."""
 
 LOST_DIGITS = " (digits were lost to scientific notation: save the table anew, with its ids as text)"
-"""What is said of an id that a spreadsheet has shortened."""
+"""Remark on an id that a spreadsheet has shortened."""
 
 
 @dataclass

@@ -19,7 +19,7 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 SPELLED_ITEMS = "ids of items in their table, spelled in another way"
-"""What importers count that write the ids of items in plain form."""
+"""Name of the count of item ids that importers wrote in plain form."""
 
 LONGEST_ID = 200
 """Bytes of the longest id of an item; file systems take 255 with the ending."""

@@ -71,7 +71,7 @@ ONE = {
     "times of reviews that are": "time of a review that is",
     "times in": "time in",
 }
-"""How what was repaired begins where there is one of it; the longer beginnings go first."""
+"""Singular forms of the counts of repairs; the longer beginnings go first."""
 
 
 def _counted(count: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""What is measured of recommendations and of attacks, as torchmetrics classes.
+"""Metrics of recommendations and of attacks, as torchmetrics classes.
 
 Each lives in a module of its own beside the pure function that gives its values per user or per item. A state is
 replaced, never changed in place: one that was reset in inference mode could not be changed outside it.

@@ -131,7 +131,7 @@ class Exposure(Metric):
         self.counts = self.counts + category_hits(recommended, self._items, len(self._items), self.top_k)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the five figures, float64 ``(number of K,)`` each, in the order of ``top_k``.
+        """Return the five metrics, float64 ``(number of K,)`` each, in the order of ``top_k``.
 
         Where nothing was recommended, ``coverage`` is 0 and the others are NaN. torchmetrics hands a result with a
         single entry over as a scalar.

@@ -1,4 +1,4 @@
-"""How far some items reach, such as those that were attacked: their ranks, their places, and who gets to see them."""
+"""Reach of some items, such as those that were attacked: their ranks, their places, and the users who see them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -134,7 +134,7 @@ class ItemReach(Metric):
         self.users = self.users + len(recommended)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the three figures, float64 ``(number of K,)`` each, in the order of ``top_k``; NaN without users.
+        """Return the three metrics, float64 ``(number of K,)`` each, in the order of ``top_k``; NaN without users.
 
         torchmetrics hands a result with a single entry over as a scalar.
         """

@@ -49,7 +49,7 @@ class NormalizedCategoryDCG(Metric):
 
     For a user and a category, every recommended item of the category gains ``1 / log2(rank + 1)``; the sum is divided
     by that of the ideal list, which begins with as many of the category's items as it can: those that the user could
-    be shown (the category without what the user has seen), at most K. A category's figure is the mean over the users
+    be shown (the category without what the user has seen), at most K. A category's metric is the mean over the users
     who could be shown at least one of its items. Where CHR@K counts places, this tells how high up they are.
 
     What is kept is how often an item of a category stood at which rank before users with how many candidates of it, so

@@ -1,4 +1,4 @@
-"""How far apart two 8-bit images are, pixel by pixel."""
+"""Distances between 8-bit images, pixel by pixel."""
 
 import torch
 from torch import Tensor

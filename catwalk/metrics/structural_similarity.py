@@ -10,7 +10,7 @@ WINDOW, SIGMA = 11, 1.5
 """Side of the Gaussian window and its standard deviation, in pixels."""
 
 LUMINANCE, CONTRAST = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-"""What keeps the two factors apart from 0/0: the paper's C1 and C2."""
+"""Constants C1 and C2 of the paper, which keep the two factors apart from 0/0."""
 
 
 def structural_similarity(originals: Tensor, adversarial: Tensor) -> Tensor:

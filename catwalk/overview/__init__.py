@@ -1,4 +1,4 @@
-"""A look at a dataset folder before a study: figures on the screen, pictures in a folder."""
+"""A look at a dataset folder before a study: metrics on the screen, pictures in a folder."""
 
 import json
 from collections.abc import Sequence
@@ -39,11 +39,11 @@ class Look(NamedTuple):
 
 
 def show(dataset: Path, output: Path | None = None) -> None:
-    """Show what matters in a dataset folder before a study: print its figures, and draw them beside sample images.
+    """Show what matters in a dataset folder before a study: print its metrics, and draw them beside sample images.
 
     Args:
         dataset: The dataset folder.
-        output: Folder for the pictures and for overview.json, which holds every figure; overview inside the dataset
+        output: Folder for the pictures and for overview.json, which holds every metric; overview inside the dataset
             folder by default.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What matters about a shop before a study, computed from its catalogue, its purchases and its image files' headers."""
+"""Facts about a shop before a study, computed from its catalogue, its purchases and its image files' headers."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -151,8 +151,8 @@ def _print_pairs(overview: Overview, dataset: Path, console: Console) -> None:
     if not overview.pairs:
         _line(f"none among the categories with at least {MIN_ITEMS} items", console)
         return
-    figures = ["Items", "Bought", "Per\nitem"]
-    headings = ["Source", *figures, "Target", *figures, "Ratio"]
+    values = ["Items", "Bought", "Per\nitem"]
+    headings = ["Source", *values, "Target", *values, "Ratio"]
     rows = [
         [pair.source.name, *_figures(pair.source), pair.target.name, *_figures(pair.target), f"{pair.ratio:.2f}"]
         for pair in overview.pairs

@@ -1,6 +1,6 @@
-"""How different adversarial images look from their originals: LPIPS, SSIM, PSNR and distances between pixels."""
+"""Distances between adversarial images and their originals: LPIPS, SSIM, PSNR and distances between pixels."""
 
-from catwalk.perceptual.distances import PerceptualFigures, perceptual_figures
+from catwalk.perceptual.distances import ImageDistances, image_distances
 from catwalk.perceptual.lpips_distance import LPIPS, load_lpips
 
-__all__ = ["LPIPS", "PerceptualFigures", "load_lpips", "perceptual_figures"]
+__all__ = ["LPIPS", "ImageDistances", "image_distances", "load_lpips"]

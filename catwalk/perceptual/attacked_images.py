@@ -11,7 +11,7 @@ import torch
 from catwalk.files.atomic import open_text
 from catwalk.files.csv_text import to_cell
 from catwalk.networks.batching import size_buckets
-from catwalk.perceptual.distances import PerceptualFigures, perceptual_figures
+from catwalk.perceptual.distances import ImageDistances, image_distances
 from catwalk.perceptual.lpips_distance import LPIPS
 from catwalk.poisoning.records import read_attacked_items
 from catwalk.shop.catalogue import Catalogue
@@ -25,19 +25,19 @@ class AttackedImages:
 
     Attributes:
         item_ids: The attacked items, in the order of ``attacked_items.csv``.
-        figures: Of each, on the CPU.
+        distances: Of each, on the CPU.
     """
 
     item_ids: tuple[str, ...]
-    figures: PerceptualFigures
+    distances: ImageDistances
 
     def write(self, path: Path) -> None:
-        """Write one row per image as CSV, with the columns of :class:`PerceptualFigures`; what is not there is empty.
+        """Write one row per image as CSV, with the columns of :class:`ImageDistances`; what is not there is empty.
 
         An infinite PSNR is written as ``inf``.
         """
-        names = [field.name for field in fields(self.figures)]
-        columns = [_cells(getattr(self.figures, name), len(self.item_ids)) for name in names]
+        names = [field.name for field in fields(self.distances)]
+        columns = [_cells(getattr(self.distances, name), len(self.item_ids)) for name in names]
         with open_text(path) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["item_id", *names])
@@ -83,21 +83,21 @@ def measure_attacked_images(
             torch.from_numpy(np.stack([images[number] for number in numbers])).to(device)
             for images in (originals, adversarial)
         )
-        parts.append(perceptual_figures(then, now, lpips, batch_size=batch_size, alone=alone, progress=report))
+        parts.append(image_distances(then, now, lpips, batch_size=batch_size, alone=alone, progress=report))
         places.append(numbers)
         done += len(numbers)
     order = torch.from_numpy(np.concatenate(places).argsort())
     return AttackedImages(item_ids, _joined(parts, order))
 
 
-def _joined(parts: Sequence[PerceptualFigures], order: torch.Tensor) -> PerceptualFigures:
-    """Return the figures of several batches as one, in another order."""
+def _joined(parts: Sequence[ImageDistances], order: torch.Tensor) -> ImageDistances:
+    """Return the distances of several batches as one, in another order."""
 
     def joined(name: str) -> torch.Tensor:
         return torch.cat([getattr(part, name).cpu() for part in parts])[order]
 
-    others = {field.name: joined(field.name) for field in fields(PerceptualFigures) if field.name != "lpips"}
-    return PerceptualFigures(lpips=None if parts[0].lpips is None else joined("lpips"), **others)
+    others = {field.name: joined(field.name) for field in fields(ImageDistances) if field.name != "lpips"}
+    return ImageDistances(lpips=None if parts[0].lpips is None else joined("lpips"), **others)
 
 
 def _size(image: UInt8Array) -> tuple[int, int]:
@@ -105,7 +105,7 @@ def _size(image: UInt8Array) -> tuple[int, int]:
 
 
 def _cells(values: torch.Tensor | None, count: int) -> list[float | int | str]:
-    """Return figures as they are written, where NaN is an empty cell."""
+    """Return distances as they are written, where NaN is an empty cell."""
     if values is None:
         return [""] * count
     return ["" if value != value else value for value in values.tolist()]

@@ -1,4 +1,4 @@
-"""What an attack did to images, by every distance at once."""
+"""All distances between images and their attacked versions at once."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from catwalk.shop.images import ReportProgress, to_float
 
 
 @dataclass(frozen=True)
-class PerceptualFigures:
+class ImageDistances:
     """How far each of N images is from its original.
 
     Attributes:
@@ -38,7 +38,7 @@ class PerceptualFigures:
     changed_pixels: Tensor
 
     def summary(self) -> dict[str, float]:
-        """Return what all images come to, under the names of the figures.
+        """Return what all images come to, under the names of the distances.
 
         The means of all images, but of those that changed for ``psnr``, and the largest for ``linf_levels``; what could
         not be had of an image is not there.
@@ -57,7 +57,7 @@ class PerceptualFigures:
         return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
-def perceptual_figures(
+def image_distances(
     originals: Tensor,
     adversarial: Tensor,
     lpips: LPIPS | None = None,
@@ -65,14 +65,14 @@ def perceptual_figures(
     batch_size: int = 16,
     alone: bool = False,
     progress: ReportProgress | None = None,
-) -> PerceptualFigures:
+) -> ImageDistances:
     """Measure images of one size, as they were read back from files.
 
     Args:
         originals: uint8 ``(N, 3, H, W)``.
         adversarial: uint8 ``(N, 3, H, W)``.
         lpips: What measures LPIPS, on the images' device; None leaves it out.
-        batch_size: Images measured at once, which does not show in the figures. With VGG, LPIPS takes about 1.5 kB per
+        batch_size: Images measured at once; does not change the distances. With VGG, LPIPS takes about 1.5 kB per
             pixel of a batch.
         alone: Whether to measure one image at a time, see :func:`catwalk.networks.batching.size_buckets`.
         progress: Called as images are measured.
@@ -84,7 +84,7 @@ def perceptual_figures(
     done = 0
 
     def measure(then: Tensor, now: Tensor) -> Tensor:
-        """Return one row of figures per image; float64 holds the whole numbers exactly."""
+        """Return one row of distances per image; float64 holds the whole numbers exactly."""
         nonlocal done
         columns = [
             structural_similarity(then, now),
@@ -103,4 +103,4 @@ def perceptual_figures(
 
     rows = map_batches(measure, originals, adversarial, batch_size=batch_size, alone=alone)
     ssim, psnr, mse, l2, linf, changed, *rest = rows.unbind(dim=1)
-    return PerceptualFigures(rest[0] if rest else None, ssim, psnr, mse, l2, linf.long(), changed.long())
+    return ImageDistances(rest[0] if rest else None, ssim, psnr, mse, l2, linf.long(), changed.long())

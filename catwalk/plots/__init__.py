@@ -1,1 +1,1 @@
-"""Figures of what was found: functions that draw matplotlib figures in one style, without a display."""
+"""Plots: functions that draw with matplotlib in one style, without a display."""

@@ -1,4 +1,4 @@
-"""How many places of the lists the categories take, as bars."""
+"""Bar plot of the places in the lists that each category takes."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What a network saw in some images before an attack, and what it sees in them now."""
+"""Confusion plot: the categories that a network saw in some images before an attack, and sees after it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -12,7 +12,7 @@ from catwalk.plots.style import BLUE, DIM, DPI, INK, ORANGE, house_style, shorte
 from catwalk.shop.decoding import UInt8Array
 
 FACTOR = 16
-"""How much larger than they are differences are drawn."""
+"""Factor by which differences are drawn larger than they are."""
 
 SIDE = 1.35
 """Width of an image in inches; its height is in proportion, up to :data:`TALLEST` times as much."""

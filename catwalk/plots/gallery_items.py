@@ -1,4 +1,4 @@
-"""What a gallery shows of an attack, read from the attack's folder."""
+"""Items of a gallery, read from an attack's folder."""
 
 from pathlib import Path
 

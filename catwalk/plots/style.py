@@ -1,4 +1,4 @@
-"""The style of all figures: drawn without a display and without matplotlib's global figures."""
+"""Style of all plots: drawn without a display and without matplotlib's global state."""
 
 import contextlib
 import io

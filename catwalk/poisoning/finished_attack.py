@@ -39,7 +39,7 @@ PARTIAL = ".partial"
 """Folder, in the one into which an attack is put, where it is made or copied to first."""
 
 TABLES = (SUMMARY_FILE, ITEMS_FILE, PREDICTIONS_FILE, FEATURES_FILE)
-"""What every attack writes besides its images."""
+"""Files of every attack besides its images."""
 
 
 def has_key(folder: Path, key: str | None) -> bool:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from catwalk.attacks import Attack, Scene
+from catwalk.attacks import Attack, AttackContext
 from catwalk.attacks.threat_model import l2_levels, linf_levels
 from catwalk.errors import CatwalkError
 from catwalk.files.atomic import write_text
@@ -84,7 +84,7 @@ def _why_nothing(table: FeatureTable, catalogue: Catalogue, source: str, chosen_
     return f"{problem}, which sees most often {seen}: {remedies}"
 
 
-def goal_of(attack: Attack, table: FeatureTable, source: str, target: str | None) -> int:
+def label_of(attack: Attack, table: FeatureTable, source: str, target: str | None) -> int:
     """Return the category to give the attack: the one to reach, or, where it is untargeted, the one to leave.
 
     Raises:
@@ -144,13 +144,13 @@ def poison(
     poisoning = Poisoning.plan(
         classifier, attack, catalogue, table, source=source, target=target, protocol=protocol, purchases=purchases
     )
-    share, levels = poisoning.craft(progress=progress)
+    shard, levels = poisoning.craft(progress=progress)
     remove_earlier_images(folder)
-    poisoning.save(share, levels, folder)
-    return poisoning.complete([share], folder)
+    poisoning.save(shard, levels, folder)
+    return poisoning.complete([shard], folder)
 
 
-class Share(NamedTuple):
+class Shard(NamedTuple):
     """What one process has attacked of the images.
 
     Attributes:
@@ -168,7 +168,7 @@ class Share(NamedTuple):
 class Poisoning:
     """The work of :func:`poison` in steps, of which processes can share the attack itself.
 
-    Every process plans the same, crafts its share of the images and saves it into one folder; then one completes what
+    Every process plans the same, crafts its shard of the images and saves it into one folder; then one completes what
     all have saved. What comes of it does not depend on how many they are.
 
     Attributes:
@@ -178,7 +178,7 @@ class Poisoning:
         table: Its features.
         source: Category that is attacked.
         target: Category that the network shall see; None for an untargeted attack.
-        goal: The category to give the attack.
+        label: The category to give the attack.
         items: The items to attack, int64 ``(n,)``.
         paths: Where each adversarial image is saved, relative to the folder.
         clean: Their clean images.
@@ -191,7 +191,7 @@ class Poisoning:
     table: FeatureTable
     source: str
     target: str | None
-    goal: int
+    label: int
     items: NDArray[np.int64]
     paths: list[str]
     clean: list[UInt8Array]
@@ -218,7 +218,7 @@ class Poisoning:
                 "checkpoint"
             )
         attack.check_eight_bit()
-        goal = goal_of(attack, table, source, target)
+        label = label_of(attack, table, source, target)
         items = items_to_attack(table, catalogue, source, protocol.source_items)
         paths = [png_name(catalogue.images[item]) for item in items]
         if len(set(paths)) < len(paths):
@@ -231,10 +231,10 @@ class Poisoning:
         attack.threat_model = protocol.threat_model(attack.threat_model)
         attack.threat_model.of(network)  # which must have what the space needs
         device = network.mean.device
-        scene = Scene(
+        scene = AttackContext(
             items=torch.from_numpy(items).to(device),
             item_ids=catalogue.item_ids,
-            category=goal,
+            category=label,
             category_names=table.category_names,
             features=table.features.to(device),
             categories=torch.from_numpy(table.categories).to(device),
@@ -242,12 +242,12 @@ class Poisoning:
         )
         targets = attack.targets_of(scene)
         clean = [decode_item(catalogue, item, classifier.image_size) for item in items]
-        return cls(network, attack, catalogue, table, source, target, goal, items, paths, clean, targets)
+        return cls(network, attack, catalogue, table, source, target, label, items, paths, clean, targets)
 
     def craft(
         self, rank: int = 0, world_size: int = 1, progress: ReportProgress | None = None
-    ) -> tuple[Share, list[Tensor]]:
-        """Attack a process's share of the images, those of one size together.
+    ) -> tuple[Shard, list[Tensor]]:
+        """Attack a process's shard of the images, those of one size together.
 
         Args:
             rank: This process, ``0..world_size - 1``.
@@ -255,13 +255,13 @@ class Poisoning:
             progress: Called as images are attacked.
 
         Returns:
-            ``(share, levels)``: what was attacked, and each image as it is to be saved, uint8 ``(3, H, W)``.
+            ``(shard, levels)``: what was attacked, and each image as it is to be saved, uint8 ``(3, H, W)``.
         """
         device, threat_model = self.network.mean.device, self.attack.threat_model.of(self.network)
         keys = torch.from_numpy(self.catalogue.keys[self.items]).to(device)
         buckets, before = [], 0
         for bucket in size_buckets(image.shape[1:] for image in self.clean):
-            # Every world_size-th image of all, so that shares are equal where there are few of each size.
+            # Every world_size-th image of all, so that shards are equal where there are few of each size.
             buckets.append(bucket._replace(rows=bucket.rows[(rank - before) % world_size :: world_size]))
             before += len(bucket.rows)
         levels: list[Tensor] = []
@@ -287,24 +287,24 @@ class Poisoning:
             categories.append(seen.cpu())
             iterations.append(result.iterations.cpu())
         attacked = np.concatenate([bucket.rows for bucket in buckets])
-        return Share(attacked, torch.cat(categories), torch.cat(iterations)), levels
+        return Shard(attacked, torch.cat(categories), torch.cat(iterations)), levels
 
-    def save(self, share: Share, levels: Sequence[Tensor], folder: Path) -> None:
-        """Save the images of a share."""
-        for row, image in zip(share.rows, levels, strict=True):
+    def save(self, shard: Shard, levels: Sequence[Tensor], folder: Path) -> None:
+        """Save the images of a shard."""
+        for row, image in zip(shard.rows, levels, strict=True):
             save_png(image, folder / self.paths[row])
 
-    def complete(self, shares: Sequence[Share], folder: Path) -> FeatureTable:
+    def complete(self, shards: Sequence[Shard], folder: Path) -> FeatureTable:
         """Read back the images that all processes have saved, and write and return what comes of them.
 
         Raises:
             ThreatModelError: If an image has left the budget.
         """
-        table, goal, attack = self.table, self.goal, self.attack
+        table, label, attack = self.table, self.label, self.attack
         threat_model = attack.threat_model.of(self.network)
-        order = torch.from_numpy(np.concatenate([share.rows for share in shares]).argsort())
-        seen = torch.cat([share.categories for share in shares])[order]
-        iterations = torch.cat([share.iterations for share in shares])[order]
+        order = torch.from_numpy(np.concatenate([shard.rows for shard in shards]).argsort())
+        seen = torch.cat([shard.categories for shard in shards])[order]
+        iterations = torch.cat([shard.iterations for shard in shards])[order]
         read_back = [decode(folder / path) for path in self.paths]
         pairs = [
             (torch.from_numpy(now)[None], torch.from_numpy(then)[None])
@@ -316,12 +316,12 @@ class Poisoning:
         after = predict(self.network, read_back)
         losses = feature_loss(table.features[torch.from_numpy(self.items)], after.features)
         distances, lengths = (torch.cat([measure(*pair) for pair in pairs]) for measure in (linf_levels, l2_levels))
-        success_float = (seen == goal) == attack.targeted
+        success_float = (seen == label) == attack.targeted
         before = torch.from_numpy(table.categories[self.items])
         # One process completes for all: it must not wait for what the others count.
         rates = AttackSuccessRate(targeted=attack.targeted, sync_on_compute=False)
-        rates.update(before, after.categories, torch.full_like(before, goal))
-        figures = rates.compute()
+        rates.update(before, after.categories, torch.full_like(before, label))
+        values = rates.compute()
         rows = [
             AttackedItem(
                 item_id=self.catalogue.item_ids[item],
@@ -330,7 +330,7 @@ class Poisoning:
                 category_after=table.category_names[int(after.categories[row])],
                 probability_after=float(after.probabilities[row]),
                 success_float=bool(success_float[row]),
-                success=bool((after.categories[row] == goal) == attack.targeted),
+                success=bool((after.categories[row] == label) == attack.targeted),
                 iterations=int(iterations[row]),
                 feature_loss=float(losses[row]),
                 linf_levels=int(distances[row]),
@@ -351,9 +351,9 @@ class Poisoning:
             target=self.target,
             n_attacked=len(self.items),
             sr_float=float(success_float.double().mean()),
-            sr=float(figures["sr"]),
-            sr_clean=float(figures["sr_clean"]),
-            sr_net=None if figures["sr_net"].isnan() else float(figures["sr_net"]),
+            sr=float(values["sr"]),
+            sr_clean=float(values["sr_clean"]),
+            sr_net=None if values["sr_net"].isnan() else float(values["sr_net"]),
             feature_loss=float(losses.mean()),
             linf_levels=int(distances.max()),
             l2_levels=float(lengths.mean()),

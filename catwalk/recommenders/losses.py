@@ -10,7 +10,7 @@ Reduction = Literal["mean", "sum"]
 """Over the triplets of a batch."""
 
 Regularizer = Literal["squared", "linear"]
-"""What a regulariser adds up: the squares of parameters, or, as the paper's code does, the parameters themselves."""
+"""Terms of a regulariser: the squares of parameters, or, as the paper's code does, the parameters themselves."""
 
 
 def dot(left: Tensor, right: Tensor) -> Tensor:

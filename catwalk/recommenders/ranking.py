@@ -15,7 +15,7 @@ MAX_BLOCK_BYTES = 16 * 2**20
 the first touch of its pages takes as long as the matrix product that fills it."""
 
 GROUP_SIZE = 8
-"""How many scores share one maximum while the highest are looked for."""
+"""Number of scores that share one maximum while the highest are looked for."""
 
 
 def check_scores(scores: Tensor, may_be_masked: bool = True) -> None:

@@ -14,7 +14,7 @@ from catwalk.results.keys import Inputs
 RECORD_FILE = "stage.json"
 
 STORAGE = ("stage", "key", "files", "sha256", "title", "settings", "code", "torch")
-"""Entries of a record that say what is stored and what it was made of; the others are the result's own figures."""
+"""Entries of a record that say what is stored and what it was made of; the others are the result's own metrics."""
 
 Record = dict[str, Any]
 

@@ -37,7 +37,7 @@ class Result(NamedTuple):
     """A result that was found whole and as it was written.
 
     Attributes:
-        record: Its figures.
+        record: Its metrics.
         files: Its files, as they were when they were checked.
     """
 
@@ -64,12 +64,12 @@ class NewResult:
 
     Attributes:
         folder: Receives its files.
-        figures: What its record is to say of it.
+        metrics: What its record is to say of it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.figures: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
 
 
 class StageCache:
@@ -190,7 +190,7 @@ class StageCache:
         Args:
             stage: What kind of result.
             key: Its key.
-            make: Fills a folder and returns the figures.
+            make: Fills a folder and returns the metrics.
             description: See :meth:`making`.
             origin: See there.
 
@@ -199,7 +199,7 @@ class StageCache:
         """
         with self.making(stage, key, description, origin) as new:
             if new is not None:
-                new.figures |= make(new.folder)
+                new.values |= make(new.folder)
         return new is not None
 
     @contextmanager
@@ -243,7 +243,7 @@ class StageCache:
             with partial_folder(self._partial) as partial:
                 new = NewResult(partial)
                 yield new
-                record = {**new.figures, "stage": stage, "key": key}
+                record = {**new.values, "stage": stage, "key": key}
                 if origin is not None:
                     record |= {"title": origin.title, **vars(origin.inputs)}
                 write_record(partial, record)

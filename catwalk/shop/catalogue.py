@@ -144,7 +144,7 @@ class Catalogue:
 
 
 def _check_printable(path: Path, text: str, what: str) -> None:
-    """Raise a CatwalkError if what stands in tables and figures holds commands to a terminal."""
+    """Raise a CatwalkError if what stands in tables and metrics holds commands to a terminal."""
     if any(unicodedata.category(character) == "Cc" and character not in "\t\n\r" for character in text):
         raise CatwalkError(f"{path}: {what} holds control characters: {text[:80]!r}")
 

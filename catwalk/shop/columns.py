@@ -20,7 +20,7 @@ from catwalk.errors import CatwalkError, MissingColumnError
 from catwalk.shop.ids import plain_id
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-"""What may separate cells, and what messages call it."""
+"""Separators of cells, and their names in messages."""
 
 STRAY_QUOTES = {
     mark: re.compile(rb'(?<!\xef\xbb)[^%b\n\r"]"[^%b\n\r"]' % (2 * (re.escape(mark.encode()),))) for mark in DELIMITERS

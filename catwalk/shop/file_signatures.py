@@ -1,4 +1,4 @@
-"""What a file is that was taken for an image and cannot be read as one, by its first bytes."""
+"""Kinds of files that are taken for images and cannot be read as such, by their first bytes."""
 
 from pathlib import Path
 

@@ -36,7 +36,7 @@ ReportProgress = Callable[[int, int], None]
 
 
 SIZE_TYPE = np.dtype("<i4")
-"""How heights and widths stand in the files of the cache."""
+"""Type of heights and widths in the files of the cache."""
 
 NAMED = 20
 """Damaged images that one message names at most, beside the first."""

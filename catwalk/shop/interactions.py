@@ -1,4 +1,4 @@
-"""Who bought what and when."""
+"""Interactions: who bought what and when."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -12,7 +12,7 @@ from catwalk.shop.splits import Split
 from catwalk.shop.user_items import SeenItems
 
 Negatives = Literal["uniform", "popularity"]
-"""How probable an item is as a negative: as any other, or in proportion to its number of training purchases."""
+"""Probability of an item as a negative: that of any other, or in proportion to its number of training purchases."""
 
 
 class TripletSampler:

@@ -96,7 +96,7 @@ class Cell:
             values |= {name: getattr(summary, name) for name in OF_ATTACK}
             values |= {f"attack_{name}": run.attack.record.get(name) for name in COSTS}
         if run.perceptual is not None:
-            values |= {name: run.perceptual.figure(name) for name in ("lpips", "ssim", "psnr")}
+            values |= {name: run.perceptual.value(name) for name in ("lpips", "ssim", "psnr")}
         if run.recommender is not None:
             record = run.recommender.record
             values |= {name: record.get(name) for name in ("hr", "ndcg", "auc", *COSTS)}

@@ -50,7 +50,7 @@ class Grid:
         attacks: ``class_path`` and ``init_args`` of each attack.
         recommenders: Recommenders by name; without any, networks and attacks alone are measured.
         seeds: Seeds with which every recommender is trained again.
-        top_k: K of all figures.
+        top_k: K of all metrics.
         protocol: What is attacked and counted.
         named_attacks: The attacks, checked, with what tables call them.
     """

@@ -11,7 +11,7 @@ DEFINE_OTHER_SCRIPT = (
     "% document defines the command itself.\n"
     rf"\providecommand{{{OTHER_SCRIPT}}}[2]{{\ifdefined\Umathcode #1\else #2\fi}}"
 )
-"""What must stand before text that has the command."""
+"""Definition that must stand before text with the command."""
 
 GREEK_LETTERS = "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ"
 GREEK_NAMES = (

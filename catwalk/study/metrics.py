@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks.attacked_items import AttackedItems
 from callbacks.category_hit_ratio import CategoryHitRatio
 from callbacks.ranked_lists import CategoriesBy
-from callbacks.ranking_figures import HELD_OUT_METRICS, RankingFigures
+from callbacks.ranking_metrics import HELD_OUT_METRICS, RankingMetrics
 from catwalk.configuration.names import did_you_mean
 from catwalk.errors import CatwalkError
 from catwalk.metrics.exposure import Exposure
@@ -139,7 +139,7 @@ class Metrics:
             lengths = self.lengths(OF_CATEGORIES)
             callbacks.append(CategoryHitRatio(lengths, sorted(categories), self.categories_by))
         if self.lengths(OF_LISTS):
-            callbacks.append(RankingFigures(self.lengths(OF_LISTS)))
+            callbacks.append(RankingMetrics(self.lengths(OF_LISTS)))
         if self.of_attacked_items:
             assert items is not None
             mean_rank = any(metric.kind == MEAN_RANK for metric in self.chosen)

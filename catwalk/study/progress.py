@@ -1,4 +1,4 @@
-"""What a running study shows: the stages that are done, the one under way, and how much is left."""
+"""Progress of a study: the stages that are done, the one under way, and how much is left."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What a study's tables say of networks that know little of what they are attacked on, and what they replace."""
+"""Remarks below a study's tables: on networks that know little of what they are attacked on, and replaced results."""
 
 import csv
 import json

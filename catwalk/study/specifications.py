@@ -1,4 +1,4 @@
-"""What a study's YAML names: networks, recommenders, attacks, splits and data, as checked specifications."""
+"""Specifications of a study's networks, recommenders, attacks, splits and data, checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

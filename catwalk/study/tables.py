@@ -26,7 +26,7 @@ MARKDOWN_ESCAPES = str.maketrans({character: f"\\{character}" for character in "
 
 
 @dataclass(frozen=True)
-class Figure:
+class Value:
     """An entry of a table: a mean over seeds, with its spread where there are several.
 
     Attributes:
@@ -57,20 +57,20 @@ class Figure:
         return round(self.mean) if self.digits == 0 else self.mean
 
     def text(self, plus_minus: str = "±") -> str:
-        """Return the figure as people read it."""
+        """Return the value as people read it."""
         text = f"{self.factor * self.mean:.{self.digits}f}{self.unit}"
         if self.spread is None:
             return text
         return f"{text} {plus_minus} {self.factor * self.spread:.{self.digits}f}{self.unit}"
 
 
-def percentage(values: tuple[float, ...]) -> Figure:
-    """Return a figure that is shown as a percentage."""
-    return Figure(values, 2, factor=100, unit="%")
+def percentage(values: tuple[float, ...]) -> Value:
+    """Return a value that is shown as a percentage."""
+    return Value(values, 2, factor=100, unit="%")
 
 
-Row = tuple[tuple[str, ...], tuple[Figure | None, ...]]
-"""Labels and figures."""
+Row = tuple[tuple[str, ...], tuple[Value | None, ...]]
+"""Labels and values."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class Table:
         title: One line above it.
         notes: What a reader must know to read it, below it.
         row_headings: Headings of the label columns.
-        groups: Upper headings of the figures, one per column; neighbours with the same text are one.
-        headings: Lower headings of the figures, one per column.
-        rows: Labels and figures of every row; None is a figure that does not exist.
+        groups: Upper headings of the values, one per column; neighbours with the same text are one.
+        headings: Lower headings of the values, one per column.
+        rows: Labels and values of every row; None is a value that does not exist.
         best: Places ``(row, column)`` to print in bold.
         group_heading: What the groups are.
     """
@@ -112,7 +112,7 @@ class Table:
 
     def _write_csv(self, path: Path) -> None:
         names = [f"{group} {heading}".strip() for group, heading in zip(self.groups, self.headings, strict=True)]
-        # A spread is a column of its own, where the figures have one.
+        # A spread is a column of its own, where the values have one.
         spreads = [
             any(row[1][column] is not None and row[1][column].spread is not None for row in self.rows)  # type: ignore[union-attr]
             for column in range(len(names))
@@ -123,18 +123,18 @@ class Table:
             for name, spread in zip(names, spreads, strict=True):
                 header += [name, f"{name} sd"] if spread else [name]
             writer.writerow(map(to_cell, header))
-            for labels, figures in self.rows:
+            for labels, values in self.rows:
                 row: list[Any] = list(labels)
-                for figure, spread in zip(figures, spreads, strict=True):
-                    row.append("" if figure is None else figure.number)
+                for value, spread in zip(values, spreads, strict=True):
+                    row.append("" if value is None else value.number)
                     if spread:
-                        row.append("" if figure is None or figure.spread is None else figure.spread)
+                        row.append("" if value is None or value.spread is None else value.spread)
                 writer.writerow(map(to_cell, row))
 
     def markdown(self) -> str:
         """Return the table in GitHub's Markdown."""
-        figures = [f"{g} · {h}" if g else h for g, h in zip(self.groups, self.headings, strict=True)]
-        headings = [_markdown(heading) for heading in (*self.row_headings, *figures)]
+        values = [f"{g} · {h}" if g else h for g, h in zip(self.groups, self.headings, strict=True)]
+        headings = [_markdown(heading) for heading in (*self.row_headings, *values)]
         lines = [f"**{_markdown(self.heading)}**", "", f"| {' | '.join(headings)} |"]
         lines.append(f"|{'---|' * len(self.row_headings)}{'---:|' * len(self.headings)}")
         for number, (labels, _) in enumerate(self.rows):
@@ -184,9 +184,9 @@ class Table:
         names = list(dict.fromkeys(self.groups))
         width = len(self.groups) // len(names)
         rows = tuple(
-            ((name, *labels), figures[place * width : (place + 1) * width])
+            ((name, *labels), values[place * width : (place + 1) * width])
             for place, name in enumerate(names)
-            for labels, figures in self.rows
+            for labels, values in self.rows
         )
         best = {(row + column // width * len(self.rows), column % width) for row, column in self.best}
         return replace(
@@ -219,11 +219,11 @@ class Table:
 
     def _texts(self, row: int, bold: str, plus_minus: str, escape: Any = str) -> list[str]:
         texts = []
-        for column, figure in enumerate(self.rows[row][1]):
-            if figure is None:
+        for column, value in enumerate(self.rows[row][1]):
+            if value is None:
                 texts.append(escape("–"))
                 continue
-            text = figure.text("PLUSMINUS")
+            text = value.text("PLUSMINUS")
             text = escape(text).replace("PLUSMINUS", plus_minus)
             texts.append(bold.format(text) if (row, column) in self.best else text)
         return texts
@@ -250,7 +250,7 @@ def table_1(cells: Sequence[Cell], top_k: int, purposes: str, remarks: str = "")
             chosen = [where(cells, recommender=recommender, attack=attack, extractor=name) for name in extractors]
             if any(chosen):  # some attacks are not for every recommender
                 values = [tuple(cell.chr for cell in its_cells if cell.chr is not None) for its_cells in chosen]
-                rows.append(((recommender, attack), tuple(map(Figure, values))))
+                rows.append(((recommender, attack), tuple(map(Value, values))))
         for column in range(len(extractors)):
             highest = _highest(rows[start:], column)
             if highest:  # the first row is without attack
@@ -293,16 +293,16 @@ def table_2(cells: Sequence[Cell], purposes: str, lpips_net: str, remarks: str =
     attacks = [attack for attack in distinct(cells, "attack") if where(cells, attack=attack)[0].sr is not None]
     rows: list[Row] = []
     for attack in attacks:
-        figures: list[Figure | None] = []
+        values: list[Value | None] = []
         for extractor in extractors:
             its_cells = where(cells, attack=attack, extractor=extractor)
             outcomes = dict.fromkeys((cell.sr, cell.feature_loss, cell.lpips) for cell in its_cells)
             rates, losses, distances = zip(*outcomes, strict=True)
-            looks = None if None in distances else Figure(distances, 4, factor=100)
+            looks = None if None in distances else Value(distances, 4, factor=100)
             # The network chooses them, not the attack.
-            items = Figure((its_cells[0].n_attacked or 0,), 0)
-            figures += [items, percentage(rates), Figure(losses, 7), looks]
-        rows.append(((attack,), tuple(figures)))
+            items = Value((its_cells[0].n_attacked or 0,), 0)
+            values += [items, percentage(rates), Value(losses, 7), looks]
+        rows.append(((attack,), tuple(values)))
     best = set()
     best_of = {"SR": _highest, "FL": _highest, "LPIPS": _lowest}
     headings = ("Items", *best_of) * len(extractors)
@@ -371,19 +371,19 @@ def _sentences(*sentences: str) -> str:
 
 
 def _highest(rows: Sequence[Row], column: int) -> int:
-    """Return the first of the rows with the highest figure in a column."""
+    """Return the first of the rows with the highest value in a column."""
     means = _means(rows, column, missing=-math.inf)
     return max(range(len(means)), key=means.__getitem__)
 
 
 def _lowest(rows: Sequence[Row], column: int) -> int:
-    """Return the first of the rows with the lowest figure in a column."""
+    """Return the first of the rows with the lowest value in a column."""
     means = _means(rows, column, missing=math.inf)
     return min(range(len(means)), key=means.__getitem__)
 
 
 def _means(rows: Sequence[Row], column: int, missing: float) -> list[float]:
-    return [figure.mean if (figure := figures[column]) is not None else missing for _, figures in rows]
+    return [value.mean if (value := values[column]) is not None else missing for _, values in rows]
 
 
 def _shown(text: str) -> str:

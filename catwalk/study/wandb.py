@@ -78,7 +78,7 @@ class CellRun:
 
     @cached_property
     def id(self) -> str:
-        """Made from all that decides about the figures, so that a cell which is the same is the same run."""
+        """Made from all that decides about the metrics, so that a cell which is the same is the same run."""
         return _run_id(
             self.study, [getattr(self.cell, column) for column in SETTINGS], [stage.key for stage in self.stages]
         )

@@ -1,1 +1,1 @@
-"""What a user sees and how a run ends: progress, text that a terminal may show, signals."""
+"""The terminal: progress, text that it may show, and the signals that end a run."""

@@ -17,7 +17,7 @@ STEP = 0.1
 """Share of the work after which there is a line before :data:`LATEST` seconds are over."""
 
 _running: list["Progress"] = []
-"""Those that have begun and not ended, in all threads: the last one speaks for those around it."""
+"""Bars that have begun and not ended, in all threads: the last one speaks for those around it."""
 
 
 class Progress(rich.progress.Progress):

@@ -1,4 +1,4 @@
-"""Being asked to end: Ctrl-C (SIGINT), and SIGTERM of a scheduler or of ``docker stop``."""
+"""Signals that end a run: Ctrl-C (SIGINT), and SIGTERM of a scheduler or of ``docker stop``."""
 
 import contextlib
 import signal

@@ -59,12 +59,12 @@ def run_search(
         features: Folder with the features that ``catwalk predict`` wrote; needed by visual recommenders.
         data: More arguments of ``InteractionTriplets``.
         trainer: Arguments of Lightning's Trainer, such as ``max_epochs``, the most epochs of a trial.
-        monitor: Figure of the validation items by which trials are compared; a trial counts with its best epoch.
-        mode: Whether the highest figure is best (``max``) or the lowest (``min``).
+        monitor: Metric of the validation items by which trials are compared; a trial counts with its best epoch.
+        mode: Whether the highest metric is best (``max``) or the lowest (``min``).
         trials: Number of trials, those of earlier runs of the same search included.
         timeout: Seconds after which no new trial begins.
-        patience: A trial ends when its figure has not become better for so many validations.
-        pruning: End a trial whose best figure is worse than the median of the completed ones at the same epoch; not
+        patience: A trial ends when its metric has not become better for so many validations.
+        pruning: End a trial whose best metric is worse than the median of the completed ones at the same epoch; not
             before ``patience`` epochs, and not before five trials have been completed.
         seed: Seed of the search, and of the weights and batches of every trial.
         wandb: ``offline`` or ``online`` for a W&B run of each trial, in the group ``name``; ``off`` by default.
@@ -130,9 +130,9 @@ def run_search(
                     results.write()
                     raise
                 training.require_unchanged(f"trial {number}")
-                _, figure = results.best_epoch(study.get_trials()[number])
+                _, best = results.best_epoch(study.get_trials()[number])
                 completed = follower.state == TrialState.COMPLETE
-                journal.add_trial(study.tell(trial, figure if completed else None, follower.state))
+                journal.add_trial(study.tell(trial, best if completed else None, follower.state))
                 results.write()
                 progress.done(*results.news(number))
     results.write()

@@ -34,7 +34,7 @@ def open_journal(
     Args:
         folder: The search's folder, which is made if need be.
         name: Name of the search.
-        direction: Whether its figure is to be high or low.
+        direction: Whether its metric is to be high or low.
         identity: All that the trials depend on.
 
     A journal whose lines were changed since they were written is set aside, with a line on the screen, and the search

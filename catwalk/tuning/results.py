@@ -1,4 +1,4 @@
-"""What a search tells: its trials as a table, and the best of them as a configuration."""
+"""Results of a search: its trials as a table, and the best of them as a configuration."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ class Results:
         study: They.
         training: What they trained.
         paths: What was searched.
-        monitor: By which figure they are compared.
+        monitor: By which metric they are compared.
         name: Name of the search.
         folder: Its folder.
     """
@@ -52,13 +52,13 @@ class Results:
         return sorted(completed, key=lambda trial: sign * trial.value)  # type: ignore[operator]
 
     def best_epoch(self, trial: FrozenTrial) -> tuple[int | None, float | None]:
-        """Return the first epoch, from 1, with a trial's best figure, and the figure; Nones where there is none."""
-        figures = trial.intermediate_values
-        if not figures:
+        """Return the first epoch, from 1, with a trial's best metric, and the metric; Nones where there is none."""
+        values = trial.intermediate_values
+        if not values:
             return None, None
         best = max if self.study.direction == StudyDirection.MAXIMIZE else min
-        epoch = best(sorted(figures), key=figures.__getitem__)
-        return epoch, figures[epoch]
+        epoch = best(sorted(values), key=values.__getitem__)
+        return epoch, values[epoch]
 
     def _last_failure(self) -> str:
         """Return why the last trial failed that did, as the end of a sentence."""
@@ -91,7 +91,7 @@ class Results:
         trial = self.study.get_trials()[number]
         epoch, value = self.best_epoch(trial)
         failure = trial.user_attrs.get(FAILURE)
-        outcome = ("no figure" if failure is None else "failed") if value is None else f"{value:.4f} in epoch {epoch}"
+        outcome = ("no metric" if failure is None else "failed") if value is None else f"{value:.4f} in epoch {epoch}"
         if failure is not None:
             outcome += f" ({failure})"
         if trial.state == TrialState.PRUNED:

@@ -1,4 +1,4 @@
-"""What a search trains: a recommender and its data, some of whose arguments are drawn from ranges."""
+"""Trainings of a search: a recommender and its data, some of whose arguments are drawn from ranges."""
 
 import copy
 import math
@@ -191,7 +191,7 @@ class SearchedTraining:
         """Train with the parameters of a trial, and note the seconds and, where the trial has failed, why.
 
         A trial fails where its settings do: a class refuses them, the training diverges, or the memory does not
-        suffice. Its figures before that count.
+        suffice. Its metrics before that count.
 
         Raises:
             CatwalkError: If no trial could be trained as the search is stated.
@@ -219,14 +219,14 @@ class SearchedTraining:
 
 
 class FollowTrial(pl.Callback):
-    """Reports the figure of every validation to a trial, and ends the training where the trial is pruned.
+    """Reports the metric of every validation to a trial, and ends the training where the trial is pruned.
 
     Args:
         trial: The trial.
-        monitor: Name of the figure.
+        monitor: Name of the metric.
 
     Attributes:
-        state: How the trial ends: completed or pruned, or failed where every figure was NaN or infinite.
+        state: How the trial ends: completed or pruned, or failed where every metric was NaN or infinite.
     """
 
     def __init__(self, trial: optuna.Trial, monitor: str) -> None:
@@ -235,15 +235,15 @@ class FollowTrial(pl.Callback):
         self.state = TrialState.FAIL
 
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look for the figure before anything is trained."""
+        """Look for the metric before anything is trained."""
         self._figure(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report."""
-        if trainer.sanity_checking or not math.isfinite(figure := self._figure(trainer)):
+        if trainer.sanity_checking or not math.isfinite(value := self._figure(trainer)):
             return
         self.state = TrialState.COMPLETE
-        self.trial.report(figure, trainer.current_epoch + 1)
+        self.trial.report(value, trainer.current_epoch + 1)
         if self.trial.should_prune():
             self.state = TrialState.PRUNED
             trainer.should_stop = True
@@ -251,7 +251,7 @@ class FollowTrial(pl.Callback):
     def _figure(self, trainer: pl.Trainer) -> float:
         if self.monitor not in trainer.callback_metrics:
             known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
-            raise CatwalkError(f"monitor: there is no figure {self.monitor!r}; there are {', '.join(known)}")
+            raise CatwalkError(f"monitor: there is no metric {self.monitor!r}; there are {', '.join(known)}")
         return float(trainer.callback_metrics[self.monitor])
 
 

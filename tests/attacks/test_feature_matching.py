@@ -12,7 +12,7 @@ from PIL import Image
 from plain_descent import plain_descent, smooth_network
 from torch import nn
 
-from catwalk.attacks import FeatureMatching, Scene
+from catwalk.attacks import AttackContext, FeatureMatching
 from catwalk.attacks.descent import descend
 from catwalk.attacks.pgd import random_point
 from catwalk.errors import CatwalkError
@@ -219,7 +219,7 @@ def test_what_it_is_called_and_what_it_must_know():
 def make_scene(seed, **changes):
     """A catalogue of 30 items in 3 categories, of which many sell equally well."""
     random = np.random.default_rng(seed)
-    scene = Scene(
+    scene = AttackContext(
         items=torch.from_numpy(np.sort(random.choice(30, 8, replace=False))),
         item_ids=tuple(f"item {number}" for number in range(30)),
         category=1,

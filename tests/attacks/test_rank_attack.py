@@ -13,7 +13,7 @@ from pytorch_lightning import seed_everything
 from torch import nn
 from visual_models import parameters_of, visual_model
 
-from catwalk.attacks import RankAttack, Scene
+from catwalk.attacks import AttackContext, RankAttack
 from catwalk.attacks.pgd import random_point
 from catwalk.errors import CatwalkError
 from catwalk.networks.building import build_network
@@ -401,7 +401,7 @@ def test_refuses_items_that_the_recommender_does_not_know(wrong):
 
 
 def make_scene(number, known=None):
-    return Scene(
+    return AttackContext(
         items=torch.tensor([1, 4, 5]),
         item_ids=[str(item) for item in range(number)],
         category=2,

@@ -125,7 +125,7 @@ def main(
         trainer.fit(model, data)
         report["features"] = model.model.features.features.double().sum().item()
     else:
-        (report["figures"],) = trainer.test(model, data, ckpt_path=recommender, verbose=False)
+        (report["metrics"],) = trainer.test(model, data, ckpt_path=recommender, verbose=False)
     assert data.features == Path(features)
     (folder / f"report{RANK}.json").write_text(json.dumps(report))
 

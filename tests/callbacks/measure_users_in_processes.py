@@ -1,4 +1,4 @@
-"""Test a recommender on the CPU in several processes; run by test_write_user_figures.py in a fresh process.
+"""Test a recommender on the CPU in several processes; run by test_write_user_metrics.py in a fresh process.
 
 Arguments: dataset folder, features folder, recommender, number of processes, blocks of users, output folder.
 """
@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning import Trainer
 
 import datamodules.interaction_triplets
-from callbacks import CategoryHitRatio, RankingFigures, WriteUserFigures
+from callbacks import CategoryHitRatio, RankingMetrics, WriteUserMetrics
 from catwalk.shop.splits import RatioSplit
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
@@ -29,9 +29,9 @@ def main(dataset: str, features: str, recommender: str, devices: str, blocks: st
         devices=int(devices),
         strategy="ddp_fork" if int(devices) > 1 else "auto",
         callbacks=[
-            WriteUserFigures(folder / "users.csv", [3, 8]),
-            WriteUserFigures(folder / "users.parquet", [3, 8], categories=["Bag"], categories_by="dataset"),
-            RankingFigures([3, 8]),
+            WriteUserMetrics(folder / "users.csv", [3, 8]),
+            WriteUserMetrics(folder / "users.parquet", [3, 8], categories=["Bag"], categories_by="dataset"),
+            RankingMetrics([3, 8]),
             CategoryHitRatio([3, 8]),
         ],
         logger=False,
@@ -40,9 +40,9 @@ def main(dataset: str, features: str, recommender: str, devices: str, blocks: st
         enable_model_summary=False,
     )
     data = InteractionTriplets(Path(dataset), Path(features), validation=True, split=RatioSplit(0.4))
-    (figures,) = trainer.test(VBPR(factors=4, visual_factors=4, top_k=[5]), data, ckpt_path=recommender, verbose=False)
+    (values,) = trainer.test(VBPR(factors=4, visual_factors=4, top_k=[5]), data, ckpt_path=recommender, verbose=False)
     if trainer.is_global_zero:
-        (folder / "figures.json").write_text(json.dumps(figures))
+        (folder / "metrics.json").write_text(json.dumps(values))
 
 
 if __name__ == "__main__":

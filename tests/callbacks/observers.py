@@ -17,12 +17,12 @@ from callbacks import (
     CategoryBars,
     CategoryHitRatio,
     PerceptualDistance,
-    RankingFigures,
+    RankingMetrics,
     ResumableCheckpoint,
     WandbAxes,
     WriteFeatures,
     WriteRecommendations,
-    WriteUserFigures,
+    WriteUserMetrics,
 )
 from catwalk.attacks import PGD
 from catwalk.recommenders.vbpr import VBPRModel
@@ -34,11 +34,11 @@ OF_RECOMMENDERS: dict[str, Callable[[Path, Path], Callback]] = {
     "CategoryBars": lambda folder, _: CategoryBars(folder, 8),
     "CategoryHitRatio": lambda folder, _: CategoryHitRatio([3, 8]),
     "PerceptualDistance": lambda folder, trunk: PerceptualDistance(folder, "squeeze", trunk),
-    "RankingFigures": lambda folder, _: RankingFigures([3, 8]),
+    "RankingMetrics": lambda folder, _: RankingMetrics([3, 8]),
     "ResumableCheckpoint": lambda folder, _: ResumableCheckpoint(str(folder), "whole", every_n_batches=4),
     "WandbAxes": lambda folder, _: WandbAxes(),
     "WriteRecommendations": lambda folder, _: WriteRecommendations(folder / "recommendations.csv"),
-    "WriteUserFigures": lambda folder, _: WriteUserFigures(folder / "users.csv", [3, 8]),
+    "WriteUserMetrics": lambda folder, _: WriteUserMetrics(folder / "users.csv", [3, 8]),
 }
 """By name, made of an attack's folder, into which they write as well, and of a file with the weights of LPIPS."""
 
@@ -96,18 +96,18 @@ def run(
     *callbacks: Callback,
     **settings: Any,
 ) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
-    """Fit, test and predict; return what could be different after each, and the figures that were logged."""
+    """Fit, test and predict; return what could be different after each, and the metrics that were logged."""
     seed_everything(0, verbose=False)
     model = make_model()
     saves = any(isinstance(callback, ResumableCheckpoint) for callback in callbacks)
     trainer = make_trainer(**{"max_epochs": 2} | settings, callbacks=list(callbacks), enable_checkpointing=saves)
-    footprints, figures = [], []
+    footprints, values = [], []
     for command in (trainer.fit, trainer.test, trainer.predict):
         before = dict(vars(data))
         command(model, data, **QUIETLY.get(command.__name__, {}))
         footprints.append(footprint(model, data, before))
-        figures.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-    return footprints, figures
+        values.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+    return footprints, values
 
 
 QUIETLY = {"test": {"verbose": False}, "predict": {"return_predictions": False}}

@@ -1,4 +1,4 @@
-"""Processes share an attack: the files and figures of one, each its part of the work, and none waits for the dead."""
+"""Processes share an attack: the files and metrics of one, each its part of the work, and none waits for the dead."""
 
 import json
 import os
@@ -81,10 +81,10 @@ def test_the_files_and_figures_of_two_are_those_of_one(attack, tmp_path, name):
     count = len(alone["shares"][0])
     assert [report["shares"] for report in shared] == [[list(range(rank, count, 2))] for rank in range(2)]
     for report in shared:
-        counted = [figure for figure in alone["figures"] if "chr@" in figure or "attacked/" in figure]
+        counted = [value for value in alone["metrics"] if "chr@" in value or "attacked/" in value]
         assert len(counted) > 12
-        assert {figure: report["figures"][figure] for figure in counted} == {
-            figure: alone["figures"][figure] for figure in counted
+        assert {value: report["metrics"][value] for value in counted} == {
+            value: alone["metrics"][value] for value in counted
         }
     assert shared[0]["lines"] == [line.replace(str(tmp_path / "one"), str(tmp_path / "two")) for line in alone["lines"]]
 

@@ -38,7 +38,7 @@ def accuracy_one_by_one(network, images, categories, attack):
 @pytest.mark.parametrize("attack", [PGD(epsilon=8, iterations=10, targeted=False), FGSM(epsilon=2, targeted=False)])
 def test_the_test_attacks_every_image(shop, trained, make_trainer, model, batch_size, attack):
     trainer = make_trainer(callbacks=[AdversarialAccuracy(attack, max_validation_images=3)])
-    (figures,) = trainer.test(
+    (values,) = trainer.test(
         model,
         ProductImages(shop, batch_size=batch_size),
         ckpt_path=trained.checkpoint,
@@ -47,8 +47,8 @@ def test_the_test_attacks_every_image(shop, trained, make_trainer, model, batch_
     )
     images, categories = images_of(shop, "test")
     expected = accuracy_one_by_one(trained.classifier.network, images, categories, attack)
-    assert figures[f"test/{type(attack).__name__.lower()}_accuracy"] == pytest.approx(expected, abs=1e-7)
-    assert 0 < expected < figures["test/accuracy"]
+    assert values[f"test/{type(attack).__name__.lower()}_accuracy"] == pytest.approx(expected, abs=1e-7)
+    assert 0 < expected < values["test/accuracy"]
 
 
 def test_by_default_it_is_pgd_with_ten_steps_and_eight_levels():
@@ -60,13 +60,13 @@ def test_by_default_it_is_pgd_with_ten_steps_and_eight_levels():
 def test_the_validation_attacks_the_first_images(shop, trained, make_trainer, model, most, count):
     callback = AdversarialAccuracy(max_validation_images=most)
     trainer = make_trainer(callbacks=[callback])
-    (figures,) = trainer.validate(
+    (values,) = trainer.validate(
         model, ProductImages(shop, batch_size=8), ckpt_path=trained.checkpoint, weights_only=True, verbose=False
     )
     images, categories = (tensor[:count] for tensor in images_of(shop, "validation"))
     assert len(images) == count
     expected = accuracy_one_by_one(trained.classifier.network, images, categories, callback.attack)
-    assert figures["val/pgd_accuracy"] == pytest.approx(expected, abs=1e-7)
+    assert values["val/pgd_accuracy"] == pytest.approx(expected, abs=1e-7)
 
 
 def test_it_changes_nothing_of_the_training(shop, make_trainer):
@@ -77,8 +77,8 @@ def test_it_changes_nothing_of_the_training(shop, make_trainer):
         trainer.fit(model, ProductImages(shop, batch_size=32))
         return model.state_dict(), trainer.callback_metrics
 
-    (with_it, figures), (without, _) = train(AdversarialAccuracy()), train()
-    assert "val/pgd_accuracy" in figures
+    (with_it, values), (without, _) = train(AdversarialAccuracy()), train()
+    assert "val/pgd_accuracy" in values
     assert all(torch.equal(value, without[name]) for name, value in with_it.items())
 
 

@@ -1,4 +1,4 @@
-"""The figures of the attacked items are those of brute force."""
+"""The metrics of the attacked items are those of brute force."""
 
 from pathlib import Path
 
@@ -61,14 +61,14 @@ def test_figures_are_those_of_brute_force(
     data = InteractionTriplets(shop, features, validation=True)
     trainer = make_trainer(callbacks=[AttackedItems(folder, TOP_K, mean_rank=True)])
     run = trainer.validate if stage == "val" else trainer.test
-    (figures,) = run(model, data, ckpt_path=str(recommender), verbose=False)
+    (values,) = run(model, data, ckpt_path=str(recommender), verbose=False)
     ids = [row["item_id"] for row in attacks.rows_of(folder / "attacked_items.csv")]
     attacked = {data.catalogue.item_ids.index(item) for item in ids}
     assert 3 < len(attacked) < 80
     scores = attacks.scores_of(model, data, data.feature_table.features.numpy())
     everybodys = attacks.ranked_candidates(scores, rankings.bought(data, stage))
     ranks = [rank for items in everybodys for rank, item in enumerate(items, 1) if item in attacked]
-    assert figures[f"{stage}/attacked/mean_rank"] == pytest.approx(np.mean(ranks), rel=1e-6)
+    assert values[f"{stage}/attacked/mean_rank"] == pytest.approx(np.mean(ranks), rel=1e-6)
     for k in TOP_K:
         lists = [[item in attacked for item in items[:k]] for items in everybodys]
         gains = [sum(hit / np.log2(1 + rank) for rank, hit in enumerate(own, 1)) for own in lists]
@@ -77,24 +77,24 @@ def test_figures_are_those_of_brute_force(
             ("discounted_exposure", np.mean(gains)),
             ("users_reached", np.mean([any(own) for own in lists])),
         ):
-            assert figures[f"{stage}/attacked/{name}@{k}"] == pytest.approx(expected, rel=1e-6)
+            assert values[f"{stage}/attacked/{name}@{k}"] == pytest.approx(expected, rel=1e-6)
             assert expected > 0
 
 
 def test_lists_that_nobody_fills_count_their_items_alone() -> None:
     metric = ItemReach([1, 4], torch.tensor([2, 0]), num_items=3)
     metric.update(torch.tensor([[1, 2, -1, -1], [-1, -1, -1, -1]]))
-    figures = {name: value.tolist() for name, value in metric.compute().items()}
-    assert figures["exposure"] == [0, 0.5]
-    assert figures["discounted_exposure"] == pytest.approx([0, 0.5 / np.log2(3)])
-    assert figures["users_reached"] == [0, 0.5]
+    values = {name: value.tolist() for name, value in metric.compute().items()}
+    assert values["exposure"] == [0, 0.5]
+    assert values["discounted_exposure"] == pytest.approx([0, 0.5 / np.log2(3)])
+    assert values["users_reached"] == [0, 0.5]
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_items_of_the_attack_in_the_same_run_are_followed_from_before_it_on(
     trained, shop, features, make_trainer, tmp_path: Path, order: int
 ) -> None:
-    """Until the images are injected the figures are those of a clean run; then the poisoned features rank."""
+    """Until the images are injected the metrics are those of a clean run; then the poisoned features rank."""
 
     def fit(folder: Path, *callbacks) -> tuple[VBPR, InteractionTriplets, list[float]]:
         seed_everything(0, verbose=False)

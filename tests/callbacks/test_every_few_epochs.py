@@ -7,14 +7,14 @@ import pytest
 from pytorch_lightning import seed_everything
 from pytorch_lightning.loggers import CSVLogger
 
-from callbacks import AttackedItems, CategoryHitRatio, RankingFigures
+from callbacks import AttackedItems, CategoryHitRatio, RankingMetrics
 from catwalk.errors import CatwalkError
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
 EVERY = {
     "CategoryHitRatio": (CategoryHitRatio, "val/chr@5/Sandal"),
-    "RankingFigures": (RankingFigures, "val/gini@5"),
+    "RankingMetrics": (RankingMetrics, "val/gini@5"),
     "AttackedItems": (AttackedItems, "val/attacked/mean_rank"),
 }
 
@@ -23,7 +23,7 @@ EVERY = {
 def test_they_look_at_every_nth_validation_of_a_fit(
     name, shop, features, attacked, make_trainer, tmp_path: Path
 ) -> None:
-    kind, figure = EVERY[name]
+    kind, value = EVERY[name]
     settings = {"attack": attacked(tmp_path / "attack"), "mean_rank": True} if kind is AttackedItems else {}
     found = []
     for every in (1, 2):
@@ -34,9 +34,9 @@ def test_they_look_at_every_nth_validation_of_a_fit(
         trainer = make_trainer(max_epochs=5, callbacks=[callback], logger=logger, num_sanity_val_steps=2)
         trainer.fit(VBPR(factors=4, visual_factors=4, top_k=[5]), data)
         with (tmp_path / str(every) / "metrics.csv").open() as file:
-            found.append({int(row["epoch"]): row[figure] for row in csv.DictReader(file) if row.get(figure)})
+            found.append({int(row["epoch"]): row[value] for row in csv.DictReader(file) if row.get(value)})
         (measured,) = trainer.validate(datamodule=data, model=trainer.lightning_module, verbose=False)
-        assert figure in measured  # of the last epoch, which a fit would have left out
+        assert value in measured  # of the last epoch, which a fit would have left out
     whole, some = found
     assert sorted(whole) == [0, 1, 2, 3, 4]
     assert some == {epoch: whole[epoch] for epoch in (1, 3)}

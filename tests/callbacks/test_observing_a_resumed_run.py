@@ -54,7 +54,7 @@ def fit(
     folder: Path,
     checkpoint: Path | None = None,
 ) -> tuple[dict[int, dict[str, str]], offline_runs.OfflineRun]:
-    """Train from the beginning or from a checkpoint; return the figures of each epoch, and W&B's run."""
+    """Train from the beginning or from a checkpoint; return the metrics of each epoch, and W&B's run."""
     loggers = [CSVLogger(folder, "log", ""), WandbLogger(save_dir=folder, offline=True)]
     trainer = make_trainer(max_epochs=epochs, callbacks=callbacks, logger=loggers, enable_checkpointing=True)
     trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
@@ -116,10 +116,10 @@ def test_a_validation_of_its_checkpoint_has_its_own_highest_figures(
     logger = WandbLogger(save_dir=tmp_path, offline=True)
     data = InteractionTriplets(shop, features, validation=True)
     trainer = make_trainer(callbacks=[WandbAxes()], logger=logger)
-    (figures,) = trainer.validate(model, data, ckpt_path=tmp_path / "higher.ckpt", weights_only=True, verbose=False)
+    (values,) = trainer.validate(model, data, ckpt_path=tmp_path / "higher.ckpt", weights_only=True, verbose=False)
     wandb.finish()
     (run,) = offline_runs.read_runs(tmp_path)
-    assert run.summary["max/val/hr@5"] == run.summary["val/hr@5"] == figures["val/hr@5"] > 0
+    assert run.summary["max/val/hr@5"] == run.summary["val/hr@5"] == values["val/hr@5"] > 0
 
 
 def test_of_a_classifier(shop, make_trainer, tmp_path: Path) -> None:

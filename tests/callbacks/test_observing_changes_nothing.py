@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:images whose shorter side")
 
 
 def check(found: tuple, expected: tuple) -> None:
-    """Compare runs with and without a callback, after each command and point by point, and the figures of both."""
+    """Compare runs with and without a callback, after each command and point by point, and the metrics of both."""
     for observed, alone in zip(found[0], expected[0], strict=True):
         for point in alone:
             assert observed[point] == alone[point], point

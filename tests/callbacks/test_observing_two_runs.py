@@ -57,9 +57,9 @@ def observe(
     folder: Path,
 ) -> tuple[list[dict[str, float]], dict[Path, Any]]:
     """Return what is logged in one epoch, a test and a prediction, and the files that are there then."""
-    _, figures = observers.run(make_trainer, make_model, data, callback, max_epochs=1)
+    _, values = observers.run(make_trainer, make_model, data, callback, max_epochs=1)
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return figures, {path.relative_to(folder): content(path) for path in paths}
+    return values, {path.relative_to(folder): content(path) for path in paths}
 
 
 def content(path: Path) -> Any:

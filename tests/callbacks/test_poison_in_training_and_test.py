@@ -148,12 +148,12 @@ def test_an_item_keeps_the_category_that_it_had(triplets, recommender, model, ma
     """CHR of all categories counts by the clean images, whichever callback comes first."""
     counting = CategoryHitRatio([5])
     callbacks = [poison(PGD(epsilon=64.0)), counting][::order]
-    (figures,) = make_trainer(callbacks=callbacks).test(model, triplets, ckpt_path=str(recommender), verbose=False)
+    (values,) = make_trainer(callbacks=callbacks).test(model, triplets, ckpt_path=str(recommender), verbose=False)
     assert read_summary(callbacks[0 if order == 1 else 1].output).sr > 0  # the network's opinion has changed
     lists, _ = model.recommend(torch.arange(triplets.num_users), 5)
     categories = triplets.feature_table.categories[lists.numpy()]
     for number, name in enumerate(triplets.feature_table.category_names):
-        assert figures[f"test/chr@5/{name}"] == pytest.approx((categories == number).sum() / triplets.num_users)
+        assert values[f"test/chr@5/{name}"] == pytest.approx((categories == number).sum() / triplets.num_users)
 
 
 def test_no_file_of_the_network_or_the_shop_is_touched(shop, features, trained, triplets, make_trainer, poison) -> None:

@@ -20,8 +20,8 @@ PGD = ["--config", "configs/attack/pgd8.yaml"]
 SHORT = ["--trainer.max_epochs=2"]
 
 
-def figures(output: str) -> dict[str, float]:
-    """Return the figures of the table that Lightning prints."""
+def values(output: str) -> dict[str, float]:
+    """Return the metrics of the table that Lightning prints."""
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if line.count("│") == 3]
     return {name: float(value) for name, value in cells if "/" in name}
 
@@ -31,7 +31,7 @@ def test_a_classifier_is_measured(work, run, command: str) -> None:
     outcome = run(command, *CNN, *SMALL, *CLASSIFIER)
     assert outcome.code == 0, outcome.err
     stage = {"validate": "val", "test": "test"}[command]
-    assert figures(outcome.out)[f"{stage}/accuracy"] > 1.5 / 6  # six categories
+    assert values(outcome.out)[f"{stage}/accuracy"] > 1.5 / 6  # six categories
 
 
 def test_predict_writes_the_features_of_every_item(work) -> None:
@@ -71,8 +71,8 @@ def test_a_recommender_is_trained_measured_and_writes_its_lists(work, run, name:
     checkpoint = ["--ckpt_path", f"runs/{name}/recommender.ckpt"]
     fitted = run("fit", *recommender, *SHORT, "--data.validation=true")
     assert (fitted.code, fitted.err) == (0, "")
-    validated = figures(run("validate", *recommender, *checkpoint, "--data.validation=true").out)
-    tested = figures(run("test", *recommender, *checkpoint).out)
+    validated = values(run("validate", *recommender, *checkpoint, "--data.validation=true").out)
+    tested = values(run("test", *recommender, *checkpoint).out)
     for stage, its_figures in (("val", validated), ("test", tested)):
         categories = [value for key, value in its_figures.items() if key.startswith(f"{stage}/chr@20/")]
         assert len(categories) == 6
@@ -105,12 +105,12 @@ def test_an_attack_at_test_time_leaves_the_checkpoint_and_the_clean_features_alo
     files = [Path("runs/vbpr/recommender.ckpt"), *sorted(Path("runs/traditional").rglob("*.*"))]
     before = [path.read_bytes() for path in files]
     checkpoint = ["--ckpt_path", "runs/vbpr/recommender.ckpt"]
-    clean = figures(run("test", *VBPR, *checkpoint).out)
+    clean = values(run("test", *VBPR, *checkpoint).out)
     attacked = run("test", *VBPR, *PGD, "--poison.attack.epsilon=64", "--poison.output=runs/pgd", *checkpoint)
     assert attacked.code == 0, attacked.err
     assert read_summary(Path("runs/pgd")).epsilon == 64
-    assert figures(attacked.out) != clean
-    assert figures(run("test", *VBPR, *checkpoint).out) == clean
+    assert values(attacked.out) != clean
+    assert values(run("test", *VBPR, *checkpoint).out) == clean
     assert [path.read_bytes() for path in files] == before
 
 

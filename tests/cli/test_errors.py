@@ -95,13 +95,13 @@ ON_THE_LINE = {
         ["fit", *VBPR, "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=val/auc"],
         ["ModelCheckpoint.monitor is val/auc", "nothing is held out"],
     ),
-    "stopping by a figure that there is not": (
+    "stopping by a metric that there is not": (
         ["fit", *VBPR, "--data.validation=true", *STOP, "--trainer.callbacks.monitor=val/ndgc@20"],
-        ["EarlyStopping.monitor: there is no figure val/ndgc@20; did you mean val/ndcg@20?"],
+        ["EarlyStopping.monitor: there is no metric val/ndgc@20; did you mean val/ndcg@20?"],
     ),
-    "keeping the best by a figure that there is not": (
+    "keeping the best by a metric that there is not": (
         ["fit", *VBPR, "--data.validation=true", *KEEP, "--trainer.callbacks.monitor=val/ndgc@20"],
-        ["ModelCheckpoint.monitor: there is no figure val/ndgc@20; did you mean val/ndcg@20?"],
+        ["ModelCheckpoint.monitor: there is no metric val/ndgc@20; did you mean val/ndcg@20?"],
     ),
     "validating every 0 epochs": (["fit", *VBPR, "--trainer.check_val_every_n_epoch=0"], ["check_val_every", "got 0"]),
     "checkpoints to a file": (["fit", *VBPR, f"--checkpoint_dir={RECOMMENDER}"], ["checkpoint_dir", RECOMMENDER]),

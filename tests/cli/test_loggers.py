@@ -1,4 +1,4 @@
-"""Where figures and configurations go."""
+"""Where metrics and configurations go."""
 
 import dataclasses
 import hashlib
@@ -56,9 +56,9 @@ def test_the_default_is_wandb_offline_with_a_folder_for_each_run(
     assert len(summaries) == 2
     assert summaries[0]["id"] != summaries[1]["id"]
     for summary, factors in zip(summaries, (4, 8), strict=True):
-        figures = [summary[name] for name in summary if name.startswith("val/chr@20/")]
-        assert len(figures) == 6
-        assert sum(figures) == pytest.approx(20)
+        values = [summary[name] for name in summary if name.startswith("val/chr@20/")]
+        assert len(values) == 6
+        assert sum(values) == pytest.approx(20)
         (folder,) = Path("runs/wandb").glob(f"offline-run-*-{summary['id']}")
         awaited = b"val/chr@20/Sandal"
         assert awaited in read_when_written(folder, awaited)
@@ -159,9 +159,9 @@ def test_a_dashboard_needs_no_clicks(poisoned: offline_runs.OfflineRun) -> None:
     assert set(cell) == set(SETTINGS)
     epochs = [row for row in poisoned.history if "val/hr@20" in row]
     assert [row["epoch"] for row in epochs] == [0, 1, 2]
-    figures = [name for name in epochs[0] if name.startswith("val/")]
-    assert len(figures) == 3 + 2 * 6
-    assert {poisoned.axes[name] for name in figures} == {"epoch"}
+    values = [name for name in epochs[0] if name.startswith("val/")]
+    assert len(values) == 3 + 2 * 6
+    assert {poisoned.axes[name] for name in values} == {"epoch"}
     sorted_by = {"val/hr@20", "val/ndcg@20", "val/chr@20/Sandal"}
     assert {name for name in poisoned.summary if name.startswith("max")} == {"max/" + name for name in sorted_by}
     for name in sorted_by:

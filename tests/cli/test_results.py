@@ -26,7 +26,7 @@ def runs(tmp_path: Path) -> Path:
     def make(place: Path) -> dict[str, int]:
         (place / "images").mkdir()
         (place / "images" / "1.png").write_bytes(bytes(range(256)) * 40)
-        return {"figure": 1}
+        return {"metric": 1}
 
     for number, place in enumerate((*USED, *UNUSED)):
         origin = Origin(f"Shop: result {number}", Inputs({}, {}, "2"))

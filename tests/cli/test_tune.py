@@ -111,7 +111,7 @@ def without_seconds(rows: list[Row]) -> list[Row]:
 
 
 class Figures(Callback):
-    """Collects a figure of every validation."""
+    """Collects a metric of every validation."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -140,12 +140,12 @@ def test_a_search_measures_what_plain_training_does_and_its_best_can_be_trained(
             optimizer=lambda parameters, lr=rate: torch.optim.Adagrad(parameters, lr, initial_accumulator_value=0.1),
         )
         data = InteractionTriplets(Path("shop"), Path("features"), batch_size=batch_size, validation=True, seed=3)
-        figures = Figures()
-        make_trainer(max_epochs=4, callbacks=[figures], deterministic=True).fit(model, data)
+        values = Figures()
+        make_trainer(max_epochs=4, callbacks=[values], deterministic=True).fit(model, data)
         best = next(
-            epoch for epoch in range(4) if all(value <= figures.values[epoch] for value in figures.values[: epoch + 3])
+            epoch for epoch in range(4) if all(value <= values.values[epoch] for value in values.values[: epoch + 3])
         )
-        assert float(row["val/ndcg@20"]) == figures.values[best]
+        assert float(row["val/ndcg@20"]) == values.values[best]
         assert int(row["best_epoch"]) == best + 1
         assert int(row["epochs"]) == min(4, best + 3)  # patience is 2
         assert row["state"] == "complete"
@@ -467,7 +467,7 @@ REFUSED = {
         ["model.optimizer", "-1"],
     ),
     "unknown monitor": (changed(monitor="val/ndcg@7"), ["monitor", "val/ndcg@7", "val/auc, ", "val/ndcg@20"]),
-    "figure of the training": (changed(monitor="train/loss"), ["monitor", "train/loss"]),
+    "metric of the training": (changed(monitor="train/loss"), ["monitor", "train/loss"]),
     "unknown mode": (changed(mode="middle"), ["mode", "max, min", "middle"]),
     "no trials": (changed(trials=0), ["trials", "got 0"]),
     "no patience": (changed(patience=0), ["patience", "got 0"]),

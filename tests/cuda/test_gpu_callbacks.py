@@ -16,10 +16,10 @@ from callbacks import (
     CategoryHitRatio,
     InjectPoisonedImages,
     PerceptualDistance,
-    RankingFigures,
+    RankingMetrics,
     WriteFeatures,
     WriteRecommendations,
-    WriteUserFigures,
+    WriteUserMetrics,
 )
 from catwalk.attacks import PGD
 from catwalk.shop.decoding import decode
@@ -41,12 +41,12 @@ def all_callbacks(trained, trunk, folder, **settings):
     attack = folder / "attack"
     return [
         CategoryHitRatio([5]),
-        RankingFigures([5]),
+        RankingMetrics([5]),
         AttackedItems(attack, [5], mean_rank=True),
         CategoryBars(attack, 5),
         AttackGallery(attack, 4),
         PerceptualDistance(attack, "squeeze", trunk),
-        WriteUserFigures(folder / "users.csv", [5]),
+        WriteUserMetrics(folder / "users.csv", [5]),
         InjectPoisonedImages(trained.checkpoint, PGD(epsilon=16.0), "Sandal", attack, "Sneaker", **settings),
     ]
 
@@ -83,10 +83,10 @@ def test_evasion_beside_the_cpu(
     for name, make_one in (("cpu", make_trainer), ("gpu", gpu_trainer)):
         folder = tmp_path / name
         trainer = make_one(callbacks=all_callbacks(trained, trunk, folder), precision=precision, deterministic=True)
-        (figures,) = trainer.test(
+        (values,) = trainer.test(
             model_of(), data_of(shop, features), ckpt_path=recommender, weights_only=True, verbose=False
         )
-        found[name] = figures
+        found[name] = values
         for file in ("category_bars.png", "confusion.png", "gallery.png", "perceptual_distances.csv"):
             assert (folder / "attack" / file).stat().st_size > 0
         assert len(rows_of(folder / "users.csv")) == 200

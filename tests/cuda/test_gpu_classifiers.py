@@ -156,15 +156,15 @@ def test_checkpoints_go_from_the_gpu_to_the_cpu_and_back(name, shop, make_traine
 
 
 def test_accuracy_under_attack_beside_the_cpu(trained, shop, make_trainer, gpu_trainer):
-    figures = []
+    values = []
     for make_one in (make_trainer, gpu_trainer):
         model = model_of(ProductClassifier)
         model.initial_weights.expect_checkpoint()
         trainer = make_one(callbacks=[AdversarialAccuracy(PGD(epsilon=4, targeted=False))])
-        figures += trainer.test(model, data_of(shop), ckpt_path=trained.checkpoint, weights_only=True, verbose=False)
-    assert figures[1].keys() == figures[0].keys()
-    for name, value in figures[0].items():
-        assert figures[1][name] == pytest.approx(value, abs=0.03), name
+        values += trainer.test(model, data_of(shop), ckpt_path=trained.checkpoint, weights_only=True, verbose=False)
+    assert values[1].keys() == values[0].keys()
+    for name, value in values[0].items():
+        assert values[1][name] == pytest.approx(value, abs=0.03), name
 
 
 def test_one_process_of_ddp(shop, gpu_trainer):

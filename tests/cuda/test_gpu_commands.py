@@ -39,8 +39,8 @@ def test_from_images_to_lists(work):
     main(["predict", *CNN, *SMALL, "--config", "configs/cnn/features.yaml"])
     main(["fit", *VBPR, "--trainer.max_epochs=2"])
     attack = ["--config", "configs/attack/pgd8.yaml", "--poison.output=runs/attacks/pgd8"]
-    figures = ["--config", "configs/recommender/figures.yaml"]
-    main(["test", *VBPR, *attack, *figures, *TRAINED])
+    values = ["--config", "configs/recommender/metrics.yaml"]
+    main(["test", *VBPR, *attack, *values, *TRAINED])
     summary = json.loads((work / "runs/attacks/pgd8/attack.json").read_text())
     assert summary["linf_levels"] <= 8
     assert summary["n_attacked"] > 0

@@ -6,7 +6,7 @@ from gpu import DEVICE
 from torchvision import models
 
 from catwalk.perceptual import LPIPS
-from catwalk.perceptual.distances import perceptual_figures
+from catwalk.perceptual.distances import image_distances
 
 TRUNKS = {"vgg": models.vgg16, "alex": models.alexnet, "squeeze": models.squeezenet1_1}
 
@@ -23,8 +23,8 @@ def test_figures_beside_the_cpu(net, size, tmp_path, record_property):
     noise = torch.randint(-9, 10, then.shape, generator=random, dtype=torch.int16)
     now = (then + noise).clamp(0, 255).to(torch.uint8)
     then = then.to(torch.uint8)
-    expected = perceptual_figures(then, now, LPIPS(net, path))
-    found = perceptual_figures(then.to(DEVICE), now.to(DEVICE), LPIPS(net, path))
+    expected = image_distances(then, now, LPIPS(net, path))
+    found = image_distances(then.to(DEVICE), now.to(DEVICE), LPIPS(net, path))
     assert found.lpips.device.type == DEVICE.type
     assert float(expected.lpips.min()) > 0
     errors = ((found.lpips.cpu() - expected.lpips) / expected.lpips).abs()

@@ -69,11 +69,11 @@ def test_training_and_test_beside_the_cpu(make, shop, features, make_trainer, gp
         optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.5)  # noqa: E731
         model = fit(trainer, make, data, warm_start=begun, optimizer=optimizer)
         weights = weights_of(model)
-        (figures,) = trainer.test(model, data, verbose=False)
-        results.append((weights, figures, trainer.callback_metrics))
+        (values,) = trainer.test(model, data, verbose=False)
+        results.append((weights, values, trainer.callback_metrics))
     assert {device for _, device in where.found} == {DEVICE.type}
     assert where.features in (None, DEVICE.type)
-    (expected, cpu_figures, _), (found, figures, _) = results
+    (expected, cpu_figures, _), (found, values, _) = results
     start = torch.load(begun, weights_only=True)["state_dict"]
     assert found.keys() == expected.keys()
     largest = 0.0
@@ -84,7 +84,7 @@ def test_training_and_test_beside_the_cpu(make, shop, features, make_trainer, gp
     record_property("largest difference of a parameter, as a share of the largest change", largest)
     assert largest < 1e-3
     for name, value in cpu_figures.items():
-        assert figures[name] == pytest.approx(value, abs=0.02), name
+        assert values[name] == pytest.approx(value, abs=0.02), name
 
 
 @every_kind
@@ -109,11 +109,11 @@ def test_wherever_the_features_lie(kind, dtype, shop, features, gpu_trainer):
         assert data.feature_table.features.dtype == getattr(torch, dtype)
         weights = weights_of(model)
         found[storage] = weights, trainer.test(model, data, verbose=False)[0]
-    weights, figures = found["device"]
+    weights, values = found["device"]
     for storage in ("host", "disk"):
         for name, value in weights.items():
             assert torch.equal(found[storage][0][name], value), (storage, name)
-        assert found[storage][1] == figures
+        assert found[storage][1] == values
 
 
 def test_checkpoints_go_from_the_gpu_to_the_cpu_and_back(shop, features, make_trainer, gpu_trainer, tmp_path):
@@ -124,11 +124,11 @@ def test_checkpoints_go_from_the_gpu_to_the_cpu_and_back(shop, features, make_tr
     for make_one in (make_trainer, gpu_trainer):
         trainer = make_one()
         other = model_of(KINDS["vbpr"])
-        (figures,) = trainer.test(
+        (values,) = trainer.test(
             other, data_of(shop, features), ckpt_path=tmp_path / "gpu.ckpt", weights_only=True, verbose=False
         )
         for name, value in trained_figures.items():
-            assert figures[name] == pytest.approx(value, abs=0.02)
+            assert values[name] == pytest.approx(value, abs=0.02)
     # A training goes on on the other device.
     for make_one, path, epochs in ((make_trainer, "gpu.ckpt", 3), (gpu_trainer, "cpu.ckpt", 4)):
         trainer, model = make_one(max_epochs=epochs), model_of(KINDS["vbpr"])
@@ -162,8 +162,8 @@ def test_mixed_precision(precision, shop, features, gpu_trainer):
     model = fit(trainer, KINDS["amr"], data)
     begun = model_of(KINDS["amr"])
     assert all(bool(value.isfinite().all()) for value in model.parameters())
-    (figures,) = trainer.test(model, data, verbose=False)
-    assert figures["test/auc"] > 0.5
+    (values,) = trainer.test(model, data, verbose=False)
+    assert values["test/auc"] > 0.5
     assert begun.hparams == model.hparams
 
 

@@ -14,7 +14,7 @@ import torch
 from callbacks.table_files import write_table
 from catwalk.networks.features import FeatureTable
 from catwalk.perceptual.attacked_images import AttackedImages
-from catwalk.perceptual.distances import PerceptualFigures
+from catwalk.perceptual.distances import ImageDistances
 from catwalk.plots import style
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import load_images, save_png
@@ -58,9 +58,9 @@ def test_nothing_is_written_under_its_final_name() -> None:
     for path in sorted(path for package in PACKAGES for path in (PROJECT / package).rglob("*.py")):
         for line in writes(ast.parse(path.read_text("utf-8"))):
             found[f"{path.relative_to(PROJECT)}:{line}"] = path.relative_to(PROJECT).as_posix()
-    figures = [place for place, module in found.items() if module == "catwalk/plots/style.py"]
-    assert len(figures) == 1  # into memory
-    assert {place: module for place, module in found.items() if module not in ASIDE and place not in figures} == {}
+    values = [place for place, module in found.items() if module == "catwalk/plots/style.py"]
+    assert len(values) == 1  # into memory
+    assert {place: module for place, module in found.items() if module not in ASIDE and place not in values} == {}
     assert ASIDE.keys() - set(found.values()) == set()  # none is excused for nothing
 
 
@@ -69,9 +69,9 @@ def big_table() -> pa.Table:
 
 
 def a_figure():
-    figure = style.new_figure()
-    figure.add_subplot().plot(np.random.default_rng(0).random(500))
-    return figure
+    value = style.new_figure()
+    value.add_subplot().plot(np.random.default_rng(0).random(500))
+    return value
 
 
 def features(folder: Path, catalogue: Catalogue) -> None:
@@ -88,9 +88,9 @@ def features(folder: Path, catalogue: Catalogue) -> None:
 
 
 def perceptual(path: Path) -> None:
-    names = [name for name in PerceptualFigures.__dataclass_fields__ if name != "lpips"]
-    figures = PerceptualFigures(lpips=None, **{name: torch.rand(500) for name in names})
-    AttackedImages(tuple(map(str, range(500))), figures).write(path)
+    names = [name for name in ImageDistances.__dataclass_fields__ if name != "lpips"]
+    values = ImageDistances(lpips=None, **{name: torch.rand(500) for name in names})
+    AttackedImages(tuple(map(str, range(500))), values).write(path)
 
 
 def table(stem: Path) -> None:
@@ -101,7 +101,7 @@ def table(stem: Path) -> None:
 PROJECT_FILES: dict[str, tuple[str, Callable[[Path, Catalogue], object]]] = {
     "lists as CSV": ("lists.csv", lambda path, _: write_table(big_table(), path)),
     "lists as Parquet": ("users.parquet", lambda path, _: write_table(big_table(), path)),
-    "figure": ("curve.png", lambda path, _: style.save(a_figure(), path)),
+    "metric": ("curve.png", lambda path, _: style.save(a_figure(), path)),
     "adversarial image": (
         "adversarial.png",
         lambda path, _: save_png(np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8), path),

@@ -20,7 +20,7 @@ def main(dataset: str, features: str, recommender: str, classifier: str, devices
     torch.set_num_threads(1)
     if sys.platform == "linux":
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    figures = {}
+    values = {}
     for name, model, data, checkpoint in (
         (
             "recommender",
@@ -45,10 +45,10 @@ def main(dataset: str, features: str, recommender: str, classifier: str, devices
             enable_model_summary=False,
             callbacks=[AdversarialAccuracy(max_validation_images=21)] if name == "classifier" else [],
         )
-        figures[name] = trainer.test(model, data, ckpt_path=checkpoint, verbose=False)[0]
+        values[name] = trainer.test(model, data, ckpt_path=checkpoint, verbose=False)[0]
         if name == "classifier":
-            figures[name] |= trainer.validate(model, data, ckpt_path=checkpoint, verbose=False)[0]
-    Path(output).write_text(json.dumps(figures))
+            values[name] |= trainer.validate(model, data, ckpt_path=checkpoint, verbose=False)[0]
+    Path(output).write_text(json.dumps(values))
 
 
 if __name__ == "__main__":

@@ -88,13 +88,13 @@ def test_the_guard_forgives_a_single_bad_batch(shop, make_trainer, monkeypatch):
 
 
 def test_the_guard_measures_pgd_accuracy(shop, make_trainer):
-    figures = []
+    values = []
 
     class Compare(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             self.network, self.batch = pl_module.network, batch
             if "train/pgd_accuracy" in trainer.callback_metrics:
-                figures.append(float(trainer.callback_metrics["train/pgd_accuracy"]))
+                values.append(float(trainer.callback_metrics["train/pgd_accuracy"]))
 
     compare = Compare()
     model = FastAdversarialClassifier(

@@ -43,31 +43,31 @@ def same(first, second):
 def test_it_learns_the_categories_and_its_figures_are_right(shop, make_trainer):
     data = make_data(shop)
     model, trainer = fit(shop, make_trainer, epochs=10, data=data)
-    (figures,) = trainer.test(model, data, verbose=False)
-    assert figures["test/accuracy"] > 0.8
+    (values,) = trainer.test(model, data, verbose=False)
+    assert values["test/accuracy"] > 0.8
 
     rows = data.labelled.rows("test")
     images = np.stack([decode(shop / data.labelled.images[row]) for row in rows]).astype(np.float64) / 255
     with torch.no_grad():
         logits = model.double().eval()(torch.from_numpy(images)).numpy()
     categories = data.labelled.categories[rows]
-    assert figures["test/accuracy"] == pytest.approx((logits.argmax(axis=1) == categories).mean(), abs=1e-6)
+    assert values["test/accuracy"] == pytest.approx((logits.argmax(axis=1) == categories).mean(), abs=1e-6)
     logits -= logits.max(axis=1, keepdims=True)
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(rows)), categories]
-    assert figures["test/loss"] == pytest.approx(losses.mean(), rel=1e-4)
+    assert values["test/loss"] == pytest.approx(losses.mean(), rel=1e-4)
 
 
 def test_validation_measures_the_images_held_out(shop, make_trainer):
     data = make_data(shop, validation_share=0.25, seed=4)
     model, trainer = fit(shop, make_trainer, data=data)
-    (figures,) = trainer.validate(model, data, verbose=False)
+    (values,) = trainer.validate(model, data, verbose=False)
     labelled = LabelledImages.read(data.catalogue, validation_share=0.25, seed=4)
     rows = labelled.rows("validation")
     assert len(rows) == 90
     images = np.stack([decode(shop / labelled.images[row]) for row in rows]).astype(np.float32) / 255
     with torch.no_grad():
         found = model.eval()(torch.from_numpy(images)).argmax(dim=1).numpy()
-    assert figures["val/accuracy"] == pytest.approx((found == labelled.categories[rows]).mean(), abs=1e-6)
+    assert values["val/accuracy"] == pytest.approx((found == labelled.categories[rows]).mean(), abs=1e-6)
 
 
 def test_it_trains_without_validation_images(shop, make_trainer):
@@ -138,9 +138,9 @@ class TestCheckpoints:
     def test_they_give_the_figures_of_the_network(self, shop, trained, make_trainer):
         data = make_data(shop)
         loaded = ProductClassifier.load_from_checkpoint(trained.checkpoint)
-        (figures,) = make_trainer().test(loaded, data, verbose=False)
-        assert figures["test/accuracy"] > 0.8
-        assert make_trainer().test(make_model(), data, ckpt_path=str(trained.checkpoint), verbose=False) == [figures]
+        (values,) = make_trainer().test(loaded, data, verbose=False)
+        assert values["test/accuracy"] > 0.8
+        assert make_trainer().test(make_model(), data, ckpt_path=str(trained.checkpoint), verbose=False) == [values]
 
     def test_other_categories_are_refused(self, trained, make_trainer, shop):
         data = make_data(shop)

@@ -82,13 +82,13 @@ def test_a_recommender_on_an_own_data_module(shop, trained, folder, make_trainer
     seed_everything(0, verbose=False)
     own, model = OwnShop(shop, FeatureTable.read(folder, trained.catalogue)), VBPR(factors=4, visual_factors=4)
     make_trainer(max_epochs=2).fit(model, own)
-    figures = [
+    values = [
         make_trainer(callbacks=[CategoryHitRatio([5])]).test(model, data, verbose=False)
         for data in (own, InteractionTriplets(shop, folder))
     ]
-    assert figures[0][0].keys() == figures[1][0].keys() > {"test/hr@20", "test/auc"}
-    for name, value in figures[1][0].items():
-        assert figures[0][0][name] == pytest.approx(value, rel=1e-12), name
+    assert values[0][0].keys() == values[1][0].keys() > {"test/hr@20", "test/auc"}
+    for name, value in values[1][0].items():
+        assert values[0][0][name] == pytest.approx(value, rel=1e-12), name
     make_trainer(callbacks=[WriteRecommendations(tmp_path / "lists.csv", 5)]).predict(model, own)
     assert len((tmp_path / "lists.csv").read_text().splitlines()) == 1 + 200 * 5
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pytorch_lightning import seed_everything
 
-from callbacks import AttackedItems, ResumableCheckpoint, WriteFeatures, WriteRecommendations, WriteUserFigures
+from callbacks import AttackedItems, ResumableCheckpoint, WriteFeatures, WriteRecommendations, WriteUserMetrics
 from catwalk.errors import CatwalkError, DivergedError
 from catwalk.networks.features import FeatureTable
 from catwalk.networks.prediction import Predictions
@@ -76,7 +76,7 @@ class TestRecommendersThatAreNoNumbers:
                 table.fill_(-1e25)
             model.model.users.weight[3] *= -1  # minus infinity for this user alone
         written = tmp_path / "users.csv"
-        trainer = make_trainer(callbacks=[WriteUserFigures(written, [5], categories_by="dataset")])
+        trainer = make_trainer(callbacks=[WriteUserMetrics(written, [5], categories_by="dataset")])
         with pytest.raises(DivergedError, match=r"VBPR: a score is infinite .*; its parameters are finite, so numbers"):
             trainer.test(model, InteractionTriplets(shop, features))
         assert not written.exists()

@@ -247,8 +247,8 @@ class TestImageNet:
         trainer, data = make_trainer(max_epochs=3), make_data(shop)
         trainer.fit(model, data)
         assert model.category_names == CATEGORIES
-        (figures,) = trainer.test(model, data, verbose=False)
-        assert figures["test/accuracy"] > 0.7
+        (values,) = trainer.test(model, data, verbose=False)
+        assert values["test/accuracy"] > 0.7
 
     def test_unknown_choice(self) -> None:
         with pytest.raises(CatwalkError, match="categories: must be dataset or imagenet, got 'cifar'"):

@@ -53,14 +53,14 @@ def adam(parameters):
 
 @pytest.fixture(scope="module")
 def fitted(shop, features, make_trainer, tmp_path_factory):
-    """A trained VBPR, its figures of the test, and its checkpoint."""
+    """A trained VBPR, its metrics of the test, and its checkpoint."""
     seed_everything(0, verbose=False)
     model, data, trainer = make_vbpr(), make_data(shop, features), make_trainer(max_epochs=5)
     trainer.fit(model, data)
     checkpoint = tmp_path_factory.mktemp("fitted") / "vbpr.ckpt"
     trainer.save_checkpoint(checkpoint)
-    (figures,) = trainer.test(model, data, verbose=False)
-    return model, figures, checkpoint
+    (metrics,) = trainer.test(model, data, verbose=False)
+    return model, metrics, checkpoint
 
 
 def purchases_by_hand(shop):
@@ -108,19 +108,19 @@ def figures_by_hand(scores, histories, steps_back, smallest, also_seen):
             hits[k].append(rank <= k)
             gains[k].append(1 / math.log2(rank + 1) if rank <= k else 0.0)
         areas.append((len(ranked) - rank) / (len(ranked) - 1))
-    figures = {"auc": np.mean(areas)}
+    metrics = {"auc": np.mean(areas)}
     for k in TOP_K:
-        figures |= {f"hr@{k}": np.mean(hits[k]), f"ndcg@{k}": np.mean(gains[k])}
-    return figures
+        metrics |= {f"hr@{k}": np.mean(hits[k]), f"ndcg@{k}": np.mean(gains[k])}
+    return metrics
 
 
-def with_prefix(stage, figures):
-    return {f"{stage}/{name}": pytest.approx(value, rel=1e-12) for name, value in figures.items()}
+def with_prefix(stage, metrics):
+    return {f"{stage}/{name}": pytest.approx(value, rel=1e-12) for name, value in metrics.items()}
 
 
-def assert_same_figures(found, figures):
+def assert_same_metrics(found, metrics):
     """Counts agree to the last digit; an AUC is a mean of float64, whose last digit depends on the order."""
-    assert found == figures | {"test/auc": pytest.approx(figures["test/auc"], rel=1e-13)}
+    assert found == metrics | {"test/auc": pytest.approx(metrics["test/auc"], rel=1e-13)}
 
 
 def no_more(history):
@@ -128,11 +128,11 @@ def no_more(history):
 
 
 def test_the_figures_of_the_test_are_those_of_the_parameters(shop, features, fitted):
-    model, figures, _ = fitted
+    model, metrics, _ = fitted
     scores = scores_by_hand(model, scaled_features(features))
     expected = figures_by_hand(scores, purchases_by_hand(shop), 0, 2, no_more)
-    assert figures == with_prefix("test", expected)
-    assert 0 < figures["test/hr@5"] < figures["test/hr@20"] < 1
+    assert metrics == with_prefix("test", expected)
+    assert 0 < metrics["test/hr@5"] < metrics["test/hr@20"] < 1
 
 
 def test_a_validation_item_is_held_out_of_training_and_seen_in_the_test(shop, features, make_trainer):
@@ -172,20 +172,20 @@ def test_a_split_by_date_has_any_number_of_items_per_user(shop, features, make_t
     assert set(data.split.user_ids) == set(parts["train"])
     assert data.split.num_left_out == len({user for user, *_ in bought}) - len(parts["train"]) > 0
     for stage, seen_in in (("val", ["train"]), ("test", ["train", "val"])):
-        figures = []
+        metrics = []
         for user in sorted(parts["train"].keys() & parts[stage].keys()):
             seen, wanted = set().union(*(parts[name].get(user, set()) for name in seen_in)), parts[stage][user]
             its_scores = scores[data.split.user_ids.index(user)]
             ranked = sorted(set(range(90)) - seen, key=lambda item, its_scores=its_scores: (-its_scores[item], item))
             ranks = [rank for rank, item in enumerate(ranked, start=1) if item in wanted]
             others = [rank for rank, item in enumerate(ranked, start=1) if item not in wanted]
-            figures.append([np.mean([rank < other for rank in ranks for other in others])])
+            metrics.append([np.mean([rank < other for rank in ranks for other in others])])
             for k in TOP_K:
                 ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(len(wanted), k) + 1))
                 gain = sum(1 / math.log2(rank + 1) for rank in ranks if rank <= k)
-                figures[-1] += [min(ranks) <= k, gain / ideal]
+                metrics[-1] += [min(ranks) <= k, gain / ideal]
         names = ["auc", *(f"{name}@{k}" for k in TOP_K for name in ("hr", "ndcg"))]
-        expected = dict(zip(names, np.mean(figures, axis=0), strict=True))
+        expected = dict(zip(names, np.mean(metrics, axis=0), strict=True))
         run = trainer.validate if stage == "val" else trainer.test
         assert run(model, data, verbose=False)[0] == with_prefix(stage, expected)
     assert max(len(items) for items in parts["test"].values()) > 1
@@ -265,13 +265,13 @@ def test_predict_gives_the_lists_of_all_users(shop, features, fitted, make_train
 
 
 def test_the_size_of_blocks_does_not_show(shop, features, fitted, make_trainer, monkeypatch):
-    model, figures, _ = fitted
+    model, metrics, _ = fitted
     for blocks in (1, 3):
         monkeypatch.setattr("datamodules.interaction_triplets.MIN_BLOCKS", blocks)
         data = make_data(shop, features, batch_size=1000)
         (found,) = make_trainer().test(model, data, verbose=False)
         assert len(data.test_dataloader()) < 5
-        assert_same_figures(found, figures)
+        assert_same_metrics(found, metrics)
 
 
 def test_processes_train_what_one_does(shop, features, tmp_path):
@@ -289,12 +289,12 @@ def test_processes_train_what_one_does(shop, features, tmp_path):
 
 
 def test_two_processes_measure_what_one_does(shop, features, fitted, trained, make_trainer, tmp_path):
-    _, figures, checkpoint = fitted
+    _, metrics, checkpoint = fitted
     script = Path(__file__).with_name("measure_in_processes.py")
-    arguments = [shop, features, checkpoint, trained.checkpoint, 2, tmp_path / "figures.json"]
+    arguments = [shop, features, checkpoint, trained.checkpoint, 2, tmp_path / "metrics.json"]
     subprocess.run([sys.executable, script, *map(str, arguments)], check=True, timeout=300, capture_output=True)
-    found = json.loads((tmp_path / "figures.json").read_text())
-    assert_same_figures(found["recommender"], figures)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert_same_metrics(found["recommender"], metrics)
 
     from callbacks import AdversarialAccuracy
     from datamodules import ProductImages
@@ -347,11 +347,11 @@ def test_training_lowers_the_loss(shop, features, make_trainer):
 
 
 def test_a_checkpoint_gives_the_same_figures(shop, features, fitted, make_trainer):
-    _, figures, checkpoint = fitted
+    _, metrics, checkpoint = fitted
     data = make_data(shop, features)
-    assert make_trainer().test(make_vbpr(), data, ckpt_path=str(checkpoint), verbose=False) == [figures]
+    assert make_trainer().test(make_vbpr(), data, ckpt_path=str(checkpoint), verbose=False) == [metrics]
     loaded = VBPR.load_from_checkpoint(checkpoint)
-    assert make_trainer().test(loaded, make_data(shop, features), verbose=False) == [figures]
+    assert make_trainer().test(loaded, make_data(shop, features), verbose=False) == [metrics]
     saved = torch.load(checkpoint, weights_only=True)
     parameters = "items.weight", "projection", "users.weight", "visual_users.weight"
     assert sorted(saved["state_dict"]) == [f"model.{name}" for name in parameters]
@@ -368,10 +368,10 @@ def with_names_of_old(checkpoint, folder):
 
 
 def test_a_checkpoint_with_the_names_of_old_is_loaded(shop, features, fitted, make_trainer, tmp_path):
-    model, figures, checkpoint = fitted
+    model, metrics, checkpoint = fitted
     old = with_names_of_old(checkpoint, tmp_path)
     data = make_data(shop, features)
-    assert make_trainer().test(make_vbpr(), data, ckpt_path=str(old), verbose=False) == [figures]
+    assert make_trainer().test(make_vbpr(), data, ckpt_path=str(old), verbose=False) == [metrics]
     assert_same(weights_of(VBPR.load_from_checkpoint(old)), weights_of(model))
     for name, weight in read_visual_model(old).state_dict().items():
         assert torch.equal(weight, model.model.state_dict()[name])
@@ -385,7 +385,7 @@ def test_a_checkpoint_with_the_names_of_old_is_loaded(shop, features, fitted, ma
 
 
 def test_the_features_of_the_data_module_count_not_those_of_training(shop, features, fitted, make_trainer):
-    _, figures, checkpoint = fitted
+    _, metrics, checkpoint = fitted
     data = make_data(shop, features)
     data.setup("test")
     data.feature_table = data.feature_table.poisoned(np.arange(45), -data.feature_table.features[:45])
@@ -395,7 +395,7 @@ def test_the_features_of_the_data_module_count_not_those_of_training(shop, featu
     values[:45] *= -1
     expected = figures_by_hand(scores_by_hand(changed, values), purchases_by_hand(shop), 0, 2, no_more)
     assert found == with_prefix("test", expected)
-    assert found != figures
+    assert found != metrics
 
 
 def test_floors_recommend_without_a_training_and_others_do_not(shop, features):

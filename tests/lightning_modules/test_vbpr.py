@@ -129,7 +129,7 @@ def compare_on_rare_items(shop, features, make_trainer, seeds, epochs, vbpr_sett
     rare = rare_items(shop, catalogue)
     means = {}
     for name in ("VBPR", "BPRMF"):
-        figures = []
+        values = []
         for seed in seeds:
             seed_everything(seed, verbose=False)
             model = VBPR(**vbpr_settings) if name == "VBPR" else BPRMF()
@@ -141,9 +141,9 @@ def compare_on_rare_items(shop, features, make_trainer, seeds, epochs, vbpr_sett
             for ranked, target in zip(items.numpy(), targets[is_rare].numpy(), strict=True):
                 rank = int(np.flatnonzero(ranked == target)[0]) + 1
                 candidates = int((ranked >= 0).sum())
-                figures.append((rank <= 20, (candidates - rank) / (candidates - 1)))
-        means[name] = np.mean(figures, axis=0)
-    return means, len(figures) // len(seeds)
+                values.append((rank <= 20, (candidates - rank) / (candidates - 1)))
+        means[name] = np.mean(values, axis=0)
+    return means, len(values) // len(seeds)
 
 
 def features_of_a_trained_cnn(shop, folder, make_trainer, epochs, width, **data_settings):

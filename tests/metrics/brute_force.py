@@ -89,7 +89,7 @@ def normalized_category_dcg(recommended: np.ndarray, seen: np.ndarray, categorie
 
 
 def exposure(recommended: np.ndarray, seen: np.ndarray, k: int) -> dict[str, float]:
-    """Return the figures of the lists, place by place; ``seen`` is bool ``(U, N)``."""
+    """Return the metrics of the lists, place by place; ``seen`` is bool ``(U, N)``."""
     num_users, num_items = seen.shape
     buyers = [sum(bought) for bought in seen.T.tolist()]
     places = [item for row in recommended.tolist() for item in row[:k] if item != -1]

@@ -97,7 +97,7 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
         assert found["category_hit_ratio"].tolist() == [[count / len(targets) for count in row] for row in hits]
         assert {name: rate.item() for name, rate in found["attack_success_rate"].items()} == success
         assert found["recall"].item() == found["hit_rate"].item()
-        # figures of counts, hence those of one process to the last digit
+        # metrics of counts, hence those of one process to the last digit
         torch.testing.assert_close(found["normalized_category_dcg"], category_dcg.compute(), rtol=0, atol=0)
         torch.testing.assert_close(found["exposure"], exposure.compute(), rtol=0, atol=0)
         for name, metric in of_several.items():

@@ -9,7 +9,7 @@ from random_trunks import reference
 from torch import Tensor
 
 from catwalk.metrics.structural_similarity import structural_similarity
-from catwalk.perceptual import LPIPS, perceptual_figures
+from catwalk.perceptual import LPIPS, image_distances
 
 
 def pairs(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -22,29 +22,29 @@ def pairs(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 def test_every_figure_equals_its_own_reference(trunk_file: Callable[..., Path]) -> None:
     originals, adversarial = pairs(3, 20, 24)
-    figures = perceptual_figures(originals, adversarial, LPIPS("squeeze", trunk_file("squeeze")))
+    distances = image_distances(originals, adversarial, LPIPS("squeeze", trunk_file("squeeze")))
     then, now = originals.numpy().astype(float), adversarial.numpy().astype(float)
-    assert figures.linf_levels.tolist() == np.abs(now - then).max(axis=(1, 2, 3)).tolist()
-    assert figures.linf_levels.dtype == torch.int64
-    assert figures.changed_pixels.tolist() == (now != then).any(axis=1).sum(axis=(1, 2)).tolist()
+    assert distances.linf_levels.tolist() == np.abs(now - then).max(axis=(1, 2, 3)).tolist()
+    assert distances.linf_levels.dtype == torch.int64
+    assert distances.changed_pixels.tolist() == (now != then).any(axis=1).sum(axis=(1, 2)).tolist()
     l2 = np.sqrt(((now - then) ** 2).sum(axis=(1, 2, 3)))
-    assert figures.l2_levels.tolist() == pytest.approx(l2.tolist(), rel=1e-12)
+    assert distances.l2_levels.tolist() == pytest.approx(l2.tolist(), rel=1e-12)
     mse = ((now / 255 - then / 255) ** 2).mean(axis=(1, 2, 3))
-    assert figures.mse.tolist() == pytest.approx(mse.tolist(), rel=1e-12)
+    assert distances.mse.tolist() == pytest.approx(mse.tolist(), rel=1e-12)
     with np.errstate(divide="ignore"):
-        assert figures.psnr.tolist() == pytest.approx((10 * np.log10(1 / mse)).tolist(), rel=1e-12)
-    torch.testing.assert_close(figures.ssim, structural_similarity(originals, adversarial), rtol=1e-14, atol=0)
+        assert distances.psnr.tolist() == pytest.approx((10 * np.log10(1 / mse)).tolist(), rel=1e-12)
+    torch.testing.assert_close(distances.ssim, structural_similarity(originals, adversarial), rtol=1e-14, atol=0)
     with torch.no_grad():
         lpips = reference("squeeze")(originals / 127.5 - 1, adversarial / 127.5 - 1).flatten()
-    assert figures.lpips is not None
-    assert figures.lpips.tolist() == pytest.approx(lpips.tolist(), abs=1e-6)
-    assert figures.lpips[1] == figures.mse[1] == 0
+    assert distances.lpips is not None
+    assert distances.lpips.tolist() == pytest.approx(lpips.tolist(), abs=1e-6)
+    assert distances.lpips[1] == distances.mse[1] == 0
 
 
 def test_the_size_of_batches_does_not_show(trunk_file: Callable[..., Path]) -> None:
     images = pairs(37, 24, 20)
     distance = LPIPS("vgg", trunk_file("vgg"))
-    first, second = (perceptual_figures(*images, distance, batch_size=size) for size in (16, 48))
+    first, second = (image_distances(*images, distance, batch_size=size) for size in (16, 48))
     for field in fields(first):
         assert torch.equal(getattr(first, field.name), getattr(second, field.name)), field.name
 
@@ -52,7 +52,7 @@ def test_the_size_of_batches_does_not_show(trunk_file: Callable[..., Path]) -> N
 def test_one_at_a_time_gives_the_same_figures(trunk_file: Callable[..., Path]) -> None:
     images = pairs(5, 24, 20)
     distance = LPIPS("squeeze", trunk_file("squeeze"))
-    together, alone = (perceptual_figures(*images, distance, alone=alone) for alone in (False, True))
+    together, alone = (image_distances(*images, distance, alone=alone) for alone in (False, True))
     for field in fields(alone):
         torch.testing.assert_close(
             getattr(alone, field.name), getattr(together, field.name), rtol=1e-5, atol=1e-7, equal_nan=True
@@ -60,7 +60,7 @@ def test_one_at_a_time_gives_the_same_figures(trunk_file: Callable[..., Path]) -
 
 
 def test_without_lpips_the_rest_is_there() -> None:
-    figures = perceptual_figures(*pairs(3, 9, 8))
-    assert figures.lpips is None
-    assert figures.ssim.isnan().all()
-    assert figures.psnr.isinf().tolist() == [False, True, False]
+    distances = image_distances(*pairs(3, 9, 8))
+    assert distances.lpips is None
+    assert distances.ssim.isnan().all()
+    assert distances.psnr.isinf().tolist() == [False, True, False]

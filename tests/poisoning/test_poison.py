@@ -20,7 +20,7 @@ from catwalk.networks.network import network_fingerprint
 from catwalk.networks.prediction import predict
 from catwalk.poisoning import poison as poisoning
 from catwalk.poisoning.attack_files import png_name, read_summary
-from catwalk.poisoning.poison import Poisoning, goal_of, items_to_attack, poison
+from catwalk.poisoning.poison import Poisoning, items_to_attack, label_of, poison
 from catwalk.poisoning.protocol import Protocol
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.decoding import decode
@@ -373,8 +373,8 @@ class TestWhatDoesNotFit:
             run(trained, tmp_path, target=None)
 
     def test_the_goal(self, trained):
-        assert goal_of(FGSM(), trained.table, SOURCE, TARGET) == trained.table.category_names.index(TARGET)
-        assert goal_of(FGSM(targeted=False), trained.table, SOURCE, None) == trained.table.category_names.index(SOURCE)
+        assert label_of(FGSM(), trained.table, SOURCE, TARGET) == trained.table.category_names.index(TARGET)
+        assert label_of(FGSM(targeted=False), trained.table, SOURCE, None) == trained.table.category_names.index(SOURCE)
 
 
 def test_a_file_that_is_not_the_image_is_noticed(trained, tmp_path, monkeypatch):

@@ -116,11 +116,11 @@ def test_a_result_is_there_when_it_is_whole(stages: StageCache) -> None:
         (folder / "deep").mkdir()
         (folder / "deep" / "file").write_text("content")
         assert not stages.has("kind", "key")
-        return {"figure": 0.25}
+        return {"metric": 0.25}
 
     stages.write("kind", "key", make)
     assert stages.has("kind", "key")
-    assert stages.read("kind", "key") == {"figure": 0.25}
+    assert stages.read("kind", "key") == {"metric": 0.25}
     assert (stages.path("kind", "key") / "deep" / "file").read_text() == "content"
 
 
@@ -152,7 +152,7 @@ def fill(folder: Path) -> dict:
     (folder / "deep").mkdir()
     (folder / "deep" / "numbers").write_bytes(bytes(range(256)) * 256)
     (folder / "text.csv").write_text("a,b\n1,2\n")
-    return {"figure": 0.25, "nested": {"b": 1, "a": [None, "é"]}}
+    return {"metric": 0.25, "nested": {"b": 1, "a": [None, "é"]}}
 
 
 def zeros(path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_damaged_result_is_set_aside_and_made_again(tmp_path: Path, damage: Ca
     assert place.exists()
     assert cache.write("kind", "key", fill)
     assert contents(tmp_path / "kind" / "key") == written
-    assert StageCache(tmp_path).read("kind", "key") == {"figure": 0.25, "nested": {"b": 1, "a": [None, "é"]}}
+    assert StageCache(tmp_path).read("kind", "key") == {"metric": 0.25, "nested": {"b": 1, "a": [None, "é"]}}
     damage(tmp_path / "kind" / "key")
     assert StageCache(tmp_path, told.append).write("kind", "key", fill)  # without a look before
     assert contents(tmp_path / "kind" / "key") == written

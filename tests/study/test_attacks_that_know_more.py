@@ -152,10 +152,10 @@ def test_tables_have_no_empty_rows(study, cells) -> None:
     assert [row["attack"] for row in second] == NAMES[1:]
     for row in second:
         its_cells = [c for c in cells if c["recommender"] == "VBPR" and c["attack"] == row["attack"]]
-        for figure, column in (("T SR", "sr"), ("T FL", "feature_loss")):
+        for value, column in (("T SR", "sr"), ("T FL", "feature_loss")):
             values = [float(cell[column]) for cell in its_cells]
-            assert float(row[figure]) == pytest.approx(sum(values) / 2)
-            if figure == "T FL":  # one attack for all seeds has none
+            assert float(row[value]) == pytest.approx(sum(values) / 2)
+            if value == "T FL":  # one attack for all seeds has none
                 spread = abs(values[0] - values[1]) / 2**0.5
                 assert (row["T FL sd"] == "") == (spread == 0)
                 assert spread == 0 or float(row["T FL sd"]) == pytest.approx(spread)

@@ -18,14 +18,14 @@ from catwalk.study.cells import Cell
 from catwalk.study.grid import _check_names
 from catwalk.study.latex import SYMBOLS, label, latex
 from catwalk.study.remarks import is_near_chance
-from catwalk.study.tables import Figure, Table, networks_table, table_1, table_2
+from catwalk.study.tables import Table, Value, networks_table, table_1, table_2
 
 NAMES = ("a_b & c%", "$x^2$ {y} ~ #1", "p|q *r* `s` <t>", "[bold]u[/bold] \\v", "FGSM (ε = 8)", "* Kö/T-shirt, 外套")
 
 
 @pytest.fixture
 def table() -> Table:
-    rows = tuple(((name, str(number)), (Figure((number, number + 1.0)), None)) for number, name in enumerate(NAMES))
+    rows = tuple(((name, str(number)), (Value((number, number + 1.0)), None)) for number, name in enumerate(NAMES))
     return Table(
         name="Table 7",
         title="a table of 100% [red]names[/red], ジャケット",
@@ -123,7 +123,7 @@ ODD_NAMES = (
 def test_latex_compiles_whatever_names_are_made_of(engine: str, tmp_path: Path) -> None:
     if shutil.which(engine) is None:
         pytest.skip(f"there is no {engine} on this machine")
-    rows = tuple(((name, name), (Figure((0.5, 1.0)), None)) for name in ODD_NAMES)
+    rows = tuple(((name, name), (Value((0.5, 1.0)), None)) for name in ODD_NAMES)
     odd = Table(
         "Table 1",
         " ".join((ODD_NAMES[1], *ODD_NAMES[4:])),
@@ -178,7 +178,7 @@ def test_the_screen_shows_the_names_as_they_are(table: Table) -> None:
 
 def test_groups_stand_below_one_another_where_the_screen_is_narrow() -> None:
     headings = ("SR", "FL", "LPIPS")
-    row = tuple(Figure((float(number),), 7) for number in range(6))
+    row = tuple(Value((float(number),), 7) for number in range(6))
     table = Table(
         name="Table",
         title="t",
@@ -213,19 +213,19 @@ def test_csv_holds_the_figures_in_full(table: Table, tmp_path: Path) -> None:
 
 
 def test_a_single_seed_has_no_deviation() -> None:
-    assert Figure((0.25,)).text() == "0.2500"
-    assert Figure((0.125,), digits=1, factor=100, unit="%").text() == "12.5%"
-    assert Figure((0.1, 0.3), digits=1, factor=100, unit="%").text() == f"20.0% ± {100 * 0.02**0.5:.1f}%"
+    assert Value((0.25,)).text() == "0.2500"
+    assert Value((0.125,), digits=1, factor=100, unit="%").text() == "12.5%"
+    assert Value((0.1, 0.3), digits=1, factor=100, unit="%").text() == f"20.0% ± {100 * 0.02**0.5:.1f}%"
 
 
 def cells_of(extractor: str, number: int, attack: str, **changed: Any) -> Cell:
-    """Return a cell with made-up figures."""
+    """Return a cell with made-up metrics."""
     is_attack = attack != "No attack"
-    figures = {"sr": 0.5, "sr_clean": 0.0, "feature_loss": 0.25, "lpips": 0.125}
+    values = {"sr": 0.5, "sr_clean": 0.0, "feature_loss": 0.25, "lpips": 0.125}
     cell = {"dataset": "Shop", "protocol": "corrected", "extractor": extractor, "attack": attack, "recommender": "VBPR"}
     cell |= {"epsilon": None, "seed": 0, "source": "Sandal", "target": "Sneaker", "chr": 1.0}
     cell |= {"n_attacked": number if is_attack else None}
-    return Cell(**cell | (figures if is_attack else {}) | changed)
+    return Cell(**cell | (values if is_attack else {}) | changed)
 
 
 def test_the_number_of_attacked_items_stands_in_the_tables(tmp_path: Path) -> None:

@@ -69,9 +69,9 @@ def test_every_cell_is_a_run_that_sorts_by_its_figures(runs, rows) -> None:
         assert {name: "" if run.config[name] is None else str(run.config[name]) for name in NAMES} == {
             name: row[name] for name in NAMES
         }
-        figures = {name: float(value) for name, value in row.items() if name not in NAMES and value}
-        assert {name: run.summary[name] for name in figures} == figures
-        assert {name for name in run.summary if not name.startswith("_")} == figures.keys()
+        values = {name: float(value) for name, value in row.items() if name not in NAMES and value}
+        assert {name: run.summary[name] for name in values} == values
+        assert {name for name in run.summary if not name.startswith("_")} == values.keys()
 
 
 def test_a_run_holds_the_settings_of_its_stages(runs, finished) -> None:

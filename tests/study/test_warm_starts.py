@@ -49,9 +49,9 @@ def test_every_recommender_begins_with_the_one_of_its_own_images(study, cells) -
         assert all(torch.equal(amr[name], vbpr[name]) for name in vbpr)  # none of it has been trained further
     clean, poisoned = (weights[f"AMR on T, {attack}, seed 0"] for attack in ("No attack", "PGD (ε = 32)"))
     assert not torch.equal(clean["model.projection"], poisoned["model.projection"])
-    figures = ("chr@20", "hr@20", "ndcg@20", "auc")
+    values = ("chr@20", "hr@20", "ndcg@20", "auc")
     for attack in ("No attack", "PGD (ε = 32)"):
-        assert [cells["AMR", attack][name] for name in figures] == [cells["VBPR", attack][name] for name in figures]
+        assert [cells["AMR", attack][name] for name in values] == [cells["VBPR", attack][name] for name in values]
 
 
 def test_floors_are_not_trained_and_know_no_attack(study, cells, shop) -> None:

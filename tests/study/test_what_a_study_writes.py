@@ -128,18 +128,18 @@ def test_without_weights_lpips_is_empty_and_the_cause_is_said(finished, run_stud
 
 def test_a_recommender_without_images_has_the_same_figures_under_every_attack(cells) -> None:
     for seed in "01":
-        figures = [
+        values = [
             (cell["chr@20"], cell["hr@20"], cell["auc"])
             for cell in cells
             if cell["recommender"] == "BPR-MF" and cell["seed"] == seed
         ]
-        assert len(figures) == 3
-        assert len(set(figures)) == 1
+        assert len(values) == 3
+        assert len(set(values)) == 1
 
 
 def test_an_attack_changes_what_a_visual_recommender_recommends(cells) -> None:
-    figures = {cell["chr@20"] for cell in cells if cell["recommender"] == "VBPR" and cell["seed"] == "0"}
-    assert len(figures) > 1
+    values = {cell["chr@20"] for cell in cells if cell["recommender"] == "VBPR" and cell["seed"] == "0"}
+    assert len(values) > 1
 
 
 def test_table_1_is_the_mean_and_deviation_of_the_cells(finished, cells) -> None:

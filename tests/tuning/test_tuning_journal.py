@@ -39,7 +39,7 @@ def edit(path: Path, old: bytes, new: bytes) -> None:
 
 
 DAMAGES = {
-    "an edited figure": lambda path: edit(path, b"0.25", b"0.98"),
+    "an edited metric": lambda path: edit(path, b"0.25", b"0.98"),
     "zeros": lambda path: edit(path, b":0.25", bytes(5)),
     "a line cut in its middle": lambda path: edit(path, b":0.25", b":0.25\n"),
     "a line that is none": lambda path: path.write_bytes(

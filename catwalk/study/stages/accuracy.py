@@ -42,8 +42,8 @@ class AccuracyStage(Stage):
         measure = AdversarialAccuracy(self.attack.instantiate())
         trainer = make_trainer(training.trainer, training.trainer_argument, folder, progress, measure)
         data, checkpoint = training.data.instantiate(), classifier.folder / CLASSIFIER_FILE
-        figures = trainer.test(model, data, ckpt_path=checkpoint, weights_only=True, verbose=False)
-        return {"accuracy": (figures or [{}])[0].get(f"test/{measure.figure}")}
+        values = trainer.test(model, data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        return {"accuracy": (values or [{}])[0].get(f"test/{measure.metric_name}")}
 
     @property
     def outcome(self) -> str:

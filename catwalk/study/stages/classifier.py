@@ -49,8 +49,8 @@ class ClassifierStage(Stage):
             return {"accuracy": None, "loss": None}
         trainer.fit(model, data)
         trainer.save_checkpoint(folder / CLASSIFIER_FILE)
-        (figures,) = trainer.test(model, data, verbose=False) or ({},)
-        return {"accuracy": figures.get("test/accuracy"), "loss": figures.get("test/loss")}
+        (values,) = trainer.test(model, data, verbose=False) or ({},)
+        return {"accuracy": values.get("test/accuracy"), "loss": values.get("test/loss")}
 
     def load(self) -> Classifier:
         """Return the trained network, of the backbone that the study names."""

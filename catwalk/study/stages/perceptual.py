@@ -62,15 +62,15 @@ class PerceptualStage(Stage):
             progress=progress.callback,
         )
         measured.write(folder / DISTANCES_FILE)
-        return {"figures": measured.figures.summary()}
+        return {"metrics": measured.distances.summary()}
 
-    def figure(self, name: str) -> float | None:
-        """Return a figure over all images, or None where there is none."""
-        value = self.record["figures"].get(name)
+    def value(self, name: str) -> float | None:
+        """Return a metric over all images, or None where there is none."""
+        value = self.record["metrics"].get(name)
         return None if value is None or math.isnan(value) else value
 
     @property
     def outcome(self) -> str:
         """LPIPS and SSIM, as far as they could be measured."""
-        values = {name: self.figure(name) for name in ("lpips", "ssim")}
+        values = {name: self.value(name) for name in ("lpips", "ssim")}
         return ", ".join(f"{name.upper()} {value:.4f}" for name, value in values.items() if value is not None)

@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from callbacks.category_hit_ratio import CategoryHitRatio
-from callbacks.write_user_figures import WriteUserFigures
+from callbacks.write_user_metrics import WriteUserMetrics
 from catwalk.results.store import StageCache
 from catwalk.study.grid import NO_ATTACK, Grid
 from catwalk.study.progress import StudyProgress
@@ -56,7 +56,7 @@ class RecommenderStage(KnownRecommender):
         self.inputs = (images,) if start is None else (images, start)
         features, against = (images.features, images.name) if isinstance(images, AttackStage) else (images, NO_ATTACK)
         self.description = f"{self.name} on {features.classifier.name}, {against}, seed {seed}"
-        self.modules = modules_of(training.model, training.data, CategoryHitRatio, WriteUserFigures)
+        self.modules = modules_of(training.model, training.data, CategoryHitRatio, WriteUserMetrics)
         data = without_paths(training.data.settings)
         self.settings = {
             "model": training.model.settings,
@@ -84,20 +84,20 @@ class RecommenderStage(KnownRecommender):
         k = self.grid.top_k
         categories_by = self.grid.protocol.chr_categories
         category_hit_ratio = CategoryHitRatio([k], categories_by=categories_by)
-        user_figures = WriteUserFigures(folder / USERS_FILE, [k], [self.grid.source], categories_by)
+        user_metrics = WriteUserMetrics(folder / USERS_FILE, [k], [self.grid.source], categories_by)
         trainer = make_trainer(
-            training.trainer, training.trainer_argument, folder, progress, category_hit_ratio, user_figures
+            training.trainer, training.trainer_argument, folder, progress, category_hit_ratio, user_metrics
         )
         if training.learns:
             trainer.fit(model, data)
             trainer.save_checkpoint(folder / RECOMMENDER_FILE)
-        (figures,) = trainer.test(model, data, verbose=False)
+        (values,) = trainer.test(model, data, verbose=False)
         return {
-            "hr": figures[f"test/hr@{k}"],
-            "ndcg": figures[f"test/ndcg@{k}"],
-            "auc": figures["test/auc"],
-            "chr": {name: figures[f"test/chr@{k}/{name}"] for name in category_hit_ratio.names},
-            "ncdcg": {name: figures[f"test/ncdcg@{k}/{name}"] for name in category_hit_ratio.names},
+            "hr": values[f"test/hr@{k}"],
+            "ndcg": values[f"test/ndcg@{k}"],
+            "auc": values["test/auc"],
+            "chr": {name: values[f"test/chr@{k}/{name}"] for name in category_hit_ratio.names},
+            "ncdcg": {name: values[f"test/ncdcg@{k}/{name}"] for name in category_hit_ratio.names},
         }
 
     @property

@@ -99,11 +99,11 @@ class Stage(abc.ABC):
             self._require_unchanged()
             try:
                 with peak_memory() as peak:
-                    figures = self.make(folder, progress)
+                    values = self.make(folder, progress)
             except (MisconfigurationException, DivergedError, TooLargeError) as error:  # of settings that do not work
                 raise CatwalkError(f"{self.description}: {error}") from error
             self._require_unchanged()
-            return {**figures, "seconds": round(time.perf_counter() - start, 3), **vars(peak)}
+            return {**values, "seconds": round(time.perf_counter() - start, 3), **vars(peak)}
 
         with progress.stage(self.description), quiet_lightning():
             origin = Origin(f"{self.dataset}: {self.title or self.description}", self.stored)
@@ -128,9 +128,9 @@ class Stage(abc.ABC):
 
     @abc.abstractmethod
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
-        """Fill the folder and return the figures."""
+        """Fill the folder and return the metrics."""
 
     @property
     @abc.abstractmethod
     def outcome(self) -> str:
-        """The figures that a user wants to see when the stage is done."""
+        """The metrics that a user wants to see when the stage is done."""

@@ -29,7 +29,7 @@ class Users(NamedTuple):
     hits: Tensor
 
 
-class WriteUserFigures(Callback):
+class WriteUserMetrics(Callback):
     """During ``catwalk test`` with a recommender, writes a row per user, in the order of the users' numbers.
 
     The same users under another attack can so be compared in pairs. The columns:
@@ -62,7 +62,7 @@ class WriteUserFigures(Callback):
         categories: Sequence[str] | None = None,
         categories_by: CategoriesBy = "network",
     ) -> None:
-        self.output = table_file("WriteUserFigures.output", output)
+        self.output = table_file("WriteUserMetrics.output", output)
         self.top_k = checked_lengths(top_k)
         self.categories = list(categories) if categories is not None else None
         self.categories_by = categories_by
@@ -94,7 +94,7 @@ class WriteUserFigures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collect the figures of a block of users."""
+        """Collect the metrics of a block of users."""
         users, recommended, targets = outputs["users"], outputs["recommended"], outputs["targets"]
         asked = targets[:, 0] >= 0
         ranks = torch.zeros_like(targets)
@@ -111,7 +111,7 @@ class WriteUserFigures(Callback):
             return
         table = self._table(recommender_data_of(trainer, type(self).__name__), parts)
         write_table(table, self.output)
-        rank_zero_info(f"Wrote the figures of {len(table)} users to {self.output}")
+        rank_zero_info(f"Wrote the metrics of {len(table)} users to {self.output}")
 
     def _table(self, data: RecommenderData, parts: list[Users]) -> pa.Table:
         users, targets, ranks, auc = (torch.cat(column) for column in list(zip(*parts, strict=True))[:4])

@@ -1,4 +1,4 @@
-"""RankingFigures: what it logs, against the model's own lists in plain NumPy."""
+"""RankingMetrics: what it logs, against the model's own lists in plain NumPy."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rankings
 
-from callbacks import RankingFigures
+from callbacks import RankingMetrics
 from catwalk.errors import CatwalkError
 from catwalk.shop.splits import RatioSplit
 from datamodules import InteractionTriplets, ProductImages
@@ -41,31 +41,31 @@ def figures_of(users: list[rankings.User], purchases: np.ndarray, k: int) -> dic
 def test_it_measures_the_models_lists(shop, features, request, model, make_trainer, stage: str, rule) -> None:
     data = InteractionTriplets(shop, features, validation=True, split=rule)
     users = rankings.record(model, stage)
-    trainer = make_trainer(callbacks=[RankingFigures(TOP_K)])
+    trainer = make_trainer(callbacks=[RankingMetrics(TOP_K)])
     run = trainer.validate if stage == "val" else trainer.test
     recommender = request.getfixturevalue("recommender" if rule is None else "recommender_by_share")
-    (figures,) = run(model, data, ckpt_path=str(recommender), verbose=False)
+    (values,) = run(model, data, ckpt_path=str(recommender), verbose=False)
     assert len(users) == data.num_users > sum(len(user.targets) > 0 for user in users) > 0
     assert (max(len(user.targets) for user in users) > 1) == (rule is not None)
     purchases = rankings.bought(data, "val")  # those of the training, in both stages
     expected = {f"{stage}/{name}@{k}": value for k in TOP_K for name, value in figures_of(users, purchases, k).items()}
-    assert {name: value for name, value in figures.items() if name in expected} == pytest.approx(expected, rel=1e-6)
-    assert f"{stage}/hr@5" in figures  # the model's own list length stays
+    assert {name: value for name, value in values.items() if name in expected} == pytest.approx(expected, rel=1e-6)
+    assert f"{stage}/hr@5" in values  # the model's own list length stays
 
 
 def test_recall_is_the_models_hit_rate(triplets, recommender, model, make_trainer) -> None:
-    (figures,) = make_trainer(callbacks=[RankingFigures([5])]).test(
+    (values,) = make_trainer(callbacks=[RankingMetrics([5])]).test(
         model, triplets, ckpt_path=str(recommender), verbose=False
     )
-    assert figures["test/recall@5"] == figures["test/hr@5"] > 0
+    assert values["test/recall@5"] == values["test/hr@5"] > 0
 
 
 def test_every_epoch_is_measured_by_itself(shop, make_trainer) -> None:
     """Of a recommender without images, whose data has no features."""
     data, model = InteractionTriplets(shop, batch_size=64, validation=True), BPRMF(factors=4)
-    trainer = make_trainer(max_epochs=2, callbacks=[RankingFigures()])
+    trainer = make_trainer(max_epochs=2, callbacks=[RankingMetrics()])
     trainer.fit(model, data)
-    (alone,) = make_trainer(callbacks=[RankingFigures()]).validate(model, data, verbose=False)
+    (alone,) = make_trainer(callbacks=[RankingMetrics()]).validate(model, data, verbose=False)
     last = {name: value.item() for name, value in trainer.callback_metrics.items() if name in alone}
     assert len(alone) > 8
     assert last == alone
@@ -74,10 +74,10 @@ def test_every_epoch_is_measured_by_itself(shop, make_trainer) -> None:
 @pytest.mark.parametrize("top_k", [[], [0], [3, -1]])
 def test_list_lengths_must_be_positive(top_k: list[int]) -> None:
     with pytest.raises(CatwalkError, match="top_k"):
-        RankingFigures(top_k)
+        RankingMetrics(top_k)
 
 
 def test_it_measures_recommenders_only(shop, make_trainer) -> None:
     model = ProductClassifier("catwalk.networks.compact_cnn")
-    with pytest.raises(CatwalkError, match="RankingFigures measures recommenders, not a ProductClassifier"):
-        make_trainer(callbacks=[RankingFigures()], max_epochs=1).fit(model, ProductImages(shop))
+    with pytest.raises(CatwalkError, match="RankingMetrics measures recommenders, not a ProductClassifier"):
+        make_trainer(callbacks=[RankingMetrics()], max_epochs=1).fit(model, ProductImages(shop))

@@ -19,11 +19,11 @@ HELD_OUT_METRICS: dict[str, type] = {
 
 
 EXPOSURE = "exposure"
-"""Name of the one metric that gives several figures."""
+"""Name of the one metric that gives several values."""
 
 
-class RankingFigures(RankedListsCallback):
-    """Logs more figures of any recommender, for several K, after ``val/`` or ``test/``.
+class RankingMetrics(RankedListsCallback):
+    """Logs more metrics of any recommender, for several K, after ``val/`` or ``test/``.
 
     - ``mrr@K``, ``recall@K``, ``precision@K``: of the users with held-out items (:mod:`catwalk.metrics`);
     - ``coverage@K``, ``gini@K``, ``novelty@K``, ``arp@K``, ``popularity_lift@K``: of the lists of all users
@@ -51,12 +51,12 @@ class RankingFigures(RankedListsCallback):
         for name, metric in self.metrics.items():
             metric.update(recommended) if name == EXPOSURE else metric.update(lists, targets)
 
-    def figures(self) -> dict[str, Tensor]:
-        """Return all figures."""
-        figures = {name: metric.compute() for name, metric in self.metrics.items()}
+    def values(self) -> dict[str, Tensor]:
+        """Return all metrics."""
+        values = {name: metric.compute() for name, metric in self.metrics.items()}
         exposure = {
             f"{name}@{k}": value
-            for name, values in figures.pop(EXPOSURE).items()
-            for k, value in zip(self.top_k, values.reshape(len(self.top_k)).unbind(), strict=True)
+            for name, by_length in values.pop(EXPOSURE).items()
+            for k, value in zip(self.top_k, by_length.reshape(len(self.top_k)).unbind(), strict=True)
         }
-        return figures | exposure
+        return values | exposure

@@ -1,4 +1,4 @@
-"""WriteUserFigures: a row for every user, the same however many processes and blocks there are."""
+"""WriteUserMetrics: a row for every user, the same however many processes and blocks there are."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 import rankings
 
-from callbacks import CategoryHitRatio, WriteUserFigures
+from callbacks import CategoryHitRatio, WriteUserMetrics
 from catwalk.errors import CatwalkError
 from catwalk.shop.splits import RatioSplit
 from datamodules import InteractionTriplets, ProductImages
@@ -50,7 +50,7 @@ def test_all_ways_to_share_the_users_out_write_the_same_files(by_processes: list
 
 @pytest.mark.slow
 def test_all_ways_to_share_the_users_out_log_the_same_figures(by_processes: list[Path]) -> None:
-    one, *others = (json.loads((folder / "figures.json").read_text()) for folder in by_processes)
+    one, *others = (json.loads((folder / "metrics.json").read_text()) for folder in by_processes)
     counted = {name: value for name, value in one.items() if "@" in name}
     assert {"test/ncdcg@8/Bag", "test/mrr@3", "test/gini@8", "test/novelty@3"} < set(counted)
     for other in others:
@@ -60,7 +60,7 @@ def test_all_ways_to_share_the_users_out_log_the_same_figures(by_processes: list
 def test_a_row_holds_what_was_found_of_the_user(triplets, recommender, model, make_trainer, tmp_path: Path) -> None:
     found = rankings.record(model, "test")
     path = tmp_path / "new folder" / "users.csv"
-    trainer = make_trainer(callbacks=[WriteUserFigures(path, TOP_K, ["Sandal", "Bag"])])
+    trainer = make_trainer(callbacks=[WriteUserMetrics(path, TOP_K, ["Sandal", "Bag"])])
     trainer.test(model, triplets, ckpt_path=str(recommender), verbose=False)
     rows = read(path)
     item_ids, user_ids = triplets.catalogue.item_ids, triplets.split.user_ids
@@ -96,7 +96,7 @@ def test_several_held_out_items_are_lists(
     data = InteractionTriplets(shop, features, split=RatioSplit(0.4))
     found = rankings.record(model, "test")
     paths = tmp_path / "users.csv", tmp_path / "users.parquet"
-    trainer = make_trainer(callbacks=[WriteUserFigures(path, [8], []) for path in paths])
+    trainer = make_trainer(callbacks=[WriteUserMetrics(path, [8], []) for path in paths])
     trainer.test(model, data, ckpt_path=str(recommender_by_share), verbose=False)
     expected = []
     for user in sorted(found, key=lambda user: user.user):
@@ -115,26 +115,26 @@ def test_several_held_out_items_are_lists(
 
 def test_means_over_the_rows_are_the_figures_of_the_test(triplets, recommender, model, make_trainer, tmp_path) -> None:
     path = tmp_path / "users.csv"
-    trainer = make_trainer(callbacks=[WriteUserFigures(path, TOP_K), CategoryHitRatio(TOP_K)])
-    (figures,) = trainer.test(model, triplets, ckpt_path=str(recommender), verbose=False)
+    trainer = make_trainer(callbacks=[WriteUserMetrics(path, TOP_K), CategoryHitRatio(TOP_K)])
+    (values,) = trainer.test(model, triplets, ckpt_path=str(recommender), verbose=False)
     rows = read(path)
     counted = [name for name in rows[0] if name.startswith("chr@")]
     assert len(counted) == 2 * 6
     for name in counted:
-        assert sum(int(row[name]) for row in rows) / len(rows) == pytest.approx(figures[f"test/{name}"], rel=1e-6)
+        assert sum(int(row[name]) for row in rows) / len(rows) == pytest.approx(values[f"test/{name}"], rel=1e-6)
     ranks = [int(row["rank"]) for row in rows if row["rank"]]
     found = [rank for rank in ranks if 0 < rank <= 5]
-    assert len(found) / len(ranks) == pytest.approx(figures["test/hr@5"], rel=1e-6)
+    assert len(found) / len(ranks) == pytest.approx(values["test/hr@5"], rel=1e-6)
     gains = [1 / math.log2(rank + 1) for rank in found]
-    assert sum(gains) / len(ranks) == pytest.approx(figures["test/ndcg@5"], rel=1e-6)
+    assert sum(gains) / len(ranks) == pytest.approx(values["test/ndcg@5"], rel=1e-6)
     auc = [float(row["auc"]) for row in rows if row["auc"]]
-    assert sum(auc) / len(auc) == pytest.approx(figures["test/auc"], rel=1e-6)
+    assert sum(auc) / len(auc) == pytest.approx(values["test/auc"], rel=1e-6)
 
 
 def test_parquet_has_the_rows_of_the_csv_file_as_numbers(shop, make_trainer, tmp_path: Path) -> None:
     data, model = InteractionTriplets(shop), BPRMF(factors=4)
     paths = tmp_path / "users.csv", tmp_path / "users.parquet"
-    writers = [WriteUserFigures(path, categories=["Bag"], categories_by="dataset") for path in paths]
+    writers = [WriteUserMetrics(path, categories=["Bag"], categories_by="dataset") for path in paths]
     trainer = make_trainer(max_epochs=1, callbacks=writers)
     trainer.fit(model, data)
     assert not any(path.exists() for path in paths)  # of the test alone
@@ -154,29 +154,29 @@ def test_parquet_has_the_rows_of_the_csv_file_as_numbers(shop, make_trainer, tmp
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"output": Path("users.json")}, "WriteUserFigures.output must end in .csv or .parquet, got users.json"),
+        ({"output": Path("users.json")}, "WriteUserMetrics.output must end in .csv or .parquet, got users.json"),
         ({"output": Path("users.csv"), "top_k": []}, "top_k must name list lengths of at least 1, got []"),
         ({"output": Path("users.csv"), "top_k": [3, 0]}, "top_k must name list lengths of at least 1, got [3, 0]"),
     ],
 )
 def test_bad_settings(settings: dict, message: str) -> None:
     with pytest.raises(CatwalkError, match=re.escape(message)):
-        WriteUserFigures(**settings)
+        WriteUserMetrics(**settings)
 
 
 def test_an_unknown_category_is_refused(triplets, recommender, model, make_trainer, tmp_path) -> None:
-    trainer = make_trainer(callbacks=[WriteUserFigures(tmp_path / "users.csv", categories=["Hat"])])
-    with pytest.raises(CatwalkError, match=r"WriteUserFigures.categories: .*'Hat'.* Bag, Dress"):
+    trainer = make_trainer(callbacks=[WriteUserMetrics(tmp_path / "users.csv", categories=["Hat"])])
+    with pytest.raises(CatwalkError, match=r"WriteUserMetrics.categories: .*'Hat'.* Bag, Dress"):
         trainer.test(model, triplets, ckpt_path=str(recommender), verbose=False)
 
 
 def test_categories_of_the_network_need_features(shop, make_trainer, tmp_path) -> None:
-    trainer = make_trainer(callbacks=[WriteUserFigures(tmp_path / "users.csv")], max_epochs=1)
-    with pytest.raises(CatwalkError, match=r"WriteUserFigures takes the categories .* categories_by: dataset"):
+    trainer = make_trainer(callbacks=[WriteUserMetrics(tmp_path / "users.csv")], max_epochs=1)
+    with pytest.raises(CatwalkError, match=r"WriteUserMetrics takes the categories .* categories_by: dataset"):
         trainer.fit(BPRMF(factors=4), InteractionTriplets(shop))
 
 
 def test_it_is_for_recommenders_only(shop, make_trainer, tmp_path) -> None:
-    trainer = make_trainer(callbacks=[WriteUserFigures(tmp_path / "users.csv")], max_epochs=1)
-    with pytest.raises(CatwalkError, match="WriteUserFigures measures recommenders, not a ProductClassifier"):
+    trainer = make_trainer(callbacks=[WriteUserMetrics(tmp_path / "users.csv")], max_epochs=1)
+    with pytest.raises(CatwalkError, match="WriteUserMetrics measures recommenders, not a ProductClassifier"):
         trainer.fit(ProductClassifier("catwalk.networks.compact_cnn"), ProductImages(shop))
