@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from catwalk.recommenders.feature_rows import FeatureRows
 from lightning_modules import Recommender
 
 
@@ -20,6 +21,10 @@ class VisualNeighbours(Recommender):
 
     def build(self, num_users: int, num_items: int, num_features: int) -> None:
         """Create nothing: the features are the data module's."""
+
+    def look_at(self, features: FeatureRows, scale: float) -> None:
+        """Take the features of all items, those that a callback may just have poisoned; cosines need no scale."""
+        self.features = features
 
     def prepare_scores(self, data: Any) -> None:
         """Compute the directions of the items' features, ``(N, D)``, and each user's mean of them, ``(U, D)``."""
