@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from callbacks.both_stages import MeasuringCallback
+from callbacks.of_a_run import callbacks_of
 from catwalk.attacks import PGD
 from catwalk.attacks.attack import Attack
 from catwalk.errors import CatwalkError
@@ -60,7 +61,9 @@ class AdversarialAccuracy(MeasuringCallback):
         """Refuse what has no categories to be right about, and two metrics of one name."""
         if not isinstance(pl_module, ProductClassifier):
             raise CatwalkError(f"AdversarialAccuracy measures product classifiers, not a {type(pl_module).__name__}")
-        others = (other for other in trainer.callbacks if isinstance(other, AdversarialAccuracy) and other is not self)  # type: ignore[attr-defined]
+        others = (
+            other for other in callbacks_of(trainer) if isinstance(other, AdversarialAccuracy) and other is not self
+        )
         if any(other.metric_name == self.metric_name for other in others):
             raise CatwalkError(
                 f"two AdversarialAccuracy would both log val/{self.metric_name}: give one of them another name "

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from callbacks.both_stages import FramingCallback
 from callbacks.observed_attack import attack_folder, catalogue_of
+from callbacks.of_a_run import callbacks_of
 from callbacks.other_features import clean_features, looking_at
 from callbacks.perceptual_distance import PerceptualDistance
 from callbacks.pictures import log_picture
@@ -98,7 +99,7 @@ class AttackGallery(FramingCallback):
         """Load LPIPS, unless another callback will have measured it, so that nothing has begun if it cannot be had."""
         self.folder = attack_folder(self, trainer, self.attack)
         catalogue_of(self, trainer)
-        others = [callback for callback in trainer.callbacks if isinstance(callback, PerceptualDistance)]  # type: ignore[attr-defined]
+        others = [callback for callback in callbacks_of(trainer) if isinstance(callback, PerceptualDistance)]
         measured = [attack_folder(other, trainer, other.attack).resolve() for other in others]
         if trainer.is_global_zero and self.folder.resolve() not in measured:
             self._lpips, cause = load_lpips(self.net, self.trunk, self.on_missing)

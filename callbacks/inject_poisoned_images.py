@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from rich.console import Console
 from rich.markup import escape
 
+from callbacks.of_a_run import callbacks_of
 from callbacks.processes import gather
 from catwalk.attacks import Attack
 from catwalk.errors import CatwalkError
@@ -144,7 +145,7 @@ class InjectPoisonedImages(Callback):
                 no features, ``output`` holds what is no attack's, or a file that the attack is made of was written
                 meanwhile.
         """
-        number = sum(isinstance(other, InjectPoisonedImages) for other in trainer.callbacks)  # type: ignore[attr-defined]
+        number = sum(isinstance(other, InjectPoisonedImages) for other in callbacks_of(trainer))
         if number > 1:
             raise CatwalkError(f"InjectPoisonedImages: there can be one attack in a run, and there are {number}")
         ends = stage == "fit" and trainer.max_epochs not in (None, -1)

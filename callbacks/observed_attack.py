@@ -5,6 +5,7 @@ from pathlib import Path
 from pytorch_lightning import Callback, Trainer
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
+from callbacks.of_a_run import callbacks_of
 from catwalk.errors import CatwalkError
 from catwalk.shop.catalogue import Catalogue
 
@@ -21,7 +22,7 @@ def attack_folder(callback: Callback, trainer: Trainer, given: Path | None) -> P
         CatwalkError: If none was given and there is no attack in this run, or another one.
     """
     who = type(callback).__name__
-    injected = [other.folder_in(trainer) for other in trainer.callbacks if isinstance(other, InjectPoisonedImages)]  # type: ignore[attr-defined]
+    injected = [other.folder_in(trainer) for other in callbacks_of(trainer) if isinstance(other, InjectPoisonedImages)]
     if given is None:
         if not injected:
             raise CatwalkError(

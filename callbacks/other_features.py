@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
+from callbacks.of_a_run import callbacks_of
 from catwalk.networks.features import FeatureTable
 from lightning_modules.data_protocols import recommender_data_of
 from lightning_modules.recommender import Recommender
@@ -15,7 +16,7 @@ from lightning_modules.recommender import Recommender
 
 def clean_features(trainer: Trainer) -> FeatureTable | None:
     """Return the features whose place an attack's have taken; None where nothing was injected in this run."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         if isinstance(callback, InjectPoisonedImages) and callback.clean_features is not None:
             return callback.clean_features
     return None

@@ -6,6 +6,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
+from callbacks.of_a_run import callbacks_of
 from callbacks.wandb_loggers import wandb_loggers
 from lightning_modules.free_adversarial_cnn import FreeAdversarialClassifier
 
@@ -91,7 +92,7 @@ class WandbAxes(Callback):
                 logger.experiment.define_metric(name, step_metric=axis)
 
     def _keep_highest(self, trainer: Trainer) -> None:
-        attacked = {callback.source for callback in _callbacks(trainer) if isinstance(callback, InjectPoisonedImages)}
+        attacked = {callback.source for callback in callbacks_of(trainer) if isinstance(callback, InjectPoisonedImages)}
         for name, value in trainer.logged_metrics.items():
             if _is_kept(name, attacked) and float(value) > self._highest.get(name, -math.inf):
                 self._highest[name] = float(value)
@@ -108,7 +109,3 @@ def _is_kept(name: str, attacked: set[str]) -> bool:
     if kind.startswith("chr@"):
         return category in attacked
     return kind.startswith(("hr@", "ndcg@")) or kind.endswith("accuracy")
-
-
-def _callbacks(trainer: Trainer) -> list[Callback]:
-    return trainer.callbacks  # type: ignore[attr-defined]

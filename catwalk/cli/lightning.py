@@ -26,6 +26,7 @@ import catwalk.recommenders.lazy_adam  # noqa: F401
 import datamodules  # noqa: F401
 import lightning_modules
 from callbacks.inject_poisoned_images import InjectPoisonedImages
+from callbacks.of_a_run import callbacks_of
 from callbacks.resumable_checkpoint import ResumableCheckpoint
 from callbacks.run_labels import call_run, run_labels
 from callbacks.show_batches import LogBatches
@@ -227,8 +228,8 @@ class CatwalkCLI(LightningCLI):
         if os.environ.get("WANDB_MODE") == "disabled":  # which Lightning does not look at
             trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, WandbLogger)]
         seed = self._get(self.config_init, "seed_everything")
-        labels = run_labels(self.model, self.datamodule, trainer.callbacks, seed)  # type: ignore[attr-defined]
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        labels = run_labels(self.model, self.datamodule, callbacks_of(trainer), seed)
+        for callback in callbacks_of(trainer):
             if isinstance(callback, SaveConfiguration):
                 callback.labels = labels
         of_wandb = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
@@ -236,7 +237,7 @@ class CatwalkCLI(LightningCLI):
             if logger._wandb_init.get("anonymous", ...) is None:
                 del logger._wandb_init["anonymous"]  # W&B warns of this setting, even where Lightning leaves it unset
             call_run(logger, str(self.subcommand), labels)
-        given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        given: list[Callback] = callbacks_of(trainer)
         bar = trainer.progress_bar_callback
         if bar is not None and bar not in stated and not Console().is_terminal:
             given[given.index(bar)] = LogBatches(str(self.subcommand))  # Lightning's would be silent in a log, or soup
@@ -269,7 +270,7 @@ class CatwalkCLI(LightningCLI):
     def before_predict(self) -> None:
         """Refuse to predict with a network that nobody has trained, or to write nothing."""
         self._require_weights()
-        if not any(writes_predictions(callback) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+        if not any(writes_predictions(callback) for callback in callbacks_of(self.trainer)):
             raise CatwalkError(
                 "predict: nothing would be written; add --config configs/cnn/features.yaml for the features of a CNN, "
                 "or --config configs/recommender/recommendations.yaml for the lists of a recommender"

@@ -8,6 +8,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 
+from callbacks.of_a_run import callbacks_of
 from callbacks.show_batches import ShowBatches
 from catwalk.configuration.names import did_you_mean
 from catwalk.errors import CatwalkError
@@ -27,7 +28,7 @@ class RequireMonitored(Callback):
         """Look at what the callbacks monitor."""
         if any(counts(trainer.num_val_batches)):
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks_of(trainer):
             monitor = getattr(callback, "monitor", None)
             if isinstance(monitor, str) and monitor.startswith("val/"):
                 name = type(callback).__name__

@@ -12,6 +12,7 @@ from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
+from callbacks.of_a_run import callbacks_of
 from catwalk import __version__
 from catwalk.configuration.parsers import KEEP_NONE
 from catwalk.files.atomic import written_aside
@@ -57,7 +58,7 @@ def provenance(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
         every byte of its images) and ``network`` (fingerprints that the features are stamped with), ``checkpoint`` and
         ``classifier`` (SHA-256 of the files), and the ``protocol`` of the attack in the run.
     """
-    data = trainer.datamodule  # type: ignore[attr-defined]
+    data = getattr(trainer, "datamodule", None)
     known: dict[str, Any] = {"catwalk": __version__}
     if isinstance(data, InteractionTriplets | ProductImages):
         folder = data.catalogue.folder
@@ -69,7 +70,7 @@ def provenance(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
             known |= {"catalogue": data.feature_table.catalogue, "network": data.feature_table.network}
     if checkpoint is not None and Path(checkpoint).is_file():
         known["checkpoint"] = file_hash(Path(checkpoint))
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         if isinstance(callback, InjectPoisonedImages):
             known["classifier"] = file_hash(callback.classifier)
             known["protocol"] = dataclasses.asdict(callback.protocol)
