@@ -56,11 +56,12 @@ def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test attacks is kept where no other test takes it from."""
+def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the store of a test's attacks, from which no other test takes them."""
     store = tmp_path_factory.getbasetemp() / "stores" / secrets.token_hex(8)
     for module in ("callbacks.inject_poisoned_images", "catwalk.poisoning.attack_images"):
         monkeypatch.setattr(f"{module}.STORE", store)
+    return store
 
 
 def quiet_trainer(**settings: Any) -> Trainer:

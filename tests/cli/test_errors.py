@@ -378,9 +378,10 @@ def test_ids_of_purchases_under_another_name_than_those_of_items(work, run) -> N
     assert_one_line(outcome, "interactions.csv lacks the column 'article'", "--purchased_item")
 
 
-def test_a_folder_that_cannot_be_written(work, run) -> None:
-    Path("runs/cache").write_text("a file where a folder should be")
-    assert_one_line(run("fit", *VBPR, *PGD), "runs/cache")
+def test_a_folder_that_cannot_be_written(work, run, own_store: Path) -> None:
+    own_store.parent.mkdir(exist_ok=True)
+    own_store.write_text("a file where a folder should be")
+    assert_one_line(run("fit", *VBPR, *PGD), str(own_store))
 
 
 def test_a_bug_of_ours_keeps_its_traceback(work, monkeypatch: pytest.MonkeyPatch) -> None:

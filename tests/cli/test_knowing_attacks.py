@@ -129,14 +129,14 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_what_can_be_mended_is_one_line(work, run, name: str) -> None:
+def test_what_can_be_mended_is_one_line(work, run, own_store: Path, name: str) -> None:
     arguments, words = ERRORS[name]
     outcome = run("test", *VBPR, *arguments, *EVADE)
     assert outcome.code == 2
     assert re.fullmatch(r"catwalk: error: [^\n]{10,600}\n", outcome.err), outcome.err
     for word in words:
         assert word in outcome.err
-    assert not Path("runs/cache/attack").exists()
+    assert not own_store.exists()
 
 
 def test_a_rank_attack_needs_a_recommender(work, run) -> None:

@@ -62,7 +62,7 @@ def test_robust_weights_are_given_as_the_configurations_say(work: Path, run) -> 
         assert (model["weights"], model["backbone_args"]) == ("imagenet_linf_4.pt", None)
 
 
-def test_imagenet_classes_and_an_attack_by_their_names(work: Path, run, weights: str) -> None:
+def test_imagenet_classes_and_an_attack_by_their_names(work: Path, run, own_store: Path, weights: str) -> None:
     outcome = run("predict", *IMAGENET, *SMALL, WIDE, weights)
     assert outcome.code == 0, outcome.err
     of_imagenet = dict(zip(CATEGORIES, [imagenet_categories()[place] for place in PLACES], strict=True))
@@ -74,7 +74,7 @@ def test_imagenet_classes_and_an_attack_by_their_names(work: Path, run, weights:
     by_name = ["--poison.source=sandal", "--poison.target=running shoe", "--poison.attack.epsilon=64"]
     outcome = run("fit", *vbpr, *pgd, *by_name, "--trainer.max_epochs=1")
     assert outcome.code == 0, outcome.err
-    with open(next(Path("runs/cache/attack").glob("*/attacked_items.csv"))) as file:
+    with open(next(own_store.glob("attack/*/attacked_items.csv"))) as file:
         attacked = list(csv.DictReader(file))
     assert len(attacked) == categories("runs/imagenet/features/predictions.csv").count("sandal") > 0
     assert {row["category_before"] for row in attacked} == {"sandal"}

@@ -29,7 +29,7 @@ trainer:
 
 
 @pytest.mark.filterwarnings("ignore:images whose shorter side")
-def test_pictures_and_figures_reach_the_loggers(work, run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_and_metrics_reach_the_loggers(work, run, own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(torchvision.models.squeezenet1_1().state_dict(), "squeeze.pth")
     lpips = LPIPS("squeeze", "squeeze.pth"), None
     monkeypatch.setattr(callbacks.perceptual_distance, "load_lpips", lambda *_: lpips)
@@ -47,7 +47,7 @@ def test_pictures_and_figures_reach_the_loggers(work, run, monkeypatch: pytest.M
     outcome = run("fit", *stack, "--config", "loggers.yaml", *SHORT)
     assert outcome.code == 0, outcome.err
 
-    (folder,) = Path("runs/cache/attack").iterdir()
+    (folder,) = (own_store / "attack").iterdir()
     with (folder / "attacked_items.csv").open() as file:
         attacked = list(csv.DictReader(file))
     assert {path.name for path in folder.glob("*.png")} == {"gallery.png", "category_bars.png", "confusion.png"}

@@ -90,7 +90,7 @@ def test_what_cannot_be_poisoned_is_told(data) -> None:
         made(data)
 
 
-def test_configurations_of_old_do_the_same(work, run) -> None:
+def test_configurations_of_old_do_the_same(work, run, own_store: Path) -> None:
     Path("old.yaml").write_text(OF_OLD)
     data = ["--config", "configs/data/synthetic.yaml", "--trainer.logger=false", "--trainer.max_epochs=1"]
     vbpr = ["fit", "--config", "configs/recommender/vbpr.yaml", *data]
@@ -100,7 +100,7 @@ def test_configurations_of_old_do_the_same(work, run) -> None:
         assert (outcome.code, outcome.err) == (0, "")
         weights.append(torch.load("runs/vbpr/recommender.ckpt", weights_only=True)["state_dict"])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    (new,) = Path("runs/cache/attack").iterdir()
+    (new,) = (own_store / "attack").iterdir()
     assert json.loads(Path("runs/attacks/of_old/stage.json").read_text())["key"] == new.name
     both = run(*vbpr, "--config", "old.yaml", "--config", "configs/attack/pgd8.yaml")
     assert both.code == 2
