@@ -185,9 +185,9 @@ def _log_table(trainer: Trainer, shown: list["GalleryItem"]) -> None:
 
 def _measure(before: UInt8Array, after: UInt8Array, lpips: LPIPS | None) -> tuple[float | None, float | None]:
     """Return LPIPS and SSIM of an image."""
-    figures = image_distances(torch.from_numpy(before)[None], torch.from_numpy(after)[None], lpips)
-    ssim = float(figures.ssim)
-    return None if figures.lpips is None else float(figures.lpips), None if math.isnan(ssim) else ssim
+    distances = image_distances(torch.from_numpy(before)[None], torch.from_numpy(after)[None], lpips)
+    ssim = float(distances.ssim)
+    return None if distances.lpips is None else float(figures.lpips), None if math.isnan(ssim) else ssim
 
 
 def _mean_ranks_before_and_after(

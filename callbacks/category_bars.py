@@ -106,7 +106,7 @@ class CategoryBars(RankedListsCallback, FramingCallback):
         """Count the lists of some users."""
         self.metrics["chr"].update(ranking["recommended"])
 
-    def figures(self) -> dict[str, Tensor]:
+    def values(self) -> dict[str, Tensor]:
         """Return nothing: what was counted is drawn."""
         return {}
 

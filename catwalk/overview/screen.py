@@ -82,7 +82,7 @@ def _print_categories(overview: Overview, console: Console) -> None:
             rows.append([f"{len(rest):,} others", f"{sum(category.items for category in rest):,}"])
         console.print(_table(["Category", "Items"], rows))
         return
-    rows = [[category.name, *_figures(category), f"{category.share:.1%}", _role(category)] for category in shown]
+    rows = [[category.name, *_numbers(category), f"{category.share:.1%}", _role(category)] for category in shown]
     if rest:
         items = sum(category.items for category in rest)
         bought = sum(category.purchases or 0 for category in rest)
@@ -154,7 +154,7 @@ def _print_pairs(overview: Overview, dataset: Path, console: Console) -> None:
     values = ["Items", "Bought", "Per\nitem"]
     headings = ["Source", *values, "Target", *values, "Ratio"]
     rows = [
-        [pair.source.name, *_figures(pair.source), pair.target.name, *_figures(pair.target), f"{pair.ratio:.2f}"]
+        [pair.source.name, *_numbers(pair.source), pair.target.name, *_numbers(pair.target), f"{pair.ratio:.2f}"]
         for pair in overview.pairs
     ]
     console.print(_table(headings, rows, left=("Source", "Target")))
@@ -198,7 +198,7 @@ def _kind(overview: Overview) -> str:
     return "Simulated purchases" if overview.simulated else "Purchases"
 
 
-def _figures(category: CategoryFacts) -> list[str]:
+def _numbers(category: CategoryFacts) -> list[str]:
     """Return items, purchases and purchases per item."""
     per_item = "–" if category.per_item is None else f"{category.per_item:.1f}"
     return [f"{category.items:,}", f"{category.purchases or 0:,}", per_item]
