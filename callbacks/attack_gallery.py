@@ -187,7 +187,7 @@ def _measure(before: UInt8Array, after: UInt8Array, lpips: LPIPS | None) -> tupl
     """Return LPIPS and SSIM of an image."""
     distances = image_distances(torch.from_numpy(before)[None], torch.from_numpy(after)[None], lpips)
     ssim = float(distances.ssim)
-    return None if distances.lpips is None else float(figures.lpips), None if math.isnan(ssim) else ssim
+    return None if distances.lpips is None else float(distances.lpips), None if math.isnan(ssim) else ssim
 
 
 def _mean_ranks_before_and_after(

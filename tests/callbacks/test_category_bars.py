@@ -111,8 +111,8 @@ def test_a_fit_shows_the_last_validation_beside_the_last_clean_one(
     folder, logged = tmp_path / "attack", []
 
     class Remember(CategoryHitRatio):
-        def figures(self):
-            logged.append({name.removeprefix("chr@20/"): float(value) for name, value in super().figures().items()})
+        def values(self):
+            logged.append({name.removeprefix("chr@20/"): float(value) for name, value in super().values().items()})
             return {}
 
     inject = InjectPoisonedImages(

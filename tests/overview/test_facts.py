@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from catwalk.overview import facts
 from catwalk.overview.facts import CategoryFacts, ImageFacts, LabelFacts, PurchaseFacts, SplitFacts
-from catwalk.overview.time_facts import TimeFacts
+from catwalk.overview.time_facts import TimeFacts, ties
+from catwalk.overview.weaknesses import weaknesses
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.interactions import Interactions
 from catwalk.shop.labelled_images import LabelledImages
@@ -145,7 +146,7 @@ def test_ties_are_those_found_user_by_user(shop: tuple[Catalogue, Interactions])
         times.setdefault(user, []).append(timestamp)
     several = [own for own in times.values() if len(own) > 1]
     tied = sum(own.count(max(own)) > 1 for own in several)
-    assert facts.ties(interactions) == (len(several), tied)
+    assert ties(interactions) == (len(several), tied)
 
 
 def test_without_purchases_the_largest_category_is_first() -> None:
@@ -276,7 +277,7 @@ def test_what_makes_a_study_weak_is_named() -> None:
     interactions = make_interactions([(0, 0, 5), (1, 1, 5), (2, 1, 6), (2, 0, 6)], 3)
     labelled = LabelledImages(Path("shop"), ("a", "b"), np.array([0, 2]), np.array([0, 2]), catalogue.category_names)
     categories = facts.category_facts(catalogue, interactions)
-    found = facts.weaknesses(
+    found = weaknesses(
         categories,
         ImageFacts.of(["x", "y", "z"], [(2, 3, "L"), (3, 2, "L"), None]),
         LabelFacts.of(labelled, own_file=True, files=ImageFacts.of(["a"], [(2, 2, "L")])),
@@ -308,7 +309,7 @@ def test_a_large_even_shop_has_no_weakness_but_its_pairs() -> None:
     labelled = LabelledImages(Path("shop"), ("a", "b"), np.array([0, 1]), np.array([0, 0]), catalogue.category_names)
     categories = facts.category_facts(catalogue, interactions)
     same = ImageFacts.of(["x", "y"], [(2, 2, "L"), (2, 2, "RGB")])
-    found = facts.weaknesses(
+    found = weaknesses(
         categories,
         same,
         LabelFacts.of(labelled, own_file=False, files=None),
@@ -327,7 +328,7 @@ def test_ids_times_shared_photographs_and_the_seen_future_make_a_study_weak() ->
     purchases = PurchaseFacts.of(make_catalogue([0, 0], 1), make_interactions([(0, 0, 1), (0, 1, 2)], 1))
     split = SplitFacts("leave-one-out", train=9, validation=0, test=600, tested_users=600, cold=0, seen_future=7)
     labels = LabelFacts(True, {}, (), None)
-    found = facts.weaknesses(categories, images, labels, purchases, split, None, [], ["a remark"])
+    found = weaknesses(categories, images, labels, purchases, split, None, [], ["a remark"])
     assert "a remark" in found
     assert any(r"the categories 'R\xf6cke' and 'Ro\u0308cke' are two spellings" in line for line in found)
     assert any("5 items share their photograph with others, 3 of them a:" in line for line in found)
