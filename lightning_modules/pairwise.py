@@ -4,7 +4,7 @@ import abc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from pytorch_lightning.cli import OptimizerCallable
@@ -25,16 +25,20 @@ from lightning_modules.checkpoints import check_checkpoint
 from lightning_modules.data_protocols import RecommenderData
 from lightning_modules.recommender import TRAINED_ON, Recommender, check_same
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 OPTIMIZER = "optimizer"
 """Key of a checkpoint with the name of the optimizer's class."""
 
 Triplets = tuple[Tensor, Tensor, Tensor]
 """Users, items bought and items not bought, int64 ``(B,)`` each."""
 
-Settings = TypeVar("Settings", bound="DataclassInstance")
+
+class IsDataclass(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Settings = TypeVar("Settings", bound=IsDataclass)
 
 
 class PairwiseRecommender(Recommender):

@@ -82,8 +82,9 @@ class FeatureTable:
         Example:
             >>> import torch
             >>> from catwalk.networks.building import build_network
-            >>> from catwalk.networks.features import FeatureTable, predict
+            >>> from catwalk.networks.features import FeatureTable
             >>> from catwalk.networks.network import network_fingerprint
+            >>> from catwalk.networks.prediction import predict
             >>> from catwalk.shop.catalogue import Catalogue
             >>> catalogue = Catalogue.read("data/synthetic")
             >>> network = build_network("catwalk.networks.compact_cnn", {"width": 8}, num_classes=6)

@@ -56,7 +56,7 @@ def logged(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "metrics"),
+    ("name", "names"),
     [
         ("recommender fit", {"val/attacked/mean_rank", "val/chr@8/Sandal", "val/gini@3", "attack/lpips", "attack/sr"}),
         ("recommender test", {"test/attacked/mean_rank", "test/chr@8/Sandal", "test/gini@3", "attack/lpips"}),
@@ -64,9 +64,9 @@ def logged(folder: Path) -> list[dict[str, str]]:
         ("classifier test", {"test/pgd_accuracy"}),
     ],
 )
-def test_the_same_figures(by_processes, name: str, values: set[str]) -> None:
+def test_the_same_metrics(by_processes, name: str, names: set[str]) -> None:
     one, two = (logged(folder / name) for folder in by_processes)
-    assert values <= {name for row in one for name in row}
+    assert names <= {name for row in one for name in row}
     # A loss is a mean in float32, which rounds as its batches fall to processes; all else is counted exactly.
     losses = [
         [float(row.pop(name)) for row in rows for name in sorted(row) if name.endswith("/loss")] for rows in (one, two)

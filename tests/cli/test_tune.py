@@ -23,6 +23,7 @@ from catwalk.errors import CatwalkError
 from catwalk.files.locks import locked
 from catwalk.networks.features import FeatureTable
 from catwalk.networks.prediction import Predictions
+from catwalk.recommenders.bpr_mf import BPRMFSettings
 from catwalk.shop.catalogue import Catalogue
 from catwalk.tuning.training import SearchedTraining
 from datamodules import InteractionTriplets
@@ -331,11 +332,11 @@ def test_a_trial_for_which_the_memory_does_not_suffice_fails(here, run, monkeypa
 def test_a_trial_whose_class_refuses_what_was_drawn_fails(here, run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ends of the range are fine."""
 
-    def picky(self: BPRMF, least: float, *names: str) -> None:
-        if self.hparams["regularization"] not in (0.001, 10):
+    def picky(self: BPRMFSettings) -> None:
+        if self.regularization not in (0.001, 10):
             raise CatwalkError("regularization: not this one")
 
-    monkeypatch.setattr(BPRMF, "check_at_least", picky)
+    monkeypatch.setattr(BPRMFSettings, "__post_init__", picky)
     outcome = tune(run, {**CHEAP, "trials": 2})
     assert outcome.code == 2
     assert "regularization: not this one" in outcome.err.partition("the last failure: ")[2]

@@ -16,7 +16,7 @@ from catwalk.files.locks import LockedError, locked
 COUNT = """
 import sys, time
 from pathlib import Path
-from catwalk import locks
+from catwalk.files import locks
 if sys.argv[1] != "flock":
     def refuse(handle, operation):
         raise OSError(int(sys.argv[1]), "refused")
@@ -101,7 +101,7 @@ def test_who_waits_is_told_once_for_whom(tmp_path, disk, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from catwalk import locks
+from catwalk.files import locks
 if sys.argv[1] != "flock":
     def refuse(handle, operation):
         raise OSError(int(sys.argv[1]), "refused")

@@ -25,7 +25,8 @@ PACKAGES = ("callbacks", "catwalk", "datamodules", "lightning_modules")
 PROJECT = Path(__file__).parents[2]
 ASIDE = {
     "catwalk/files/atomic.py": "it is how files are written aside",
-    "catwalk/results/store.py": "within a folder that is made aside and flushed",
+    "catwalk/results/record.py": "within a folder that is made aside, and flushed",
+    "catwalk/poisoning/finished_attack.py": "copied into a folder that is made aside",
     "catwalk/networks/features.py": "to the path that `written_aside` gives",
     "catwalk/tuning/journal.py": "what is added to a journal, which is read up to its last whole line",
     "catwalk/importers/dataset_writer.py": "within a folder that is made aside",

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from catwalk.errors import CatwalkError
-from catwalk.importers import dataset_writer
+from catwalk.importers import dataset_writer, summary
 from catwalk.importers.dataset_writer import DatasetWriter, numbered
 from catwalk.importers.summary import print_summary
 from catwalk.shop.catalogue import Catalogue
@@ -407,4 +407,4 @@ def test_ids_sort_as_text_like_their_numbers():
     ],
 )
 def test_one_thing_is_named_in_the_singular(count, what, expected):
-    assert dataset_writer._counted(count, what) == expected
+    assert summary._counted(count, what) == expected

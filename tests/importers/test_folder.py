@@ -13,7 +13,7 @@ from PIL import Image
 from publishers import ITEMS, LOG, picture, shop_options, tree_of, write, write_csv, write_shop, write_tree
 
 from catwalk.cli.main import main
-from catwalk.importers import folder as module
+from catwalk.importers import image_tree as module
 from catwalk.importers.folder import folder
 from catwalk.importers.items import SUFFIXES
 from catwalk.shop.catalogue import Catalogue

@@ -48,10 +48,7 @@ def test_doubtful_ids_of_items_are_told_once(tmp_path, log):
     main(["data", "folder", f"{tmp_path}/tree", f"{tmp_path}/dest", *options])
     remarks = [line for line in info_of(tmp_path / "dest")["remarks"] if " items have ids" in line]
     assert [line.split(" items")[0] for line in remarks] == ["2", "1"]
-    catalogue = Catalogue.read(tmp_path / "dest")
-    purchases = [] if log is None else [tmp_path / "dest" / "interactions.csv"]
-    interactions = Interactions.from_tables(purchases, catalogue) if purchases else None
-    found = overview._look(catalogue, purchases, interactions).weaknesses
+    found = overview.look(tmp_path / "dest").overview.weaknesses
     assert [line for line in found if " items have ids" in line] == remarks
 
 

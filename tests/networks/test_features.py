@@ -529,7 +529,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 import torch
-from catwalk import features
+from catwalk.networks import features
 from catwalk.shop.catalogue import Catalogue
 
 def anonymous():

@@ -15,6 +15,7 @@ from image_files import png, tiff
 from PIL import Image
 
 from catwalk.errors import CatwalkError
+from catwalk.shop import decoding
 from catwalk.shop import images as module
 from catwalk.shop.decoding import _decode, decode
 from catwalk.shop.images import load_images, save_png, store_images, to_float
@@ -315,9 +316,9 @@ class TestDecode:
 
     def test_the_largest_images_are_taken(self, pixels, tmp_path, monkeypatch):
         Image.fromarray(pixels).save(tmp_path / "a.png")
-        monkeypatch.setattr(module, "MAX_PIXELS", 9 * 14)
+        monkeypatch.setattr(decoding, "MAX_PIXELS", 9 * 14)
         assert np.array_equal(decoded(tmp_path / "a.png"), pixels)
-        monkeypatch.setattr(module, "MAX_PIXELS", 9 * 14 - 1)
+        monkeypatch.setattr(decoding, "MAX_PIXELS", 9 * 14 - 1)
         with pytest.raises(CatwalkError, match="14×9 are more than 125 pixels"):
             decode(tmp_path / "a.png")
 
@@ -411,7 +412,7 @@ class TestLoadImages:
     def test_the_cache_is_used(self, folder, monkeypatch):
         place, expected, names = folder
         load_images(place, names, None)
-        monkeypatch.setattr(module, "decode", lambda *_: pytest.fail("decoded again"))
+        monkeypatch.setattr(module, "_decode", lambda *_: pytest.fail("decoded again"))
         assert np.array_equal(load_images(place, names, None), expected)
 
     def test_it_is_redone_for_another_image_size_or_list(self, folder):
@@ -452,7 +453,7 @@ class TestLoadImages:
             save_png(expected[0], place / "69.png")
             return _decode(path, *arguments)
 
-        monkeypatch.setattr("catwalk.shop.decoding._decode", decode_and_write)
+        monkeypatch.setattr(module, "_decode", decode_and_write)
         with pytest.raises(CatwalkError, match=r"69\.png was written, added or removed while this ran"):
             load_images(place, names, None)
         assert cache_files(place) == []
@@ -585,7 +586,7 @@ class TestImagesOfSeveralSizes:
     def test_they_are_mapped_and_decoded_once(self, sizes_folder, monkeypatch):
         place, expected, names = sizes_folder
         store_images(place, names, None)
-        monkeypatch.setattr(module, "decode", lambda *_: pytest.fail("decoded again"))
+        monkeypatch.setattr(module, "_decode", lambda *_: pytest.fail("decoded again"))
         stored = store_images(place, names, None)
         assert isinstance(stored.pixels, np.memmap)
         assert not stored[3].flags.writeable
