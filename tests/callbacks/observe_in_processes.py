@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))  # what tests of several rooms share
+
 import attacks
 import lpips  # noqa: F401 - before there are several processes, each of which would take its time
 import matplotlib.figure  # noqa: F401

@@ -530,6 +530,7 @@ import sys
 from pathlib import Path
 import torch
 from catwalk.networks import features
+from catwalk.recommenders.feature_rows import FeatureRows
 from catwalk.shop.catalogue import Catalogue
 
 def anonymous():
@@ -541,7 +542,7 @@ features.BLOCK_BYTES = 2**20
 catalogue, matrix = Catalogue.read(shop), torch.ones(8192, 2)
 torch.ones(32, 8192) @ matrix
 before, used = anonymous(), []
-rows = features.FeatureRows(features.FeatureTable.read(folder, catalogue, dtype).features, "disk")
+rows = FeatureRows(features.FeatureTable.read(folder, catalogue, dtype).features, "disk")
 for items in torch.arange(2048).split(32):
     rows.difference(items, items.flip(0))
     used.append(anonymous())
