@@ -64,9 +64,8 @@ def errors(said: Path) -> str:
     return "\n".join(path.read_text()[-3000:] for path in sorted(said.glob("stderr*")))
 
 
-@pytest.mark.parametrize(
-    "name", ["pgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cw", "matching", "rank"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pgd", "cw", "matching", "rank"])
 def test_the_files_and_figures_of_two_are_those_of_one(attack, tmp_path, name):
     codes, said = attack(name, 1, tmp_path / "one")
     assert codes == [0], errors(said)

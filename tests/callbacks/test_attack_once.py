@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,6 +166,11 @@ CHANGES = {
 }
 
 
+def some_fast(cases: Iterable[Any], *fast: Any) -> list[Any]:
+    """Return cases of a test of which only some are among the fast ones: keys of attacks have tests of their own."""
+    return [case if case in fast else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
 WHY = {
     "epsilon": "setting epsilon and setting step",  # which is a share of it
     "class": "the class of attack",
@@ -173,7 +180,7 @@ WHY = {
 """What is said to have changed, where it is not the setting of that name alone."""
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", some_fast(CHANGES, "epsilon", "class", "source", "target"))
 def test_whatever_changes_the_attack_is_run_again(inject, fit, crafted, said, tmp_path, change):
     fit(inject())
     (tmp_path / "out" / "mine.png").write_bytes(b"not an attack's")
@@ -270,7 +277,7 @@ def test_what_is_damaged_in_the_folder_is_taken_from_the_store(inject, fit, craf
         assert said[0].endswith(f" in {tmp_path / 'out'}; what an attack left there is replaced")
 
 
-@pytest.mark.parametrize("damage", [*DAMAGES, "another's"])
+@pytest.mark.parametrize("damage", some_fast([*DAMAGES, "another's"], "zeros", "missing"))
 def test_what_is_damaged_in_the_store_is_set_aside_and_made_again(inject, fit, crafted, said, tmp_path, damage):
     store = tmp_path / "store"
     fit(inject(PGD(epsilon=16.0), output=tmp_path / "other"))
@@ -472,7 +479,9 @@ class TestWhatFails:
 
 KILLED = """
 import os, signal, sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from pytorch_lightning import Trainer
 from callbacks import InjectPoisonedImages
 from catwalk.attacks import PGD
@@ -513,7 +522,14 @@ trainer.fit(VBPR(factors=4, visual_factors=4, top_k=[5]), InteractionTriplets(Pa
 """
 
 
-@pytest.mark.parametrize(("step", "count"), [("save_png", 3), ("decode", 20), ("replace", 4)])
+@pytest.mark.parametrize(
+    ("step", "count"),
+    [
+        pytest.param("save_png", 3, marks=pytest.mark.slow),
+        pytest.param("decode", 20, marks=pytest.mark.slow),
+        ("replace", 4),
+    ],
+)
 def test_a_killed_attack_never_looks_finished(
     inject, fit, crafted, shop, features, trained, tmp_path, step: str, count: int
 ):
@@ -533,8 +549,10 @@ def test_a_killed_attack_never_looks_finished(
 class TestARunThatGoesOn:
     """A fit that was stopped after an epoch and goes on ends as one that was not stopped."""
 
-    @pytest.mark.parametrize("from_epoch", [0, 1, 2, 3])
-    @pytest.mark.parametrize("stop", [1, 2, 3])
+    @pytest.mark.parametrize("from_epoch", [0, pytest.param(1, marks=pytest.mark.slow), 2, 3])
+    @pytest.mark.parametrize(
+        "stop", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+    )
     def test_with_the_attack_before_and_after(self, inject, fit, crafted, tmp_path, from_epoch, stop):
         apart = {"output": tmp_path / "whole", "results": tmp_path / "other store"}
         whole = fit(inject(from_epoch=from_epoch, **apart), epochs=4)

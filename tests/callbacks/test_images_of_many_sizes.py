@@ -42,14 +42,8 @@ def test_each_row_is_what_the_network_makes_of_the_item(shop_of_many_sizes: Path
         assert table.probabilities[item] == pytest.approx(shares.max().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("devices", "batch_size"),
-    [
-        pytest.param(1, 5, marks=pytest.mark.slow),
-        pytest.param(2, 32, marks=pytest.mark.slow),
-        (3, 7),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 5), (2, 32), (3, 7)])
 def test_batches_and_processes_do_not_show(
     shop_of_many_sizes: Path, trained, written: Path, tmp_path: Path, devices: int, batch_size: int
 ) -> None:

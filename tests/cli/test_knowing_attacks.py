@@ -75,7 +75,7 @@ def test_the_rank_attack_raises_what_the_known_recommender_thinks(work, run, com
         assert not torch.equal(trained["model.projection"], known["state_dict"]["model.projection"])
 
 
-@pytest.mark.parametrize("command", [["test", *EVADE], ["fit", *SHORT]])
+@pytest.mark.parametrize("command", [["test", *EVADE], pytest.param(["fit", *SHORT], marks=pytest.mark.slow)])
 def test_feature_matching_makes_images_like_the_best_seller(work, run, command: list) -> None:
     outcome = run(command[0], *VBPR, *MATCHING, INTO, *command[1:])
     assert (outcome.code, outcome.err) == (0, "")

@@ -274,6 +274,7 @@ def test_the_size_of_blocks_does_not_show(shop, features, fitted, make_trainer, 
         assert_same_metrics(found, metrics)
 
 
+@pytest.mark.slow
 def test_processes_train_what_one_does(shop, features, tmp_path):
     script, weights = Path(__file__).with_name("fit_in_processes.py"), []
     for strategy, devices in (("auto", 1), ("ddp_fork", 1), ("ddp_fork", 2)):
@@ -288,6 +289,7 @@ def test_processes_train_what_one_does(shop, features, tmp_path):
         assert weight.abs().max() > 0.03, "nothing has been learnt"
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(shop, features, fitted, trained, make_trainer, tmp_path):
     _, metrics, checkpoint = fitted
     script = Path(__file__).with_name("measure_in_processes.py")

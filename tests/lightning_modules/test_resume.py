@@ -25,10 +25,8 @@ TRAININGS = {
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no kill -9 on this system")
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "FreeAdversarialClassifier" else pytest.param(name, marks=pytest.mark.slow) for name in TRAININGS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAININGS)
 def test_killed_in_mid_epoch(shop, tmp_path, name):
     """Dropout, random starts, flips, shifts and momentum are all at work, and the epochs have 11 batches."""
     settings = TRAININGS[name]

@@ -43,6 +43,7 @@ def assert_equal(first, second):
         assert torch.equal(value, second[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["at", "free"])
 def test_two_processes_train_what_one_does(results, name):
     """Without BatchNorm and random starts, which are each process's own, the algorithms are the same."""

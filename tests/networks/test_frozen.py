@@ -485,7 +485,8 @@ def test_rows_have_the_same_bits_in_every_padded_batch(backbone, precision):
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("precision", ["32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_compiled(precision):
     torch.manual_seed(0)
     network, images = (
