@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import logging
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ MODULES = {
 
 def test_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.root.manager, "disable", logging.INFO)  # Lightning's would be taken for output
     synthetic(Path("data/synthetic"))
     shown = {name for name, source in MODULES.items() if ">>> " in source}
     assert len(shown) > 30

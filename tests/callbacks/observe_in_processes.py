@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1]))  # what tests of several rooms share
+sys.path += map(str, Path(__file__).parents[2:0:-1])  # the packages, and what tests of several rooms share
 
 import attacks
 import lpips  # noqa: F401 - before there are several processes, each of which would take its time
