@@ -20,11 +20,14 @@ MODULES = {
 
 def test_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(logging.root.manager, "disable", logging.INFO)  # Lightning's would be taken for output
     synthetic(Path("data/synthetic"))
     shown = {name for name, source in MODULES.items() if ">>> " in source}
     assert len(shown) > 30
-    results = {name: doctest.testmod(importlib.import_module(name)) for name in sorted(shown)}
+    logging.disable(logging.INFO)  # or lines of Lightning would be taken for output
+    try:
+        results = {name: doctest.testmod(importlib.import_module(name)) for name in sorted(shown)}
+    finally:
+        logging.disable(logging.NOTSET)
     assert {name for name, result in results.items() if result.failed} == set()  # what they gave instead is printed
 
 
