@@ -324,9 +324,11 @@ class CatwalkCLI(LightningCLI):
             with advising(self._how_to_go_on):
                 super()._run_subcommand(subcommand)
         except CatwalkError as error:
-            if self._is_poisoned and f"{InjectPoisonedImages.__name__}." in str(error):  # which its user has not named
+            if self._is_poisoned:  # by a callback that its user has not named
                 named = str(error).replace(f"{InjectPoisonedImages.__name__}.", "poison.")
-                raise CatwalkError(named) from error
+                named = re.sub(r"^(source|target): ", r"poison.\1: ", named)
+                if named != str(error):
+                    raise CatwalkError(named) from error
             if self._checkpoint is None or not str(error).startswith("the checkpoint "):
                 raise
             raise CatwalkError(f"ckpt_path: {self._checkpoint[0]}: {error}") from error

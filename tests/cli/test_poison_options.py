@@ -106,3 +106,12 @@ def test_configurations_of_old_do_the_same(work, run, own_store: Path) -> None:
     assert both.code == 2
     assert both.err.startswith("catwalk: error: poison.attack: InjectPoisonedImages is among trainer.callbacks, too")
     assert both.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["source", "target"])
+def test_a_category_that_there_is_not_is_told_by_its_option(work, run, option: str) -> None:
+    vbpr = ["fit", "--config", "configs/recommender/vbpr.yaml", "--config", "configs/data/synthetic.yaml"]
+    stack = [*vbpr, "--config", "configs/attack/pgd8.yaml", "--trainer.logger=false", f"--poison.{option}=Sandl"]
+    outcome = run(*stack)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"catwalk: error: poison.{option}: there is no category 'Sandl'; the categories are ")
