@@ -34,7 +34,7 @@ class Study:
 
 @pytest.fixture(scope="session")
 def study_settings(shop: Path) -> Settings:
-    """Return the settings of a study with 12 cells and 15 stages; change a copy."""
+    """Return the settings of a study with 12 cells and without controls; change a copy."""
     small = {"class_path": "lightning_modules.VBPR", "init_args": {"factors": 4, "visual_factors": 4}}
     return {
         "name": "tiny",
@@ -56,6 +56,7 @@ def study_settings(shop: Path) -> Settings:
             }
         },
         "lpips": {"net": "alex"},
+        "controls": {"noise": [], "other_seeds": False, "evasion": False},
         "attacks": [
             {"class_path": "catwalk.attacks.FGSM", "init_args": {"epsilon": 32}},
             {"class_path": "catwalk.attacks.PGD", "init_args": {"epsilon": 32}},
