@@ -16,11 +16,11 @@ from catwalk.results.store import StageCache
 from catwalk.study.cells import COLUMNS, Cell, column_name, write_cells, write_users
 from catwalk.study.controls import Controls
 from catwalk.study.effects import Effect, effects_of, write_effects
+from catwalk.study.executor import run_waiting
 from catwalk.study.grid import Grid, Settings, Training
 from catwalk.study.manifest import write_manifest
 from catwalk.study.metrics import Metrics
 from catwalk.study.plan import Plan, Run
-from catwalk.study.progress import StudyProgress
 from catwalk.study.remarks import on_protocol, remarks_on_networks, what_is_replaced
 from catwalk.study.results import CELLS_FILE, EFFECTS_FILE, MANIFEST_FILE
 from catwalk.study.shop import Shop
@@ -60,6 +60,7 @@ def run_study(
     wandb_artifacts: bool = False,
     output: Path = Path("runs"),
     verify: bool = False,
+    workers: int | None = None,
 ) -> Path:
     """Run a study and print its tables.
 
@@ -99,6 +100,8 @@ def run_study(
         output: Folder for the study and the cache.
         verify: Whether to compare the hashes of all files that are taken from the cache. Otherwise a file is not read
             again whose hash was compared before, and whose size and times are still those.
+        workers: How many stages run side by side, each on one thread; the results are the same for every number. By
+            default one for each core as far as memory allows, and one alone where a GPU is used.
 
     Returns:
         The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*`` and
@@ -151,9 +154,7 @@ def run_study(
         console.print(replaced, markup=False, highlight=False, style="yellow", soft_wrap=True)
     if why_not is not None:
         console.print(f"LPIPS is left out: {why_not}", markup=False, highlight=False, style="yellow")
-    with StudyProgress(console, len(waiting)) as progress:
-        for stage in waiting:
-            stage.run(progress)
+    run_waiting(waiting, cache, console, workers)
     cells = [Cell.of(shop, grid, run, confidence) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     stages_of_users = {cell.users: run.recommendations for cell, run in zip(cells, runs, strict=True)}

@@ -78,7 +78,7 @@ def settings(study_settings: Settings) -> Settings:
 
 
 def run(settings: Settings, output: Path) -> Study:
-    """Run ``catwalk study``."""
+    """Run ``catwalk study``, in this process."""
     path = output.parent / f"{output.name}.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     made: list[str] = []
@@ -91,7 +91,7 @@ def run(settings: Settings, output: Path) -> Study:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StageCache, "write", write_and_tell)
         patch.setattr("sys.argv", ["catwalk"])
-        main(["study", "--config", str(path), "--output", str(output)])
+        main(["study", "--config", str(path), "--output", str(output), "--workers", "1"])
     return Study(settings, output, tuple(made))
 
 
