@@ -201,7 +201,7 @@ def run_study(
 
 def _check_statistics(smallest_effect: float, confidence: float) -> None:
     """Raise a CatwalkError unless intervals and verdicts can be had."""
-    if not 0 < smallest_effect:
+    if not smallest_effect > 0:
         raise CatwalkError(f"smallest_effect: must be above 0, a share of CHR without attack, got {smallest_effect}")
     if not 0 < confidence < 1:
         raise CatwalkError(f"confidence: must lie between 0 and 1, got {confidence}")

@@ -1,4 +1,4 @@
-"""The effect of every attack and control on its category's places, paired with no attack: with intervals and verdicts."""
+"""The effect of every attack and control on its category's places, paired with no attack: intervals and verdicts."""
 
 import csv
 import itertools
@@ -16,7 +16,16 @@ from catwalk.files.atomic import open_text
 from catwalk.files.csv_text import from_cell, to_cell
 from catwalk.study.cells import Cell
 from catwalk.study.grid import NO_ATTACK
-from catwalk.study.statistics import EffectSize, Interval, Verdict, holm, paired_effect, seeds_needed, verdict, verdict_sentence
+from catwalk.study.statistics import (
+    EffectSize,
+    Interval,
+    Verdict,
+    holm,
+    paired_effect,
+    seeds_needed,
+    verdict,
+    verdict_sentence,
+)
 
 ReadUsers = Callable[[Cell], pa.Table]
 """Reads the table of a cell's users, a row each, sorted alike in all cells."""
@@ -176,9 +185,7 @@ def effects_of(
     return found
 
 
-def places_of(
-    cells: Sequence[Cell], users: ReadUsers, top_k: int, expected: int | None = None
-) -> NDArray[np.float64]:
+def places_of(cells: Sequence[Cell], users: ReadUsers, top_k: int, expected: int | None = None) -> NDArray[np.float64]:
     """Return how many places the source category takes in every user's list, ``(S, U)``, a row for each seed."""
     rows = []
     for cell in sorted(cells, key=lambda cell: cell.seed or 0):

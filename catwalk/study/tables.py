@@ -153,21 +153,21 @@ class Table:
         # A spread or an interval has columns of its own, where the values have one.
         further: list[list[str]] = []
         for column in range(len(names)):
-            values = [row[1][column] for row in self.rows]
-            found = [name for value in values if value is not None for name, entry in value.columns.items() if entry is not None]
+            columns = [value.columns for _, values in self.rows if (value := values[column]) is not None]
+            found = [name for each in columns for name, entry in each.items() if entry is not None]
             further.append(list(dict.fromkeys(found)))
         with open_text(path) as file:
             writer = csv.writer(file, lineterminator="\n")
             header: list[str] = [heading.lower() for heading in self.row_headings]
-            for name, columns in zip(names, further, strict=True):
-                header += [name, *(f"{name} {column}" for column in columns)]
+            for name, endings in zip(names, further, strict=True):
+                header += [name, *(f"{name} {ending}" for ending in endings)]
             writer.writerow(map(to_cell, header))
             for labels, values in self.rows:
                 row: list[Any] = list(labels)
-                for value, columns in zip(values, further, strict=True):
+                for value, endings in zip(values, further, strict=True):
                     row.append("" if value is None else value.number)
                     known = {} if value is None else value.columns
-                    row += ["" if known.get(column) is None else known[column] for column in columns]
+                    row += ["" if known.get(ending) is None else known[ending] for ending in endings]
                 writer.writerow(map(to_cell, row))
 
     def markdown(self) -> str:
@@ -342,9 +342,7 @@ def table_1(
     )
 
 
-def table_2(
-    cells: Sequence[Cell], lpips_net: str, notes: Sequence[str], paper: PaperValue | None = None
-) -> Table:
+def table_2(cells: Sequence[Cell], lpips_net: str, notes: Sequence[str], paper: PaperValue | None = None) -> Table:
     """Return what attacks did by attack and network: attacked items, success rate, feature loss and LPIPS × 100.
 
     In bold the best of each for the attacker. An interval is over the attacked images. Of an attack that knows the
