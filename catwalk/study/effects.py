@@ -15,6 +15,7 @@ from catwalk.errors import CatwalkError
 from catwalk.files.atomic import open_text
 from catwalk.files.csv_text import from_cell, to_cell
 from catwalk.study.cells import Cell
+from catwalk.study.confidence import MeanSquares
 from catwalk.study.grid import NO_ATTACK
 from catwalk.study.statistics import (
     EffectSize,
@@ -32,6 +33,9 @@ ReadUsers = Callable[[Cell], pa.Table]
 
 FAMILY = ("protocol", "extractor", "recommender", "scenario")
 """What a column of attacks has in common, whose p-values are adjusted together."""
+
+SQUARES = ("seeds", "users", "rest")
+"""Mean squares of an effect, from which follows how wide its interval would be with other seeds."""
 
 LABELS = ("protocol", "extractor", "recommender", "attack", "scenario", "control")
 """What tells an effect from others of a study."""
@@ -76,7 +80,9 @@ class Effect:
         values = {name: getattr(self, name) for name in (*LABELS, "epsilon")}
         for each in fields(EffectSize):
             value = getattr(self.size, each.name)
-            if isinstance(value, Interval):
+            if isinstance(value, MeanSquares):
+                values |= {f"mean_square_of_{name}": getattr(value, name) for name in SQUARES}
+            elif isinstance(value, Interval):
                 values |= {each.name: value.mean, f"{each.name}_low": value.low, f"{each.name}_high": value.high}
             elif each.name == "relative":
                 values |= dict.fromkeys((each.name, f"{each.name}_low", f"{each.name}_high"))
@@ -98,9 +104,11 @@ class Effect:
             if each.name in ("difference", "relative"):
                 bounds = [_number(row[name]) for name in (each.name, f"{each.name}_low", f"{each.name}_high")]
                 size[each.name] = None if None in bounds else Interval(*bounds)  # type: ignore[arg-type]
-            else:
+            elif each.name != "squares":
                 number = _number(row[each.name])
                 size[each.name] = int(number) if each.name in ("seeds", "users") and number is not None else number
+        squares = {name: float(row[f"mean_square_of_{name}"]) for name in SQUARES}
+        size["squares"] = MeanSquares(**squares, num_seeds=size["seeds"], num_users=size["users"])
         texts = {name: from_cell(row[name]) or None for name in LABELS}
         needed = _number(row["seeds_needed"])
         return cls(
@@ -158,10 +166,12 @@ def effects_of(
     for place, (cell, size) in enumerate(pending):
         p_adjusted = adjusted.get(place, size.p_value)
         decision = verdict(size, p_adjusted, smallest_effect, confidence)
-        needed = seeds_needed(size, smallest_effect, confidence) if decision == "cannot tell" else None
+        needed = None
+        if decision == "cannot tell":
+            needed = seeds_needed(size, smallest_effect, confidence, p_adjusted=p_adjusted)
         sentence = verdict_sentence(
-            size,
             decision,
+            size,
             attack=cell.attack if cell.scenario != "evasion" else f"{cell.attack} (evasion)",
             extractor=cell.extractor,
             recommender=str(cell.recommender),
@@ -169,7 +179,7 @@ def effects_of(
             top_k=top_k,
             smallest_effect=smallest_effect,
             confidence=confidence,
-            seeds_needed=needed,
+            needed=needed,
         )
         labels = {name: getattr(cell, name) for name in (*LABELS, "epsilon")}
         found.append(

@@ -72,7 +72,7 @@ class Value:
         if self.effect is not None:
             return f"{text} {_change(self.effect)}"
         if self.interval is not None:
-            low, high = (f"{self.factor * bound:.{self.digits}f}" for bound in self.interval)
+            low, high = (f"{self.factor * bound:.3g}" for bound in self.interval)
             return f"{text} [{low}, {high}]"
         if self.spread is None:
             return text
@@ -209,11 +209,14 @@ class Table:
         return head + (f"{DEFINE_OTHER_SCRIPT}\n" if OTHER_SCRIPT in text else "") + text
 
     def show(self, console: Console) -> None:
-        """Print the table; where it is too wide for the screen, its groups stand one below the other."""
+        """Print the table; where it is too wide, its groups stand below each other, and then intervals are left out."""
         table = self._screen_table()
         unbounded = console.options.update(max_width=WIDEST)
-        if console.measure(table, options=unbounded).maximum > console.width and len(set(self.groups)) > 1:
-            table = self._stacked()._screen_table()
+        if console.measure(table, options=unbounded).maximum > console.width:
+            narrow = self._stacked() if len(set(self.groups)) > 1 else self
+            table = narrow._screen_table()
+            if console.measure(table, options=unbounded).maximum > console.width:
+                table = narrow._without_intervals()._screen_table()
         console.print(escape(self.heading), style="bold", highlight=False)
         console.print(table)
         console.print(escape(_shown(self.notes)), style="dim", highlight=False)
@@ -236,6 +239,13 @@ class Table:
             rows=rows,
             best=frozenset(best),
         )
+
+    def _without_intervals(self) -> "Table":
+        """Return the table without the intervals over images, which the files have."""
+        rows = tuple(
+            (labels, tuple(value and replace(value, interval=None) for value in values)) for labels, values in self.rows
+        )
+        return replace(self, rows=rows)
 
     def _screen_table(self) -> RichTable:
         table = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True)
