@@ -159,7 +159,7 @@ def test_an_error_stops_the_stages_beside_it(folder: Path, kind: str) -> None:
     (folder / "fail").write_text(kind)
     (folder / "wait for attack").touch()
     study = start(folder, "--workers", "2")
-    out, err = study.communicate(timeout=120)
+    _, err = study.communicate(timeout=120)
     assert study.returncode == {"error": 2, "bug": 1}[kind]
     lines = [line for line in err.splitlines() if not line.startswith("warning:")]
     assert lines == ["catwalk: error: user: this is wrong"] if kind == "error" else lines[-1] == "ValueError: broken"
