@@ -42,7 +42,7 @@ def test_their_settings_are_accepted(shop: Path, tmp_path: Path, name: str) -> N
 def test_the_synthetic_study_runs_as_a_new_user_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main(["data", "synthetic", "data/synthetic"])
-    main(["study", "--config", "configs/study/synthetic.yaml"])
+    main(["study", "--config", "configs/study/synthetic.yaml", "--workers", "1"])
     written = {path.name for path in Path("runs/synthetic").iterdir()}
     assert written == {"cells.csv", "manifest.json"} | {
         f"{stem}.{kind}" for stem in ("table1", "table2", "networks") for kind in ("csv", "md", "tex")
