@@ -37,7 +37,7 @@ from catwalk.poisoning.finished_attack import (
     put_in_place,
 )
 from catwalk.poisoning.poison import NothingToAttackError, Poisoning
-from catwalk.poisoning.protocol import AttackProtocol, Protocol
+from catwalk.poisoning.protocol import NO_UNDEFENDED, AttackProtocol, Protocol
 from catwalk.results.keys import Inputs
 from catwalk.results.store import STORE, StageCache
 from catwalk.shop.catalogue import Catalogue
@@ -97,9 +97,12 @@ class InjectPoisonedImages(Callback):
         results: The store of results; ``runs/cache`` by default, where studies that write to ``runs`` have theirs.
         verify: Whether to compare the hashes of all files that are taken from the store. Otherwise a file is not read
             again whose hash was compared before, and whose size and times are still those.
+        undefended: Folder of the catalogue's clean features by the undefended network, which ``catwalk predict`` wrote;
+            needed where ``protocol.source_items`` is ``undefended``, and without effect otherwise.
 
     Raises:
-        CatwalkError: If ``from_epoch`` is negative, or the attack's ε is too small for 8-bit images.
+        CatwalkError: If ``from_epoch`` is negative, the attack's ε is too small for 8-bit images, or the undefended
+            network is to choose the items and its features are not named.
     """
 
     def __init__(
@@ -115,9 +118,12 @@ class InjectPoisonedImages(Callback):
         backbone_args: dict[str, Any] | None = None,
         results: Path | None = None,
         verify: bool = False,
+        undefended: Path | None = None,
     ) -> None:
         if from_epoch < 0:
             raise CatwalkError(f"from_epoch: must be at least 0, got {from_epoch}")
+        if protocol.source_items == "undefended" and undefended is None:
+            raise CatwalkError(NO_UNDEFENDED)
         attack.check_eight_bit()
         self.classifier = Path(classifier)
         self.attack = attack
@@ -126,6 +132,7 @@ class InjectPoisonedImages(Callback):
         self.output = None if output is None else Path(output)
         self.results = STORE if results is None else Path(results)
         self.verify = verify
+        self.undefended = None if undefended is None else Path(undefended)
         self.protocol = protocol
         self.from_epoch = from_epoch
         self.backbone = backbone
@@ -232,6 +239,7 @@ class InjectPoisonedImages(Callback):
                         purchases=purchases,
                         backbone=self.backbone,
                         backbone_args=self.backbone_args,
+                        undefended=self.undefended,
                     )
                     if inputs is None and self.output is None:
                         raise CatwalkError(
@@ -260,10 +268,22 @@ class InjectPoisonedImages(Callback):
                         copy_attack(self._store.path(ATTACK, attack.key), self.output, attack.key)
         return gather([is_done], trainer.world_size)[0]
 
+    def _undefended_table(self, catalogue: Catalogue) -> FeatureTable | None:
+        """Return the features of the undefended network, where it chooses the items."""
+        if self.protocol.source_items != "undefended" or self.undefended is None:
+            return None
+        return FeatureTable.read(self.undefended, catalogue)
+
     def _watch(self, data: Any) -> list[WatchedFiles]:
         """Watch the files that the attack is made of."""
         folder, images = data.catalogue.folder, data.catalogue.images
-        features = [Path(data.features) / name for name in (FEATURES_FILE, PREDICTIONS_FILE)]
+        by_undefended = self.undefended if self.protocol.source_items == "undefended" else None
+        features = [
+            place / name
+            for place in (Path(data.features), by_undefended)
+            if place is not None
+            for name in (FEATURES_FILE, PREDICTIONS_FILE)
+        ]
         named = [self.classifier, *features, *files_of(self.attack)]
         return [watch(*named), WatchedFiles(lambda: [folder / image for image in images])]
 
@@ -300,6 +320,7 @@ class InjectPoisonedImages(Callback):
                             target=self.target,
                             protocol=self.protocol,
                             purchases=attack.purchases,
+                            undefended=self._undefended_table(data.catalogue),
                         )
                     except NothingToAttackError as error:
                         raise CatwalkError(f"{self.classifier} (InjectPoisonedImages.classifier): {error}") from error

@@ -13,7 +13,7 @@ class UniformNoise(Attack):
     """Adds noise from ``U(-ε, ε)`` to every value of an image, and cuts off what is outside [0, 1].
 
     Args:
-        epsilon: Radius ε of the L-infinity ball in grey levels, above 0.
+        epsilon: Radius ε of the L-infinity ball in grey levels, at least 0.
         seed: Seed of the noise, which depends on it and on the item alone.
         **settings: As in :class:`~catwalk.attacks.Attack`.
 

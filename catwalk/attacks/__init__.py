@@ -7,6 +7,7 @@ from catwalk.attacks.feature_matching import FeatureMatching
 from catwalk.attacks.fgsm import FGSM
 from catwalk.attacks.mi_fgsm import MIFGSM
 from catwalk.attacks.pgd import PGD
+from catwalk.attacks.random_noise import RandomNoise
 from catwalk.attacks.rank_attack import RankAttack
 from catwalk.attacks.threat_model import ThreatModel, ThreatModelError
 
@@ -20,6 +21,7 @@ __all__ = [
     "AttackResult",
     "CarliniWagner",
     "FeatureMatching",
+    "RandomNoise",
     "RankAttack",
     "ThreatModel",
     "ThreatModelError",

@@ -54,7 +54,7 @@ class APGD(Attack):
     Costs a forward and a backward pass per step and one forward pass more, or two for ``dlr`` towards a category.
 
     Args:
-        epsilon: Radius of the ball in grey levels, above 0; ``"8/255"`` are 8; for ``"l2"`` a Euclidean length
+        epsilon: Radius of the ball in grey levels, at least 0; ``"8/255"`` are 8; for ``"l2"`` a Euclidean length
             over all values of an image, where 255 is a distance of 1 between images in [0, 1].
         norm: Distance that ``epsilon`` bounds, ``"linf"`` or ``"l2"``.
         loss: What is maximised, ``"ce"`` or ``"dlr"``. ``"dlr"`` needs 3 categories, or 4 towards one.

@@ -138,7 +138,7 @@ class Attack(abc.ABC):
         return f"{self.title}{'' if self.threat_model.norm == 'linf' else '-L2'} (ε = {epsilon:g})"
 
     def check_eight_bit(self) -> None:
-        """Raise a CatwalkError if ε is so small that no image would change when it is saved with 8 bits per value."""
+        """Raise a CatwalkError if ε is above 0, and yet so small that no 8-bit image would change."""
         reason = below_half_a_level(self.threat_model.epsilon)
         if reason is not None:
             raise CatwalkError(f"{type(self).__name__}.epsilon: {reason}")

@@ -18,7 +18,7 @@ class DescentAttack(Attack, abc.ABC):
     """Base of attacks that lower a loss of each image by projected steps, and keep the least that they met.
 
     Args:
-        epsilon: Radius of the ball in grey levels, above 0; ``"8/255"`` are 8.
+        epsilon: Radius of the ball in grey levels, at least 0; ``"8/255"`` are 8.
         step: Length of a step in grey levels, above 0; None means ``epsilon / 10``.
         iterations: Number of steps, at least 1.
         norm: Distance that ``epsilon`` bounds, ``"linf"`` or ``"l2"``.

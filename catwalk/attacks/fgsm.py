@@ -16,7 +16,7 @@ class FGSM(Attack):
     section 4; the targeted step solves Eq. 3 of the reproduced paper to first order). Values whose gradient is 0 stay.
 
     Args:
-        epsilon: Radius of the L-infinity ball in grey levels, above 0; ``"8/255"`` are 8.
+        epsilon: Radius of the L-infinity ball in grey levels, at least 0; ``"8/255"`` are 8.
         targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
         **settings: As in :class:`Attack`.
 

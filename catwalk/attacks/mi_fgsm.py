@@ -21,7 +21,7 @@ class MIFGSM(Attack):
     backward pass per step, draws no random number, and an image without gradient adds nothing to its sum.
 
     Args:
-        epsilon: Radius of the L-infinity ball in grey levels, above 0; ``"8/255"`` are 8.
+        epsilon: Radius of the L-infinity ball in grey levels, at least 0; ``"8/255"`` are 8.
         step: Length α of a step in grey levels, above 0; None means ``epsilon / iterations``.
         iterations: Number of steps, at least 1.
         momentum: Decay factor μ of the sum, 0 or above; 0 leaves PGD without a random start.

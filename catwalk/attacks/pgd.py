@@ -26,7 +26,7 @@ class PGD(Attack):
     if it changes all alike.
 
     Args:
-        epsilon: Radius of the ball in grey levels, above 0; ``"8/255"`` are 8.
+        epsilon: Radius of the ball in grey levels, at least 0; ``"8/255"`` are 8.
         step: Length α of a step in grey levels, above 0; None means ``epsilon / 6``.
         iterations: Number of steps, at least 1.
         random_start: Whether to start from a uniformly random point of the ball.

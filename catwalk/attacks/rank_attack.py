@@ -41,7 +41,7 @@ class RankAttack(DescentAttack):
     Costs a forward and a backward pass per step and one forward pass more.
 
     Args:
-        epsilon: Radius of the ball in grey levels, above 0; ``"8/255"`` are 8.
+        epsilon: Radius of the ball in grey levels, at least 0; ``"8/255"`` are 8.
         step: Length α of a step in grey levels, above 0; None means ``epsilon / 10``.
         iterations: Number of steps, at least 1.
         objective: What is maximised.

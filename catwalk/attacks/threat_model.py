@@ -57,8 +57,11 @@ def grey_levels(value: GreyLevels, argument: str = "epsilon") -> float:
 
 
 def below_half_a_level(epsilon: float | None) -> str | None:
-    """Return what is to be said of an ε that is too small for 8-bit images; None of others."""
-    if epsilon is None or epsilon >= HALF_A_LEVEL:
+    """Return what is to be said of an ε that is too small for 8-bit images; None of others.
+
+    An ε of 0 changes no image either, but whoever writes it means so.
+    """
+    if epsilon is None or epsilon == 0 or epsilon >= HALF_A_LEVEL:
         return None
     levels = f"{255 * epsilon:.4g}"
     return (
@@ -85,8 +88,8 @@ class ThreatModel:
     Attributes:
         norm: Distance between images, ``"linf"`` (largest change of a value) or ``"l2"`` (Euclidean, over all
             channels and pixels of an image).
-        epsilon: Radius of the ball in grey levels (8 means 8/255), any real number above 0; None for an attack
-            that minimises the distance and has no budget.
+        epsilon: Radius of the ball in grey levels (8 means 8/255), any real number of 0 or above; None for an
+            attack that minimises the distance and has no budget. With 0 nothing may change: the attack is a control.
         quantisation: How images become 8-bit. ``"inside"`` rounds to the nearest level and then moves back what
             left the ball. ``"round"`` only rounds and may leave the ball by half a level per value. ``"truncate"``
             cuts off the fraction, as ``(x * 255).astype(uint8)`` does, and may leave it by a level per value.
@@ -114,9 +117,9 @@ class ThreatModel:
         ):
             if value not in allowed:
                 raise CatwalkError(f"{argument}: must be one of {', '.join(allowed)}, got {value!r}")
-        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
+        if self.epsilon is not None and not 0 <= self.epsilon < math.inf:
             raise CatwalkError(
-                f"epsilon: must be a number of grey levels above 0 (8 means 8/255), or null for no budget, "
+                f"epsilon: must be a number of grey levels of 0 or above (8 means 8/255), or null for no budget, "
                 f"got {self.epsilon!r}"
             )
 
@@ -186,7 +189,8 @@ class ThreatModel:
             perturbation = perturbation.clamp(-radius, radius)
         else:
             lengths = torch.linalg.vector_norm(perturbation, dim=(1, 2, 3), keepdim=True)
-            perturbation = perturbation * (radius / lengths).clamp(max=1)  # radius / 0 is inf: factor 1
+            lengths = lengths.clamp(min=torch.finfo(lengths.dtype).tiny)  # of the clean image itself it is 0
+            perturbation = perturbation * (radius / lengths).clamp(max=1)
         return self.clamp(clean + perturbation)
 
     def quantise(self, images: Tensor, clean: Tensor) -> Tensor:

@@ -37,6 +37,8 @@ class Poison:
             kept in the store of results in any case.
         results: The store of results; runs/cache by default, where studies that write to runs have theirs.
         verify: Compare the hashes of all files taken from the store, not only of those that may have changed.
+        undefended: Folder of the clean features by the undefended network, which `catwalk predict` wrote; needed where
+            protocol.source_items is undefended.
     """
 
     attack: Attack | None = None
@@ -50,6 +52,7 @@ class Poison:
     output: Path | None = None
     results: Path | None = None
     verify: bool = False
+    undefended: Path | None = None
 
     def callback(
         self,
@@ -101,6 +104,7 @@ class Poison:
             output=self.output,
             results=self.results,
             verify=self.verify,
+            undefended=self.undefended,
             protocol=self.protocol,
             from_epoch=self.from_epoch,
             backbone=self.backbone,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +50,8 @@ class WatchedFiles:
     is what was fingerprinted.
 
     Args:
-        listing: Says which files, by full path; what it lists must not change either.
+        listing: Says which files, by full path; what it lists must not change either. Who wants to pickle it, as for
+            another process, gives what can be pickled: no lambda.
     """
 
     def __init__(self, listing: Callable[[], Iterable[Path]]) -> None:
@@ -92,9 +94,22 @@ class WatchedFiles:
 
 def watch(*paths: Path) -> WatchedFiles:
     """Watch single files."""
-    return WatchedFiles(lambda: paths)
+    return WatchedFiles(partial(tuple, paths))
+
+
+def watch_named(folder: Path, names: Iterable[str]) -> WatchedFiles:
+    """Watch files of a folder by their paths below it."""
+    return WatchedFiles(partial(_named, folder, tuple(names)))
 
 
 def watch_folder(folder: Path, *patterns: str) -> WatchedFiles:
     """Watch the files of a folder that match patterns, and those that come to match them."""
-    return WatchedFiles(lambda: [path for pattern in patterns for path in sorted(folder.glob(pattern))])
+    return WatchedFiles(partial(_matching, folder, patterns))
+
+
+def _named(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    return [folder / name for name in names]
+
+
+def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]

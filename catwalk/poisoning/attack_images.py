@@ -15,7 +15,7 @@ from catwalk.attacks import Attack
 from catwalk.errors import CatwalkError
 from catwalk.files.watched import WatchedFiles, watch, watch_folder
 from catwalk.networks.classifier import Classifier, load_classifier
-from catwalk.networks.features import FeatureTable
+from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
 from catwalk.networks.network import network_fingerprint
 from catwalk.networks.prediction import predict
 from catwalk.poisoning.attack_files import AttackSummary, read_summary
@@ -31,7 +31,7 @@ from catwalk.poisoning.finished_attack import (
     put_in_place,
 )
 from catwalk.poisoning.poison import poison
-from catwalk.poisoning.protocol import AttackProtocol
+from catwalk.poisoning.protocol import NO_UNDEFENDED, AttackProtocol
 from catwalk.results.store import STORE, StageCache
 from catwalk.shop.catalogue import Catalogue, item_names
 from catwalk.shop.images import ReportProgress, store_images
@@ -55,6 +55,7 @@ def attack_images(
     backbone_args: dict[str, Any] | None = None,
     results: Path | None = None,
     verify: bool = False,
+    undefended: Path | None = None,
 ) -> AttackSummary:
     """Attack the images of a category and print how many of them the network takes for another.
 
@@ -78,20 +79,28 @@ def attack_images(
         results: The store of results; ``runs/cache`` by default, where studies that write to ``runs`` have theirs.
         verify: Whether to compare the hashes of all files that are taken from the store. Otherwise a file is not read
             again whose hash was compared before, and whose size and times are still those.
+        undefended: Folder of the dataset's clean features by the undefended network, which `catwalk predict` or
+            `catwalk attack` (its folder clean) wrote; needed where protocol.source_items is undefended.
 
     Returns:
         What the attack did.
 
     Raises:
-        CatwalkError: If an argument does not fit the dataset or the network, the attack must know purchases and there
-            are none, the folder holds what is no attack's, or a file that the attack is made of was written meanwhile.
+        CatwalkError: If an argument does not fit the dataset or the network, the undefended network is to choose the
+            items and its features are not named, the attack must know purchases and there are none, the folder holds
+            what is no attack's, or a file that the attack is made of was written meanwhile.
     """
+    by_undefended = Path(undefended) if protocol.source_items == "undefended" and undefended is not None else None
+    if protocol.source_items == "undefended" and by_undefended is None:
+        raise CatwalkError(NO_UNDEFENDED)
     lists = watch_folder(Path(dataset), "items.*", "dataset.json", "interactions.*", "splits/*")
-    named = watch(Path(classifier), *files_of(attack))
+    judges = [] if by_undefended is None else [by_undefended / name for name in (FEATURES_FILE, PREDICTIONS_FILE)]
+    named = watch(Path(classifier), *judges, *files_of(attack))
     catalogue = Catalogue.read(dataset)
     images = WatchedFiles(lambda: [catalogue.folder / image for image in catalogue.images])
     check_folder(output, catalogue, "output")
     purchases = _purchases(attack, catalogue)
+    judge = None if by_undefended is None else FeatureTable.read(by_undefended, catalogue)
     place = _device(device)
     network = load_classifier(classifier, backbone, backbone_args)
     network.network.to(place)
@@ -109,13 +118,20 @@ def attack_images(
         clean.write(work, catalogue)
         goal: dict[str, Any] = {"source": source, "target": target, "protocol": protocol, "purchases": purchases}
         inputs = attack_inputs(
-            classifier, attack, catalogue, work, **goal, backbone=backbone, backbone_args=backbone_args
+            classifier,
+            attack,
+            catalogue,
+            work,
+            **goal,
+            backbone=backbone,
+            backbone_args=backbone_args,
+            undefended=by_undefended,
         )
 
         def make(folder: Path) -> dict[str, Any]:
             start = time.perf_counter()
             progress = report(f"{attack.name} on images of {source}")
-            poison(network, attack, catalogue, clean, folder, **goal, progress=progress)
+            poison(network, attack, catalogue, clean, folder, **goal, undefended=judge, progress=progress)
             for files in (lists, images, named):
                 files.require_unchanged(attack.name)
             return {"seconds": round(time.perf_counter() - start, 3)}

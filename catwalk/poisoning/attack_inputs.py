@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from catwalk.attacks.attack import Attack
 from catwalk.configuration.import_object import import_object
+from catwalk.errors import CatwalkError
 from catwalk.files.checkpoints import read_checkpoint
 from catwalk.files.hashes import file_hash
 from catwalk.files.watched import FileState, file_state, wait_for_other_times
 from catwalk.networks.classifier import NetworkSettings
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE
-from catwalk.poisoning.protocol import AttackProtocol
+from catwalk.poisoning.protocol import NO_UNDEFENDED, AttackProtocol
 from catwalk.results.keys import Inputs, inputs_of, modules_imported_by
 from catwalk.shop.catalogue import Catalogue, fingerprint_files
 
@@ -43,6 +44,7 @@ def attack_inputs(
     backbone: str | None = None,
     backbone_args: Mapping[str, Any] | None = None,
     fingerprint: str | None = None,
+    undefended: Path | None = None,
 ) -> Inputs | None:
     """Return all that an attack's result depends on, the same whoever runs it: a study, ``fit`` or ``catwalk attack``.
 
@@ -62,13 +64,16 @@ def attack_inputs(
         backbone_args: Its arguments, see there.
         fingerprint: The catalogue's, where its files have been watched since that was taken; otherwise it is taken of
             the images as they are now.
+        undefended: Folder of the catalogue's clean features by the undefended network; it counts where
+            ``protocol.source_items`` is ``undefended`` alone, which needs it.
 
     Returns:
         The inputs, with the result's key; None where there can be none, for the attack holds something else than
         values, arrays and files, or the code of the network or of the attack cannot be read, as in a notebook.
 
     Raises:
-        CatwalkError: If the checkpoint is missing or unreadable, or its backbone is neither known nor named.
+        CatwalkError: If the checkpoint is missing or unreadable, its backbone is neither known nor named, or the
+            undefended network's features are needed and not given.
     """
     network = _network_inputs(Path(classifier), *_states(Path(classifier)))
     if network is None:
@@ -82,12 +87,16 @@ def attack_inputs(
         "attack": {"class": f"{type(attack).__module__}.{type(attack).__qualname__}", "arguments": arguments},
         "catalogue": fingerprint or as_it_is_now.fingerprint,
         "allow_truncated": as_it_is_now.allow_truncated,
-        "features": _features_fingerprint(features, *_states(features / FEATURES_FILE, features / PREDICTIONS_FILE)),
+        "features": features_fingerprint(features),
         "source": source,
         "target": target,
-        "protocol": {**vars(protocol), "name": None, "chr_categories": None},
+        "protocol": protocol.of_attack,
         "purchases": purchases,
     }
+    if protocol.source_items == "undefended":
+        if undefended is None:
+            raise CatwalkError(NO_UNDEFENDED)
+        settings["undefended"] = features_fingerprint(undefended)
     library = module.partition(".")[0]
     with contextlib.suppress(PackageNotFoundError):  # whose networks change in time
         settings["library"] = f"{library} {version(library)}"
@@ -106,6 +115,11 @@ def _states(*paths: Path) -> list[FileState | None]:
     states = [file_state(path) for path in paths]
     wait_for_other_times(state for state in states if state is not None)
     return states
+
+
+def features_fingerprint(folder: Path) -> str:
+    """Return the fingerprint of the features and predictions in a folder."""
+    return _features_fingerprint(folder, *_states(folder / FEATURES_FILE, folder / PREDICTIONS_FILE))
 
 
 @lru_cache(maxsize=64)

@@ -33,14 +33,18 @@ from catwalk.poisoning.attack_files import (
     png_name,
     remove_earlier_images,
 )
-from catwalk.poisoning.protocol import AttackProtocol, ChosenBy
+from catwalk.poisoning.protocol import NO_UNDEFENDED, AttackProtocol, ChosenBy
 from catwalk.shop.catalogue import Catalogue, number_of
 from catwalk.shop.decoding import UInt8Array, decode, decode_item
 from catwalk.shop.images import ReportProgress, save_png, to_float
 
 
 def items_to_attack(
-    table: FeatureTable, catalogue: Catalogue, source: str, chosen_by: ChosenBy = "network"
+    table: FeatureTable,
+    catalogue: Catalogue,
+    source: str,
+    chosen_by: ChosenBy = "network",
+    undefended: FeatureTable | None = None,
 ) -> NDArray[np.int64]:
     """Return the items of the source category, int64, in order.
 
@@ -48,20 +52,38 @@ def items_to_attack(
         table: Clean features and predictions of the catalogue.
         catalogue: The catalogue.
         source: Category to attack.
-        chosen_by: ``network`` takes the items in which the network under attack sees the source category (the paper's
-            protocol), ``dataset`` those that the dataset labels so.
+        chosen_by: ``network`` takes the items in which the network under attack sees the source category (as the paper
+            says), ``undefended`` those in which the undefended network sees it (as its published code does), and
+            ``dataset`` those that the dataset labels so.
+        undefended: Clean features and predictions of the catalogue by the undefended network; for ``undefended`` alone.
 
     Raises:
-        CatwalkError: If the category is unknown or no item is in it.
+        CatwalkError: If the category is unknown, no item is in it, or the undefended network's predictions are missing
+            or of another catalogue.
     """
     by_network = number_of(source, table.category_names, "source")
-    if chosen_by == "network":
-        items = np.flatnonzero(table.categories == by_network)
-    else:
+    if chosen_by == "dataset":
         items = np.flatnonzero(catalogue.categories == catalogue.category(source, "source"))
+    elif chosen_by == "undefended":
+        table = _checked_undefended(undefended, table)
+        items = np.flatnonzero(table.categories == number_of(source, table.category_names, "source"))
+    else:
+        items = np.flatnonzero(table.categories == by_network)
     if len(items) == 0:
         raise NothingToAttackError(_why_nothing(table, catalogue, source, chosen_by))
     return items
+
+
+def _checked_undefended(undefended: FeatureTable | None, table: FeatureTable) -> FeatureTable:
+    """Return the undefended network's table, or raise a CatwalkError if it is missing or of another catalogue."""
+    if undefended is None:
+        raise CatwalkError(NO_UNDEFENDED)
+    if undefended.catalogue != table.catalogue:
+        raise CatwalkError(
+            "undefended: the features of the undefended network are of another catalogue than those of the network "
+            "under attack; extract both from the same images with `catwalk predict`"
+        )
+    return undefended
 
 
 class NothingToAttackError(CatwalkError):
@@ -70,7 +92,8 @@ class NothingToAttackError(CatwalkError):
 
 def _why_nothing(table: FeatureTable, catalogue: Catalogue, source: str, chosen_by: ChosenBy) -> str:
     """Return what is seen instead of the source category, and what can be done."""
-    problem = f"source: no item of {catalogue.name} is in category {source!r} by the {chosen_by}"
+    judge = "undefended network" if chosen_by == "undefended" else chosen_by
+    problem = f"source: no item of {catalogue.name} is in category {source!r} by the {judge}"
     if chosen_by == "dataset":
         return f"{problem}; choose another source, or protocol.source_items: network"
     counts = np.bincount(table.categories, minlength=len(table.category_names))
@@ -113,6 +136,7 @@ def poison(
     target: str | None,
     protocol: AttackProtocol = AttackProtocol(),  # noqa: B008 - frozen
     purchases: NDArray[np.int64] | None = None,
+    undefended: FeatureTable | None = None,
     progress: ReportProgress | None = None,
 ) -> FeatureTable:
     """Attack the source category's images and return the features of the poisoned catalogue.
@@ -134,6 +158,8 @@ def poison(
             all of the attack's threat model but norm and ε.
         purchases: int64 ``(N,)``, how often each item was bought in the recommenders' training data, for attacks that
             must know it.
+        undefended: The catalogue's clean features by the undefended network, where ``protocol.source_items`` is
+            ``undefended``; without effect otherwise.
         progress: Called as images are attacked.
 
     Raises:
@@ -142,7 +168,15 @@ def poison(
         ThreatModelError: If an image leaves the budget, before or after it was saved.
     """
     poisoning = Poisoning.plan(
-        classifier, attack, catalogue, table, source=source, target=target, protocol=protocol, purchases=purchases
+        classifier,
+        attack,
+        catalogue,
+        table,
+        source=source,
+        target=target,
+        protocol=protocol,
+        purchases=purchases,
+        undefended=undefended,
     )
     shard, levels = poisoning.craft(progress=progress)
     remove_earlier_images(folder)
@@ -209,6 +243,7 @@ class Poisoning:
         target: str | None,
         protocol: AttackProtocol = AttackProtocol(),  # noqa: B008 - frozen
         purchases: NDArray[np.int64] | None = None,
+        undefended: FeatureTable | None = None,
     ) -> "Poisoning":
         """Check that all fits, and read the clean images; arguments and errors are those of :func:`poison`."""
         network = classifier.network
@@ -219,7 +254,7 @@ class Poisoning:
             )
         attack.check_eight_bit()
         label = label_of(attack, table, source, target)
-        items = items_to_attack(table, catalogue, source, protocol.source_items)
+        items = items_to_attack(table, catalogue, source, protocol.source_items, undefended)
         paths = [png_name(catalogue.images[item]) for item in items]
         if len(set(paths)) < len(paths):
             shared = next(path for path in paths if paths.count(path) > 1)

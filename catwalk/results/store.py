@@ -33,6 +33,10 @@ DAMAGED, PARTIAL, LOCKS, VERIFIED = "damaged", ".partial", ".locks", ".verified"
 Tell = Callable[[str], None]
 
 
+def say_nothing(line: str) -> None:
+    """Tell nobody."""
+
+
 class Result(NamedTuple):
     """A result that was found whole and as it was written.
 
@@ -85,14 +89,20 @@ class StageCache:
         tell: Called with a line about each result that was set aside, is waited for, or is made again because one of
             its inputs has changed.
         verify: Whether to compare the hashes of all files that are taken, whatever was compared before.
+
+    A cache can be pickled; in another process it tells nobody, unless somebody there sets its ``tell``.
     """
 
-    def __init__(self, folder: Path, tell: Tell = lambda line: None, verify: bool = False) -> None:
+    def __init__(self, folder: Path, tell: Tell = say_nothing, verify: bool = False) -> None:
         self.folder = folder
         self._partial = folder / PARTIAL
-        self._tell = tell
+        self.tell: Tell = tell
         self._verify = verify
         self._taken: dict[tuple[str, str], Result] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind who listens here."""
+        return {**vars(self), "tell": say_nothing}
 
     def path(self, stage: str, key: str) -> Path:
         """Return the folder of a result, whether it exists yet or not."""
@@ -255,7 +265,7 @@ class StageCache:
         """Tell which inputs have changed since an earlier result was made, if there is one."""
         before = origin.before or self._latest(stage, origin.title)
         if before is not None:
-            self._tell(f"{what}: again, because {why_again(before, origin.inputs)}")
+            self.tell(f"{what}: again, because {why_again(before, origin.inputs)}")
 
     def _latest(self, stage: str, title: str) -> Record | None:
         """Return the record of the latest result with a title; None if there is none."""
@@ -277,7 +287,7 @@ class StageCache:
         created = [place for place in (locks, *locks.parents) if not place.exists()]
 
         def waiting(holder: str) -> None:
-            self._tell(f"{description or f'{stage} {key}'}: waits for {holder}, which is making it")
+            self.tell(f"{description or f'{stage} {key}'}: waits for {holder}, which is making it")
 
         try:
             with locked(locks / f"{stage}-{key}", waiting=waiting, wait=wait):
@@ -295,7 +305,13 @@ class StageCache:
         place.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(place)
         what = description or f"{stage} {key}"
-        self._tell(f"{what}: {damage} in {folder}; it is set aside in {place} and made again")
+        self.tell(f"{what}: {damage} in {folder}; it is set aside in {place} and made again")
+
+    @contextmanager
+    def aside(self) -> Iterator[Path]:
+        """Give a folder for what a run needs as long as it lasts; a killed run's is removed by a later one."""
+        with partial_folder(self._partial) as folder:
+            yield folder
 
     def remove_leftovers(self) -> None:
         """Remove what killed runs left half-done."""

@@ -1,8 +1,11 @@
 """Studies: a grid of networks × attacks × recommenders × seeds, run to tables."""
 
+from functools import cache as cache_calls
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 
@@ -10,17 +13,22 @@ from catwalk.errors import CatwalkError
 from catwalk.perceptual import load_lpips
 from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
-from catwalk.study.cells import COLUMNS, Cell, column_name, write_cells
+from catwalk.study.cells import COLUMNS, Cell, column_name, write_cells, write_users
+from catwalk.study.controls import Controls
+from catwalk.study.effects import Effect, effects_of, write_effects
+from catwalk.study.executor import run_waiting
 from catwalk.study.grid import Grid, Settings, Training
 from catwalk.study.manifest import write_manifest
 from catwalk.study.metrics import Metrics
 from catwalk.study.plan import Plan, Run
-from catwalk.study.progress import StudyProgress
-from catwalk.study.remarks import remarks_on_networks, what_is_replaced
+from catwalk.study.remarks import on_protocol, remarks_on_networks, what_is_replaced
+from catwalk.study.results import CELLS_FILE, EFFECTS_FILE, MANIFEST_FILE
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import accuracy_attack_of, split_of
 from catwalk.study.stages.perceptual import PerceptualSettings
+from catwalk.study.stages.recommendations import USERS_FILE
 from catwalk.study.tables import Table, networks_table, table_1, table_2
+from catwalk.study.variants import varied
 from catwalk.study.wandb import CellRun, WandbMode, require_login, write_runs
 
 __all__ = ["Grid", "Settings", "Training", "run_study"]
@@ -40,6 +48,11 @@ def run_study(
     top_k: int = 20,
     metrics: list[str] = [],  # noqa: B006
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+    vary: Settings = {},  # noqa: B006
+    undefended: str | None = None,
+    controls: Controls = Controls(),  # noqa: B008 - frozen
+    smallest_effect: float = 0.05,
+    confidence: float = 0.95,
     accuracy_attack: Settings | None = None,
     lpips: PerceptualSettings = PerceptualSettings(),  # noqa: B008 - frozen
     split: Settings | None = None,
@@ -47,6 +60,7 @@ def run_study(
     wandb_artifacts: bool = False,
     output: Path = Path("runs"),
     verify: bool = False,
+    workers: int | None = None,
 ) -> Path:
     """Run a study and print its tables.
 
@@ -69,6 +83,12 @@ def run_study(
             ``attacked/mean_rank``: whatever ``catwalk test`` can log. Each is a column of ``cells.csv``. Nothing is
             trained again for it.
         protocol: What is attacked and counted.
+        vary: Fields of the protocol with the values that each is to have: the study runs under every combination.
+        undefended: The extractor that a protocol calls undefended; the first by default.
+        controls: What stands beside the attacks: noise of the same budget, other seeds, evasion, shams.
+        smallest_effect: Smallest effect of interest, as a share of CHR without attack: what lies within ± this is told
+            as no effect.
+        confidence: Share of all studies in which an interval is to hold the true effect, in (0, 1).
         accuracy_attack: ``class_path`` and ``init_args`` of the untargeted attack under which the networks' accuracy on
             the test images is measured; by default PGD with ε = 8 grey levels, ten steps of ε/6 and a random start.
         lpips: How LPIPS of the adversarial images is measured.
@@ -80,6 +100,8 @@ def run_study(
         output: Folder for the study and the cache.
         verify: Whether to compare the hashes of all files that are taken from the cache. Otherwise a file is not read
             again whose hash was compared before, and whose size and times are still those.
+        workers: How many stages run side by side, each on one thread; the results are the same for every number. By
+            default one for each core as far as memory allows, and one alone where a GPU is used.
 
     Returns:
         The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*`` and
@@ -95,14 +117,21 @@ def run_study(
     folder = output / name
     if folder.resolve() in (output.resolve(), cache.folder.resolve()):
         raise CatwalkError(f"name: {name!r} is not a name for a study's folder")
-    grid = Grid(dataset, source, target, extractors, attacks, recommenders or {}, seeds, top_k, protocol)
+    _check_statistics(smallest_effect, confidence)
+    protocols = varied(protocol, vary)
+    grid = Grid(
+        *(dataset, source, target, extractors, attacks, recommenders or {}, seeds, top_k),
+        protocols=protocols,
+        controls=controls,
+        undefended=undefended,
+    )
     under = accuracy_attack_of(accuracy_attack or ACCURACY_ATTACK)
     shop = Shop.read(dataset, None if split is None else split_of(split))
     if grid.recommenders and not 1 <= top_k <= len(shop.catalogue):
         raise CatwalkError(f"top_k: must lie in 1..{len(shop.catalogue)}, the size of the catalogue, got {top_k}")
     measure, why_not = load_lpips(lpips.net, lpips.trunk, lpips.on_missing) if attacks else (None, None)
     columns = [column_name(column, top_k) for column in COLUMNS]
-    further = Metrics.of(metrics, columns, len(shop.catalogue), source, protocol.chr_categories)
+    further = Metrics.of(metrics, columns, len(shop.catalogue), source)
     if further.chosen and not grid.recommenders:
         raise CatwalkError(
             "metrics: are of recommenders, and the study has none: give it recommenders, or leave them out"
@@ -125,27 +154,41 @@ def run_study(
         console.print(replaced, markup=False, highlight=False, style="yellow", soft_wrap=True)
     if why_not is not None:
         console.print(f"LPIPS is left out: {why_not}", markup=False, highlight=False, style="yellow")
-    with StudyProgress(console, len(waiting)) as progress:
-        for stage in waiting:
-            stage.run(progress)
-    cells = [Cell.of(shop, grid, run) for run in runs]
+    run_waiting(waiting, cache, console, workers)
+    cells = [Cell.of(shop, grid, run, confidence) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
-    write_cells(cells, top_k, folder / "cells.csv")
-    purposes = _purposes(runs)
-    remarks = remarks_on_networks(shop, grid, [(run.classifier, run.features) for run in plan.networks])
-    tables = {
-        **({"table1": table_1(cells, top_k, purposes, remarks)} if grid.recommenders else {}),
-        "table2": table_2(cells, purposes, lpips.net, remarks),
-        "networks": _networks(shop, plan, remarks),
-    }
-    if not grid.recommenders:
-        for path in folder.glob("table1.*"):  # of an earlier study of this name
+    stages_of_users = {cell.users: run.recommendations for cell, run in zip(cells, runs, strict=True)}
+    write_users(folder, {name: stage.folder / USERS_FILE for name, stage in stages_of_users.items() if name and stage})
+    write_cells(cells, top_k, folder / CELLS_FILE)
+
+    @cache_calls
+    def users(name: str) -> pa.Table:
+        return pq.read_table(folder / name)
+
+    effects = effects_of(
+        cells, lambda cell: users(cell.users), top_k, smallest_effect=smallest_effect, confidence=confidence
+    )
+    write_effects(effects, folder / EFFECTS_FILE)
+    notes = [
+        _purposes(runs),
+        *(sentence for each in protocols for sentence in on_protocol(each, len(protocols) > 1)),
+        remarks_on_networks(shop, grid, [(run.classifier, run.features) for run in plan.networks]),
+    ]
+    tables = {"table2": table_2(cells, lpips.net, notes), "networks": _networks(shop, plan, notes[-1])}
+    if grid.recommenders:
+        tables = {"table1": table_1(cells, effects, top_k, notes)} | tables
+        if controls.evasion and attacks:
+            tables["evasion"] = table_1(cells, effects, top_k, notes, "evasion")
+    for stem in {"table1", "evasion"} - tables.keys():
+        for path in folder.glob(f"{stem}.*"):  # of an earlier study of this name
             path.unlink()
     for stem, table in tables.items():
         table.write(folder / stem)
         console.print()
         table.show(console)
-    write_manifest(folder / "manifest.json", shop, grid, plan, measure, why_not)
+    _tell_verdicts(console, effects)
+    statistics = {"smallest effect": smallest_effect, "confidence": confidence}
+    write_manifest(folder / MANIFEST_FILE, name, shop, grid, plan, statistics, measure, why_not)
     if wandb is not None:
         rows = [
             CellRun(name, cell, top_k, list(filter(None, run.stages))) for run, cell in zip(runs, cells, strict=True)
@@ -156,9 +199,24 @@ def run_study(
     return folder
 
 
+def _check_statistics(smallest_effect: float, confidence: float) -> None:
+    """Raise a CatwalkError unless intervals and verdicts can be had."""
+    if not 0 < smallest_effect:
+        raise CatwalkError(f"smallest_effect: must be above 0, a share of CHR without attack, got {smallest_effect}")
+    if not 0 < confidence < 1:
+        raise CatwalkError(f"confidence: must lie between 0 and 1, got {confidence}")
+
+
+def _tell_verdicts(console: Console, effects: list[Effect]) -> None:
+    """Print what the interval of each attack says."""
+    for effect in effects:
+        if effect.control is None and effect.scenario == "poisoning":
+            console.print(effect.sentence, markup=False, highlight=False, soft_wrap=True)
+
+
 def _purposes(runs: list[Run]) -> str:
     """Return what the attacks of a study are for, as a sentence."""
-    attacks = [run.attack for run in runs if run.attack is not None]
+    attacks = [run.attack for run in runs if run.attack is not None and run.control is None]
     purposes = [attack.named_attack.example.purpose(attack.grid.source, attack.target) for attack in attacks]
     return f"Attacks {', or '.join(dict.fromkeys(purposes))}." if purposes else "Nothing was attacked."
 

@@ -6,11 +6,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from catwalk.files.atomic import open_text
+from catwalk.files.atomic import open_text, write_bytes
 from catwalk.files.csv_text import to_cell
 from catwalk.study.grid import Grid
+from catwalk.study.image_intervals import mean_interval, share_interval
 from catwalk.study.plan import Run
 from catwalk.study.shop import Shop
+from catwalk.study.stages.recommendations import RecommendationsStage
+
+USERS_FOLDER = "users"
+"""Folder, in a study's own, with the rows of every cell's users."""
 
 COSTS = ("seconds", "memory_mib", "gpu_memory_mib")
 """What the record of a stage says of what it took; one from before they were measured has not all of them."""
@@ -42,8 +47,14 @@ class Cell:
 
     dataset: str = _setting("Name of the dataset.")
     protocol: str = _setting("Name of the protocol.")
+    differences: str = _setting("Fields in which the protocol differs from `corrected`, such as `clip=False`.")
     extractor: str = _setting("Name of the network.")
-    attack: str = _setting("Name of the attack, or `No attack`.")
+    attack: str = _setting("Name of the attack, or `No attack`, `No attack, other seeds` or `Sham`.")
+    scenario: str | None = _setting(
+        "`poisoning`: the recommender was trained on the attacked images; `evasion`: on clean ones, and is shown the "
+        "attacked ones; empty where nothing is attacked."
+    )
+    control: str | None = _setting("What the row is if it is no attack: `noise`, `sham` or `other seeds`.")
     epsilon: float | None = _setting("Budget of the attack in grey levels; empty where it has none.")
     recommender: str | None = _setting("Name of the recommender; empty in a study without any.")
     seed: int | None = _setting("Seed of the recommender's weights and batches.")
@@ -59,13 +70,19 @@ class Cell:
     sr: float | None = _measured("Success rate by the files read back, in [0, 1].")
     sr_clean: float | None = _measured("Share that was there before any attack, in [0, 1].")
     sr_net: float | None = _measured("Share moved there by the attack, of those that were not there before.")
+    sr_low: float | None = _measured("Lower end of the interval of `sr` over the images (Wilson).")
+    sr_high: float | None = _measured("Upper end of it.")
     feature_loss: float | None = _measured("Mean squared error of the attacked items' features.")
+    feature_loss_low: float | None = _measured("Lower end of the interval of `feature_loss` over the images (Student).")
+    feature_loss_high: float | None = _measured("Upper end of it.")
     lpips: float | None = _measured("Mean LPIPS distance of the attacked images.")
+    lpips_low: float | None = _measured("Lower end of the interval of `lpips` over the images (Student).")
+    lpips_high: float | None = _measured("Upper end of it.")
     ssim: float | None = _measured("Mean structural similarity of the attacked images and the clean ones.")
     psnr: float | None = _measured("Mean peak signal-to-noise ratio of the attacked images in dB.")
     linf_levels: int | None = _measured("Largest change of any pixel in grey levels.")
     l2_levels: float | None = _measured("Mean Euclidean distance of the attacked images in grey levels.")
-    seconds: float | None = _measured("Seconds that the recommender's training and test took.")
+    seconds: float | None = _measured("Seconds that the recommender's training and test took; in evasion the test.")
     memory_mib: float | None = _measured(
         "Peak memory of the process during both, in MiB; what it held before included."
     )
@@ -85,25 +102,42 @@ class Cell:
     attack_gpu_memory_mib: float | None = _measured(
         "Peak of what PyTorch allocated on the GPU during the attack, in MiB; empty without one."
     )
+    users: str | None = _measured("File with a row for each test user, in the study's folder.")
     metrics: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, shop: Shop, grid: Grid, run: Run) -> "Cell":
-        """Return a cell whose stages are done."""
+    def of(cls, shop: Shop, grid: Grid, run: Run, confidence: float) -> "Cell":
+        """Return a cell whose stages are done.
+
+        Args:
+            shop: The study's.
+            grid: The study's.
+            run: The stages.
+            confidence: Of intervals over images.
+        """
         values: dict[str, Any] = {"target": grid.target}
         if run.attack is not None:
             summary = run.attack.summary
             values |= {name: getattr(summary, name) for name in OF_ATTACK}
             values |= {f"attack_{name}": run.attack.record.get(name) for name in COSTS}
+            items = run.attack.items
+            successes = sum(item.success for item in items)
+            values |= _bounds("sr", share_interval(successes, len(items), confidence))
+            values |= _bounds("feature_loss", mean_interval([item.feature_loss for item in items], confidence))
         if run.perceptual is not None:
             values |= {name: run.perceptual.value(name) for name in ("lpips", "ssim", "psnr")}
-        if run.recommender is not None:
-            record = run.recommender.record
-            values |= {name: record.get(name) for name in ("hr", "ndcg", "auc", *COSTS)}
+            values |= _bounds("lpips", mean_interval(run.perceptual.of_images("lpips"), confidence))
+        if run.recommendations is not None and run.recommender is not None:
+            record = run.recommendations.record
+            values |= {name: record.get(name) for name in ("hr", "ndcg", "auc")}
             values |= {name: record[name][grid.source] for name in ("chr", "ncdcg")}
-        if run.metrics is not None:
-            values["metrics"] = run.metrics.values
-        about = {"dataset": shop.catalogue.name, "protocol": grid.protocol.name, "source": grid.source}
+            values["metrics"] = run.recommendations.further
+            values["users"] = users_file(run.recommendations)
+            if run.control == "sham":
+                values["n_attacked"] = record["n_attacked"]
+            made = [run.recommendations.record] + [run.recommender.record] * (run.scenario != "evasion")
+            values |= _costs(made)
+        about = {"dataset": shop.catalogue.name, "source": grid.source, "differences": run.protocol.short_differences}
         return cls(**{"epsilon": None} | about | run.labels | values)
 
     def row(self, top_k: int) -> dict[str, Any]:
@@ -113,6 +147,27 @@ class Cell:
             top_k: K of the study.
         """
         return {column_name(each, top_k): getattr(self, each.name) for each in COLUMNS} | dict(self.metrics)
+
+
+def users_file(recommendations: RecommendationsStage) -> str:
+    """Return where a study's folder has the users of a cell, of whom cells may have the same."""
+    return f"{USERS_FOLDER}/{recommendations.stored.key}.parquet"
+
+
+def _bounds(name: str, interval: tuple[float, float] | None) -> dict[str, float | None]:
+    """Return the columns of an interval."""
+    low, high = (None, None) if interval is None else interval
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _costs(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return the seconds of several stages together, and the largest of their peaks of memory."""
+    costs: dict[str, float | None] = {}
+    for name in COSTS:
+        known = [record[name] for record in records if record.get(name) is not None]
+        total = sum if name == "seconds" else max
+        costs[name] = round(total(known), 3) if known else None
+    return costs
 
 
 COLUMNS = tuple(each for each in fields(Cell) if each.metadata)
@@ -135,6 +190,23 @@ def write_cells(cells: Iterable[Cell], top_k: int, path: Path) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow({name: "" if value is None else to_cell(value) for name, value in row.items()})
+
+
+def write_users(folder: Path, files: Mapping[str, Path]) -> None:
+    """Copy the rows of users into a study's folder, and remove those of an earlier study of its name.
+
+    Args:
+        folder: The study's folder.
+        files: Where they are, by where they are to be in the folder.
+    """
+    for path in (folder / USERS_FOLDER).glob("*.parquet"):
+        if path.relative_to(folder).as_posix() not in files:
+            path.unlink()
+    for name, source in files.items():
+        content = source.read_bytes()
+        if not (folder / name).is_file() or (folder / name).read_bytes() != content:
+            (folder / name).parent.mkdir(exist_ok=True)
+            write_bytes(folder / name, content)
 
 
 def distinct(cells: Sequence[Cell], column: str) -> list[Any]:

@@ -1,16 +1,18 @@
 """The grid of a study: what is trained, attacked and trained again, checked before anything runs."""
 
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from catwalk.errors import CatwalkError
 from catwalk.limits import check_seed
 from catwalk.poisoning.protocol import Protocol
+from catwalk.study.controls import Controls, noise_beside
 from catwalk.study.specifications import NamedAttack, attack_of
 
 NO_ATTACK = "No attack"
+"""What tables call the rows without attack, to which all others are compared."""
 
 
 Settings = dict
@@ -51,8 +53,10 @@ class Grid:
         recommenders: Recommenders by name; without any, networks and attacks alone are measured.
         seeds: Seeds with which every recommender is trained again.
         top_k: K of all metrics.
-        protocol: What is attacked and counted.
-        named_attacks: The attacks, checked, with what tables call them.
+        protocols: What is attacked and counted, once for each.
+        controls: What stands beside the attacks, to tell what they do from what happens without them.
+        undefended: The network that a protocol calls undefended; the first by default.
+        named_attacks: The attacks, checked, with what tables call them; the noise of each budget among them.
     """
 
     dataset: Path
@@ -63,7 +67,9 @@ class Grid:
     recommenders: dict[str, Training]
     seeds: list[int]
     top_k: int
-    protocol: Protocol
+    protocols: list[Protocol] = field(default_factory=lambda: [Protocol()])
+    controls: Controls = Controls()
+    undefended: str | None = None
 
     def __post_init__(self) -> None:
         for argument in ("extractors", "seeds"):
@@ -78,6 +84,12 @@ class Grid:
         if len(set(self.seeds)) < len(self.seeds):
             raise CatwalkError(f"seeds: each may occur once, got {self.seeds}")
         self._check_warm_starts()
+        if self.undefended is None:
+            self.undefended = next(iter(self.extractors))
+        if self.undefended not in self.extractors:
+            raise CatwalkError(
+                f"undefended: must be one of the extractors, {', '.join(self.extractors)}, got {self.undefended!r}"
+            )
         specifications = [attack_of(attack) for attack in self.attacks]
         examples = [specification.instantiate() for specification in specifications]
         names = _distinct_names(
@@ -88,6 +100,12 @@ class Grid:
         if self.source == self.target and any(attack.targeted for attack in examples):
             raise CatwalkError(f"source and target are both {self.source!r}: they must differ")
         self._check_attacks()
+        self.named_attacks = noise_beside(self.named_attacks, self.controls.noise)
+
+    @property
+    def other_seeds(self) -> list[int]:
+        """Seeds beyond the study's own, one beside each, with which the noise floor is measured."""
+        return [max(self.seeds) + 1 + place for place in range(len(self.seeds))]
 
     def _check_attacks(self) -> None:
         """Raise a CatwalkError if an attack's budget is too small to be saved, or it names a recommender itself."""

@@ -1,7 +1,9 @@
 """What a study says of how it was run: versions, hardware, data, and where its results are."""
 
 import json
+import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,10 +18,18 @@ from catwalk.study.shop import Shop
 
 
 def write_manifest(
-    path: Path, shop: Shop, grid: Grid, plan: Plan, lpips: LPIPS | None, why_no_lpips: str | None
+    path: Path,
+    name: str,
+    shop: Shop,
+    grid: Grid,
+    plan: Plan,
+    statistics: Mapping[str, float],
+    lpips: LPIPS | None,
+    why_no_lpips: str | None,
 ) -> None:
     """Write what is needed to repeat the study, and where its results are in the cache."""
     manifest = {
+        "study": name,
         "catwalk": __version__,
         "python": platform.python_version(),
         "packages": {
@@ -38,8 +48,15 @@ def write_manifest(
             "interactions": shop.interactions.fingerprint if grid.recommenders else None,
             "split": None if shop.split is None else shop.split.settings,
         },
-        "protocol": vars(grid.protocol),
+        "protocols": [vars(protocol) for protocol in grid.protocols],
+        "source": grid.source,
+        "target": grid.target,
+        "top_k": grid.top_k,
         "seeds": grid.seeds,
+        "undefended": grid.undefended,
+        "controls": vars(grid.controls),
+        "statistics": dict(statistics),
+        "store": os.path.relpath(plan.stages[0].cache.folder, path.parent),
         "stages": plan.places,
         "keys": plan.keys,
         "classifiers": {

@@ -10,8 +10,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.attacked_items import AttackedItems
-from callbacks.category_hit_ratio import CategoryHitRatio
-from callbacks.ranked_lists import CategoriesBy
 from callbacks.ranking_metrics import HELD_OUT_METRICS, RankingMetrics
 from catwalk.configuration.names import did_you_mean
 from catwalk.errors import CatwalkError
@@ -80,17 +78,13 @@ class Metrics:
     Attributes:
         chosen: Which ones.
         source: The source category.
-        categories_by: Who says which category an item is of.
     """
 
     chosen: tuple[Metric, ...]
     source: str
-    categories_by: CategoriesBy
 
     @classmethod
-    def of(
-        cls, names: Iterable[str], columns: Sequence[str], num_items: int, source: str, categories_by: CategoriesBy
-    ) -> "Metrics":
+    def of(cls, names: Iterable[str], columns: Sequence[str], num_items: int, source: str) -> "Metrics":
         """Read the names of metrics.
 
         Args:
@@ -98,7 +92,6 @@ class Metrics:
             columns: The study's own columns.
             num_items: Size of the catalogue, which bounds K.
             source: The source category.
-            categories_by: Who says which category an item is of, ``network`` or ``dataset``.
 
         Raises:
             CatwalkError: If there is no such metric, or lists cannot be that long.
@@ -109,7 +102,7 @@ class Metrics:
                 raise CatwalkError(
                     f"metrics: {metric.name}: K must lie in 1..{num_items}, the size of the catalogue, got {metric.k}"
                 )
-        return cls(chosen, source, categories_by)
+        return cls(chosen, source)
 
     def check_categories(self, names: Sequence[str]) -> None:
         """Raise a CatwalkError if a metric is of a category that is not among these."""
@@ -127,17 +120,21 @@ class Metrics:
         kinds = tuple(kinds)
         return sorted({metric.k for metric in self.chosen if metric.kind in kinds and metric.k is not None})
 
+    def category_lengths(self, top_k: int) -> list[int]:
+        """Return the list lengths at which CHR and nCDCG are measured.
+
+        Args:
+            top_k: That of the study.
+        """
+        return sorted({top_k, *self.lengths(OF_CATEGORIES)})
+
     def callbacks(self, items: Tensor | None = None) -> list[Callback]:
-        """Return the callbacks that measure them, as far as the recommender does not do it by itself.
+        """Return the callbacks that measure them, as far as neither the recommender nor every study does.
 
         Args:
             items: int64 ``(n,)``, the items of which the metrics of attacked items are; for them alone.
         """
         callbacks: list[Callback] = []
-        if self.lengths(OF_CATEGORIES):
-            categories = {self._category(metric) for metric in self.chosen if metric.kind in OF_CATEGORIES}
-            lengths = self.lengths(OF_CATEGORIES)
-            callbacks.append(CategoryHitRatio(lengths, sorted(categories), self.categories_by))
         if self.lengths(OF_LISTS):
             callbacks.append(RankingMetrics(self.lengths(OF_LISTS)))
         if self.of_attacked_items:

@@ -1,51 +1,81 @@
 """The plan of a study: which stages every cell is made of, before anything runs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from catwalk.perceptual import LPIPS
+from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
 from catwalk.shop.catalogue import number_of
+from catwalk.study.controls import OTHER_SEEDS, SHAM, Control, Scenario
 from catwalk.study.grid import NO_ATTACK, Grid
 from catwalk.study.metrics import Metrics
 from catwalk.study.shop import Shop
-from catwalk.study.specifications import NamedAttack
+from catwalk.study.specifications import NamedAttack, is_noise
 from catwalk.study.stages.accuracy import AccuracyStage
 from catwalk.study.stages.attack import AttackStage
 from catwalk.study.stages.classifier import ClassifierStage
 from catwalk.study.stages.features import FeaturesStage
-from catwalk.study.stages.metrics import MetricsStage
+from catwalk.study.stages.images import CatalogueFeatures
+from catwalk.study.stages.mixed_features import MixedFeaturesStage
 from catwalk.study.stages.perceptual import PerceptualStage
+from catwalk.study.stages.recommendations import RecommendationsStage
 from catwalk.study.stages.recommender import RecommenderStage
+from catwalk.study.stages.source_items import SourceItems
 from catwalk.study.stages.stage import Stage
 from catwalk.study.trainings import ClassifierTraining, RecommenderTraining
 
 
 @dataclass(frozen=True)
 class Run:
-    """The stages of a cell."""
+    """A cell that is to come: the stages that it is made of, and what tells it from others.
 
+    Attributes:
+        protocol: What is attacked and counted.
+        classifier: The network.
+        accuracy: Its accuracy under attack, where it was trained here.
+        features: What it sees in the clean catalogue.
+        attack: The attack; None for the cells without.
+        perceptual: What its images look like.
+        recommendations: The recommender and what it shows; None in a study without recommenders.
+        row: What tables call the attack, or what stands in its place.
+        scenario: Whether the recommender was trained on the attacked images; None where nothing is attacked.
+        control: What the cell is if it is no attack's.
+    """
+
+    protocol: Protocol
     classifier: ClassifierStage
     accuracy: AccuracyStage | None
     features: FeaturesStage
-    attack: AttackStage | None
-    perceptual: PerceptualStage | None
-    recommender: RecommenderStage | None
-    metrics: MetricsStage | None
+    attack: AttackStage | None = None
+    perceptual: PerceptualStage | None = None
+    recommendations: RecommendationsStage | None = None
+    row: str = NO_ATTACK
+    scenario: Scenario | None = None
+    control: Control | None = None
+
+    @property
+    def recommender(self) -> RecommenderStage | None:
+        """The recommender."""
+        return self.recommendations.recommender if self.recommendations is not None else None
 
     @property
     def stages(self) -> list[Stage | None]:
         """The stages in the order in which they are to run."""
-        return [getattr(self, field.name) for field in fields(self)]
+        images = [self.accuracy, self.features, self.attack, self.perceptual]
+        return [self.classifier, *images, self.recommender, self.recommendations]
 
     @property
     def labels(self) -> dict[str, Any]:
         """What tells the cell from others of its grid."""
         return {
+            "protocol": self.protocol.name,
             "extractor": self.classifier.name,
-            "attack": self.attack.name if self.attack is not None else NO_ATTACK,
+            "attack": self.row,
+            "scenario": self.scenario,
+            "control": self.control,
             "recommender": self.recommender.name if self.recommender is not None else None,
             "seed": self.recommender.seed if self.recommender is not None else None,
         }
@@ -84,27 +114,26 @@ class Plan:
         Raises:
             CatwalkError: If a class refuses its arguments, or the grid does not fit the dataset.
         """
-        classifiers = [ClassifierTraining.of(shop, name, training) for name, training in grid.extractors.items()]
+        networks: dict[str, _Network] = {}
+        for name, training in grid.extractors.items():
+            checked = ClassifierTraining.of(shop, name, training)
+            _check_categories(grid, shop, checked, metrics)
+            classifier = ClassifierStage(cache, shop, checked)
+            accuracy = None
+            if checked.is_trained_here:
+                accuracy = AccuracyStage(cache, shop, accuracy_attack, classifier)
+            networks[name] = _Network(classifier, accuracy, FeaturesStage(cache, shop, classifier))
+        assert grid.undefended is not None
+        undefended = networks[grid.undefended].features
         recommenders: dict[str, RecommenderTraining] = {}
         for name in grid.recommenders:
             recommenders[name] = RecommenderTraining.of(grid, shop, name, recommenders)
+        of_one = _Recommenders(cache, shop, grid, recommenders, metrics)
         runs: list[Run] = []
-        for training in classifiers:
-            _check_categories(grid, shop, training, metrics)
-            classifier = ClassifierStage(cache, shop, training)
-            accuracy = None
-            if training.is_trained_here:
-                accuracy = AccuracyStage(cache, shop, accuracy_attack, classifier)
-            features = FeaturesStage(cache, shop, classifier)
-            attacks = [AttackStage(cache, grid, attack, features) for attack in grid.named_attacks]
-            if not recommenders:
-                runs.append(Run(classifier, accuracy, features, None, None, None, None))
-                for attack in attacks:
-                    looks = PerceptualStage(cache, attack, lpips)
-                    runs.append(Run(classifier, accuracy, features, attack, looks, None, None))
-                continue
-            trained = _Trained(cache, shop, grid, recommenders, features, metrics)
-            runs += trained.runs(classifier, accuracy, attacks, lpips)
+        for protocol in grid.protocols:
+            for network in networks.values():
+                images = _Images(cache, grid, protocol, network, undefended, lpips)
+                runs += of_one.runs(images) if recommenders else images.runs()
         return cls(runs)
 
     @cached_property
@@ -141,15 +170,102 @@ class Plan:
         return list({run.classifier.name: run for run in reversed(self.runs)}.values())[::-1]
 
 
-class _Trained:
-    """The recommenders that are trained on what one network sees, each once.
+@dataclass(frozen=True)
+class _Network:
+    """A network with its first stages."""
+
+    classifier: ClassifierStage
+    accuracy: AccuracyStage | None
+    features: FeaturesStage
+
+
+class _Images:
+    """What one network sees under one protocol: clean, attacked, and mixed where the protocol asks for it.
+
+    Args:
+        cache: Where results live.
+        grid: The study's.
+        protocol: The protocol.
+        network: The network.
+        undefended: Clean features by the undefended network.
+        lpips: Measures LPIPS; None leaves it out.
+    """
+
+    def __init__(
+        self,
+        cache: StageCache,
+        grid: Grid,
+        protocol: Protocol,
+        network: _Network,
+        undefended: FeaturesStage,
+        lpips: LPIPS | None,
+    ) -> None:
+        self.protocol = protocol
+        self.network = network
+        self.clean = network.features
+        self.items = SourceItems(protocol, grid.source, self.clean, undefended)
+        self.attacks = [
+            AttackStage(cache, grid, attack, self.clean, protocol, undefended) for attack in grid.named_attacks
+        ]
+        self._cache = cache
+        self._undefended = undefended
+        self._lpips = lpips
+        self._looks: dict[str, PerceptualStage] = {}
+        self._mixed: dict[tuple[str, str], CatalogueFeatures] = {}
+
+    def looks(self, attack: AttackStage) -> PerceptualStage:
+        """Return how the images of an attack look."""
+        return self._looks.setdefault(attack.key, PerceptualStage(self._cache, attack, self._lpips))
+
+    def run(self, attack: AttackStage | None = None, **values: Any) -> Run:
+        """Return a cell with an attack or without."""
+        control: Control | None = None
+        looks, row = None, NO_ATTACK
+        if attack is not None:
+            looks, row = self.looks(attack), attack.name
+            control = "noise" if is_noise(attack.named_attack) else None
+            values = {"scenario": "poisoning", **values}
+        known = {"attack": attack, "perceptual": looks, "row": row, "control": control, **values}
+        return Run(self.protocol, self.network.classifier, self.network.accuracy, self.clean, **known)
+
+    def runs(self) -> list[Run]:
+        """Return the cells of a study without recommenders."""
+        return [self.run(), *(self.run(attack, scenario=None) for attack in self.attacks)]
+
+    def to_train_on(self, rows: AttackStage | FeaturesStage, row: str) -> CatalogueFeatures:
+        """Return the features of a catalogue in which the attacked items' are of an attack, or a sham's."""
+        is_mixed = self.protocol.background_features == "undefended" and self.clean is not self._undefended
+        own_scale = self.protocol.feature_scale == "own_matrix" and rows is not self.clean
+        if not is_mixed and not own_scale:
+            return rows
+        return self._mix(self._undefended if is_mixed else self.clean, rows, self.clean, row)
+
+    def to_test_on(self, trained_on: CatalogueFeatures) -> CatalogueFeatures:
+        """Return the same features with the categories by whom the protocol asks."""
+        if self.protocol.chr_categories != "undefended" or self.clean is self._undefended:
+            return trained_on
+        if isinstance(trained_on, MixedFeaturesStage):
+            return self._mix(trained_on.background, trained_on.rows, self._undefended, trained_on.attack_name)
+        assert isinstance(trained_on, AttackStage | FeaturesStage)
+        return self._mix(self.clean, trained_on, self._undefended, trained_on.attack_name)
+
+    def _mix(
+        self, background: FeaturesStage, rows: AttackStage | FeaturesStage, categories: FeaturesStage, row: str | None
+    ) -> CatalogueFeatures:
+        mixed = MixedFeaturesStage(
+            self._cache, self.items, background, rows, categories, seen_by=self.clean.classifier.name, attack_name=row
+        )
+        return self._mixed.setdefault((mixed.key, str(row)), mixed)
+
+
+class _Recommenders:
+    """The recommenders of a study, each trained once on whatever images, and tested once on each.
 
     Args:
         cache: Where results live.
         shop: The dataset.
         grid: The study's.
         trainings: How each is trained, by name, in the study's order.
-        features: The network's features of the clean catalogue.
         metrics: What else to measure of them.
     """
 
@@ -159,61 +275,75 @@ class _Trained:
         shop: Shop,
         grid: Grid,
         trainings: dict[str, RecommenderTraining],
-        features: FeaturesStage,
         metrics: Metrics,
     ) -> None:
         self._cache = cache
         self._shop = shop
         self._grid = grid
         self._trainings = trainings
-        self._features = features
         self._metrics = metrics
-        self._measured: dict[RecommenderStage, MetricsStage] = {}
-        self._stages: dict[tuple[str, int, AttackStage | None], RecommenderStage] = {}
+        self._trained: dict[tuple[str, int, str], RecommenderStage] = {}
+        self._tested: dict[tuple[str, str], RecommendationsStage] = {}
 
-    def stage(self, name: str, seed: int, attack: AttackStage | None) -> RecommenderStage:
+    def trained(self, name: str, seed: int, images: CatalogueFeatures, clean: FeaturesStage) -> RecommenderStage:
         """Return the training of a recommender, and before it that of the one with which it begins."""
         training = self._trainings[name]
-        if not training.looks_at_images:  # the attacks make no difference to it
-            attack = None
-        which = (name, seed, attack)
-        if which not in self._stages:
-            start = None if training.warm_start is None else self.stage(training.warm_start, seed, attack)
-            images = self._features if attack is None else attack
-            self._stages[which] = RecommenderStage(self._cache, self._shop, self._grid, training, seed, images, start)
-        return self._stages[which]
+        if not training.looks_at_images:  # attacks make no difference to it
+            images = clean
+        which = (name, seed, images.key)
+        if which not in self._trained:
+            start = None if training.warm_start is None else self.trained(training.warm_start, seed, images, clean)
+            self._trained[which] = RecommenderStage(self._cache, self._shop, training, seed, images, start)
+        return self._trained[which]
 
-    def _last(self, name: str, seed: int, attack: AttackStage | None) -> tuple[RecommenderStage, MetricsStage | None]:
-        """Return the last stages of a cell."""
-        stage = self.stage(name, seed, attack)
-        if not self._metrics.chosen:
-            return stage, None
-        if stage not in self._measured:
-            self._measured[stage] = MetricsStage(self._cache, stage, self._features, self._metrics)
-        return stage, self._measured[stage]
+    def _tested_on(self, of: _Images, recommender: RecommenderStage, images: CatalogueFeatures) -> RecommendationsStage:
+        if not recommender.training.looks_at_images:
+            images = of.clean
+        stage = RecommendationsStage(
+            self._cache, self._grid, recommender, of.to_test_on(images), of.items, self._metrics
+        )
+        return self._tested.setdefault((stage.key, stage.description), stage)
 
-    def runs(
-        self,
-        classifier: ClassifierStage,
-        accuracy: AccuracyStage | None,
-        attacks: list[AttackStage],
-        lpips: LPIPS | None,
-    ) -> Iterator[Run]:
-        """Yield the cells of the network: of each recommender those without attack first, and then by attack."""
-        network = classifier, accuracy, self._features
-        looks = {attack: PerceptualStage(self._cache, attack, lpips) for attack in attacks}
+    def runs(self, of: _Images) -> Iterator[Run]:
+        """Yield the cells of one network under one protocol: of each recommender those without attack first."""
+        controls = self._grid.controls
         for name, training in self._trainings.items():
-            for seed in self._grid.seeds:
-                yield Run(*network, None, None, *self._last(name, seed, None))
-            for attack in attacks:
-                if not attack.must_know_recommender:
+
+            def cells(
+                attack: AttackStage | None,
+                images: CatalogueFeatures,
+                seeds: list[int],
+                name: str = name,
+                **values: Any,
+            ) -> Iterator[Run]:
+                for seed in seeds:
+                    stage = self.trained(name, seed, images, of.clean)
+                    yield of.run(attack, recommendations=self._tested_on(of, stage, images), **values)
+
+            yield from cells(None, of.clean, self._grid.seeds)
+            if controls.other_seeds and training.learns:
+                yield from cells(None, of.clean, self._grid.other_seeds, row=OTHER_SEEDS, control="other seeds")
+            if controls.sham and training.looks_at_images:
+                sham = of.to_train_on(of.clean, SHAM)
+                yield from cells(None, sham, self._grid.seeds, row=SHAM, control="sham")
+            for attack in of.attacks:
+                if attack.must_know_recommender:
+                    if training.looks_at_images:  # else it has no features that an image could change
+                        for seed in self._grid.seeds:
+                            aimed = attack.knowing(self.trained(name, seed, of.clean, of.clean))
+                            yield from cells(aimed, of.to_train_on(aimed, aimed.name), [seed])
+                            if controls.evasion:
+                                yield self._evaded(of, name, seed, aimed)
+                    continue
+                yield from cells(attack, of.to_train_on(attack, attack.name), self._grid.seeds)
+                if controls.evasion and training.looks_at_images:
                     for seed in self._grid.seeds:
-                        yield Run(*network, attack, looks[attack], *self._last(name, seed, attack))
-                elif training.looks_at_images:  # else it has no features that an image could change
-                    for seed in self._grid.seeds:
-                        aimed = attack.knowing(self.stage(name, seed, None))
-                        its_looks = PerceptualStage(self._cache, aimed, lpips)
-                        yield Run(*network, aimed, its_looks, *self._last(name, seed, aimed))
+                        yield self._evaded(of, name, seed, attack)
+
+    def _evaded(self, of: _Images, name: str, seed: int, attack: AttackStage) -> Run:
+        """Return a cell whose recommender was trained on clean images and is shown attacked ones by its network."""
+        stage = self.trained(name, seed, of.clean, of.clean)
+        return of.run(attack, recommendations=self._tested_on(of, stage, attack), scenario="evasion")
 
 
 def _check_categories(grid: Grid, shop: Shop, training: ClassifierTraining, metrics: Metrics) -> None:
@@ -221,7 +351,8 @@ def _check_categories(grid: Grid, shop: Shop, training: ClassifierTraining, metr
     whose = "" if training.is_trained_here else f" (of ImageNet, which extractor {training.name} sees)"
     for argument, name in (("source", grid.source), ("target", grid.target)):
         number_of(name, training.category_names, f"{argument}{whose}")
-    if "dataset" in (grid.protocol.source_items, grid.protocol.chr_categories):
-        shop.catalogue.category(grid.source, "source (of the dataset, which the protocol asks)")
-    by_network = grid.protocol.chr_categories == "network"
-    metrics.check_categories(training.category_names if by_network else shop.catalogue.category_names)
+    for protocol in grid.protocols:
+        if "dataset" in (protocol.source_items, protocol.chr_categories):
+            shop.catalogue.category(grid.source, "source (of the dataset, which the protocol asks)")
+        by_dataset = protocol.chr_categories == "dataset"
+        metrics.check_categories(shop.catalogue.category_names if by_dataset else training.category_names)

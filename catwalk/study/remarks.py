@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from catwalk.files.csv_text import from_cell
+from catwalk.poisoning.protocol import Protocol
 from catwalk.shop.labelled_images import LabelledImages
 from catwalk.study.grid import Grid
 from catwalk.study.shop import Shop
@@ -54,6 +55,21 @@ def remarks_on_networks(shop: Shop, grid: Grid, networks: Sequence[tuple[Classif
     return " ".join(sentences)
 
 
+def on_protocol(protocol: Protocol, is_one_of_several: bool) -> Iterator[str]:
+    """Yield sentences on how a protocol differs from the one that Catwalk stands behind.
+
+    Args:
+        protocol: The protocol.
+        is_one_of_several: Whether to say which one it is.
+    """
+    differences = protocol.describe()
+    which = f"Protocol {protocol.name}" if is_one_of_several or differences else ""
+    if differences:
+        yield f"{which}: {'; '.join(differences)}."
+    elif which:
+        yield f"{which}: as Catwalk stands behind it."
+
+
 def _on_accuracy(shop: Shop, classifier: ClassifierStage) -> str | None:
     """Return a sentence where a network is near chance on the test images."""
     accuracy, data = classifier.record["accuracy"], classifier.training.data.settings["init_args"]
@@ -91,7 +107,7 @@ def _on_source(
             f"Of the {by_network:,} items that CNN {classifier.name} sees as {grid.source} the dataset labels "
             f"{by_network - both:,} otherwise"
         )
-    if found and grid.protocol.source_items == "network" and by_dataset:
+    if found and grid.protocols[0].source_items == "network" and by_dataset:
         found[-1] += "; protocol.source_items: dataset attacks those that the dataset labels so"
     yield from (f"{sentence}." for sentence in found)
 

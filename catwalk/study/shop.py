@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from catwalk.configuration.specification import Specification
-from catwalk.files.watched import WatchedFiles, watch_folder
+from catwalk.files.watched import WatchedFiles, watch_folder, watch_named
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.labelled_images import LabelledImages
 from catwalk.shop.splits import Split, read_split
@@ -46,7 +46,7 @@ class Shop:
     def items(self) -> "Contents":
         """The catalogue and its images."""
         folder = self.catalogue.folder
-        images = WatchedFiles(lambda: [folder / image for image in self.catalogue.images])
+        images = watch_named(folder, self.catalogue.images)
         return Contents(replace(self.catalogue).fingerprint, (self.lists, images))
 
     @cached_property
@@ -66,7 +66,7 @@ class Shop:
         folder = self.catalogue.folder
         table = watch_folder(folder, "labelled_images.*")
         labelled = LabelledImages.read(self.catalogue)
-        images = WatchedFiles(lambda: [folder / image for image in labelled.images])
+        images = watch_named(folder, labelled.images)
         return Contents(labelled.fingerprint, (self.lists, table, images))
 
 

@@ -8,6 +8,7 @@ from pytorch_lightning import LightningDataModule
 
 from callbacks.adversarial_accuracy import AdversarialAccuracy
 from catwalk.attacks.attack import Attack
+from catwalk.attacks.random_noise import RandomNoise
 from catwalk.configuration.specification import Specification
 from catwalk.errors import CatwalkError
 from catwalk.shop.splits import SplitRule
@@ -43,6 +44,11 @@ class NamedAttack:
     name: str
     specification: Specification
     example: Attack
+
+
+def is_noise(attack: NamedAttack) -> bool:
+    """Return whether an attack is a control that knows nothing of any network."""
+    return isinstance(attack.example, RandomNoise)
 
 
 def attack_of(settings: Mapping[str, Any], argument: str = "attacks") -> Specification:

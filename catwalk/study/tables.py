@@ -4,7 +4,7 @@ import csv
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,13 @@ from rich.table import Table as RichTable
 from catwalk.files.atomic import open_text, write_text
 from catwalk.files.csv_text import to_cell
 from catwalk.study.cells import Cell, distinct, where
+from catwalk.study.controls import Scenario
+from catwalk.study.effects import Effect
+from catwalk.study.grid import NO_ATTACK
 from catwalk.study.latex import DEFINE_OTHER_SCRIPT, OTHER_SCRIPT, label, latex
+
+PaperValue = Callable[[str, str, str], float | None]
+"""Returns a value that the paper printed; None where it has none."""
 
 WIDEST = 10_000
 """Columns of a screen on which every table has room."""
@@ -27,19 +33,23 @@ MARKDOWN_ESCAPES = str.maketrans({character: f"\\{character}" for character in "
 
 @dataclass(frozen=True)
 class Value:
-    """An entry of a table: a mean over seeds, with its spread where there are several.
+    """An entry of a table: a mean over seeds, with its spread where there are several, or with an interval.
 
     Attributes:
         values: One value per seed.
         digits: Decimals to show.
         factor: By what to multiply it.
         unit: What stands behind it.
+        interval: Between what it lies, of several images or users; None leaves the spread over seeds.
+        effect: By how much it differs from the same without attack; None where there is nothing to compare.
     """
 
     values: tuple[float, ...]
     digits: int = 4
     factor: int = 1
     unit: str = ""
+    interval: tuple[float, float] | None = None
+    effect: Effect | None = None
 
     @property
     def mean(self) -> float:
@@ -59,9 +69,37 @@ class Value:
     def text(self, plus_minus: str = "±") -> str:
         """Return the value as people read it."""
         text = f"{self.factor * self.mean:.{self.digits}f}{self.unit}"
+        if self.effect is not None:
+            return f"{text} {_change(self.effect)}"
+        if self.interval is not None:
+            low, high = (f"{self.factor * bound:.{self.digits}f}" for bound in self.interval)
+            return f"{text} [{low}, {high}]"
         if self.spread is None:
             return text
         return f"{text} {plus_minus} {self.factor * self.spread:.{self.digits}f}{self.unit}"
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What a CSV file says of it beside the mean, by the ends of the columns' names."""
+        columns: dict[str, Any] = {"sd": self.spread}
+        if self.interval is not None:
+            columns |= {"low": self.interval[0], "high": self.interval[1]}
+        if self.effect is not None:
+            change = self.effect.size.difference
+            columns |= {"change": change.mean, "change low": change.low, "change high": change.high}
+            columns |= {"verdict": self.effect.verdict}
+        return columns
+
+
+def _change(effect: Effect) -> str:
+    """Return an effect as a share of the metric without attack; in places where that is 0."""
+    size = effect.size
+    if size.relative is None:
+        change, factor, unit, digits = size.difference, 1, "", 4
+    else:
+        change, factor, unit, digits = size.relative, 100, "%", 1
+    mean, low, high = (f"{factor * bound:+.{digits}f}" for bound in (change.mean, change.low, change.high))
+    return f"{mean}{unit} [{low}, {high}]"
 
 
 def percentage(values: tuple[float, ...]) -> Value:
@@ -112,23 +150,24 @@ class Table:
 
     def _write_csv(self, path: Path) -> None:
         names = [f"{group} {heading}".strip() for group, heading in zip(self.groups, self.headings, strict=True)]
-        # A spread is a column of its own, where the values have one.
-        spreads = [
-            any(row[1][column] is not None and row[1][column].spread is not None for row in self.rows)  # type: ignore[union-attr]
-            for column in range(len(names))
-        ]
+        # A spread or an interval has columns of its own, where the values have one.
+        further: list[list[str]] = []
+        for column in range(len(names)):
+            values = [row[1][column] for row in self.rows]
+            found = [name for value in values if value is not None for name, entry in value.columns.items() if entry is not None]
+            further.append(list(dict.fromkeys(found)))
         with open_text(path) as file:
             writer = csv.writer(file, lineterminator="\n")
             header: list[str] = [heading.lower() for heading in self.row_headings]
-            for name, spread in zip(names, spreads, strict=True):
-                header += [name, f"{name} sd"] if spread else [name]
+            for name, columns in zip(names, further, strict=True):
+                header += [name, *(f"{name} {column}" for column in columns)]
             writer.writerow(map(to_cell, header))
             for labels, values in self.rows:
                 row: list[Any] = list(labels)
-                for value, spread in zip(values, spreads, strict=True):
+                for value, columns in zip(values, further, strict=True):
                     row.append("" if value is None else value.number)
-                    if spread:
-                        row.append("" if value is None or value.spread is None else value.spread)
+                    known = {} if value is None else value.columns
+                    row += ["" if known.get(column) is None else known[column] for column in columns]
                 writer.writerow(map(to_cell, row))
 
     def markdown(self) -> str:
@@ -229,86 +268,129 @@ class Table:
         return texts
 
 
-def table_1(cells: Sequence[Cell], top_k: int, purposes: str, remarks: str = "") -> Table:
-    """Return CHR@K of the source category by recommender and attack, mean and standard deviation over seeds.
+def table_1(
+    cells: Sequence[Cell],
+    effects: Sequence[Effect],
+    top_k: int,
+    notes: Sequence[str],
+    scenario: Scenario = "poisoning",
+    paper: PaperValue | None = None,
+) -> Table:
+    """Return CHR@K of the source category by recommender and attack, with the interval of its change.
 
-    In bold the attack that raised it most over no attack, where one did.
+    In bold what was pushed, by the verdict of its interval.
 
     Args:
         cells: All cells of a study, those without attack first.
+        effects: The study's effects.
         top_k: K.
-        purposes: What the attacks are for, as a sentence.
-        remarks: What a reader must know of the networks, as sentences.
+        notes: What a reader must know of attacks, protocols and networks, as sentences.
+        scenario: ``poisoning`` gives Table 1; ``evasion`` the same of recommenders that were trained on clean images.
+        paper: Returns the paper's own value of a recommender, an attack and a network, where it has one.
     """
     source, dataset = _named(cells[0].source), _named(cells[0].dataset)
-    extractors = distinct(cells, "extractor")
+    protocols, extractors = distinct(cells, "protocol"), distinct(cells, "extractor")
+    chosen = [cell for cell in cells if cell.scenario in (None, scenario)]
+    if scenario == "evasion":
+        chosen = [cell for cell in chosen if cell.scenario or cell.attack == NO_ATTACK]
+    by_labels = {
+        (effect.protocol, effect.extractor, effect.recommender, effect.attack, effect.scenario): effect
+        for effect in effects
+    }
     rows: list[Row] = []
     best: set[tuple[int, int]] = set()
-    for recommender in distinct(cells, "recommender"):
-        start = len(rows)
-        for attack in distinct(cells, "attack"):
-            chosen = [where(cells, recommender=recommender, attack=attack, extractor=name) for name in extractors]
-            if any(chosen):  # some attacks are not for every recommender
-                values = [tuple(cell.chr for cell in its_cells if cell.chr is not None) for its_cells in chosen]
-                rows.append(((recommender, attack), tuple(map(Value, values))))
-        for column in range(len(extractors)):
-            highest = _highest(rows[start:], column)
-            if highest:  # the first row is without attack
-                best.add((start + highest, column))
-    seeds = len(distinct(cells, "seed"))
-    spread = f", mean ± standard deviation over {seeds} retraining seeds" if seeds > 1 else ""
+    for protocol, recommender, attack in itertools.product(
+        protocols, distinct(chosen, "recommender"), distinct(chosen, "attack")
+    ):
+        its_cells = where(chosen, protocol=protocol, recommender=recommender, attack=attack)
+        if not its_cells:  # some attacks are not for every recommender
+            continue
+        values: list[Value | None] = []
+        for column, name in enumerate(extractors):
+            of_network = where(its_cells, extractor=name)
+            effect = by_labels.get((protocol, name, recommender, attack, its_cells[0].scenario))
+            rates = tuple(cell.chr for cell in of_network if cell.chr is not None)
+            values.append(Value(rates, effect=effect) if rates else None)
+            if effect is not None and effect.verdict == "pushed":
+                best.add((len(rows), column))
+        labels = (recommender, attack) if len(protocols) == 1 else (protocol, recommender, attack)
+        rows.append((labels, tuple(values)))
+        if paper is not None and scenario == "poisoning":
+            printed = tuple(paper(recommender, attack, name) for name in extractors)
+            if any(value is not None for value in printed):
+                theirs = tuple(None if value is None else Value((value,)) for value in printed)
+                rows.append(((*labels[:-1], f"{attack} (paper)"), theirs))
+    seeds = len(distinct(where(cells, attack=NO_ATTACK), "seed"))
+    over = f", mean over {seeds} retraining seeds" if seeds > 1 else ""
+    trained = "" if scenario == "poisoning" else ", recommenders trained on clean images and shown the attacked ones"
     return Table(
-        name="Table 1",
-        title=f"CHR@{top_k} of {source} on {dataset}{spread}",
+        name="Table 1" if scenario == "poisoning" else "Evasion",
+        title=f"CHR@{top_k} of {source} on {dataset}{over}{trained}",
         notes=_sentences(
             f"Average number of {source} items in a user's top {top_k}.",
-            purposes,
+            "Behind it the change from no attack, of the same users and seeds, with its interval; without attack the "
+            "standard deviation over seeds.",
+            "Bold: pushed, by the interval after Holm's correction.",
+            *notes,
             _attacked(cells),
-            "Bold: the attack that raised it most, where one did.",
-            remarks,
         ),
-        row_headings=("Model", "Attack"),
-        groups=("",) * len(extractors),
-        headings=tuple(extractors),
+        row_headings=("Model", "Attack") if len(protocols) == 1 else ("Protocol", "Model", "Attack"),
+        groups=tuple(extractors),
+        headings=(f"CHR@{top_k}",) * len(extractors),
         rows=tuple(rows),
         best=frozenset(best),
     )
 
 
-def table_2(cells: Sequence[Cell], purposes: str, lpips_net: str, remarks: str = "") -> Table:
+def table_2(
+    cells: Sequence[Cell], lpips_net: str, notes: Sequence[str], paper: PaperValue | None = None
+) -> Table:
     """Return what attacks did by attack and network: attacked items, success rate, feature loss and LPIPS × 100.
 
-    In bold the best of each for the attacker.
-
-    Of an attack that knows the recommender there is one for each, and these are means and standard deviations.
+    In bold the best of each for the attacker. An interval is over the attacked images. Of an attack that knows the
+    recommender there is one for each, and these are means and standard deviations.
 
     Args:
         cells: All cells of a study.
-        purposes: What the attacks are for, as a sentence.
         lpips_net: The network under LPIPS.
-        remarks: What a reader must know of the networks, as sentences.
+        notes: What a reader must know of attacks, protocols and networks, as sentences.
+        paper: Returns the paper's own value of a metric (``SR``, ``FL``, ``LPIPS``), an attack and a network.
     """
     source, dataset = _named(cells[0].source), _named(cells[0].dataset)
-    extractors = distinct(cells, "extractor")
+    protocols, extractors = distinct(cells, "protocol"), distinct(cells, "extractor")
     attacks = [attack for attack in distinct(cells, "attack") if where(cells, attack=attack)[0].sr is not None]
     rows: list[Row] = []
-    for attack in attacks:
+    ours: list[int] = []
+    for protocol, attack in itertools.product(protocols, attacks):
         values: list[Value | None] = []
         for extractor in extractors:
-            its_cells = where(cells, attack=attack, extractor=extractor)
-            outcomes = dict.fromkeys((cell.sr, cell.feature_loss, cell.lpips) for cell in its_cells)
-            rates, losses, distances = zip(*outcomes, strict=True)
-            looks = None if None in distances else Value(distances, 4, factor=100)
+            its_cells = where(cells, protocol=protocol, attack=attack, extractor=extractor)
+            outcomes = list({(cell.sr, cell.feature_loss, cell.lpips): cell for cell in its_cells}.values())
             # The network chooses them, not the attack.
-            items = Value((its_cells[0].n_attacked or 0,), 0)
-            values += [items, percentage(rates), Value(losses, 7), looks]
-        rows.append(((attack,), tuple(values)))
+            values.append(Value((its_cells[0].n_attacked or 0,), 0))
+            for name, digits, factor, unit in (("sr", 2, 100, "%"), ("feature_loss", 7, 1, ""), ("lpips", 4, 100, "")):
+                values.append(_of_images(outcomes, name, digits, factor, unit))
+        labels = (attack,) if len(protocols) == 1 else (protocol, attack)
+        ours.append(len(rows))
+        rows.append((labels, tuple(values)))
+        if paper is not None:
+            theirs = [
+                None if (value := paper(metric, attack, extractor)) is None else Value((value,), digits, factor, unit)
+                for extractor in extractors
+                for metric, digits, factor, unit in (
+                    *(("items", 0, 1, ""), ("SR", 2, 100, "%")),
+                    *(("FL", 7, 1, ""), ("LPIPS", 4, 100, "")),
+                )
+            ]
+            if any(value is not None for value in theirs):
+                rows.append(((*labels[:-1], f"{attack} (paper)"), tuple(theirs)))
     best = set()
     best_of = {"SR": _highest, "FL": _highest, "LPIPS": _lowest}
     headings = ("Items", *best_of) * len(extractors)
     for column, heading in enumerate(headings):
-        if heading in best_of and any(row[1][column] is not None for row in rows):
-            best.add((best_of[heading](rows, column), column))
+        compared = [rows[number] for number in ours]
+        if heading in best_of and any(row[1][column] is not None for row in compared):
+            best.add((ours[best_of[heading](compared, column)], column))
     attacked = [cell for cell in cells if cell.sr_clean is not None]
     # Targeted and untargeted attacks want something else, and so had something else before.
     before = dict.fromkeys((cell.sr_clean, cell.extractor) for cell in attacked)
@@ -317,18 +399,31 @@ def table_2(cells: Sequence[Cell], purposes: str, lpips_net: str, remarks: str =
         "Items: how many were attacked. SR: share of the images that the CNN takes for the target, or, where an attack "
         f"has none, no longer for the source, judged by the 8-bit files read back; before any attack it was {shown}. "
         "FL: mean squared error of the features. LPIPS: how different the images look (network: "
-        f"{lpips_net}), times 100. Bold: the highest SR and FL, and the lowest LPIPS."
+        f"{lpips_net}), times 100. In brackets: the interval over the images. Bold: the highest SR and FL, and the "
+        "lowest LPIPS."
     )
     return Table(
         name="Table 2",
         title=f"what the attacks did to the {source} images of {dataset}",
-        notes=_sentences(purposes, legend if rows else "", remarks),
-        row_headings=("Attack",),
+        notes=_sentences(legend if rows else "", *notes),
+        row_headings=("Attack",) if len(protocols) == 1 else ("Protocol", "Attack"),
         groups=tuple(extractor for extractor in extractors for _ in range(4)),
         headings=headings,
         rows=tuple(rows),
         best=frozenset(best),
     )
+
+
+def _of_images(cells: Sequence[Cell], name: str, digits: int, factor: int, unit: str) -> Value | None:
+    """Return a metric of one attack's images with its interval; of several attacks with their spread."""
+    values = [getattr(cell, name) for cell in cells]
+    if None in values:
+        return None
+    interval = None
+    if len(cells) == 1:
+        bounds = getattr(cells[0], f"{name}_low"), getattr(cells[0], f"{name}_high")
+        interval = None if None in bounds else bounds
+    return Value(tuple(values), digits, factor, unit, interval)
 
 
 def networks_table(

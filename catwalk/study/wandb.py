@@ -59,7 +59,8 @@ class CellRun:
     @property
     def name(self) -> str:
         """What people call it."""
-        names = [self.cell.extractor, self.cell.attack, self.cell.recommender]
+        scenario = "evasion" if self.cell.scenario == "evasion" else None
+        names = [self.cell.extractor, self.cell.attack, scenario, self.cell.recommender]
         seed = None if self.cell.seed is None else f"seed {self.cell.seed}"
         return " · ".join(filter(None, [*names, seed]))
 

@@ -25,8 +25,8 @@ class Progress(rich.progress.Progress):
 
     A line says what is under way, how far it is and for how long: ``PGD (ε = 8) on Sandal images · 64/146 (44%) ·
     1 min 30 s``. It comes every 30 seconds, and every 10% where that takes 10 seconds. Of several that are nested only
-    the innermost writes. Arguments are those of :class:`rich.progress.Progress`; a field ``info`` of a task follows
-    how far it is.
+    the innermost writes; where several tasks with a field ``beside`` are under way at once, the one around them.
+    Arguments are those of :class:`rich.progress.Progress`; a field ``info`` of a task follows how far it is.
     """
 
     def __init__(self, *columns: str | rich.progress.ProgressColumn, **settings: Any) -> None:
@@ -54,7 +54,10 @@ class Progress(rich.progress.Progress):
 
     @property
     def _under_way(self) -> rich.progress.Task | None:
-        return next((task for task in reversed(self.tasks) if task.visible), None)
+        visible = [task for task in self.tasks if task.visible]
+        around = [task for task in visible if not task.fields.get("beside")]
+        is_alone = len(visible) - len(around) <= 1
+        return next(reversed(visible if is_alone or not around else around), None)
 
     def write_line(self) -> None:
         """Write how far the last of the tasks is."""
@@ -95,11 +98,11 @@ def _line(task: rich.progress.Task) -> str:
     elif task.completed:
         parts.append(f"{task.completed:,.0f}")
     parts.append(Text.from_markup(task.fields.get("info") or "").plain)
-    parts.append(_duration(task.elapsed or 0.0))
+    parts.append(duration(task.elapsed or 0.0))
     return " · ".join(filter(None, parts))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a duration as people say it."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)

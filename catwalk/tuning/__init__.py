@@ -16,7 +16,7 @@ from rich.markup import escape
 from catwalk.errors import CatwalkError
 from catwalk.limits import check_seed
 from catwalk.study.grid import Settings
-from catwalk.study.progress import StudyProgress
+from catwalk.study.progress import StudyDisplay
 from catwalk.tuning.journal import open_journal
 from catwalk.tuning.results import Results
 from catwalk.tuning.training import FollowTrial, SearchedTraining
@@ -110,7 +110,7 @@ def run_search(
             highlight=False,
         )
         console.print(training.split_facts(), markup=False, highlight=False)
-        with StudyProgress(console, max(0, trials - done), "search") as progress:
+        with StudyDisplay(console, max(0, trials - done), "search") as progress:
             for number in range(done, trials):
                 if timeout is not None and time.monotonic() - start >= timeout:
                     break

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from visual_models import visual_model
 
-from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
+from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RandomNoise, RankAttack
 
 ATTACKS = {
     "fgsm": lambda **kwargs: FGSM(**kwargs),
@@ -29,7 +29,13 @@ CARLINI_WAGNER = {
 }
 """An attack without a budget, that may fail."""
 
-ALL = {**ATTACKS, **CARLINI_WAGNER, **OF_OTHER_AIMS}
+NOISE = {
+    "noise": lambda **kwargs: RandomNoise(**kwargs),
+    "uniform noise": lambda **kwargs: RandomNoise(distribution="uniform", **kwargs),
+}
+"""Attacks that ask the network nothing."""
+
+ALL = {**ATTACKS, **CARLINI_WAGNER, **OF_OTHER_AIMS, **NOISE}
 attack_towards_a_category = pytest.mark.parametrize("make_attack", ATTACKS.values(), ids=ATTACKS.keys())
 every_attack = pytest.mark.parametrize("make_attack", ALL.values(), ids=ALL.keys())
 

@@ -190,7 +190,7 @@ def test_refuses_wrong_targets(targets, error, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"epsilon": 0.0}, "epsilon: .* got 0.0"),
+        ({"epsilon": -1.0}, "epsilon: .* got -1.0"),
         ({"step": -1.0}, "step: .* epsilon / 10, got -1.0"),
         ({"iterations": 0}, "iterations: must be at least 1, got 0"),
         ({"norm": "l1"}, "norm: must be one of linf, l2, got 'l1'"),

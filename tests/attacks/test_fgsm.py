@@ -79,6 +79,6 @@ def test_name_and_defaults():
     assert (attack.threat_model.norm, attack.threat_model.epsilon) == ("linf", 8.0)
 
 
-def test_refuses_a_budget_of_nothing():
+def test_refuses_a_budget_below_nothing():
     with pytest.raises(CatwalkError, match="epsilon"):
-        FGSM(epsilon=0)
+        FGSM(epsilon=-1)

@@ -526,7 +526,7 @@ trainer.fit(VBPR(factors=4, visual_factors=4, top_k=[5]), InteractionTriplets(Pa
     ("step", "count"),
     [
         pytest.param("save_png", 3, marks=pytest.mark.slow),
-        pytest.param("decode", 20, marks=pytest.mark.slow),
+        pytest.param("decode", 3, marks=pytest.mark.slow),
         ("replace", 4),
     ],
 )

@@ -53,6 +53,7 @@ def test_everything_that_is_given_reaches_the_callback(data) -> None:
     protocol, attack = AttackProtocol(clip=False), PGD(epsilon=3)
     options = {"attack": attack, "source": "Bag", "target": "Coat", "protocol": protocol, "from_epoch": 2}
     options |= {"classifier": Path("x.ckpt"), "output": Path("y"), "backbone": "my.network", "backbone_args": {"a": 1}}
+    options["undefended"] = Path("u")
     callback = made(data, **options)
     assert {name: getattr(callback, name) for name in options} == options
 

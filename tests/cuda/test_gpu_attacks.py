@@ -10,7 +10,7 @@ import torch
 from gpu import DEVICE, deterministic_kernels
 from visual_models import visual_model
 
-from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
+from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RandomNoise, RankAttack
 from catwalk.networks.building import build_network
 from catwalk.networks.classifier import Classifier
 from catwalk.poisoning.attack_files import read_summary
@@ -38,6 +38,7 @@ ATTACKS = {
     "apgd by dlr in l2": lambda **settings: APGD(epsilon=255, norm="l2", loss="dlr", iterations=20, **settings),
     "c&w": lambda **settings: CarliniWagner(initial_c=1.0, searches=2, iterations=60, learning_rate=0.02, **settings),
     "feature matching": lambda **settings: FeatureMatching(epsilon=8, iterations=20, **settings),
+    "noise": lambda **settings: RandomNoise(epsilon=8, **settings),
     "rank attack": lambda **settings: rank_attack(epsilon=8, iterations=20, **settings),
 }
 every_attack = pytest.mark.parametrize("make_attack", ATTACKS.values(), ids=ATTACKS.keys())

@@ -46,7 +46,7 @@ def test_noise_is_uniform_and_its_items_own() -> None:
     few = UniformNoise(epsilon=12, seed=3, batch_size=3)(network, images[5:9], targets[5:9], keys=keys[5:9])
     assert torch.equal(few.images, result.images[5:9])
     with pytest.raises(CatwalkError, match="epsilon"):
-        UniformNoise(epsilon=0)
+        UniformNoise(epsilon=-1)
 
 
 def test_noise_training_minimises_the_loss_of_noisy_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 from visual_models import visual_model
 
-from catwalk.attacks import APGD, FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
+from catwalk.attacks import APGD, FGSM, PGD, CarliniWagner, FeatureMatching, RandomNoise, RankAttack
 from catwalk.attacks.threat_model import ThreatModelError
 from catwalk.errors import CatwalkError
 from catwalk.networks.building import build_network
@@ -284,6 +284,7 @@ class TestShares:
             APGD(iterations=5),
             CarliniWagner(searches=2, iterations=10),
             FeatureMatching(iterations=3),
+            RandomNoise(),
             "rank",
         ],
         ids=lambda attack: attack if isinstance(attack, str) else type(attack).__name__,

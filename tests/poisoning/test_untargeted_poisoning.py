@@ -7,7 +7,7 @@ import pytest
 import torch
 from visual_models import visual_model
 
-from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
+from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RandomNoise, RankAttack
 from catwalk.errors import CatwalkError
 from catwalk.poisoning.poison import poison
 
@@ -20,6 +20,7 @@ ATTACKS = {
     "apgd": lambda: APGD(iterations=2, targeted=False),
     "apgd by dlr": lambda: APGD(iterations=2, targeted=False, loss="dlr"),
     "c&w": lambda: CarliniWagner(searches=1, iterations=5, targeted=False),
+    "noise": lambda: RandomNoise(targeted=False),
     "rank attack": lambda: rank_attack(),
 }
 every_attack = pytest.mark.parametrize("make_attack", ATTACKS.values(), ids=ATTACKS.keys())

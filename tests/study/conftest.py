@@ -34,7 +34,7 @@ class Study:
 
 @pytest.fixture(scope="session")
 def study_settings(shop: Path) -> Settings:
-    """Return the settings of a study with 12 cells and 15 stages; change a copy."""
+    """Return the settings of a study with 12 cells and without controls; change a copy."""
     small = {"class_path": "lightning_modules.VBPR", "init_args": {"factors": 4, "visual_factors": 4}}
     return {
         "name": "tiny",
@@ -56,6 +56,7 @@ def study_settings(shop: Path) -> Settings:
             }
         },
         "lpips": {"net": "alex"},
+        "controls": {"noise": [], "other_seeds": False, "evasion": False},
         "attacks": [
             {"class_path": "catwalk.attacks.FGSM", "init_args": {"epsilon": 32}},
             {"class_path": "catwalk.attacks.PGD", "init_args": {"epsilon": 32}},
@@ -77,7 +78,7 @@ def settings(study_settings: Settings) -> Settings:
 
 
 def run(settings: Settings, output: Path) -> Study:
-    """Run ``catwalk study``."""
+    """Run ``catwalk study``, in this process."""
     path = output.parent / f"{output.name}.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     made: list[str] = []
@@ -90,7 +91,7 @@ def run(settings: Settings, output: Path) -> Study:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StageCache, "write", write_and_tell)
         patch.setattr("sys.argv", ["catwalk"])
-        main(["study", "--config", str(path), "--output", str(output)])
+        main(["study", "--config", str(path), "--output", str(output), "--workers", "1"])
     return Study(settings, output, tuple(made))
 
 

@@ -12,14 +12,15 @@ from catwalk.study.stages.accuracy import AccuracyStage
 from catwalk.study.stages.attack import AttackStage
 from catwalk.study.stages.classifier import ClassifierStage
 from catwalk.study.stages.features import FeaturesStage
-from catwalk.study.stages.metrics import MetricsStage
+from catwalk.study.stages.mixed_features import MixedFeaturesStage
 from catwalk.study.stages.perceptual import PerceptualStage
+from catwalk.study.stages.recommendations import RecommendationsStage
 from catwalk.study.stages.recommender import RecommenderStage
 from catwalk.study.stages.stage import Stage
 
 KINDS = (
     *(ClassifierStage, AccuracyStage, FeaturesStage, AttackStage, PerceptualStage, RecommenderStage),
-    MetricsStage,
+    *(MixedFeaturesStage, RecommendationsStage),
 )
 
 WITHOUT_TRACE = (
@@ -70,6 +71,7 @@ def test_what_runs_in_a_stage_is_in_its_key(settings, run_study, tmp_path: Path,
     for kind in KINDS:
         watch(kind)
     settings |= {"seeds": [0], "metrics": ["mrr@5", "chr@5", "attacked/mean_rank"]}
+    settings |= {"protocol": {"feature_scale": "own_matrix"}}
     settings["split"] = {"class_path": "catwalk.shop.splits.RatioSplit"}
     settings["extractors"]["T"]["trainer"]["max_epochs"] = 6
     settings["attacks"].append({"class_path": "catwalk.attacks.RankAttack", "init_args": {"epsilon": 32}})

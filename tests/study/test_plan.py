@@ -12,13 +12,16 @@ from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
 from catwalk.shop.splits import RatioSplit, SplitRule
 from catwalk.study import ACCURACY_ATTACK, trainings
+from catwalk.study.controls import Controls
 from catwalk.study.grid import Grid, Training
 from catwalk.study.metrics import Metrics
 from catwalk.study.plan import Plan
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import TRIPLETS, accuracy_attack_of, data_of, modules_of, recommender_of
 
-NOTHING = Metrics((), "Sandal", "network")
+NOTHING = Metrics((), "Sandal")
+
+NO_CONTROLS = Controls(noise=(), other_seeds=False, evasion=False)
 
 
 @pytest.fixture
@@ -32,9 +35,15 @@ def grid_of(settings: dict, shop: Path) -> Callable[[int], Grid]:
     stated = {name: {key: Training(**value) for key, value in settings[name].items()} for name in names}
     attacks = settings["attacks"]
 
-    def make(seeds: int) -> Grid:
+    def make(seeds: int, controls: Controls = NO_CONTROLS, protocol: Protocol = Protocol()) -> Grid:  # noqa: B008
         return Grid(
-            shop, "Sandal", "Sneaker", attacks=attacks, seeds=[*range(seeds)], top_k=20, protocol=Protocol(), **stated
+            *(shop, "Sandal", "Sneaker"),
+            attacks=attacks,
+            seeds=[*range(seeds)],
+            top_k=20,
+            protocols=[protocol],
+            controls=controls,
+            **stated,
         )
 
     return make
@@ -78,8 +87,8 @@ def test_parses_grow_with_distinct_settings_and_not_with_cells(
     assert counts == counts_of_many
     assert counts["trainers"] == 1 + 3
     # A seed: VBPR and AMR clean, under two attacks and the one that knows AMR; VBPR under the one that knows it;
-    # BPR-MF; both attacks that know, and their looks.
-    assert len(many.stages) - len(few.stages) == 18 * (4 + 4 + 1 + 1 + 2 + 2)
+    # BPR-MF; the lists of all; both attacks that know, and their looks.
+    assert len(many.stages) - len(few.stages) == 18 * (4 + 4 + 1 + 1 + (4 + 4 + 1) + 2 + 2)
 
 
 def test_stages_of_cells_are_the_same_objects(grid_of: Callable[[int], Grid], shop: Path, tmp_path: Path) -> None:

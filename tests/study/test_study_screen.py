@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from catwalk.study.progress import StudyProgress
+from catwalk.study.progress import StudyDisplay
 
 
 @pytest.fixture
@@ -48,18 +48,18 @@ def test_every_stage_moves_the_bar_to_its_end(
     one_cell, run_study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, list[tuple[int, int]]] = {}
-    begin, update = StudyProgress.stage, StudyProgress.update
+    begin, update = StudyDisplay.stage, StudyDisplay.update
 
-    def begin_and_tell(self: StudyProgress, description: str):
+    def begin_and_tell(self: StudyDisplay, description: str):
         seen[description] = []
         return begin(self, description)
 
-    def update_and_tell(self: StudyProgress, done: int, total: int, info: str = "") -> None:
+    def update_and_tell(self: StudyDisplay, done: int, total: int, info: str = "") -> None:
         list(seen.values())[-1].append((done, total))
         update(self, done, total, info)
 
-    monkeypatch.setattr(StudyProgress, "stage", begin_and_tell)
-    monkeypatch.setattr(StudyProgress, "update", update_and_tell)
+    monkeypatch.setattr(StudyDisplay, "stage", begin_and_tell)
+    monkeypatch.setattr(StudyDisplay, "update", update_and_tell)
     run_study(one_cell, tmp_path / "runs")
     assert len(seen) == 7
     for description, steps in seen.items():
@@ -70,6 +70,6 @@ def test_every_stage_moves_the_bar_to_its_end(
 
 def test_names_with_brackets_are_shown_as_they_are() -> None:
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    progress = StudyProgress(console, 1)
+    progress = StudyDisplay(console, 1)
     progress.done("CNN [bold]T[/bold]", "accuracy [1]", 2.0)
     assert "CNN [bold]T[/bold] · accuracy [1] · 2.0 s" in console.export_text()

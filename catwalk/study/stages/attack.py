@@ -1,5 +1,6 @@
 """The stage that attacks the images of a category."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ from numpy.typing import NDArray
 
 from catwalk.attacks.attack import Attack
 from catwalk.errors import CatwalkError
-from catwalk.poisoning.attack_files import AttackSummary, read_summary
+from catwalk.networks.features import FeatureTable
+from catwalk.poisoning.attack_files import AttackedItem, AttackSummary, read_summary
 from catwalk.poisoning.attack_inputs import attack_inputs
 from catwalk.poisoning.poison import NothingToAttackError, poison
+from catwalk.poisoning.protocol import Protocol
+from catwalk.poisoning.records import read_attacked_items
 from catwalk.results.keys import Inputs
 from catwalk.results.store import StageCache
 from catwalk.study.grid import Grid
@@ -18,6 +22,7 @@ from catwalk.study.progress import StudyProgress
 from catwalk.study.specifications import NamedAttack, modules_of
 from catwalk.study.stages.classifier import CLASSIFIER_FILE
 from catwalk.study.stages.features import FeaturesStage
+from catwalk.study.stages.images import CatalogueFeatures
 from catwalk.study.stages.stage import Stage
 
 RECOMMENDER_FILE = "recommender.ckpt"
@@ -40,7 +45,7 @@ class KnownRecommender(Stage):
         return self.folder / RECOMMENDER_FILE
 
 
-class AttackStage(Stage):
+class AttackStage(CatalogueFeatures):
     """Adversarial images of the source category, as files, and the features of the poisoned catalogue."""
 
     kind = "attack"
@@ -51,6 +56,8 @@ class AttackStage(Stage):
         grid: Grid,
         attack: NamedAttack,
         features: FeaturesStage,
+        protocol: Protocol,
+        undefended: FeaturesStage,
         known: KnownRecommender | None = None,
     ) -> None:
         """Plan it.
@@ -60,14 +67,19 @@ class AttackStage(Stage):
             grid: The study's.
             attack: The attack.
             features: Those of the network under attack.
+            protocol: What is attacked, and what its budget means.
+            undefended: Features of the undefended network, by which a protocol may choose what is attacked.
             known: The recommender that the attacker knows, trained on the clean catalogue, where it must know one.
         """
         super().__init__(cache)
         self.name = attack.name
         self.grid = grid
         self.features = features
+        self.protocol = protocol
         self.known = known
-        self.inputs = (features,) if known is None else (features, known)
+        self._undefended = undefended
+        self.chosen_by = undefended if protocol.source_items == "undefended" else None
+        self.inputs = tuple(stage for stage in (features, self.chosen_by, known) if stage is not None)
         self.named_attack = attack
         self._stored: Inputs | None = None
         self.target = grid.target if attack.example.targeted else None
@@ -82,8 +94,10 @@ class AttackStage(Stage):
             "features": features.key,
             "source": grid.source,
             "target": self.target,
-            "protocol": {**vars(grid.protocol), "name": None, "chr_categories": None},
+            "protocol": protocol.of_attack,
         }
+        if self.chosen_by is not None:
+            self.settings["source items by"] = self.chosen_by.key
         if known is not None:
             self.settings["known recommender"] = known.key
         self.files = features.files
@@ -103,7 +117,19 @@ class AttackStage(Stage):
 
     def knowing(self, recommender: KnownRecommender) -> "AttackStage":
         """Return the attack by somebody who knows a recommender that was trained on the clean catalogue."""
-        return AttackStage(self.cache, self.grid, self.named_attack, self.features, recommender)
+        return AttackStage(
+            self.cache, self.grid, self.named_attack, self.features, self.protocol, self._undefended, recommender
+        )
+
+    @property
+    def seen_by(self) -> str:
+        """The network under attack."""
+        return self.features.seen_by
+
+    @property
+    def attack_name(self) -> str:
+        """The attack."""
+        return self.name
 
     @property
     def stored(self) -> Inputs:
@@ -117,8 +143,9 @@ class AttackStage(Stage):
                 self.features.folder,
                 source=self.grid.source,
                 target=self.target,
-                protocol=self.grid.protocol,
+                protocol=self.protocol,
                 purchases=self._purchases(),
+                undefended=None if self.chosen_by is None else self.chosen_by.folder,
                 backbone=network.backbone,
                 backbone_args=network.backbone_args,
                 fingerprint=shop.items.fingerprint,
@@ -158,8 +185,9 @@ class AttackStage(Stage):
                 folder,
                 source=self.grid.source,
                 target=self.target,
-                protocol=self.grid.protocol,
+                protocol=self.protocol,
                 purchases=self._purchases(),
+                undefended=None if self.chosen_by is None else self.chosen_by.table,
                 progress=progress.callback,
             )
         except NothingToAttackError as error:
@@ -169,9 +197,19 @@ class AttackStage(Stage):
         return {}
 
     @property
+    def table(self) -> FeatureTable:
+        """The features of the poisoned catalogue."""
+        return FeatureTable.read(self.folder, self.features.shop.catalogue)
+
+    @property
     def summary(self) -> AttackSummary:
         """What the attack did to the images."""
         return read_summary(self.folder)
+
+    @cached_property
+    def items(self) -> list[AttackedItem]:
+        """What the attack did to each of the items."""
+        return read_attacked_items(self.folder, self.features.shop.catalogue)[1]
 
     @property
     def outcome(self) -> str:

@@ -10,11 +10,11 @@ from catwalk.study.progress import StudyProgress
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import modules_of
 from catwalk.study.stages.classifier import CLASSIFIER_FILE, ClassifierStage
-from catwalk.study.stages.stage import Stage
+from catwalk.study.stages.images import CatalogueFeatures
 from catwalk.study.trainer import make_trainer
 
 
-class FeaturesStage(Stage):
+class FeaturesStage(CatalogueFeatures):
     """The features of the clean catalogue, and what the CNN sees in every item."""
 
     kind = "features"
@@ -40,6 +40,16 @@ class FeaturesStage(Stage):
         trainer.predict(model, data, return_predictions=False, ckpt_path=checkpoint, weights_only=True)
         table = FeatureTable.read(folder, self.shop.catalogue)
         return {"num_features": table.features.shape[1], "scale": table.scale, "network": table.network}
+
+    @property
+    def seen_by(self) -> str:
+        """The network."""
+        return self.classifier.name
+
+    @property
+    def attack_name(self) -> None:
+        """The images are clean."""
+        return
 
     @property
     def table(self) -> FeatureTable:

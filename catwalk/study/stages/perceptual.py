@@ -10,6 +10,7 @@ from catwalk.perceptual.attacked_images import measure_attacked_images
 from catwalk.perceptual.trunks import TrunkName
 from catwalk.poisoning.records import DISTANCES_FILE
 from catwalk.results.store import StageCache
+from catwalk.shop.columns import read_table
 from catwalk.study.progress import StudyProgress
 from catwalk.study.specifications import modules_of
 from catwalk.study.stages.attack import AttackStage
@@ -68,6 +69,11 @@ class PerceptualStage(Stage):
         """Return a metric over all images, or None where there is none."""
         value = self.record["metrics"].get(name)
         return None if value is None or math.isnan(value) else value
+
+    def of_images(self, name: str) -> list[float]:
+        """Return a metric of every image; NaN for one that has none."""
+        column = read_table(self.folder / DISTANCES_FILE, ["item_id", name]).column(name).to_pylist()
+        return [float(value or "nan") for value in column]
 
     @property
     def outcome(self) -> str:

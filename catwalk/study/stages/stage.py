@@ -87,8 +87,16 @@ class Stage(abc.ABC):
         """Name of the dataset that it is of."""
         return self.inputs[0].dataset
 
-    def run(self, progress: StudyProgress) -> None:
+    @property
+    def title_in_store(self) -> str:
+        """What the store's records call the result, whatever it was made of."""
+        return f"{self.dataset}: {self.title or self.description}"
+
+    def run(self, progress: StudyProgress) -> float:
         """Make the result, unless it is there or another run makes it first.
+
+        Returns:
+            The seconds that it took whoever made it.
 
         Raises:
             CatwalkError: If a file that it reads was written meanwhile; nothing is kept then.
@@ -106,9 +114,11 @@ class Stage(abc.ABC):
             return {**values, "seconds": round(time.perf_counter() - start, 3), **vars(peak)}
 
         with progress.stage(self.description), quiet_lightning():
-            origin = Origin(f"{self.dataset}: {self.title or self.description}", self.stored)
+            origin = Origin(self.title_in_store, self.stored)
             self.cache.write(self.kind, self.stored.key, timed, self.description, origin)
-        progress.done(self.description, self.outcome, self.record["seconds"])
+        seconds: float = self.record["seconds"]
+        progress.done(self.description, self.outcome, seconds)
+        return seconds
 
     def _require_unchanged(self) -> None:
         """Raise a CatwalkError unless all that the result is made of is as it was when it entered the key."""

@@ -1,0 +1,126 @@
+"""The stage that looks at what a trained recommender shows the test users."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from callbacks.category_hit_ratio import CategoryHitRatio
+from callbacks.write_user_metrics import WriteUserMetrics
+from catwalk.results.store import StageCache
+from catwalk.study.grid import NO_ATTACK, Grid
+from catwalk.study.metrics import OWN, Metrics
+from catwalk.study.progress import StudyProgress
+from catwalk.study.specifications import modules_of
+from catwalk.study.stages.images import CatalogueFeatures
+from catwalk.study.stages.recommender import RecommenderStage
+from catwalk.study.stages.source_items import SourceItems
+from catwalk.study.stages.stage import Stage
+from catwalk.study.trainer import make_trainer
+
+USERS_FILE = "users.parquet"
+
+SHOWN = 2
+"""Further metrics that are told when the stage is done."""
+
+
+class RecommendationsStage(Stage):
+    """What a trained recommender shows the test users of a catalogue: the metrics of all, and of every single user.
+
+    The images may be those of its training, as where the catalogue was poisoned before, or others, as in evasion.
+    """
+
+    kind = "recommendations"
+
+    def __init__(
+        self,
+        cache: StageCache,
+        grid: Grid,
+        recommender: RecommenderStage,
+        images: CatalogueFeatures,
+        items: SourceItems,
+        metrics: Metrics,
+    ) -> None:
+        """Plan it.
+
+        Args:
+            cache: Where results live.
+            grid: The study's.
+            recommender: The recommender, trained.
+            images: The images by whose features it recommends, and the categories of the items.
+            items: What is attacked, with any attack or before them all.
+            metrics: What else to measure.
+        """
+        super().__init__(cache)
+        self.grid = grid
+        self.recommender = recommender
+        self.images = images
+        self.items = items
+        self.metrics = metrics
+        self.inputs = tuple(dict.fromkeys((recommender, images, *items.inputs)))
+        training = recommender.training
+        attack = images.attack_name or NO_ATTACK
+        how = "" if images.attack_name == recommender.source.attack_name else ", trained on clean images"
+        self.description = f"Lists of {recommender.name} on {images.seen_by}, {attack}{how}, seed {recommender.seed}"
+        callbacks = (CategoryHitRatio, WriteUserMetrics, *map(type, metrics.callbacks(torch.zeros(0).long())))
+        self.modules = modules_of(training.model, training.data, *callbacks)
+        self.files = recommender.files
+        self.settings = {
+            "recommender": recommender.key,
+            "features": images.key,
+            "top_k": grid.top_k,
+            "chr categories": self.items.protocol.categories_by,
+            "target": grid.target,
+            "metrics": sorted(metric.name for metric in metrics.chosen),
+            **items.settings,
+        }
+
+    def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
+        """Test the recommender."""
+        stage, training, k, source = self.recommender, self.recommender.training, self.grid.top_k, self.grid.source
+        pl.seed_everything(stage.seed, verbose=False)
+        specification, lengths = training.model, self.metrics.lengths(OWN)
+        if lengths:
+            specification = specification.with_arguments(top_k=sorted({*lengths, *self._own_lengths}))
+        model, data = specification.instantiate(), training.data_on(self.images.folder, stage.seed).instantiate()
+        items = torch.from_numpy(self.items.read())
+        category_hit_ratio = CategoryHitRatio(self.metrics.category_lengths(k), categories_by=self.items.protocol.categories_by)
+        user_metrics = WriteUserMetrics(folder / USERS_FILE, [k], [source], self.items.protocol.categories_by)
+        trainer = make_trainer(
+            training.trainer,
+            training.trainer_argument,
+            folder,
+            progress,
+            category_hit_ratio,
+            user_metrics,
+            *self.metrics.callbacks(items),
+        )
+        checkpoint = stage.checkpoint if training.learns else None
+        (values,) = trainer.test(model, data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        return {
+            "n_attacked": len(items),
+            "hr": values[f"test/hr@{k}"],
+            "ndcg": values[f"test/ndcg@{k}"],
+            "auc": values["test/auc"],
+            "chr": {name: values[f"test/chr@{k}/{name}"] for name in category_hit_ratio.names},
+            "ncdcg": {name: values[f"test/ncdcg@{k}/{name}"] for name in category_hit_ratio.names},
+            "metrics": self.metrics.values(values),
+        }
+
+    @property
+    def _own_lengths(self) -> list[int]:
+        return list(self.recommender.training.model.settings["init_args"].get("top_k", []))
+
+    @property
+    def further(self) -> dict[str, float | None]:
+        """The further metrics by name; None for one that is not a number."""
+        return {metric.name: self.record["metrics"][metric.name] for metric in self.metrics.chosen}
+
+    @property
+    def outcome(self) -> str:
+        """CHR of the source category, HR, and the first of the further metrics."""
+        k, record = self.grid.top_k, self.record
+        shown = [f"CHR@{k} {record['chr'][self.grid.source]:.4f}", f"HR@{k} {record['hr']:.4f}"]
+        shown += [f"{name} {value:.4f}" for name, value in self.further.items() if value is not None][:SHOWN]
+        return ", ".join(shown)
