@@ -14,6 +14,7 @@ from catwalk.perceptual import load_lpips
 from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
 from catwalk.study.cells import COLUMNS, Cell, column_name, write_cells, write_users
+from catwalk.study.configuration import CONFIGURATION_FILE, write_configuration
 from catwalk.study.controls import Controls
 from catwalk.study.effects import Effect, effects_of, write_effects
 from catwalk.study.executor import run_waiting
@@ -104,13 +105,16 @@ def run_study(
             default one for each core as far as memory allows, and one alone where a GPU is used.
 
     Returns:
-        The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*`` and
-        ``manifest.json``.
+        The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*``,
+        ``plots/``, ``report/index.html``, ``study.yaml`` and ``manifest.json``.
 
     Raises:
         CatwalkError: If the grid does not fit the dataset, or LPIPS or W&B's account cannot be had; nothing has been
             written then.
     """
+    arguments = dict(locals())
+    from catwalk.study.report import write_report  # its imports would slow down the help
+
     console = Console()
     tell = partial(console.print, markup=False, highlight=False, style="yellow")
     cache = StageCache(output / "cache", tell, verify)
@@ -188,7 +192,9 @@ def run_study(
         table.show(console)
     _tell_verdicts(console, effects)
     statistics = {"smallest effect": smallest_effect, "confidence": confidence}
+    write_configuration(folder / CONFIGURATION_FILE, arguments)
     write_manifest(folder / MANIFEST_FILE, name, shop, grid, plan, statistics, measure, why_not)
+    report = write_report(folder)
     if wandb is not None:
         rows = [
             CellRun(name, cell, top_k, list(filter(None, run.stages))) for run, cell in zip(runs, cells, strict=True)
@@ -196,6 +202,7 @@ def run_study(
         console.print()
         write_runs(rows, folder, [*tables, "cells"], wandb, wandb_artifacts, console)
     console.print(f"\nTables and cells are in {folder}", highlight=False)
+    console.print(f"The report is {report}", highlight=False)
     return folder
 
 

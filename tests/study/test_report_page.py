@@ -90,6 +90,7 @@ def example() -> Page:
             "extractor": ["T", HOSTILE],
             "recommender": ["VBPR", "AMR"],
             "scenario": ["poisoning"],
+            "protocol": ["corrected"],
         },
         command=f"catwalk study --config {HOSTILE}",
         configuration=HOSTILE,

@@ -9,7 +9,6 @@ from importlib import resources
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from catwalk.terminal.screen_text import printable
@@ -26,12 +25,14 @@ class About:
         extractor: Name of a CNN.
         recommender: Name of a recommender.
         scenario: ``poisoning`` or ``evasion``.
+        protocol: Name of a protocol.
     """
 
     attack: str = ""
     extractor: str = ""
     recommender: str = ""
     scenario: str = ""
+    protocol: str = ""
 
 
 @dataclass(frozen=True)
@@ -282,8 +283,8 @@ def render(page: Page) -> str:
         .get_template("report.html")
         .render(
             page=page,
-            style=Markup(_part("report.css")),
-            scripts=[Markup(script) for script in scripts],
+            style=_part("report.css"),
+            scripts=scripts,
             hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
             plots=_shown(plots),
         )
