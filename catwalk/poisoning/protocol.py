@@ -77,3 +77,12 @@ class Protocol(AttackProtocol):
         :func:`~catwalk.poisoning.mixed_features.mix_features` puts them there.
         """
         return "dataset" if self.chr_categories == "dataset" else "network"
+
+    def differences(self) -> list[tuple[str, Any, Any]]:
+        """Return the fields in which the protocol is not as Catwalk stands behind it: name, value, and ours."""
+        pairs = [(each.name, getattr(self, each.name), each.default) for each in fields(self) if each.name != "name"]
+        return [pair for pair in pairs if pair[1] != pair[2]]
+
+    def describe(self) -> list[str]:
+        """Return them as phrases."""
+        return [f"{name} is {value}, not {ours}" for name, value, ours in self.differences()]

@@ -1,4 +1,4 @@
-"""The effect of every attack and control on its category's places, paired with no attack: with intervals and verdicts."""
+"""The effect of every attack and control on its category's places, paired with no attack: intervals and verdicts."""
 
 import csv
 import itertools
@@ -15,8 +15,18 @@ from catwalk.errors import CatwalkError
 from catwalk.files.atomic import open_text
 from catwalk.files.csv_text import from_cell, to_cell
 from catwalk.study.cells import Cell
+from catwalk.study.confidence import MeanSquares
 from catwalk.study.grid import NO_ATTACK
-from catwalk.study.statistics import EffectSize, Interval, Verdict, holm, paired_effect, seeds_needed, verdict, verdict_sentence
+from catwalk.study.statistics import (
+    EffectSize,
+    Interval,
+    Verdict,
+    holm,
+    paired_effect,
+    seeds_needed,
+    verdict,
+    verdict_sentence,
+)
 
 ReadUsers = Callable[[Cell], pa.Table]
 """Reads the table of a cell's users, a row each, sorted alike in all cells."""
@@ -24,8 +34,35 @@ ReadUsers = Callable[[Cell], pa.Table]
 FAMILY = ("protocol", "extractor", "recommender", "scenario")
 """What a column of attacks has in common, whose p-values are adjusted together."""
 
+SQUARES = ("seeds", "users", "rest")
+"""Mean squares of an effect, from which follows how wide its interval would be with other seeds."""
+
 LABELS = ("protocol", "extractor", "recommender", "attack", "scenario", "control")
 """What tells an effect from others of a study."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How effects are judged.
+
+    Attributes:
+        smallest_effect: Smallest effect of interest, as a share of the metric without attack.
+        confidence: Rate at which intervals are to hold the true effect.
+
+    Raises:
+        CatwalkError: If one is out of its range.
+    """
+
+    smallest_effect: float = 0.05
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not self.smallest_effect > 0:
+            raise CatwalkError(
+                f"smallest_effect: must be above 0, a share of CHR without attack, got {self.smallest_effect}"
+            )
+        if not 0 < self.confidence < 1:
+            raise CatwalkError(f"confidence: must lie between 0 and 1, got {self.confidence}")
 
 
 @dataclass(frozen=True)
@@ -62,12 +99,19 @@ class Effect:
     sentence: str
 
     @property
+    def is_headline(self) -> bool:
+        """Whether it is an attack's on a recommender that was trained on its images: what a study is asked for."""
+        return self.control is None and self.scenario == "poisoning"
+
+    @property
     def row(self) -> dict[str, Any]:
         """The values by column of ``effects.csv``; None where there is none."""
         values = {name: getattr(self, name) for name in (*LABELS, "epsilon")}
         for each in fields(EffectSize):
             value = getattr(self.size, each.name)
-            if isinstance(value, Interval):
+            if isinstance(value, MeanSquares):
+                values |= {f"mean_square_of_{name}": getattr(value, name) for name in SQUARES}
+            elif isinstance(value, Interval):
                 values |= {each.name: value.mean, f"{each.name}_low": value.low, f"{each.name}_high": value.high}
             elif each.name == "relative":
                 values |= dict.fromkeys((each.name, f"{each.name}_low", f"{each.name}_high"))
@@ -89,9 +133,11 @@ class Effect:
             if each.name in ("difference", "relative"):
                 bounds = [_number(row[name]) for name in (each.name, f"{each.name}_low", f"{each.name}_high")]
                 size[each.name] = None if None in bounds else Interval(*bounds)  # type: ignore[arg-type]
-            else:
+            elif each.name != "squares":
                 number = _number(row[each.name])
                 size[each.name] = int(number) if each.name in ("seeds", "users") and number is not None else number
+        squares = {name: float(row[f"mean_square_of_{name}"]) for name in SQUARES}
+        size["squares"] = MeanSquares(**squares, num_seeds=size["seeds"], num_users=size["users"])
         texts = {name: from_cell(row[name]) or None for name in LABELS}
         needed = _number(row["seeds_needed"])
         return cls(
@@ -109,9 +155,7 @@ def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def effects_of(
-    cells: Sequence[Cell], users: ReadUsers, top_k: int, *, smallest_effect: float, confidence: float
-) -> list[Effect]:
+def effects_of(cells: Sequence[Cell], users: ReadUsers, top_k: int, statistics: Statistics) -> list[Effect]:
     """Return the effects of all attacks and controls of a study, in the order of its cells.
 
     A cell without attack and one with it are compared user by user where the seed is the same. For other seeds without
@@ -121,12 +165,12 @@ def effects_of(
         cells: All cells.
         users: Reads a cell's users.
         top_k: K of the study.
-        smallest_effect: Smallest effect of interest, as a share of the clean metric.
-        confidence: Of the intervals.
+        statistics: How effects are judged.
 
     Raises:
         CatwalkError: If a cell's users are not those of the others.
     """
+    smallest_effect, confidence = statistics.smallest_effect, statistics.confidence
     found: list[Effect] = []
     with_lists = [cell for cell in cells if cell.recommender is not None]
     groups: dict[tuple[Any, ...], list[Cell]] = {}
@@ -149,10 +193,12 @@ def effects_of(
     for place, (cell, size) in enumerate(pending):
         p_adjusted = adjusted.get(place, size.p_value)
         decision = verdict(size, p_adjusted, smallest_effect, confidence)
-        needed = seeds_needed(size, smallest_effect, confidence) if decision == "cannot tell" else None
+        needed = None
+        if decision == "cannot tell":
+            needed = seeds_needed(size, smallest_effect, confidence, p_adjusted=p_adjusted)
         sentence = verdict_sentence(
-            size,
             decision,
+            size,
             attack=cell.attack if cell.scenario != "evasion" else f"{cell.attack} (evasion)",
             extractor=cell.extractor,
             recommender=str(cell.recommender),
@@ -160,7 +206,7 @@ def effects_of(
             top_k=top_k,
             smallest_effect=smallest_effect,
             confidence=confidence,
-            seeds_needed=needed,
+            needed=needed,
         )
         labels = {name: getattr(cell, name) for name in (*LABELS, "epsilon")}
         found.append(
@@ -176,9 +222,7 @@ def effects_of(
     return found
 
 
-def places_of(
-    cells: Sequence[Cell], users: ReadUsers, top_k: int, expected: int | None = None
-) -> NDArray[np.float64]:
+def places_of(cells: Sequence[Cell], users: ReadUsers, top_k: int, expected: int | None = None) -> NDArray[np.float64]:
     """Return how many places the source category takes in every user's list, ``(S, U)``, a row for each seed."""
     rows = []
     for cell in sorted(cells, key=lambda cell: cell.seed or 0):

@@ -68,7 +68,7 @@ class Grid:
     seeds: list[int]
     top_k: int
     protocols: list[Protocol] = field(default_factory=lambda: [Protocol()])
-    controls: Controls = Controls()
+    controls: Controls = field(default_factory=Controls)
     undefended: str | None = None
 
     def __post_init__(self) -> None:

@@ -4,7 +4,8 @@ import csv
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,16 @@ from catwalk.study.effects import Effect
 from catwalk.study.grid import NO_ATTACK
 from catwalk.study.latex import DEFINE_OTHER_SCRIPT, OTHER_SCRIPT, label, latex
 
-PaperValue = Callable[[str, str, str], float | None]
-"""Returns a value that the paper printed; None where it has none."""
+
+class PaperTables(typing.Protocol):
+    """The values that the paper printed for a dataset."""
+
+    def chr(self, recommender: str, attack: str, extractor: str) -> float | None:
+        """Return a value of its Table 1; None where it has none."""
+
+    def of_images(self, metric: str, attack: str, extractor: str) -> float | None:
+        """Return a value of its Table 2 by the heading of its column, such as ``SR``; None where it has none."""
+
 
 WIDEST = 10_000
 """Columns of a screen on which every table has room."""
@@ -72,7 +81,7 @@ class Value:
         if self.effect is not None:
             return f"{text} {_change(self.effect)}"
         if self.interval is not None:
-            low, high = (f"{self.factor * bound:.{self.digits}f}" for bound in self.interval)
+            low, high = (f"{self.factor * bound:.3g}" for bound in self.interval)
             return f"{text} [{low}, {high}]"
         if self.spread is None:
             return text
@@ -153,21 +162,21 @@ class Table:
         # A spread or an interval has columns of its own, where the values have one.
         further: list[list[str]] = []
         for column in range(len(names)):
-            values = [row[1][column] for row in self.rows]
-            found = [name for value in values if value is not None for name, entry in value.columns.items() if entry is not None]
+            columns = [value.columns for _, values in self.rows if (value := values[column]) is not None]
+            found = [name for each in columns for name, entry in each.items() if entry is not None]
             further.append(list(dict.fromkeys(found)))
         with open_text(path) as file:
             writer = csv.writer(file, lineterminator="\n")
             header: list[str] = [heading.lower() for heading in self.row_headings]
-            for name, columns in zip(names, further, strict=True):
-                header += [name, *(f"{name} {column}" for column in columns)]
+            for name, endings in zip(names, further, strict=True):
+                header += [name, *(f"{name} {ending}" for ending in endings)]
             writer.writerow(map(to_cell, header))
             for labels, values in self.rows:
                 row: list[Any] = list(labels)
-                for value, columns in zip(values, further, strict=True):
+                for value, endings in zip(values, further, strict=True):
                     row.append("" if value is None else value.number)
                     known = {} if value is None else value.columns
-                    row += ["" if known.get(column) is None else known[column] for column in columns]
+                    row += ["" if known.get(ending) is None else known[ending] for ending in endings]
                 writer.writerow(map(to_cell, row))
 
     def markdown(self) -> str:
@@ -209,11 +218,14 @@ class Table:
         return head + (f"{DEFINE_OTHER_SCRIPT}\n" if OTHER_SCRIPT in text else "") + text
 
     def show(self, console: Console) -> None:
-        """Print the table; where it is too wide for the screen, its groups stand one below the other."""
+        """Print the table; where it is too wide, its groups stand below each other, and then intervals are left out."""
         table = self._screen_table()
         unbounded = console.options.update(max_width=WIDEST)
-        if console.measure(table, options=unbounded).maximum > console.width and len(set(self.groups)) > 1:
-            table = self._stacked()._screen_table()
+        if console.measure(table, options=unbounded).maximum > console.width:
+            narrow = self._stacked() if len(set(self.groups)) > 1 else self
+            table = narrow._screen_table()
+            if console.measure(table, options=unbounded).maximum > console.width:
+                table = narrow._without_intervals()._screen_table()
         console.print(escape(self.heading), style="bold", highlight=False)
         console.print(table)
         console.print(escape(_shown(self.notes)), style="dim", highlight=False)
@@ -236,6 +248,13 @@ class Table:
             rows=rows,
             best=frozenset(best),
         )
+
+    def _without_intervals(self) -> "Table":
+        """Return the table without the intervals over images, which the files have."""
+        rows = tuple(
+            (labels, tuple(value and replace(value, interval=None) for value in values)) for labels, values in self.rows
+        )
+        return replace(self, rows=rows)
 
     def _screen_table(self) -> RichTable:
         table = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True)
@@ -274,7 +293,7 @@ def table_1(
     top_k: int,
     notes: Sequence[str],
     scenario: Scenario = "poisoning",
-    paper: PaperValue | None = None,
+    paper: PaperTables | None = None,
 ) -> Table:
     """Return CHR@K of the source category by recommender and attack, with the interval of its change.
 
@@ -286,7 +305,7 @@ def table_1(
         top_k: K.
         notes: What a reader must know of attacks, protocols and networks, as sentences.
         scenario: ``poisoning`` gives Table 1; ``evasion`` the same of recommenders that were trained on clean images.
-        paper: Returns the paper's own value of a recommender, an attack and a network, where it has one.
+        paper: The paper's own values, which stand below ours.
     """
     source, dataset = _named(cells[0].source), _named(cells[0].dataset)
     protocols, extractors = distinct(cells, "protocol"), distinct(cells, "extractor")
@@ -316,7 +335,7 @@ def table_1(
         labels = (recommender, attack) if len(protocols) == 1 else (protocol, recommender, attack)
         rows.append((labels, tuple(values)))
         if paper is not None and scenario == "poisoning":
-            printed = tuple(paper(recommender, attack, name) for name in extractors)
+            printed = tuple(paper.chr(recommender, attack, name) for name in extractors)
             if any(value is not None for value in printed):
                 theirs = tuple(None if value is None else Value((value,)) for value in printed)
                 rows.append(((*labels[:-1], f"{attack} (paper)"), theirs))
@@ -342,9 +361,7 @@ def table_1(
     )
 
 
-def table_2(
-    cells: Sequence[Cell], lpips_net: str, notes: Sequence[str], paper: PaperValue | None = None
-) -> Table:
+def table_2(cells: Sequence[Cell], lpips_net: str, notes: Sequence[str], paper: PaperTables | None = None) -> Table:
     """Return what attacks did by attack and network: attacked items, success rate, feature loss and LPIPS × 100.
 
     In bold the best of each for the attacker. An interval is over the attacked images. Of an attack that knows the
@@ -354,7 +371,7 @@ def table_2(
         cells: All cells of a study.
         lpips_net: The network under LPIPS.
         notes: What a reader must know of attacks, protocols and networks, as sentences.
-        paper: Returns the paper's own value of a metric (``SR``, ``FL``, ``LPIPS``), an attack and a network.
+        paper: The paper's own values, which stand below ours.
     """
     source, dataset = _named(cells[0].source), _named(cells[0].dataset)
     protocols, extractors = distinct(cells, "protocol"), distinct(cells, "extractor")
@@ -375,10 +392,12 @@ def table_2(
         rows.append((labels, tuple(values)))
         if paper is not None:
             theirs = [
-                None if (value := paper(metric, attack, extractor)) is None else Value((value,), digits, factor, unit)
+                None
+                if (value := paper.of_images(metric, attack, extractor)) is None
+                else Value((value,), digits, factor, unit)
                 for extractor in extractors
                 for metric, digits, factor, unit in (
-                    *(("items", 0, 1, ""), ("SR", 2, 100, "%")),
+                    *(("Items", 0, 1, ""), ("SR", 2, 100, "%")),
                     *(("FL", 7, 1, ""), ("LPIPS", 4, 100, "")),
                 )
             ]

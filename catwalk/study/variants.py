@@ -33,7 +33,9 @@ def varied(protocol: Protocol, vary: Mapping[str, Sequence[Any]]) -> list[Protoc
         if name not in known:
             raise CatwalkError(f"vary: a protocol has no field {name!r}{did_you_mean(name, known)}")
         if not isinstance(values, list | tuple) or not values:
-            raise CatwalkError(f"vary.{name}: give a list of values, such as [{getattr(protocol, name)}], got {values!r}")
+            raise CatwalkError(
+                f"vary.{name}: give a list of values, such as [{getattr(protocol, name)}], got {values!r}"
+            )
         if len(set(map(str, values))) < len(values):
             raise CatwalkError(f"vary.{name}: each value may occur once, got {list(values)}")
         allowed = get_args(hints[name])

@@ -67,7 +67,5 @@ def test_a_name_says_kind_length_and_category() -> None:
     assert Metric.of("attacked/users_reached@5") == Metric(
         "attacked/users_reached@5", "attacked/users_reached", 5, None
     )
-    values = Metrics.of(["chr@10", "gini@3"], [], 20, "Bag").values(
-        {"test/chr@10/Bag": 2, "test/gini@3": float("nan")}
-    )
+    values = Metrics.of(["chr@10", "gini@3"], [], 20, "Bag").values({"test/chr@10/Bag": 2, "test/gini@3": float("nan")})
     assert values == {"chr@10": 2, "gini@3": None}

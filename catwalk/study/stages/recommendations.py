@@ -85,7 +85,9 @@ class RecommendationsStage(Stage):
             specification = specification.with_arguments(top_k=sorted({*lengths, *self._own_lengths}))
         model, data = specification.instantiate(), training.data_on(self.images.folder, stage.seed).instantiate()
         items = torch.from_numpy(self.items.read())
-        category_hit_ratio = CategoryHitRatio(self.metrics.category_lengths(k), categories_by=self.items.protocol.categories_by)
+        category_hit_ratio = CategoryHitRatio(
+            self.metrics.category_lengths(k), categories_by=self.items.protocol.categories_by
+        )
         user_metrics = WriteUserMetrics(folder / USERS_FILE, [k], [source], self.items.protocol.categories_by)
         trainer = make_trainer(
             training.trainer,

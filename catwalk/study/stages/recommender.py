@@ -65,7 +65,9 @@ class RecommenderStage(KnownRecommender):
             self.settings["warm start"] = start.key
 
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
-        """Train."""
+        """Train, if there is anything to learn."""
+        if not self.training.learns:
+            return {"epochs": 0}
         pl.seed_everything(self.seed, verbose=False)
         training = self.training
         model, data = training.model.instantiate(), training.data_on(self.source.folder, self.seed).instantiate()
