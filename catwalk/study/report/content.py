@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from catwalk.poisoning.protocol import Protocol
+from catwalk.study import statistics
 from catwalk.study.configuration import CONFIGURATION_FILE
 from catwalk.study.effects import Effect
 from catwalk.study.plots import StudyPlot
@@ -64,9 +65,9 @@ def answer(results: StudyResults) -> list[str]:
     attacks = [each for each in results.effects if each.control is None and each.scenario == "poisoning"]
     if not attacks:
         return []
-    source, share = results.manifest["source"], results.manifest["statistics"]["smallest effect"]
+    source, share = results.manifest["source"], results.manifest["statistics"]["smallest_effect"]
     counts = Counter(effect.verdict for effect in attacks)
-    found = {
+    found: dict[statistics.Verdict, str] = {
         "pushed": f"pushed {source}",
         "lowered": f"lowered {source}",
         "no effect": f"had no effect larger than {share:.0%} of the places that {source} has without attack",
