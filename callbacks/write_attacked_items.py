@@ -30,6 +30,7 @@ class WriteAttackedItems(MeasuringCallback):
     - ``purchases``: how many users bought the item in training;
     - ``mean_rank``: its mean rank among the candidates of a user, over the users of whom it is a candidate; 1 is the
       best, and equal scores rank by item number. Empty for an item that is nobody's candidate;
+    - ``candidates``: the share of users of whom it is a candidate; the others have bought it;
     - ``hr@K``, for every K: the share of users in whose list of K the item is.
 
     Args:
@@ -91,12 +92,14 @@ class WriteAttackedItems(MeasuringCallback):
     def _table(self, data: RecommenderData, found: dict[str, Tensor]) -> pa.Table:
         purchases = purchases_of(data)
         groups = popularity_groups(purchases)[self._items]
-        mean_rank = found["mean_rank"].reshape(-1).cpu()  # torchmetrics makes a scalar of a single value
+        # torchmetrics makes scalars of single values.
+        mean_rank, candidates = (found[name].reshape(-1).cpu() for name in ("mean_rank", "candidates"))
         columns = {
             "item_id": pa.array([data.catalogue.item_ids[item] for item in self._items.tolist()], pa.string()),
             "popularity": pa.array([POPULARITY_GROUPS[group] for group in groups.tolist()], pa.string()),
             "purchases": pa.array(purchases[self._items].numpy()),
             "mean_rank": pa.array(mean_rank.numpy(), mask=mean_rank.isnan().numpy()),
+            "candidates": pa.array(candidates.numpy()),
         }
         for k, hit_rate in zip(self.top_k, found["hit_rate"].reshape(len(self.top_k), -1).cpu(), strict=True):
             columns[f"hr@{k}"] = pa.array(hit_rate.numpy())

@@ -32,9 +32,9 @@ class Users(NamedTuple):
         ranks: Those items' ranks, int64 ``(B, T)``.
         auc: float64 ``(B,)``.
         best: Rank of the first attacked item among all candidates, int64 ``(B,)``; 0 where there is none.
-        hits: Places that each category takes in their lists, int16 ``(number of K, B, C)``.
-        places: Those of the items of each popularity group, and of the attacked ones of each, int16
-            ``(number of K, B, 2 * groups)``.
+        hits: Places that the items of each category take in their lists, int16 ``(number of K, B, C)``; where items are
+            attacked ``2 * C``, first of those that are not.
+        places: The same of each popularity group.
     """
 
     users: Tensor
@@ -65,8 +65,8 @@ class WriteUserMetrics(Callback):
     - ``cold@K``, ``tail@K``, ``head@K``: the number of items in the list that nobody bought in training (cold), of the
       fifth of the catalogue that was bought most often (head), and of those in between (tail;
       :func:`catwalk.metrics.groups.popularity_groups`);
-    - ``attacked@K``, ``attacked_cold@K``, ``attacked_tail@K``, ``attacked_head@K``, where items are attacked: the
-      number of attacked items in the list, of all and of each popularity;
+    - ``attacked@K``, ``attacked@K/CATEGORY``, ``attacked_cold@K``, ``attacked_tail@K``, ``attacked_head@K``, where
+      items are attacked: the number of attacked items in the list, of all, of each category and of each popularity;
     - ``attacked_rank``, where items are attacked: the best rank of an attacked item among all candidates of the user,
       from 1; empty where none of them is a candidate.
 
@@ -108,7 +108,7 @@ class WriteUserMetrics(Callback):
         self.followed = FollowedItems(self, attack, items, required=False)
         self._names: list[str] = []
         self._item_categories = torch.zeros(0, dtype=torch.int64)
-        self._item_groups = torch.zeros(0, dtype=torch.int64)
+        self._groups: tuple[Tensor, Tensor]
         self._user_groups: Tensor | None = None
         self._attacked: Tensor | None = None
         self._parts: list[Users] = []
@@ -134,14 +134,14 @@ class WriteUserMetrics(Callback):
         """Begin with nothing collected, and have the attacked items ranked."""
         self._parts = []
         data = recommender_data_of(trainer, type(self).__name__)
-        groups = popularity_groups(purchases_of(data))
+        groups, categories = popularity_groups(purchases_of(data)), self._item_categories
         self._attacked = self.followed.read(data.catalogue)
         if self._attacked is not None:
             assert isinstance(pl_module, Recommender)
             pl_module.require_ranks(self._attacked)
             groups = joint_groups(groups, self._attacked, len(POPULARITY_GROUPS))
-        self._item_groups = groups.to(pl_module.device)
-        self._item_categories = self._item_categories.to(pl_module.device)
+            categories = joint_groups(categories, self._attacked, len(self._names))
+        self._groups = groups.to(pl_module.device), categories.to(pl_module.device)
 
     def on_test_batch_end(
         self,
@@ -157,15 +157,16 @@ class WriteUserMetrics(Callback):
         asked = targets[:, 0] >= 0
         ranks = torch.zeros_like(targets)
         ranks[asked] = target_ranks(recommended[asked], targets[asked], max(self.top_k))
-        hits = category_hits_per_user(recommended, self._item_categories, len(self._names), self.top_k).to(torch.int16)
-        places = category_hits_per_user(recommended, self._item_groups, 2 * len(POPULARITY_GROUPS), self.top_k)
+        (groups, categories), sides = self._groups, 1 if self._attacked is None else 2
+        hits = category_hits_per_user(recommended, categories, sides * len(self._names), self.top_k)
+        places = category_hits_per_user(recommended, groups, sides * len(POPULARITY_GROUPS), self.top_k)
         best = torch.zeros_like(users)
         if self._attacked is not None:
             attacked = ranks_of(outputs, self._attacked)
             last = torch.iinfo(attacked.dtype).max
             best = torch.where(attacked > 0, attacked, last).amin(dim=1)
             best = best.masked_fill(best == last, 0)
-        columns = (users, targets, ranks, outputs["auc"], best, hits, places.to(torch.int16))
+        columns = (users, targets, ranks, outputs["auc"], best, hits.to(torch.int16), places.to(torch.int16))
         self._parts.append(Users(*(column.cpu() for column in columns)))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -182,7 +183,7 @@ class WriteUserMetrics(Callback):
         order = torch.cat([part.users for part in parts]).argsort()
         users, targets, ranks, auc, best = (torch.cat(column)[order] for column in list(zip(*parts, strict=True))[:5])
         hits, places = (torch.cat(column, dim=1)[:, order] for column in list(zip(*parts, strict=True))[5:])
-        columns = {
+        columns: dict[str, pa.Array | Tensor] = {
             "user_id": pa.array([data.split.user_ids[user] for user in users.tolist()], pa.string()),
             **_held_out_columns(targets, ranks, data.catalogue.item_ids),
             "auc": pa.array(auc.numpy(), mask=auc.isnan().numpy()),
@@ -190,26 +191,32 @@ class WriteUserMetrics(Callback):
         if self._user_groups is not None:
             groups = self._user_groups[users].tolist()
             columns["group"] = pa.array([USER_GROUPS[group] for group in groups], pa.string())
+        hits, attacked_hits = _sides(hits, len(self._names))
+        places, attacked_places = _sides(places, len(POPULARITY_GROUPS))
         for row, k in enumerate(self.top_k):
-            for column, name in enumerate(self._names):
-                columns[f"chr@{k}/{name}"] = _column(hits[row, :, column])
-        others, attacked = places.chunk(2, dim=2)
+            columns |= {f"chr@{k}/{name}": hits[row, :, n] for n, name in enumerate(self._names)}
         for row, k in enumerate(self.top_k):
-            for column, name in enumerate(POPULARITY_GROUPS):
-                columns[f"{name}@{k}"] = _column(others[row, :, column] + attacked[row, :, column])
-        if self._attacked is None:
-            return pa.table(columns)
-        for row, k in enumerate(self.top_k):
-            columns[f"attacked@{k}"] = _column(attacked[row].sum(dim=1, dtype=torch.int16))
-            for column, name in enumerate(POPULARITY_GROUPS):
-                columns[f"attacked_{name}@{k}"] = _column(attacked[row, :, column])
-        columns["attacked_rank"] = pa.array(best.numpy(), mask=(best == 0).numpy())
-        return pa.table(columns)
+            columns |= {f"{name}@{k}": places[row, :, n] for n, name in enumerate(POPULARITY_GROUPS)}
+        if self._attacked is not None:
+            for row, k in enumerate(self.top_k):
+                columns[f"attacked@{k}"] = attacked_places[row].sum(dim=1, dtype=torch.int16)
+                columns |= {f"attacked@{k}/{name}": attacked_hits[row, :, n] for n, name in enumerate(self._names)}
+                columns |= {
+                    f"attacked_{name}@{k}": attacked_places[row, :, n] for n, name in enumerate(POPULARITY_GROUPS)
+                }
+            columns["attacked_rank"] = pa.array(best.numpy(), mask=(best == 0).numpy())
+        return pa.table({name: _array(values) for name, values in columns.items()})
 
 
-def _column(values: Tensor) -> pa.Array:
-    """Return a column of numbers, which may lie apart in memory."""
-    return pa.array(values.contiguous().numpy())
+def _sides(counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return counts of all items and of the attacked ones, of those of the others and, if there are any, of these."""
+    attacked = counts[:, :, size:]
+    return (counts[:, :, :size] + attacked if attacked.numel() else counts), attacked
+
+
+def _array(values: pa.Array | Tensor) -> pa.Array:
+    """Return a column, of numbers that may lie apart in memory."""
+    return pa.array(values.contiguous().numpy()) if isinstance(values, Tensor) else values
 
 
 def _held_out_columns(targets: Tensor, ranks: Tensor, item_ids: Sequence[str]) -> dict[str, pa.Array]:

@@ -75,12 +75,12 @@ def joint_groups(groups: Tensor, chosen: Tensor, count: int) -> Tensor:
     """Return groups of items in which chosen items are told apart: ``group`` of others, ``count + group`` of chosen.
 
     Args:
-        groups: int64 ``(N,)``, each in ``0..count - 1``.
+        groups: int64 ``(N,)``, each in ``0..count - 1``, or -1 for an item of no group, which stays so.
         chosen: int64 ``(n,)``, numbers of the chosen items.
         count: Number of groups.
 
     Returns:
-        int64 ``(N,)``, each in ``0..2 * count - 1``.
+        int64 ``(N,)``, each in ``-1..2 * count - 1``.
 
     Example:
         >>> import torch
@@ -90,4 +90,4 @@ def joint_groups(groups: Tensor, chosen: Tensor, count: int) -> Tensor:
     """
     joint = groups.clone()
     joint[chosen] += count
-    return joint
+    return joint.masked_fill_(groups < 0, -1)

@@ -156,6 +156,7 @@ class ItemRanks(Metric):
 
     - ``mean_rank``: mean rank among the candidates of a user, over the users of whom the item is a candidate, in
       [1, N];
+    - ``candidates``: the share of users of whom it is one, in [0, 1];
     - ``overall``: mean rank over these users and over the items;
     - ``hit_rate``: the share of users in whose list the item is, in [0, 1] (Liu and Larson, *Adversarial item
       promotion*, WWW 2021).
@@ -178,7 +179,7 @@ class ItemRanks(Metric):
         >>> metric = ItemRanks([1, 2], torch.tensor([3, 0]), num_items=5)
         >>> metric.update(torch.tensor([[0, 3], [1, 0]]), ranks=torch.tensor([[2, 1], [4, 2]]))
         >>> {name: values.tolist() for name, values in metric.compute().items()}
-        {'mean_rank': [3.0, 1.5], 'overall': 2.25, 'hit_rate': [[0.0, 0.5], [0.5, 1.0]]}
+        {'mean_rank': [3.0, 1.5], 'candidates': [1.0, 1.0], 'overall': 2.25, 'hit_rate': [[0.0, 0.5], [0.5, 1.0]]}
     """
 
     is_differentiable = False
@@ -221,12 +222,13 @@ class ItemRanks(Metric):
         self.users = self.users + len(recommended)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the metrics by name: float64 ``(n,)``, a scalar, and ``(number of K, n)`` in the order of ``top_k``.
+        """Return the metrics by name, float64: ``(n,)`` each, a scalar, and ``(number of K, n)`` in ``top_k``'s order.
 
         What has no users is NaN. torchmetrics hands a result with a single entry over as a scalar.
         """
         return {
             "mean_rank": self.rank_sums.double() / self.candidates,
+            "candidates": self.candidates.double() / self.users,
             "overall": self.rank_sums.sum().double() / self.candidates.sum(),
             "hit_rate": self.hits.double() / self.users,
         }

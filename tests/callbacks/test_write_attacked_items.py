@@ -41,6 +41,7 @@ def test_rows_are_those_of_brute_force(
     for row in found:
         item = data.catalogue.item_ids.index(row["item_id"])
         ranks = [items.index(item) + 1 for items in everybodys if item in items]
+        assert row["candidates"] == len(ranks) / 200
         assert row["mean_rank"] == pytest.approx(np.mean(ranks), rel=1e-9)
         assert [row[f"hr@{k}"] for k in TOP_K] == [sum(rank <= k for rank in ranks) / 200 for k in TOP_K]
         assert row["purchases"] == bought[item]

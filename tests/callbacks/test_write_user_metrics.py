@@ -111,6 +111,9 @@ def test_a_row_holds_what_was_found_of_the_user(triplets, recommender, model, ma
         for k in TOP_K:
             shown = [(popularity[item], item_ids[item] in attacked) for item in user.items[:k] if item >= 0]
             expected[f"attacked@{k}"] = str(sum(is_attacked for _, is_attacked in shown))
+            for name in ("Sandal", "Bag"):
+                of_category = [item for item in user.items[:k] if table.category_names[table.categories[item]] == name]
+                expected[f"attacked@{k}/{name}"] = str(sum(item_ids[item] in attacked for item in of_category))
             for group in ("cold", "tail", "head"):
                 expected[f"{group}@{k}"] = str(sum(popular == group for popular, _ in shown))
                 expected[f"attacked_{group}@{k}"] = str(shown.count((group, True)))
@@ -121,12 +124,13 @@ def test_a_row_holds_what_was_found_of_the_user(triplets, recommender, model, ma
     assert {row["group"] for row in rows} == {"neither", "source", "target", "both"}
     assert {row[f"{group}@8"] for row in rows for group in ("cold", "tail", "head")} > {"0", "1", "2"}
     assert {row["attacked@8"] for row in rows} >= {"0", "1"}
+    assert {row[f"attacked@8/{name}"] for row in rows for name in ("Sandal", "Bag")} >= {"0", "1"}
     assert list(rows[0]) == [
         *("user_id", "held_out_item_id", "rank", "auc", "group"),
         *("chr@3/Sandal", "chr@3/Bag", "chr@8/Sandal", "chr@8/Bag"),
         *("cold@3", "tail@3", "head@3", "cold@8", "tail@8", "head@8"),
-        *("attacked@3", "attacked_cold@3", "attacked_tail@3", "attacked_head@3"),
-        *("attacked@8", "attacked_cold@8", "attacked_tail@8", "attacked_head@8"),
+        *("attacked@3", "attacked@3/Sandal", "attacked@3/Bag", "attacked_cold@3", "attacked_tail@3", "attacked_head@3"),
+        *("attacked@8", "attacked@8/Sandal", "attacked@8/Bag", "attacked_cold@8", "attacked_tail@8", "attacked_head@8"),
         "attacked_rank",
     ]
 

@@ -47,6 +47,6 @@ def test_users_are_told_apart_by_what_they_bought(target):
 
 
 def test_joint_groups_tell_the_chosen_apart_and_change_nothing():
-    groups = torch.tensor([2, 1, 0])
-    assert joint_groups(groups, torch.tensor([0]), 3).tolist() == [5, 1, 0]
-    assert groups.tolist() == [2, 1, 0]
+    groups = torch.tensor([2, 1, -1, 0])
+    assert joint_groups(groups, torch.tensor([0, 2]), 3).tolist() == [5, 1, -1, 0]
+    assert groups.tolist() == [2, 1, -1, 0]
