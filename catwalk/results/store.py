@@ -33,6 +33,10 @@ DAMAGED, PARTIAL, LOCKS, VERIFIED = "damaged", ".partial", ".locks", ".verified"
 Tell = Callable[[str], None]
 
 
+def tell_nobody(line: str) -> None:
+    """Say nothing."""
+
+
 class Result(NamedTuple):
     """A result that was found whole and as it was written.
 
@@ -87,12 +91,13 @@ class StageCache:
         verify: Whether to compare the hashes of all files that are taken, whatever was compared before.
     """
 
-    def __init__(self, folder: Path, tell: Tell = lambda line: None, verify: bool = False) -> None:
+    def __init__(self, folder: Path, tell: Tell = tell_nobody, verify: bool = False) -> None:
         self.folder = folder
         self._partial = folder / PARTIAL
         self._tell = tell
         self._verify = verify
         self._taken: dict[tuple[str, str], Result] = {}
+        self._damaged: set[tuple[str, str]] = set()
 
     def path(self, stage: str, key: str) -> Path:
         """Return the folder of a result, whether it exists yet or not."""
@@ -237,7 +242,7 @@ class StageCache:
                 return
             if damage is not None:
                 self._set_aside(stage, key, damage, description)
-            elif origin is not None:
+            elif origin is not None and (stage, key) not in self._damaged:
                 self._tell_why(stage, description or f"{stage} {key}", origin)
             target = self.path(stage, key)
             with partial_folder(self._partial) as partial:
@@ -294,6 +299,7 @@ class StageCache:
             number += 1
         place.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(place)
+        self._damaged.add((stage, key))
         what = description or f"{stage} {key}"
         self._tell(f"{what}: {damage} in {folder}; it is set aside in {place} and made again")
 
