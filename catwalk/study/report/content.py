@@ -143,7 +143,7 @@ def _facts(results: StudyResults) -> list[tuple[str, str]]:
         ("Recommenders", distinct("recommender")),
         ("Seeds", ", ".join(map(str, manifest["seeds"]))),
         ("Length of lists", str(results.top_k)),
-        ("Smallest effect of interest", f"{manifest['statistics']['smallest effect']:.0%} of CHR without attack"),
+        ("Smallest effect of interest", f"{manifest['statistics']['smallest_effect']:.0%} of CHR without attack"),
         ("Confidence", f"{manifest['statistics']['confidence']:.0%}"),
         ("Catwalk", manifest["catwalk"]),
     ]
