@@ -11,11 +11,13 @@ from catwalk.perceptual import load_lpips
 from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
 from catwalk.study.cells import COLUMNS, column_name
+from catwalk.study.configuration import CONFIGURATION_FILE, write_configuration
 from catwalk.study.controls import Controls
 from catwalk.study.effects import Statistics
 from catwalk.study.executor import run_waiting
 from catwalk.study.grid import Grid, Settings, Training
 from catwalk.study.metrics import Metrics
+from catwalk.study.paper import Paper, PaperDataset
 from catwalk.study.plan import Plan
 from catwalk.study.remarks import what_is_replaced
 from catwalk.study.shop import Shop
@@ -47,6 +49,7 @@ def run_study(
     controls: Controls = Controls(),  # noqa: B008 - frozen
     smallest_effect: float = 0.05,
     confidence: float = 0.95,
+    paper: PaperDataset | None = None,
     accuracy_attack: Settings | None = None,
     lpips: PerceptualSettings = PerceptualSettings(),  # noqa: B008 - frozen
     split: Settings | None = None,
@@ -83,6 +86,8 @@ def run_study(
         smallest_effect: Smallest effect of interest, as a share of CHR without attack: what lies within ± this is told
             as no effect.
         confidence: Share of all studies in which an interval is to hold the true effect, in (0, 1).
+        paper: Dataset of the paper, ``amazon_men`` or ``amazon_women``, whose printed values stand in the tables below
+            the study's own.
         accuracy_attack: ``class_path`` and ``init_args`` of the untargeted attack under which the networks' accuracy on
             the test images is measured; by default PGD with ε = 8 grey levels, ten steps of ε/6 and a random start.
         lpips: How LPIPS of the adversarial images is measured.
@@ -98,13 +103,16 @@ def run_study(
             default one for each core as far as memory allows, and one alone where a GPU is used.
 
     Returns:
-        The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*`` and
-        ``manifest.json``.
+        The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*``,
+        ``plots/``, ``report/index.html``, ``study.yaml`` and ``manifest.json``.
 
     Raises:
         CatwalkError: If the grid does not fit the dataset, or LPIPS or W&B's account cannot be had; nothing has been
             written then.
     """
+    arguments = dict(locals())
+    from catwalk.study.report import write_report  # its imports would slow down the help
+
     console = Console()
     tell = partial(console.print, markup=False, highlight=False, style="yellow")
     cache = StageCache(output / "cache", tell, verify)
@@ -153,9 +161,11 @@ def run_study(
         lpips_net=lpips.net,
         lpips=measure,
         why_no_lpips=why_not,
-        paper=None,
+        paper=None if paper is None else Paper(paper, top_k),
     )
     outcome.show(console)
+    write_configuration(folder / CONFIGURATION_FILE, arguments)
+    report = write_report(folder)
     if wandb is not None:
         rows = [
             CellRun(name, cell, top_k, list(filter(None, run.stages)))
@@ -164,4 +174,5 @@ def run_study(
         console.print()
         write_runs(rows, folder, [*outcome.tables, "cells"], wandb, wandb_artifacts, console)
     console.print(f"\nTables and cells are in {folder}", highlight=False)
+    console.print(f"The report is {report}", highlight=False)
     return folder

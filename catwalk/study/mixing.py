@@ -67,6 +67,7 @@ def compare_with_shams(
     users: ReadUsers,
     top_k: int,
     statistics: Statistics,
+    undefended: str | None,
 ) -> list[Mixing]:
     """Compare every attack of a study with the sham of its protocol, network and recommender.
 
@@ -76,13 +77,14 @@ def compare_with_shams(
         users: Reads a cell's users.
         top_k: K of the study.
         statistics: How effects are judged.
+        undefended: The undefended network, whose features are mixed with no others.
     """
     smallest_effect, confidence = statistics.smallest_effect, statistics.confidence
     shams = {(each.protocol, each.extractor, each.recommender): each for each in effects if each.control == "sham"}
     found = []
     for effect in effects:
         sham = shams.get((effect.protocol, effect.extractor, effect.recommender))
-        if sham is None or effect.control is not None or effect.scenario != "poisoning":
+        if sham is None or not effect.is_headline or effect.extractor == undefended:
             continue
         of_one = where(cells, protocol=effect.protocol, extractor=effect.extractor, recommender=effect.recommender)
         before = places_of(where(of_one, attack=SHAM), users, top_k)

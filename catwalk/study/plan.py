@@ -62,6 +62,18 @@ class Run:
         return self.recommendations.recommender if self.recommendations is not None else None
 
     @property
+    def pair(self) -> tuple[str, str, str | None, int | None]:
+        """What the cell has in common with the one without attack to which it is compared."""
+        recommender = self.recommender
+        which = (None, None) if recommender is None else (recommender.name, recommender.seed)
+        return self.protocol.name, self.classifier.name, *which
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether it is compared with one of the same seed: with other seeds there is none."""
+        return self.recommender is not None and self.row not in (NO_ATTACK, OTHER_SEEDS)
+
+    @property
     def stages(self) -> list[Stage | None]:
         """The stages in the order in which they are to run."""
         images = [self.accuracy, self.features, self.attack, self.perceptual]
