@@ -31,7 +31,7 @@ make a dataset folder
   data       import or generate a shop (items, images, purchases), or show what one holds
 
 the whole experiment
-  study      run a grid of networks × attacks × recommenders × seeds and print its tables
+  study      run a grid of networks × attacks × recommenders × seeds and print its tables; `study compare` two of them
   results    what studies and attacks have left on disk: list it, verify it, remove what no study uses
 
 images alone
@@ -49,7 +49,8 @@ one step of it (LightningCLI; every option can stand in a YAML file, and several
 `catwalk COMMAND --help` explains a command. `--config configs/…` finds the configurations that come with Catwalk
 from any folder; `catwalk study init DATASET` writes the first one of your own. A class of your own is named as
 module.Class, where module.py is in this folder. Exit codes: 0 done, 2 something that you can mend (one line says
-what), 1 a bug of ours, 130 stopped by Ctrl-C, 143 stopped by SIGTERM; the line then says how to go on."""
+what), 1 a bug of ours, 3 the verdicts of two studies differ (`study compare`), 130 stopped by Ctrl-C, 143 stopped by
+SIGTERM; the line then says how to go on."""
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 GO_ON = {
@@ -59,6 +60,9 @@ GO_ON = {
     "tune": "the same command goes on with the trial that it was at",
 }
 """Advice after a command was stopped, where the command does not say more."""
+
+VERDICTS_DIFFER = 3
+"""Exit code of ``catwalk study compare`` where the two studies have another verdict on an effect."""
 
 DISK_TROUBLE: set[int] = {
     getattr(errno, name)
@@ -273,7 +277,7 @@ def _own_importer(path: str) -> Callable[..., None]:
     return function
 
 
-def _options_of(importer: Callable[..., None]) -> list[str]:
+def _options_of(importer: Callable[..., object]) -> list[str]:
     """Return the options of an importer; what has no default stands on the line without a name."""
     parameters = inspect.signature(importer).parameters.values()
     return [parameter.name for parameter in parameters if parameter.default is not inspect.Parameter.empty]
@@ -310,6 +314,9 @@ def _run_study(arguments: list[str]) -> None:
     if arguments[:1] == ["init"]:
         _init_study(arguments[1:])
         return
+    if arguments[:1] == ["compare"]:
+        _compare_studies(arguments[1:])
+        return
     from catwalk.study import run_study
 
     _run_configured(
@@ -337,6 +344,24 @@ def _init_study(arguments: list[str]) -> None:
     with _told_in_a_line(lambda: _options_of(init_study)):
         settings = parser.parse_args(arguments)
     init_study(**vars(instantiate(parser, settings)))
+
+
+def _compare_studies(arguments: list[str]) -> None:
+    from catwalk.configuration.parsers import CatwalkParser, instantiate
+    from catwalk.study.compare import compare_studies
+
+    parser = CatwalkParser(
+        prog="catwalk study compare",
+        usage="catwalk study compare FIRST SECOND [--csv FILE]",
+        description=(compare_studies.__doc__ or "").splitlines()[0],
+    )
+    parser.add_function_arguments(compare_studies, as_group=False, as_positional=True)
+    if not arguments:
+        raise CatwalkError("first is missing: catwalk study compare FIRST SECOND, folders that `catwalk study` wrote")
+    with _told_in_a_line(lambda: _options_of(compare_studies)):
+        settings = parser.parse_args(arguments)
+    if not compare_studies(**vars(instantiate(parser, settings))):
+        raise SystemExit(VERDICTS_DIFFER)
 
 
 def _run_tune(arguments: list[str]) -> None:
