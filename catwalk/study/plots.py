@@ -89,7 +89,7 @@ def _panel(effect: Effect, several: bool) -> str:
 
 def _row(results: StudyResults, effect: Effect, panel: str, label: str, series: str) -> IntervalRow:
     difference = effect.size.difference
-    margin = effect.size.limit(results.manifest["statistics"]["smallest effect"])
+    margin = effect.size.limit(results.manifest["statistics"]["smallest_effect"])
     decided = effect.verdict in ("pushed", "lowered")
     return IntervalRow(panel, label, series, difference.mean, difference.low, difference.high, margin, decided)
 

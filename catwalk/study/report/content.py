@@ -14,6 +14,7 @@ from catwalk.study.report.gallery import GONE, NOTE, galleries
 from catwalk.study.report.page import Page, Picture, ProtocolView, Verdict
 from catwalk.study.report.tables import ABOUT, about, page_tables
 from catwalk.study.results import StudyResults
+from catwalk.study.statistics import Verdict as Decision
 from catwalk.study.stored import StoredResults
 
 ORDER = ("pushed", "lowered", "cannot tell", "no effect")
@@ -64,9 +65,9 @@ def answer(results: StudyResults) -> list[str]:
     attacks = [each for each in results.effects if each.control is None and each.scenario == "poisoning"]
     if not attacks:
         return []
-    source, share = results.manifest["source"], results.manifest["statistics"]["smallest effect"]
+    source, share = results.manifest["source"], results.manifest["statistics"]["smallest_effect"]
     counts = Counter(effect.verdict for effect in attacks)
-    found = {
+    found: dict[Decision, str] = {
         "pushed": f"pushed {source}",
         "lowered": f"lowered {source}",
         "no effect": f"had no effect larger than {share:.0%} of the places that {source} has without attack",
@@ -142,7 +143,7 @@ def _facts(results: StudyResults) -> list[tuple[str, str]]:
         ("Recommenders", distinct("recommender")),
         ("Seeds", ", ".join(map(str, manifest["seeds"]))),
         ("Length of lists", str(results.top_k)),
-        ("Smallest effect of interest", f"{manifest['statistics']['smallest effect']:.0%} of CHR without attack"),
+        ("Smallest effect of interest", f"{manifest['statistics']['smallest_effect']:.0%} of CHR without attack"),
         ("Confidence", f"{manifest['statistics']['confidence']:.0%}"),
         ("Catwalk", manifest["catwalk"]),
     ]
