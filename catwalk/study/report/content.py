@@ -48,6 +48,7 @@ def content(stored: StoredResults, plots: Sequence[tuple[StudyPlot, bytes]]) -> 
         command=f"catwalk study --config {shlex.quote(path.as_posix())}" if path.is_file() else "",
         configuration=path.read_text(encoding="utf-8") if path.is_file() else "",
         manifest=json.dumps(results.manifest, indent=2, ensure_ascii=False),
+        remarks=results.manifest["notes"],
     )
 
 

@@ -213,7 +213,7 @@ def _images(results: StudyResults) -> PageTable | None:
         notes="Intervals are over the images. LPIPS and SSIM say what people would see; FL how far the features move.",
         columns=[
             *_label_columns(names),
-            *(Column(HEADINGS[name] if name in HEADINGS else name, MEANING.get(name, "")) for name in shown),
+            *(Column(HEADINGS.get(name, name), MEANING.get(name, "")) for name in shown),
         ],
         rows=rows,
     )
