@@ -120,7 +120,8 @@ def write_results(
             path.unlink()
     for stem, table in tables.items():
         table.write(folder / stem)
-    write_manifest(folder / MANIFEST_FILE, shop, grid, plan, statistics, lpips, why_no_lpips)
+    told = [*notes, conclusion(shams)]
+    write_manifest(folder / MANIFEST_FILE, shop, grid, plan, statistics, told, lpips, why_no_lpips)
     return Outcome(cells, effects, tables, conclusion(shams))
 
 
