@@ -58,6 +58,7 @@ def run_study(
     output: Path = Path("runs"),
     verify: bool = False,
     workers: int | None = None,
+    paper: PaperDataset | None = None,
 ) -> Path:
     """Run a study and print its tables.
 
@@ -101,6 +102,8 @@ def run_study(
             again whose hash was compared before, and whose size and times are still those.
         workers: How many stages run side by side, each on one thread; the results are the same for every number. By
             default one for each core as far as memory allows, and one alone where a GPU is used.
+        paper: Dataset of the paper, ``amazon_men`` or ``amazon_women``, whose own values are to stand in the tables
+            beside the study's.
 
     Returns:
         The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*``,
