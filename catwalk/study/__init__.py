@@ -1,11 +1,8 @@
 """Studies: a grid of networks × attacks × recommenders × seeds, run to tables."""
 
-from functools import cache as cache_calls
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 
@@ -13,23 +10,20 @@ from catwalk.errors import CatwalkError
 from catwalk.perceptual import load_lpips
 from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
-from catwalk.study.cells import COLUMNS, Cell, column_name, write_cells, write_users
+from catwalk.study.cells import COLUMNS, column_name
 from catwalk.study.controls import Controls
-from catwalk.study.effects import Effect, effects_of, write_effects
+from catwalk.study.effects import Statistics
 from catwalk.study.executor import run_waiting
 from catwalk.study.grid import Grid, Settings, Training
-from catwalk.study.manifest import write_manifest
 from catwalk.study.metrics import Metrics
-from catwalk.study.plan import Plan, Run
-from catwalk.study.remarks import on_protocol, remarks_on_networks, what_is_replaced
-from catwalk.study.results import CELLS_FILE, EFFECTS_FILE, MANIFEST_FILE
+from catwalk.study.plan import Plan
+from catwalk.study.remarks import what_is_replaced
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import accuracy_attack_of, split_of
 from catwalk.study.stages.perceptual import PerceptualSettings
-from catwalk.study.stages.recommendations import USERS_FILE
-from catwalk.study.tables import Table, networks_table, table_1, table_2
 from catwalk.study.variants import varied
 from catwalk.study.wandb import CellRun, WandbMode, require_login, write_runs
+from catwalk.study.writing import write_results
 
 __all__ = ["Grid", "Settings", "Training", "run_study"]
 
@@ -117,11 +111,10 @@ def run_study(
     folder = output / name
     if folder.resolve() in (output.resolve(), cache.folder.resolve()):
         raise CatwalkError(f"name: {name!r} is not a name for a study's folder")
-    _check_statistics(smallest_effect, confidence)
-    protocols = varied(protocol, vary)
+    statistics = Statistics(smallest_effect, confidence)
     grid = Grid(
         *(dataset, source, target, extractors, attacks, recommenders or {}, seeds, top_k),
-        protocols=protocols,
+        protocols=varied(protocol, vary),
         controls=controls,
         undefended=undefended,
     )
@@ -155,78 +148,20 @@ def run_study(
     if why_not is not None:
         console.print(f"LPIPS is left out: {why_not}", markup=False, highlight=False, style="yellow")
     run_waiting(waiting, cache, console, workers)
-    cells = [Cell.of(shop, grid, run, confidence) for run in runs]
-    folder.mkdir(parents=True, exist_ok=True)
-    stages_of_users = {cell.users: run.recommendations for cell, run in zip(cells, runs, strict=True)}
-    write_users(folder, {name: stage.folder / USERS_FILE for name, stage in stages_of_users.items() if name and stage})
-    write_cells(cells, top_k, folder / CELLS_FILE)
-
-    @cache_calls
-    def users(name: str) -> pa.Table:
-        return pq.read_table(folder / name)
-
-    effects = effects_of(
-        cells, lambda cell: users(cell.users), top_k, smallest_effect=smallest_effect, confidence=confidence
+    outcome = write_results(
+        *(folder, shop, grid, plan, statistics),
+        lpips_net=lpips.net,
+        lpips=measure,
+        why_no_lpips=why_not,
+        paper=None,
     )
-    write_effects(effects, folder / EFFECTS_FILE)
-    notes = [
-        _purposes(runs),
-        *(sentence for each in protocols for sentence in on_protocol(each, len(protocols) > 1)),
-        remarks_on_networks(shop, grid, [(run.classifier, run.features) for run in plan.networks]),
-    ]
-    tables = {"table2": table_2(cells, lpips.net, notes), "networks": _networks(shop, plan, notes[-1])}
-    if grid.recommenders:
-        tables = {"table1": table_1(cells, effects, top_k, notes)} | tables
-        if controls.evasion and attacks:
-            tables["evasion"] = table_1(cells, effects, top_k, notes, "evasion")
-    for stem in {"table1", "evasion"} - tables.keys():
-        for path in folder.glob(f"{stem}.*"):  # of an earlier study of this name
-            path.unlink()
-    for stem, table in tables.items():
-        table.write(folder / stem)
-        console.print()
-        table.show(console)
-    _tell_verdicts(console, effects)
-    statistics = {"smallest effect": smallest_effect, "confidence": confidence}
-    write_manifest(folder / MANIFEST_FILE, name, shop, grid, plan, statistics, measure, why_not)
+    outcome.show(console)
     if wandb is not None:
         rows = [
-            CellRun(name, cell, top_k, list(filter(None, run.stages))) for run, cell in zip(runs, cells, strict=True)
+            CellRun(name, cell, top_k, list(filter(None, run.stages)))
+            for run, cell in zip(runs, outcome.cells, strict=True)
         ]
         console.print()
-        write_runs(rows, folder, [*tables, "cells"], wandb, wandb_artifacts, console)
+        write_runs(rows, folder, [*outcome.tables, "cells"], wandb, wandb_artifacts, console)
     console.print(f"\nTables and cells are in {folder}", highlight=False)
     return folder
-
-
-def _check_statistics(smallest_effect: float, confidence: float) -> None:
-    """Raise a CatwalkError unless intervals and verdicts can be had."""
-    if not smallest_effect > 0:
-        raise CatwalkError(f"smallest_effect: must be above 0, a share of CHR without attack, got {smallest_effect}")
-    if not 0 < confidence < 1:
-        raise CatwalkError(f"confidence: must lie between 0 and 1, got {confidence}")
-
-
-def _tell_verdicts(console: Console, effects: list[Effect]) -> None:
-    """Print what the interval of each attack says."""
-    for effect in effects:
-        if effect.control is None and effect.scenario == "poisoning":
-            console.print(effect.sentence, markup=False, highlight=False, soft_wrap=True)
-
-
-def _purposes(runs: list[Run]) -> str:
-    """Return what the attacks of a study are for, as a sentence."""
-    attacks = [run.attack for run in runs if run.attack is not None and run.control is None]
-    purposes = [attack.named_attack.example.purpose(attack.grid.source, attack.target) for attack in attacks]
-    return f"Attacks {', or '.join(dict.fromkeys(purposes))}." if purposes else "Nothing was attacked."
-
-
-def _networks(shop: Shop, plan: Plan, remarks: str) -> Table:
-    """Return the accuracy of every network, clean and under attack."""
-    stages = [(run.classifier, run.accuracy) for run in plan.networks]
-    under = next((f"under {accuracy.attack_name}" for _, accuracy in stages if accuracy is not None), None)
-    accuracies = {
-        classifier.name: [classifier.record["accuracy"]] + [accuracy and accuracy.record["accuracy"]] * bool(under)
-        for classifier, accuracy in stages
-    }
-    return networks_table(shop.catalogue.name, ["clean", *([under] if under else [])], accuracies, remarks)

@@ -42,6 +42,30 @@ LABELS = ("protocol", "extractor", "recommender", "attack", "scenario", "control
 
 
 @dataclass(frozen=True)
+class Statistics:
+    """How effects are judged.
+
+    Attributes:
+        smallest_effect: Smallest effect of interest, as a share of the metric without attack.
+        confidence: Rate at which intervals are to hold the true effect.
+
+    Raises:
+        CatwalkError: If one is out of its range.
+    """
+
+    smallest_effect: float = 0.05
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not self.smallest_effect > 0:
+            raise CatwalkError(
+                f"smallest_effect: must be above 0, a share of CHR without attack, got {self.smallest_effect}"
+            )
+        if not 0 < self.confidence < 1:
+            raise CatwalkError(f"confidence: must lie between 0 and 1, got {self.confidence}")
+
+
+@dataclass(frozen=True)
 class Effect:
     """What an attack or a control did to the places of the source category, beside no attack with the same seeds.
 
@@ -73,6 +97,11 @@ class Effect:
     verdict: Verdict
     seeds_needed: int | None
     sentence: str
+
+    @property
+    def is_headline(self) -> bool:
+        """Whether it is an attack's on a recommender that was trained on its images: what a study is asked for."""
+        return self.control is None and self.scenario == "poisoning"
 
     @property
     def row(self) -> dict[str, Any]:
@@ -126,9 +155,7 @@ def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def effects_of(
-    cells: Sequence[Cell], users: ReadUsers, top_k: int, *, smallest_effect: float, confidence: float
-) -> list[Effect]:
+def effects_of(cells: Sequence[Cell], users: ReadUsers, top_k: int, statistics: Statistics) -> list[Effect]:
     """Return the effects of all attacks and controls of a study, in the order of its cells.
 
     A cell without attack and one with it are compared user by user where the seed is the same. For other seeds without
@@ -138,12 +165,12 @@ def effects_of(
         cells: All cells.
         users: Reads a cell's users.
         top_k: K of the study.
-        smallest_effect: Smallest effect of interest, as a share of the clean metric.
-        confidence: Of the intervals.
+        statistics: How effects are judged.
 
     Raises:
         CatwalkError: If a cell's users are not those of the others.
     """
+    smallest_effect, confidence = statistics.smallest_effect, statistics.confidence
     found: list[Effect] = []
     with_lists = [cell for cell in cells if cell.recommender is not None]
     groups: dict[tuple[Any, ...], list[Cell]] = {}

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from catwalk import __version__
 from catwalk.files.atomic import write_text
 from catwalk.perceptual import LPIPS
+from catwalk.study.effects import Statistics
 from catwalk.study.grid import Grid
 from catwalk.study.plan import Plan
 from catwalk.study.shop import Shop
@@ -19,17 +19,16 @@ from catwalk.study.shop import Shop
 
 def write_manifest(
     path: Path,
-    name: str,
     shop: Shop,
     grid: Grid,
     plan: Plan,
-    statistics: Mapping[str, float],
+    statistics: Statistics,
     lpips: LPIPS | None,
     why_no_lpips: str | None,
 ) -> None:
     """Write what is needed to repeat the study, and where its results are in the cache."""
     manifest = {
-        "study": name,
+        "study": path.parent.name,
         "catwalk": __version__,
         "python": platform.python_version(),
         "packages": {
@@ -55,7 +54,7 @@ def write_manifest(
         "seeds": grid.seeds,
         "undefended": grid.undefended,
         "controls": vars(grid.controls),
-        "statistics": dict(statistics),
+        "statistics": vars(statistics),
         "store": os.path.relpath(plan.stages[0].cache.folder, path.parent),
         "stages": plan.places,
         "keys": plan.keys,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from catwalk.study.cells import Cell, where
 from catwalk.study.controls import SHAM
-from catwalk.study.effects import Effect, ReadUsers, places_of
+from catwalk.study.effects import Effect, ReadUsers, Statistics, places_of
 from catwalk.study.statistics import EffectSize, Verdict, paired_effect, verdict
 from catwalk.study.tables import Row, Table, Value
 
@@ -66,9 +66,7 @@ def compare_with_shams(
     effects: Sequence[Effect],
     users: ReadUsers,
     top_k: int,
-    *,
-    smallest_effect: float,
-    confidence: float,
+    statistics: Statistics,
 ) -> list[Mixing]:
     """Compare every attack of a study with the sham of its protocol, network and recommender.
 
@@ -77,9 +75,9 @@ def compare_with_shams(
         effects: The study's effects, those of shams among them; without any there is nothing to compare.
         users: Reads a cell's users.
         top_k: K of the study.
-        smallest_effect: Smallest effect of interest, as a share of the metric without attack.
-        confidence: Of the intervals.
+        statistics: How effects are judged.
     """
+    smallest_effect, confidence = statistics.smallest_effect, statistics.confidence
     shams = {(each.protocol, each.extractor, each.recommender): each for each in effects if each.control == "sham"}
     found = []
     for effect in effects:

@@ -4,7 +4,8 @@ import csv
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,16 @@ from catwalk.study.effects import Effect
 from catwalk.study.grid import NO_ATTACK
 from catwalk.study.latex import DEFINE_OTHER_SCRIPT, OTHER_SCRIPT, label, latex
 
-PaperValue = Callable[[str, str, str], float | None]
-"""Returns a value that the paper printed; None where it has none."""
+
+class PaperTables(typing.Protocol):
+    """The values that the paper printed for a dataset."""
+
+    def chr(self, recommender: str, attack: str, extractor: str) -> float | None:
+        """Return a value of its Table 1; None where it has none."""
+
+    def of_images(self, metric: str, attack: str, extractor: str) -> float | None:
+        """Return a value of its Table 2 by the heading of its column, such as ``SR``; None where it has none."""
+
 
 WIDEST = 10_000
 """Columns of a screen on which every table has room."""
@@ -284,7 +293,7 @@ def table_1(
     top_k: int,
     notes: Sequence[str],
     scenario: Scenario = "poisoning",
-    paper: PaperValue | None = None,
+    paper: PaperTables | None = None,
 ) -> Table:
     """Return CHR@K of the source category by recommender and attack, with the interval of its change.
 
@@ -296,7 +305,7 @@ def table_1(
         top_k: K.
         notes: What a reader must know of attacks, protocols and networks, as sentences.
         scenario: ``poisoning`` gives Table 1; ``evasion`` the same of recommenders that were trained on clean images.
-        paper: Returns the paper's own value of a recommender, an attack and a network, where it has one.
+        paper: The paper's own values, which stand below ours.
     """
     source, dataset = _named(cells[0].source), _named(cells[0].dataset)
     protocols, extractors = distinct(cells, "protocol"), distinct(cells, "extractor")
@@ -326,7 +335,7 @@ def table_1(
         labels = (recommender, attack) if len(protocols) == 1 else (protocol, recommender, attack)
         rows.append((labels, tuple(values)))
         if paper is not None and scenario == "poisoning":
-            printed = tuple(paper(recommender, attack, name) for name in extractors)
+            printed = tuple(paper.chr(recommender, attack, name) for name in extractors)
             if any(value is not None for value in printed):
                 theirs = tuple(None if value is None else Value((value,)) for value in printed)
                 rows.append(((*labels[:-1], f"{attack} (paper)"), theirs))
@@ -352,7 +361,7 @@ def table_1(
     )
 
 
-def table_2(cells: Sequence[Cell], lpips_net: str, notes: Sequence[str], paper: PaperValue | None = None) -> Table:
+def table_2(cells: Sequence[Cell], lpips_net: str, notes: Sequence[str], paper: PaperTables | None = None) -> Table:
     """Return what attacks did by attack and network: attacked items, success rate, feature loss and LPIPS × 100.
 
     In bold the best of each for the attacker. An interval is over the attacked images. Of an attack that knows the
@@ -362,7 +371,7 @@ def table_2(cells: Sequence[Cell], lpips_net: str, notes: Sequence[str], paper: 
         cells: All cells of a study.
         lpips_net: The network under LPIPS.
         notes: What a reader must know of attacks, protocols and networks, as sentences.
-        paper: Returns the paper's own value of a metric (``SR``, ``FL``, ``LPIPS``), an attack and a network.
+        paper: The paper's own values, which stand below ours.
     """
     source, dataset = _named(cells[0].source), _named(cells[0].dataset)
     protocols, extractors = distinct(cells, "protocol"), distinct(cells, "extractor")
@@ -383,10 +392,12 @@ def table_2(cells: Sequence[Cell], lpips_net: str, notes: Sequence[str], paper: 
         rows.append((labels, tuple(values)))
         if paper is not None:
             theirs = [
-                None if (value := paper(metric, attack, extractor)) is None else Value((value,), digits, factor, unit)
+                None
+                if (value := paper.of_images(metric, attack, extractor)) is None
+                else Value((value,), digits, factor, unit)
                 for extractor in extractors
                 for metric, digits, factor, unit in (
-                    *(("items", 0, 1, ""), ("SR", 2, 100, "%")),
+                    *(("Items", 0, 1, ""), ("SR", 2, 100, "%")),
                     *(("FL", 7, 1, ""), ("LPIPS", 4, 100, "")),
                 )
             ]
