@@ -20,7 +20,7 @@ def remarks_of(
     training = SimpleNamespace(category_names=("Sandal", "Bag"), is_trained_here=True)
     classifier = SimpleNamespace(name="T", training=training)
     features = SimpleNamespace(table=SimpleNamespace(categories=seen))
-    grid = SimpleNamespace(source="Sandal", protocol=SimpleNamespace(source_items=source_items))
+    grid = SimpleNamespace(source="Sandal", protocols=[SimpleNamespace(source_items=source_items)])
     monkeypatch.setattr(remarks, "_on_accuracy", lambda *_: near_chance)
     return remarks.remarks_on_networks(SimpleNamespace(catalogue=catalogue), grid, [(classifier, features)])
 
