@@ -10,6 +10,7 @@ from callbacks.perceptual_distance import PerceptualDistance
 from callbacks.ranking_metrics import RankingMetrics
 from callbacks.resumable_checkpoint import ResumableCheckpoint
 from callbacks.wandb_axes import WandbAxes
+from callbacks.write_attacked_items import WriteAttackedItems
 from callbacks.write_features import WriteFeatures
 from callbacks.write_recommendations import WriteRecommendations
 from callbacks.write_user_metrics import WriteUserMetrics
@@ -26,6 +27,7 @@ __all__ = [
     "RankingMetrics",
     "ResumableCheckpoint",
     "WandbAxes",
+    "WriteAttackedItems",
     "WriteFeatures",
     "WriteRecommendations",
     "WriteUserMetrics",

@@ -2,22 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.observed_attack import attack_folder
+from callbacks.observed_attack import FollowedItems
 from callbacks.ranked_lists import RankedListsCallback
-from catwalk.metrics.item_reach import ItemReach, item_ranks
-from catwalk.metrics.mean import ValueMean
-from catwalk.poisoning.records import read_attacked_items
-from catwalk.shop.user_items import SeenItems
+from catwalk.metrics.item_reach import ItemRanks, ItemReach
 from lightning_modules.data_protocols import RecommenderData, recommender_data_of
 from lightning_modules.measured_module import Stage
-from lightning_modules.recommender import Ranking, Recommender
+from lightning_modules.recommender import Ranking, Recommender, ranks_of
 
 
 class AttackedItems(RankedListsCallback):
@@ -37,63 +32,65 @@ class AttackedItems(RankedListsCallback):
     Args:
         attack: Folder of an earlier attack; null for the attack of the run.
         top_k: List lengths K.
-        mean_rank: Rank the attacked items too. All scores are computed once more and sorted, which takes about twice
-            as long as to find the lists; without it the metrics cost next to nothing.
+        mean_rank: Rank the attacked items too. The scores of the lists are sorted, which takes about as long as the
+            rest of the evaluation; without it the metrics cost next to nothing.
         every_n_epochs: In ``fit``, look at the validations after epochs N, 2N, 3N, … alone; a test always.
+        items: Ids of the items to follow, in the place of an attack's.
+
+    Raises:
+        CatwalkError: If both ``attack`` and ``items`` are given, or an item twice.
     """
 
     def __init__(
-        self, attack: Path | None = None, top_k: Sequence[int] = (20,), mean_rank: bool = False, every_n_epochs: int = 1
+        self,
+        attack: Path | None = None,
+        top_k: Sequence[int] = (20,),
+        mean_rank: bool = False,
+        every_n_epochs: int = 1,
+        items: Sequence[str] | None = None,
     ) -> None:
         super().__init__(top_k, every_n_epochs)
-        self.attack = None if attack is None else Path(attack)
-        self.folder = Path()
+        self.followed = FollowedItems(self, attack, items)
         self.mean_rank = mean_rank
-        self._items: Tensor | None = None
-        self._seen: SeenItems
+        self._items: Tensor
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the attack in the run; None where the items were given."""
+        return self.followed.folder
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the items of an earlier run: this one may attack others."""
         super().setup(trainer, pl_module, stage)
-        self._items = None
-        self.folder = attack_folder(self, trainer, self.attack)
+        self.followed.find(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look into the attack's folder before anything is trained."""
         self._read(recommender_data_of(trainer, type(self).__name__))
 
     def _read(self, data: RecommenderData) -> Tensor:
-        if self._items is None:
-            self._items = torch.from_numpy(read_attacked_items(self.folder, data.catalogue)[0])
-        return self._items
+        items = self.followed.read(data.catalogue)
+        assert items is not None  # required
+        return items
+
+    def begin_measuring(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """Begin to count, and have the items ranked if that was asked for."""
+        super().begin_measuring(trainer, pl_module, stage)
+        if self.is_counting and self.mean_rank:
+            assert isinstance(pl_module, Recommender)
+            pl_module.require_ranks(self._items)
 
     def make_metrics(self, data: RecommenderData, stage: Stage) -> dict[str, Metric]:
         """Return that of the lists and, if asked for, that of the ranks."""
-        items = self._read(data)
-        metrics: dict[str, Metric] = {"reach": ItemReach(self.top_k, items, data.num_items)}
-        if self.mean_rank:
-            self._seen = data.seen_items(stage)
-            metrics["mean_rank"] = ValueMean()
-        return metrics
+        self._items = self._read(data)
+        metrics: dict[str, Metric] = {"reach": ItemReach(self.top_k, self._items, data.num_items)}
+        return metrics | ({"ranks": ItemRanks(self.top_k, self._items, data.num_items)} if self.mean_rank else {})
 
     def count(self, ranking: Ranking) -> None:
         """Count the lists of some users."""
         self.metrics["reach"].update(ranking["recommended"])
-
-    def measure(self, trainer: Trainer, pl_module: LightningModule, outputs: Ranking, batch: Any) -> None:
-        """Count the lists of a block of users, and rank the items for them."""
-        super().measure(trainer, pl_module, outputs, batch)
-        self._rank(trainer, pl_module, outputs["users"])
-
-    def _rank(self, trainer: Trainer, pl_module: LightningModule, users: Tensor) -> None:
-        if not (self.mean_rank and self.is_counting):
-            return
-        assert isinstance(pl_module, Recommender)
-        assert self._items is not None
-        with trainer.precision_plugin.forward_context():  # the scores of the lists
-            scores = pl_module.candidate_scores(users, self._seen.to(users.device))
-        ranks = item_ranks(scores, self._items.to(users.device))
-        self.metrics["mean_rank"].update(ranks[ranks > 0])
+        if self.mean_rank:
+            self.metrics["ranks"].update(ranking["recommended"], ranks_of(ranking, self._items))
 
     def values(self) -> dict[str, Tensor]:
         """Return all metrics."""
@@ -102,4 +99,4 @@ class AttackedItems(RankedListsCallback):
             for name, values in self.metrics["reach"].compute().items()
             for k, value in zip(self.top_k, values.reshape(len(self.top_k)).unbind(), strict=True)
         }
-        return reach | ({"attacked/mean_rank": self.metrics["mean_rank"].compute()} if self.mean_rank else {})
+        return reach | ({"attacked/mean_rank": self.metrics["ranks"].compute()["overall"]} if self.mean_rank else {})

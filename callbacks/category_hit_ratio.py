@@ -8,8 +8,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from callbacks.ranked_lists import CategoriesBy, RankedListsCallback, item_categories
+from catwalk.limits import check_choice
 from catwalk.metrics import CategoryHitRatio as CategoryHitRatioMetric
 from catwalk.metrics import NormalizedCategoryDCG
+from catwalk.metrics.normalized_category_dcg import Ideal
 from lightning_modules.data_protocols import RecommenderData, recommender_data_of
 from lightning_modules.measured_module import Stage
 from lightning_modules.recommender import Ranking
@@ -29,6 +31,8 @@ class CategoryHitRatio(RankedListsCallback):
         categories_by: ``network`` takes for an item's category what the network that made the features sees in its
             clean image (the paper's protocol), ``dataset`` what the dataset says.
         every_n_epochs: In ``fit``, look at the validations after epochs N, 2N, 3N, … alone; a test always.
+        ncdcg_ideal: What the ideal list of nCDCG@K is made of: the category's items that a user could be shown
+            (``candidates``), or all of the ``category``, as in the paper's code.
     """
 
     def __init__(
@@ -37,8 +41,11 @@ class CategoryHitRatio(RankedListsCallback):
         categories: Sequence[str] | None = None,
         categories_by: CategoriesBy = "network",
         every_n_epochs: int = 1,
+        ncdcg_ideal: Ideal = "candidates",
     ) -> None:
         super().__init__(top_k, every_n_epochs)
+        check_choice(ncdcg_ideal, "CategoryHitRatio.ncdcg_ideal", Ideal)
+        self.ncdcg_ideal = ncdcg_ideal
         self.categories = list(categories) if categories is not None else None
         self.categories_by = categories_by
         self.names: tuple[str, ...] = ()
@@ -55,7 +62,7 @@ class CategoryHitRatio(RankedListsCallback):
         by_category = self.top_k, self._item_categories, len(self.names)
         return {
             "chr": CategoryHitRatioMetric(*by_category),
-            "ncdcg": NormalizedCategoryDCG(*by_category, data.seen_items(stage)),
+            "ncdcg": NormalizedCategoryDCG(*by_category, data.seen_items(stage), self.ncdcg_ideal),
         }
 
     def count(self, ranking: Ranking) -> None:

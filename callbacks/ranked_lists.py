@@ -81,7 +81,7 @@ class RankedListsCallback(MeasuringCallback, abc.ABC):
         if not self.is_counting:
             return
         self._blocks.append(outputs)
-        self._places += outputs["recommended"].numel()
+        self._places += outputs["recommended"].numel() + outputs["ranks"].numel()
         if self._places >= PLACES_AT_ONCE:
             self._count_collected()
 
@@ -94,6 +94,8 @@ class RankedListsCallback(MeasuringCallback, abc.ABC):
                     recommended=torch.cat([block["recommended"] for block in blocks]),
                     targets=torch.cat([block["targets"] for block in blocks]),
                     auc=torch.cat([block["auc"] for block in blocks]),
+                    ranked_items=blocks[0]["ranked_items"],
+                    ranks=torch.cat([block["ranks"] for block in blocks]),
                 )
             )
 
@@ -112,6 +114,12 @@ def require_lists(callback: Callback, pl_module: LightningModule, length: int) -
     if not isinstance(pl_module, Recommender):
         raise CatwalkError(f"{type(callback).__name__} measures recommenders, not a {type(pl_module).__name__}")
     pl_module.require_list_length(length)
+
+
+def purchases_of(data: RecommenderData) -> Tensor:
+    """Return how many users bought each item in training, int64 ``(N,)``."""
+    # What may not be recommended in validation is what was bought in training; in the test it would be more.
+    return torch.bincount(data.seen_items("val").items.cpu(), minlength=data.num_items)
 
 
 def item_categories(

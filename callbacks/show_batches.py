@@ -96,9 +96,14 @@ class LogBatches(ShowBatches):
     """
 
     def __init__(self, title: str) -> None:
+        self._title = title
         self._lines = Progress(console=Console(), disable=True)
         self._task = self._lines.add_task(title, total=None)
         super().__init__(self, every=1)
+
+    def __reduce__(self) -> tuple[type["LogBatches"], tuple[str]]:
+        """Begin anew in a process that is spawned: what writes the lines cannot be pickled."""
+        return LogBatches, (self._title,)
 
     def update(self, done: int, total: int | None, info: str = "") -> None:
         """Keep how far it is, for the next line."""

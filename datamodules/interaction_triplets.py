@@ -48,6 +48,8 @@ class InteractionTriplets(LightningDataModule):
             is written beside the others.
         split: How ``interactions.csv`` is divided: a rule of ``catwalk.shop.splits``. By default the publisher's
             ``splits/`` are used where the folder has them, and otherwise every user's last purchase is the test.
+        drop_last: Leave out the last batch of an epoch where it is smaller than the others, as the paper's code does:
+            in every epoch others of the triplets go untrained.
 
     Example:
         >>> from datamodules import InteractionTriplets
@@ -69,6 +71,7 @@ class InteractionTriplets(LightningDataModule):
         feature_storage: FeatureStorage = "device",
         feature_dtype: FeatureDtype = "float32",
         split: SplitRule | None = None,
+        drop_last: bool = False,
     ) -> None:
         super().__init__()
         check_count(batch_size, "batch_size")
@@ -89,6 +92,7 @@ class InteractionTriplets(LightningDataModule):
         self.feature_storage = feature_storage
         self.feature_dtype = feature_dtype
         self.rule = split
+        self.drop_last = drop_last
         self.catalogue: Catalogue
         self.split: Split
         self.feature_table: FeatureTable | None = None
@@ -170,14 +174,20 @@ class InteractionTriplets(LightningDataModule):
         world_size, rank = self._world_size, self._rank
         sampler = self._sampler.to(self._device)
         per_rank = -(-len(self.split.users) // world_size)
+        num_batches = per_rank // self.batch_size if self.drop_last else -(-per_rank // self.batch_size)
+        if num_batches == 0:
+            raise CatwalkError(
+                f"drop_last leaves nothing to train on: batch_size is {self.batch_size}, and a process has "
+                f"{per_rank} triplets in an epoch; make batches smaller, or keep the last one"
+            )
 
         def batches() -> Iterator[tuple[Tensor, ...]]:
             epoch = self.trainer.current_epoch if self.trainer is not None else 0
             triplets = sampler.sample_epoch(self.seed, epoch, rank, world_size)
             first = first_batch(self.trainer)
-            yield from zip(*(column.split(self.batch_size)[first:] for column in triplets), strict=True)
+            yield from zip(*(column.split(self.batch_size)[first:num_batches] for column in triplets), strict=True)
 
-        return Batches(batches, -(-per_rank // self.batch_size)).loader()
+        return Batches(batches, num_batches).loader()
 
     def val_dataloader(self) -> DataLoader | list:
         """Return this process's blocks of all users; nothing where no validation items are held out."""

@@ -19,6 +19,9 @@ OF_A_TRAINING = {"state_dict": dict, "pytorch-lightning_version": str, "epoch": 
 TO_GO_ON = {"optimizer_states": list, "lr_schedulers": list, "loops": dict}
 """Further entries of a checkpoint from which a training can go on."""
 
+HANDED_BACK = ".temp.ckpt"
+"""File in which a process that Lightning spawned hands its weights back, and nothing else."""
+
 OTHERWISE = "give another one as ckpt_path, or train anew without ckpt_path"
 
 
@@ -44,7 +47,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         Raises:
             CatwalkError: If the file is missing, cannot be read, or is no checkpoint of a training.
         """
-        if "://" in str(path):
+        if "://" in str(path) or Path(path).name == HANDED_BACK:
             return super().load_checkpoint(path, *arguments, **settings)
         if not Path(path).exists():
             raise CatwalkError(f"checkpoint {path} does not exist")

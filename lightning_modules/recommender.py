@@ -14,6 +14,7 @@ from typing_extensions import Self
 from catwalk.errors import CatwalkError, DivergedError
 from catwalk.metrics import HitRate, NormalizedDCG
 from catwalk.metrics.auc import auc
+from catwalk.metrics.item_reach import item_ranks
 from catwalk.metrics.mean import ShareMean
 from catwalk.networks.features import FeatureTable
 from catwalk.recommenders.checkpoints import BUILT_FOR, built_for_of
@@ -26,6 +27,8 @@ from lightning_modules.measured_module import MeasuredModule, Stage, why_not_fin
 
 TRAINED_ON = "trained_on"
 """Key of a checkpoint with a hash of the purchases that were trained on."""
+
+_NOTHING = torch.zeros(0, dtype=torch.int64)
 
 
 class Lists(TypedDict):
@@ -48,10 +51,15 @@ class Ranking(Lists):
             has, and the same in all blocks.
         auc: Share of the user's other candidates that score lower than a held-out item, float64 ``(B,)``; NaN without a
             held-out item.
+        ranked_items: Items whose ranks callbacks asked for, int64 ``(n,)``, ascending.
+        ranks: Rank of each of them among the user's candidates, int64 ``(B, n)``; 1 is the best, and 0 stands where an
+            item is no candidate. :func:`ranks_of` picks some.
     """
 
     targets: Tensor
     auc: Tensor
+    ranked_items: Tensor
+    ranks: Tensor
 
 
 class Recommender(MeasuredModule):
@@ -75,6 +83,7 @@ class Recommender(MeasuredModule):
         self.save_hyperparameters(ignore=["optimizer", "warm_start"])  # of the subclass, too
         self.top_k = checked_lengths(top_k)
         self.list_length = max(top_k)
+        self.ranked_items = _NOTHING
         self.sizes: dict[str, int] = {}
         self.trained_on: str | None = None
         collection: dict[str, Any] = {}
@@ -107,6 +116,16 @@ class Recommender(MeasuredModule):
         """Make ranked lists at least this long, for a callback that looks further down than ``top_k``."""
         self.list_length = max(self.list_length, length)
 
+    def require_ranks(self, items: Tensor) -> None:
+        """Rank some items for every user in the validation or test that begins, besides those asked for by others.
+
+        They are ranked by the scores of which the lists are made, which takes about as long as to find the lists.
+
+        Args:
+            items: int64 ``(n,)``, numbers of the items.
+        """
+        self.ranked_items = torch.cat([self.ranked_items, items.cpu()]).unique()
+
     def setup(self, stage: str) -> None:
         """Check that the data module has what is needed, and remember what is trained on.
 
@@ -123,6 +142,7 @@ class Recommender(MeasuredModule):
     def teardown(self, stage: str) -> None:
         """Make lists of :attr:`top_k` again: the callbacks of the next run say what they need."""
         self.list_length = max(self.top_k)
+        self.ranked_items = _NOTHING
 
     def configure_model(self) -> None:
         """Build the parameters in the sizes of the data module, once, and take its features.
@@ -249,12 +269,22 @@ class Recommender(MeasuredModule):
         areas[asked] = auc(scores if bool(asked.all()) else scores[asked], targets[asked])
         values.update(recommended[asked], targets[asked])
         mean_auc.update(areas)
-        return {"users": users, "recommended": recommended, "targets": targets, "auc": areas}
+        ranked_items = self.ranked_items.to(users.device)
+        ranks = item_ranks(scores, ranked_items) if len(ranked_items) else users.new_zeros(len(users), 0)
+        return {
+            "users": users,
+            "recommended": recommended,
+            "targets": targets,
+            "auc": areas,
+            "ranked_items": ranked_items,
+            "ranks": ranks,
+        }
 
     def end_measuring(self, stage: Stage) -> None:
         """Log the metrics: once, for that takes as long as to rank for a block of users."""
         self.log_dict(cast(MetricCollection, self.ranking_metrics[stage]))
         self.log(f"{stage}/auc", cast(ShareMean, self.auc[stage]))
+        self.ranked_items = _NOTHING
 
     def candidate_scores(self, users: Tensor, seen: SeenItems) -> Tensor:
         """Score the catalogue for a block of users, with what they have seen masked; see :func:`score_users`.
@@ -322,6 +352,16 @@ class Recommender(MeasuredModule):
         self._prepare_ranking(data, "test")
         with self._naming_itself():
             return rank_users(self.scores, users.to(self.device), k, self._seen)
+
+
+def ranks_of(ranking: Ranking, items: Tensor) -> Tensor:
+    """Return the ranks of some of the items that were ranked, int64 ``(B, n)``; see :class:`Ranking`.
+
+    Args:
+        ranking: What a recommender made of a block of users.
+        items: int64 ``(n,)``, the items, for which :meth:`Recommender.require_ranks` was asked.
+    """
+    return ranking["ranks"][:, torch.searchsorted(ranking["ranked_items"], items.to(ranking["ranks"].device))]
 
 
 def checked_lengths(top_k: Sequence[int]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ KNOWS = {
     "files": set(),
     "configuration": set(),
     "terminal": {"configuration"},
-    "shop": {"files"},
+    "shop": {"configuration", "files"},
     "importers": {"files", "shop", "terminal"},
     "networks": {"configuration", "files", "shop"},
     "recommenders": {"files", "networks", "shop"},

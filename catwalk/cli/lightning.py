@@ -291,13 +291,17 @@ class CatwalkCLI(LightningCLI):
 
     def after_validate(self) -> None:
         """Say so where there was nothing to measure on."""
-        if not any(counts(self.trainer.num_val_batches)):
+        if not self._has_measured(self.trainer.num_val_batches):
             raise CatwalkError(f"validate: {NOTHING_HELD_OUT}")
 
     def after_test(self) -> None:
         """Say so where there was nothing to measure on."""
-        if not any(counts(self.trainer.num_test_batches)):
+        if not self._has_measured(self.trainer.num_test_batches):
             raise CatwalkError("test: nothing is held out for the test; the dataset has no test items or test images")
+
+    def _has_measured(self, batches: Any) -> bool:
+        """Return whether there were batches; of those of spawned processes nothing but the metrics comes back."""
+        return any(counts(batches)) or bool(self.trainer.callback_metrics)
 
     def _require_weights(self) -> None:
         """Raise a CatwalkError where the weights would be random."""

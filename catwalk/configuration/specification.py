@@ -23,6 +23,8 @@ class Specification:
         parser: Makes the object.
         parsed: What the parser made of the settings.
         given: Arguments in place of those that were parsed.
+        base: What the class is a subclass of.
+        stated: The arguments that the user has stated, as they were.
     """
 
     argument: str
@@ -30,6 +32,8 @@ class Specification:
     parser: ArgumentParser
     parsed: Namespace
     given: Mapping[str, Any]
+    base: type
+    stated: Mapping[str, Any]
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], base: type, argument: str) -> "Specification":
@@ -44,7 +48,29 @@ class Specification:
             parsed = parser.parse_object({"it": dict(settings)})
         except ArgumentError as error:
             raise CatwalkError(one_line(str(error), argument)) from error
-        return cls(argument, parsed["it"].as_dict(), parser, parsed, {})
+        stated = dict(settings.get("init_args") or {})
+        return cls(argument, parsed["it"].as_dict(), parser, parsed, {}, base, stated)
+
+    @property
+    def kind(self) -> type:
+        """The class."""
+        kind: type = import_object(self.settings["class_path"], self.argument)
+        return kind
+
+    def with_defaults(self, **arguments: Any) -> "Specification":
+        """Return the same with other defaults of some arguments: what the user has stated stays.
+
+        Args:
+            **arguments: Arguments that the class takes, as configurations state them.
+
+        Raises:
+            CatwalkError: If the class does not take one.
+        """
+        if arguments.keys() <= self.stated.keys():
+            return self
+        complete = {"class_path": self.settings["class_path"], "init_args": {**arguments, **self.stated}}
+        changed = Specification.of(complete, self.base, self.argument)
+        return replace(changed.with_arguments(**self.given) if self.given else changed, stated=self.stated)
 
     def with_arguments(self, **arguments: Any) -> "Specification":
         """Return the same with other values of some arguments, which are taken as they are: nothing is parsed again.

@@ -10,7 +10,7 @@ from catwalk.metrics.category_hit_ratio import CategoryHitRatio
 from catwalk.metrics.exposure import Exposure
 from catwalk.metrics.feature_loss import FeatureLoss
 from catwalk.metrics.hit_rate import HitRate
-from catwalk.metrics.item_reach import ItemReach
+from catwalk.metrics.item_reach import ItemRanks, ItemReach
 from catwalk.metrics.mean_reciprocal_rank import MeanReciprocalRank
 from catwalk.metrics.normalized_category_dcg import NormalizedCategoryDCG
 from catwalk.metrics.normalized_dcg import NormalizedDCG
@@ -26,6 +26,7 @@ __all__ = [
     "Exposure",
     "FeatureLoss",
     "HitRate",
+    "ItemRanks",
     "ItemReach",
     "MeanReciprocalRank",
     "NormalizedCategoryDCG",

@@ -1,4 +1,7 @@
-"""Reach of some items, such as those that were attacked: their ranks, their places, and the users who see them."""
+"""Reach of some items, such as those that were attacked: their ranks, their places, and the users who see them.
+
+:class:`ItemReach` is of all of them together, :class:`ItemRanks` of each.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
 
+from catwalk.metrics.category_hit_ratio import category_hits
 from catwalk.metrics.held_out import check_recommended, list_lengths
 from catwalk.recommenders.ranking import check_scores
 from catwalk.shop.user_items import mask_value
@@ -144,4 +148,87 @@ class ItemReach(Metric):
             "exposure": torch.stack([places[:k].sum() for k in self.top_k]) / self.users,
             "discounted_exposure": torch.stack([discounted[:k].sum() for k in self.top_k]) / self.users,
             "users_reached": self.reached.double() / self.users,
+        }
+
+
+class ItemRanks(Metric):
+    """How far each of some items gets: its mean rank, and what share of the top-K lists shows it.
+
+    - ``mean_rank``: mean rank among the candidates of a user, over the users of whom the item is a candidate, in
+      [1, N];
+    - ``candidates``: the share of users of whom it is one, in [0, 1];
+    - ``overall``: mean rank over these users and over the items;
+    - ``hit_rate``: the share of users in whose list the item is, in [0, 1] (Liu and Larson, *Adversarial item
+      promotion*, WWW 2021).
+
+    What is kept are counts and sums of ranks, so the result has the same bits whatever the batches and the number of
+    processes.
+
+    Args:
+        top_k: One K or several, in any order.
+        items: int64 ``(n,)``, the items, each once.
+        num_items: Size of the catalogue.
+        **kwargs: Passed to :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If there is no K or a K is less than 1.
+
+    Example:
+        >>> import torch
+        >>> from catwalk.metrics.item_reach import ItemRanks
+        >>> metric = ItemRanks([1, 2], torch.tensor([3, 0]), num_items=5)
+        >>> metric.update(torch.tensor([[0, 3], [1, 0]]), ranks=torch.tensor([[2, 1], [4, 2]]))
+        >>> {name: values.tolist() for name, values in metric.compute().items()}
+        {'mean_rank': [3.0, 1.5], 'candidates': [1.0, 1.0], 'overall': 2.25, 'hit_rate': [[0.0, 0.5], [0.5, 1.0]]}
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    column: Tensor
+    rank_sums: Tensor
+    candidates: Tensor
+    hits: Tensor
+    users: Tensor
+
+    def __init__(self, top_k: int | Sequence[int], items: Tensor, num_items: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.top_k = list_lengths(top_k)
+        self.size = len(items)
+        column = torch.full((num_items,), -1, dtype=torch.int64, device=items.device)
+        column[items] = torch.arange(self.size, device=items.device)
+        self.register_buffer("column", column, persistent=False)
+        nothing = torch.zeros(self.size, dtype=torch.int64)
+        self.add_state("rank_sums", nothing, dist_reduce_fx="sum")
+        self.add_state("candidates", nothing.clone(), dist_reduce_fx="sum")
+        self.add_state("hits", nothing.repeat(len(self.top_k), 1), dist_reduce_fx="sum")
+        self.add_state("users", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, recommended: Tensor, ranks: Tensor) -> None:
+        """Add a batch of users.
+
+        Args:
+            recommended: int64 ``(B, >= the largest K)``, best first; ``-1`` fills short lists.
+            ranks: int64 ``(B, n)``, each item's rank among the user's candidates; 0 where it is none
+                (:func:`item_ranks`).
+
+        Raises:
+            ValueError: If a list is shorter than the largest K.
+        """
+        self.rank_sums = self.rank_sums + ranks.sum(dim=0)
+        self.candidates = self.candidates + (ranks > 0).sum(dim=0)
+        self.hits = self.hits + category_hits(recommended, self.column, self.size, self.top_k)
+        self.users = self.users + len(recommended)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the metrics by name, float64: ``(n,)`` each, a scalar, and ``(number of K, n)`` in ``top_k``'s order.
+
+        What has no users is NaN. torchmetrics hands a result with a single entry over as a scalar.
+        """
+        return {
+            "mean_rank": self.rank_sums.double() / self.candidates,
+            "candidates": self.candidates.double() / self.users,
+            "overall": self.rank_sums.sum().double() / self.candidates.sum(),
+            "hit_rate": self.hits.double() / self.users,
         }

@@ -1,16 +1,20 @@
 """nCDCG@K: how far up a category's items stand in the lists, against the best that could be."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from catwalk.limits import check_choice
 from catwalk.metrics.category_hit_ratio import place_categories
 from catwalk.metrics.held_out import check_recommended, list_lengths
 from catwalk.metrics.normalized_dcg import discounts
 from catwalk.shop.user_items import SeenItems
+
+Ideal = Literal["candidates", "category"]
+"""What the best list is made of: the items that a user could be shown, or all of a category."""
 
 
 def category_gains(candidates: Tensor, top_k: int) -> Tensor:
@@ -59,17 +63,20 @@ class NormalizedCategoryDCG(Metric):
     Reference: Anelli, Deldjoo, Di Noia, Malitesta and Merra, *A study of defensive methods to protect visual
     recommendation against adversarial manipulation of images*, SIGIR 2021. The last version of their code leaves in the
     ideal list what the user has bought and no list may contain, so that users who like a category have less of it; and
-    it counts users who have no candidate as 0.
+    it counts users who have no candidate as 0. That is ``ideal="category"``.
 
     Args:
         top_k: One K or several, in any order.
         categories: int64 ``(N,)``, the category ``0..num_categories - 1`` of each item, or -1 if it has none.
         num_categories: Number of categories ``C``.
         seen: What the lists leave out.
+        ideal: What the ideal list is made of: the category's items that the user could be shown (``candidates``), or
+            all of the ``category``, whatever the user has seen.
         **kwargs: Passed to :class:`torchmetrics.Metric`.
 
     Raises:
         ValueError: If there is no K, a K is less than 1, or ``categories`` does not fit.
+        CatwalkError: If there is no such ``ideal``.
 
     Example:
         >>> import torch
@@ -100,9 +107,16 @@ class NormalizedCategoryDCG(Metric):
     _sated_categories: Tensor
 
     def __init__(
-        self, top_k: int | Sequence[int], categories: Tensor, num_categories: int, seen: SeenItems, **kwargs: Any
+        self,
+        top_k: int | Sequence[int],
+        categories: Tensor,
+        num_categories: int,
+        seen: SeenItems,
+        ideal: Ideal = "candidates",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_choice(ideal, "ideal", Ideal)
         self.top_k = list_lengths(top_k)
         self.num_categories = num_categories
         if categories.shape != (seen.num_items,) or (categories < -1).any() or (categories >= num_categories).any():
@@ -118,6 +132,8 @@ class NormalizedCategoryDCG(Metric):
         keys, seen_counts = torch.unique(keys, return_counts=True)
         users, of_users = keys // num_categories, keys % num_categories
         candidates = sizes[of_users] - seen_counts
+        if ideal == "category":  # as if nobody had seen anything
+            candidates = sizes[of_users]
         sated = candidates == 0  # pairs of a user and a category that is all seen
         depths = sizes.clamp(max=longest)
         first_rows = depths.cumsum(0) - depths

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from catwalk.files.atomic import write_bytes
 
 INK, DIM, GREY, PALE = "#333333", "#666666", "#9a9a9a", "#e4e4e4"
-BLUE, ORANGE, PURPLE = "#0072b2", "#d55e00", "#cc79a7"
+BLUE, ORANGE, PURPLE, GREEN, SKY = "#0072b2", "#d55e00", "#cc79a7", "#009e73", "#56b4e9"
 """Of the palette of Okabe and Ito (2008), which colour-blind readers can tell apart."""
 
 STYLE: dict[Any, Any] = {
@@ -45,6 +45,7 @@ STYLE: dict[Any, Any] = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
     "savefig.dpi": "figure",
+    "svg.hashsalt": "catwalk",  # or the identifiers in a file are others every time
 }
 
 BELOW: Final = "outside lower left"
@@ -76,10 +77,15 @@ def new_figure(width: float = SIZE[0], height: float = SIZE[1]) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as a file, of the kind that its name says, whole or not at all."""
+    write_bytes(path, drawn(figure, path.suffix.removeprefix(".")))
+
+
+def drawn(figure: Figure, kind: str) -> bytes:
+    """Return a figure as a file of a kind, such as ``svg`` or ``png``: the same bytes for the same figure."""
     picture = io.BytesIO()
     with house_style():
-        figure.savefig(picture, format=path.suffix.removeprefix("."))
-    write_bytes(path, picture)
+        figure.savefig(picture, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return picture.getvalue()
 
 
 def count_axes(axes: Axes, x: bool = True) -> None:
@@ -93,6 +99,6 @@ def count_axes(axes: Axes, x: bool = True) -> None:
 
 
 def shortened(name: str, longest: int = LONGEST_NAME) -> str:
-    """Return a name on one line, cut where it is too long for a picture."""
-    line = " ".join(name.split())
+    """Return a name on one line, of letters that a picture can hold, cut where it is too long for it."""
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(name.split()))
     return line if len(line) <= longest else f"{line[: longest - 1].rstrip()}…"

@@ -99,6 +99,7 @@ class StageCache:
         self.tell: Tell = tell
         self._verify = verify
         self._taken: dict[tuple[str, str], Result] = {}
+        self._damaged: set[tuple[str, str]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind who listens here."""
@@ -247,7 +248,7 @@ class StageCache:
                 return
             if damage is not None:
                 self._set_aside(stage, key, damage, description)
-            elif origin is not None:
+            elif origin is not None and (stage, key) not in self._damaged:
                 self._tell_why(stage, description or f"{stage} {key}", origin)
             target = self.path(stage, key)
             with partial_folder(self._partial) as partial:
@@ -304,6 +305,7 @@ class StageCache:
             number += 1
         place.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(place)
+        self._damaged.add((stage, key))
         what = description or f"{stage} {key}"
         self.tell(f"{what}: {damage} in {folder}; it is set aside in {place} and made again")
 

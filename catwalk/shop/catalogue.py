@@ -1,6 +1,5 @@
 """The catalogue of a shop: its items, their images and their categories."""
 
-import difflib
 import hashlib
 import json
 import os
@@ -15,9 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from catwalk.configuration.names import closest
 from catwalk.errors import CatwalkError
 from catwalk.shop.columns import find_table, read_table
 from catwalk.shop.ids import first_clash, id_key, plain_id
+
+LISTED = 20
+"""Categories that a message lists at most."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def _check_printable(path: Path, text: str, what: str) -> None:
 
 
 def number_of(name: str, names: Sequence[str], argument: str) -> int:
-    """Return the place of a category's name among ``names``, or raise a CatwalkError that lists them.
+    """Return the place of a category's name among ``names``, or raise a CatwalkError that suggests and lists them.
 
     A name that is not there leads to the only one that :func:`~catwalk.shop.ids.id_key` calls a spelling of it.
     """
@@ -158,12 +161,10 @@ def number_of(name: str, names: Sequence[str], argument: str) -> int:
         spelled = [number for number, other in enumerate(names) if id_key(other) == id_key(name)]
         if len(spelled) == 1:
             return spelled[0]
-        if len(names) <= 20:
-            raise CatwalkError(f"{argument}: there is no category {name!r}; the categories are {', '.join(names)}")
-        folded = {other.casefold(): other for other in reversed(names)}
-        similar = [folded[other] for other in difflib.get_close_matches(name.casefold(), folded, cutoff=0.5)]
-        listed = ", ".join([*similar, *(other for other in names[:20] if other not in similar)])
-        raise CatwalkError(f"{argument}: there is no category {name!r}; the {len(names)} categories are {listed}, …")
+        count, similar = f"{len(names)} " if len(names) > LISTED else "", closest(name, names)
+        listed = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
+        hint = f"did you mean {' or '.join(similar)}? The" if similar else "the"
+        raise CatwalkError(f"{argument}: there is no category {name!r}; {hint} {count}categories are {listed}")
     return list(names).index(name)
 
 

@@ -24,6 +24,8 @@ from catwalk.shop.interactions import IntArray, Interactions
 from catwalk.shop.user_items import UserItems
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
+LEFT_OUT = 3
+"""A purchase that is neither trained on nor held out."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class SplitRule(abc.ABC):
             validation: Whether to hold anything out for validation.
 
         Returns:
-            int8 ``(M,)`` of :data:`TRAIN`, :data:`VALIDATION` and :data:`TEST`.
+            int8 ``(M,)`` of :data:`TRAIN`, :data:`VALIDATION`, :data:`TEST` and :data:`LEFT_OUT`.
         """
 
     def moments(self, interactions: Interactions) -> NDArray[Any]:
@@ -162,8 +164,14 @@ class SplitRule(abc.ABC):
             num_ties=_count_ties(users, moments, parts),
             num_left_out=interactions.num_users - num_users,
             num_seen_future=_count_seen_future(interactions, kept, parts),
-            remarks=interactions.remarks,
+            remarks=(*interactions.remarks, *self.remarks(parts)),
         )
+
+    def remarks(self, parts: NDArray[np.int8]) -> Iterator[str]:
+        """Yield what is doubtful about what became of the purchases, a sentence each."""
+        left_out = int((parts == LEFT_OUT).sum())
+        if left_out:
+            yield f"{_count(left_out, 'purchase')} neither trained on nor held out"
 
 
 class LastPurchases(SplitRule):
@@ -214,6 +222,30 @@ class LeaveLastOut(LastPurchases):
     def numbers(self, purchases: IntArray) -> tuple[IntArray, IntArray]:
         """Return one of at least three, and one of at least two."""
         return (purchases >= 3).astype(np.int64), (purchases >= 2).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class LastInFile(LeaveLastOut):
+    """Leave-one-out as the reproduced paper's published code does it: a user's last purchase in the *file* is tested.
+
+    Times count for nothing. Of every item that is held out and that nobody has in training, one purchase is trained on
+    after all; its user is not tested then, and neither are the others of whom that item was held out, whose purchases
+    of it are left out. The published code draws the one purchase without a seed; here it is the first in the file.
+    """
+
+    def moments(self, interactions: Interactions) -> NDArray[Any]:
+        """Return the places in the file."""
+        return np.arange(len(interactions))
+
+    def parts(self, interactions: Interactions, moments: NDArray[Any], validation: bool) -> NDArray[np.int8]:
+        """Hold out each user's last purchase, and move the items that only the test has."""
+        parts = super().parts(interactions, moments, validation)
+        trained = np.isin(interactions.items, interactions.items[parts == TRAIN])
+        only_tested = np.flatnonzero((parts == TEST) & ~trained)
+        _, first = np.unique(interactions.items[only_tested], return_index=True)
+        parts[only_tested] = LEFT_OUT
+        parts[only_tested[first]] = TRAIN
+        return parts
 
 
 @dataclass(frozen=True)
@@ -361,15 +393,25 @@ def read_split(catalogue: Catalogue, validation: bool = False, rule: SplitRule |
         (600, 1)
     """
     if rule is None:
-        folder = catalogue.folder / "splits"
-        found = {name: find_table(folder, name) for name in ("train", "validation", "test")} if folder.is_dir() else {}
-        paths = {name: path for name, path in found.items() if path is not None}
+        paths = published_split(catalogue)
         if paths:
-            if not {"train", "test"} <= paths.keys():
-                raise CatwalkError(f"{folder} needs both train.csv and test.csv to be a split")
             return _read_published(paths, catalogue)
         rule = LeaveLastOut()
     return rule.split(Interactions.read(catalogue), len(catalogue), validation)
+
+
+def published_split(catalogue: Catalogue) -> dict[str, Path]:
+    """Return the tables of the split with which a dataset was published, by part; none where it was without.
+
+    Raises:
+        CatwalkError: If one of the two that are needed is missing.
+    """
+    folder = catalogue.folder / "splits"
+    found = {name: find_table(folder, name) for name in ("train", "validation", "test")} if folder.is_dir() else {}
+    paths = {name: path for name, path in found.items() if path is not None}
+    if paths and not {"train", "test"} <= paths.keys():
+        raise CatwalkError(f"{folder} needs both train.csv and test.csv to be a split")
+    return paths
 
 
 def _read_published(paths: dict[str, Path], catalogue: Catalogue) -> Split:

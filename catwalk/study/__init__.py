@@ -11,6 +11,7 @@ from catwalk.perceptual import load_lpips
 from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
 from catwalk.study.cells import COLUMNS, column_name
+from catwalk.study.configuration import CONFIGURATION_FILE, write_configuration
 from catwalk.study.controls import Controls
 from catwalk.study.effects import Statistics
 from catwalk.study.executor import run_waiting
@@ -98,13 +99,16 @@ def run_study(
             default one for each core as far as memory allows, and one alone where a GPU is used.
 
     Returns:
-        The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*`` and
-        ``manifest.json``.
+        The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*``,
+        ``plots/``, ``report/index.html``, ``study.yaml`` and ``manifest.json``.
 
     Raises:
         CatwalkError: If the grid does not fit the dataset, or LPIPS or W&B's account cannot be had; nothing has been
             written then.
     """
+    arguments = dict(locals())
+    from catwalk.study.report import write_report  # its imports would slow down the help
+
     console = Console()
     tell = partial(console.print, markup=False, highlight=False, style="yellow")
     cache = StageCache(output / "cache", tell, verify)
@@ -156,6 +160,8 @@ def run_study(
         paper=None,
     )
     outcome.show(console)
+    write_configuration(folder / CONFIGURATION_FILE, arguments)
+    report = write_report(folder)
     if wandb is not None:
         rows = [
             CellRun(name, cell, top_k, list(filter(None, run.stages)))
@@ -164,4 +170,5 @@ def run_study(
         console.print()
         write_runs(rows, folder, [*outcome.tables, "cells"], wandb, wandb_artifacts, console)
     console.print(f"\nTables and cells are in {folder}", highlight=False)
+    console.print(f"The report is {report}", highlight=False)
     return folder

@@ -8,7 +8,6 @@ from typing import Any
 
 from catwalk.files.atomic import open_text, write_bytes
 from catwalk.files.csv_text import to_cell
-from catwalk.poisoning.protocol import Protocol
 from catwalk.study.grid import Grid
 from catwalk.study.image_intervals import mean_interval, share_interval
 from catwalk.study.plan import Run
@@ -138,7 +137,7 @@ class Cell:
                 values["n_attacked"] = record["n_attacked"]
             made = [run.recommendations.record] + [run.recommender.record] * (run.scenario != "evasion")
             values |= _costs(made)
-        about = {"dataset": shop.catalogue.name, "source": grid.source, "differences": _differences(run.protocol)}
+        about = {"dataset": shop.catalogue.name, "source": grid.source, "differences": run.protocol.short_differences}
         return cls(**{"epsilon": None} | about | run.labels | values)
 
     def row(self, top_k: int) -> dict[str, Any]:
@@ -148,11 +147,6 @@ class Cell:
             top_k: K of the study.
         """
         return {column_name(each, top_k): getattr(self, each.name) for each in COLUMNS} | dict(self.metrics)
-
-
-def _differences(protocol: Protocol) -> str:
-    """Return the fields of a protocol that are not as in ``corrected``, as text."""
-    return "; ".join(f"{name}={value}" for name, value, _ in protocol.differences())
 
 
 def users_file(recommendations: RecommendationsStage) -> str:

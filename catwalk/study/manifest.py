@@ -42,6 +42,7 @@ def write_manifest(
         },
         "dataset": {
             "name": shop.catalogue.name,
+            "folder": os.path.relpath(shop.catalogue.folder, path.parent),
             "catalogue": shop.items.fingerprint,
             "labelled images": shop.labelled_images.fingerprint,
             "interactions": shop.interactions.fingerprint if grid.recommenders else None,
@@ -56,6 +57,7 @@ def write_manifest(
         "controls": vars(grid.controls),
         "statistics": vars(statistics),
         "store": os.path.relpath(plan.stages[0].cache.folder, path.parent),
+        "attacks": _attacks(plan),
         "stages": plan.places,
         "keys": plan.keys,
         "classifiers": {
@@ -70,3 +72,24 @@ def write_manifest(
         else {"net": lpips.net, "trunk_sha256": lpips.trunk_sha256, "trunk": lpips.trunk_origin},
     }
     write_text(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+def _attacks(plan: Plan) -> list[dict[str, str | int | None]]:
+    """Return where in the cache every attack's images are, and what they look like; with whom the attacker knows."""
+    found: dict[str, dict[str, str | int | None]] = {}
+    for run in plan.runs:
+        if run.attack is not None:
+            known = run.attack.known
+            found.setdefault(
+                f"{run.protocol.name}\n{run.row}\n{run.attack.place}",
+                {
+                    "protocol": run.protocol.name,
+                    "extractor": run.classifier.name,
+                    "attack": run.row,
+                    "recommender": None if known is None else known.name,
+                    "seed": None if known is None else known.seed,
+                    "images": run.attack.place,
+                    "looks": None if run.perceptual is None else run.perceptual.place,
+                },
+            )
+    return list(found.values())

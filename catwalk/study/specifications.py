@@ -11,6 +11,7 @@ from catwalk.attacks.attack import Attack
 from catwalk.attacks.random_noise import RandomNoise
 from catwalk.configuration.specification import Specification
 from catwalk.errors import CatwalkError
+from catwalk.poisoning.protocol import Protocol
 from catwalk.shop.splits import SplitRule
 from lightning_modules.cnn import ProductClassifier
 from lightning_modules.recommender import Recommender
@@ -44,6 +45,14 @@ class NamedAttack:
     name: str
     specification: Specification
     example: Attack
+
+    def under(self, protocol: Protocol) -> "NamedAttack":
+        """Return the attack with what a protocol has in the place of its class's defaults."""
+        arguments = protocol.attack_arguments(type(self.example))
+        if not arguments:
+            return self
+        specification = self.specification.with_defaults(**arguments)
+        return NamedAttack(self.name, specification, specification.instantiate())
 
 
 def is_noise(attack: NamedAttack) -> bool:

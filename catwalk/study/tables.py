@@ -34,6 +34,9 @@ class PaperTables(typing.Protocol):
         """Return a value of its Table 2 by the heading of its column, such as ``SR``; None where it has none."""
 
 
+PAPER_COLUMNS = (("Items", 0, 1, ""), ("SR", 2, 1, "%"), ("FL", 7, 1, ""), ("LPIPS", 4, 1, ""))
+"""Columns of the paper's Table 2 with the decimals, the factor and the unit with which they are shown."""
+
 WIDEST = 10_000
 """Columns of a screen on which every table has room."""
 
@@ -392,14 +395,10 @@ def table_2(cells: Sequence[Cell], lpips_net: str, notes: Sequence[str], paper: 
         rows.append((labels, tuple(values)))
         if paper is not None:
             theirs = [
-                None
-                if (value := paper.of_images(metric, attack, extractor)) is None
-                else Value((value,), digits, factor, unit)
+                Value((value,), digits, factor, unit) if value is not None else None
                 for extractor in extractors
-                for metric, digits, factor, unit in (
-                    *(("Items", 0, 1, ""), ("SR", 2, 100, "%")),
-                    *(("FL", 7, 1, ""), ("LPIPS", 4, 100, "")),
-                )
+                for metric, digits, factor, unit in PAPER_COLUMNS
+                for value in [paper.of_images(metric, attack, extractor)]
             ]
             if any(value is not None for value in theirs):
                 rows.append(((*labels[:-1], f"{attack} (paper)"), tuple(theirs)))

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from catwalk.errors import CatwalkError
 from catwalk.files.hashes import file_hash
 from catwalk.files.watched import WatchedFiles, watch
 from catwalk.networks.imagenet import imagenet_categories
+from catwalk.poisoning.protocol import CORRECTED, Protocol
+from catwalk.shop.splits import published_split
 from catwalk.study.grid import Grid, Settings, Training
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import IMAGES, TRIPLETS, classifier_of, data_of, recommender_of
@@ -24,6 +26,12 @@ from lightning_modules.recommender import Recommender
 
 CONTENTS = ("dataset", "features", "cache")
 """Arguments of data modules that say where files are: their contents enter a key by fingerprint."""
+
+BELONGING = {
+    "optimizer": ("learning_rates",),
+    "regularizer": ("regularization", "item_regularization", "projection_regularization"),
+}
+"""Arguments of recommenders that mean little without another: who states the one, states these."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,7 @@ class RecommenderTraining:
         learns: Whether there is anything to train.
         looks_at_images: Whether images make a difference to it.
         warm_start: The recommender of the study with whose parameters it begins.
+        start: The training of that one: its own, or, where the protocol wants it so, for half as many epochs.
     """
 
     name: str
@@ -124,46 +133,86 @@ class RecommenderTraining:
     learns: bool
     looks_at_images: bool
     warm_start: str | None
+    start: "RecommenderTraining | None" = None
 
     @classmethod
     def of(
-        cls, grid: Grid, shop: Shop, name: str, others: "Mapping[str, RecommenderTraining]"
+        cls,
+        grid: Grid,
+        shop: Shop,
+        name: str,
+        others: "Mapping[str, RecommenderTraining]",
+        protocol: Protocol = CORRECTED,
     ) -> "RecommenderTraining":
-        """Check what a study states of a recommender.
+        """Check what a study states of a recommender, and complete it by a protocol.
 
         Args:
             grid: The study's.
             shop: Its dataset.
             name: Which one.
-            others: Those that stand before it.
+            others: Those that stand before it, under the same protocol.
+            protocol: What holds where the study states nothing.
 
         Raises:
             CatwalkError: If its model, data module or Trainer refuse their arguments, or it cannot begin with another.
         """
         training = grid.recommenders[name]
         model = recommender_of(training.model, name, grid.top_k)
+        model = model.with_defaults(**protocol_arguments(protocol, model))
         example: Recommender = model.instantiate()
         if getattr(example, "warm_start", None) is not None and training.warm_start is None:
             raise CatwalkError(
                 f"recommenders.{name}.model.warm_start: leave it out, and name a recommender of the study as "
                 f"recommenders.{name}.warm_start"
             )
+        start = None
         if training.warm_start is not None:
-            _check_warm_start(f"recommenders.{name}.warm_start", example, others[training.warm_start])
-        make_trainer(training.trainer, f"recommenders.{name}.trainer")
+            start = others[training.warm_start]
+            _check_warm_start(f"recommenders.{name}.warm_start", example, start)
+        if protocol.begins_half_way(model.kind):
+            if start is None:
+                raise CatwalkError(
+                    f"recommenders.{name}.warm_start is missing: the protocol's amr_start is vbpr_half_way, so name "
+                    f"the study's VBPR ({', '.join(others) or 'no recommender'} stands before it), or let amr_start be "
+                    "configured"
+                )
+            start = start.half_way
+        trainer = training.trainer
+        if example.learns and protocol.trainer_arguments(model.kind):
+            trainer = {**protocol.trainer_arguments(model.kind), **(training.trainer or {})}
+        make_trainer(trainer, f"recommenders.{name}.trainer")
         if "split" in (training.data or {}):
             raise CatwalkError(f"recommenders.{name}.data.split: leave it out, it is an argument of the study")
         given: dict[str, Any] = {"dataset": str(shop.catalogue.folder), "seed": grid.seeds[0]}
         if shop.split is not None:
             given["split"] = shop.split.settings
-        data = data_of(training.data, TRIPLETS, f"recommenders.{name}.data", **given)
+        elif protocol.split_rule is not None and not published_split(shop.catalogue):
+            given["split"] = protocol.split_rule
+        stated = {**protocol.data_arguments(), **(training.data or {})}
+        data = data_of(stated, TRIPLETS, f"recommenders.{name}.data", **given)
         data.instantiate()
-        return cls(name, training.trainer, model, data, example.learns, example.uses_features, training.warm_start)
+        return cls(name, trainer, model, data, example.learns, example.uses_features, training.warm_start, start)
 
     @property
     def trainer_argument(self) -> str:
         """What the user calls the Trainer's arguments."""
         return f"recommenders.{self.name}.trainer"
+
+    @property
+    def half_way(self) -> "RecommenderTraining":
+        """The same training for half as many epochs, rounded down, and for one at least.
+
+        Raises:
+            CatwalkError: If it is not stated how many epochs there are.
+        """
+        epochs = (self.trainer or {}).get("max_epochs")
+        if not isinstance(epochs, int) or epochs < 1:
+            raise CatwalkError(
+                f"{self.trainer_argument}.max_epochs: another recommender begins half-way through this one's training, "
+                f"so state how many epochs there are, got {epochs!r}"
+            )
+        trainer = {**(self.trainer or {}), "max_epochs": max(1, epochs // 2)}
+        return replace(self, name=f"{self.name} half-way", trainer=trainer)
 
     def data_on(self, features: Path, seed: int) -> Specification:
         """Return the data module of one training.
@@ -173,6 +222,23 @@ class RecommenderTraining:
             seed: Of the batches.
         """
         return self.data.with_arguments(features=features, seed=seed)
+
+
+def protocol_arguments(protocol: Protocol, model: Specification) -> dict[str, Any]:
+    """Return the arguments that a recommender has by a protocol, where the study states no others.
+
+    A study that states an optimizer has its own learning rates as well, and one that states a regulariser its own
+    weights.
+
+    Args:
+        protocol: The protocol.
+        model: The recommender's LightningModule, as the study states it.
+    """
+    arguments = protocol.recommender_arguments(model.kind)
+    for decisive, others in BELONGING.items():
+        if decisive in model.stated:
+            arguments = {name: value for name, value in arguments.items() if name not in others}
+    return {name: value for name, value in arguments.items() if name not in model.stated}
 
 
 def _check_warm_start(argument: str, example: Recommender, start: RecommenderTraining) -> None:

@@ -1,6 +1,7 @@
 """Signals that end a run: Ctrl-C (SIGINT), and SIGTERM of a scheduler or of ``docker stop``."""
 
 import contextlib
+import functools
 import signal
 import subprocess
 import threading
@@ -69,15 +70,16 @@ def keep_sigterm(trainer: Any) -> None:
     SLURM's other signals stays.
     """
     connector = trainer._signal_connector
-    register = connector.register_signal_handlers
+    # A function of this module can be pickled, for processes that are spawned.
+    connector.register_signal_handlers = functools.partial(_register_others, connector.register_signal_handlers)
 
-    def register_others() -> None:
-        handler = signal.getsignal(signal.SIGTERM)
-        register()
-        if isinstance(handler, _Handler):
-            signal.signal(signal.SIGTERM, handler)
 
-    connector.register_signal_handlers = register_others
+def _register_others(register: Callable[[], None]) -> None:
+    """Let a Trainer register its handlers, and put back :func:`sigterm_raises`' own."""
+    handler = signal.getsignal(signal.SIGTERM)
+    register()
+    if isinstance(handler, _Handler):
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

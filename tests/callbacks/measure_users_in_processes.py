@@ -12,10 +12,12 @@ import torch
 from pytorch_lightning import Trainer
 
 import datamodules.interaction_triplets
-from callbacks import CategoryHitRatio, RankingMetrics, WriteUserMetrics
+from callbacks import AttackedItems, CategoryHitRatio, RankingMetrics, WriteAttackedItems, WriteUserMetrics
 from catwalk.shop.splits import RatioSplit
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
+
+FOLLOWED = [f"item-{number:02d}" for number in range(70, 3, -6)]
 
 
 def main(dataset: str, features: str, recommender: str, devices: str, blocks: str, output: str) -> None:
@@ -29,7 +31,9 @@ def main(dataset: str, features: str, recommender: str, devices: str, blocks: st
         devices=int(devices),
         strategy="ddp_fork" if int(devices) > 1 else "auto",
         callbacks=[
-            WriteUserMetrics(folder / "users.csv", [3, 8]),
+            WriteUserMetrics(folder / "users.csv", [3, 8], source="Sandal", target="Bag", items=FOLLOWED),
+            WriteAttackedItems(folder / "items.parquet", None, [3, 8], FOLLOWED),
+            AttackedItems(None, [3, 8], mean_rank=True, items=FOLLOWED[:5]),
             WriteUserMetrics(folder / "users.parquet", [3, 8], categories=["Bag"], categories_by="dataset"),
             RankingMetrics([3, 8]),
             CategoryHitRatio([3, 8]),

@@ -20,6 +20,7 @@ from callbacks import (
     RankingMetrics,
     ResumableCheckpoint,
     WandbAxes,
+    WriteAttackedItems,
     WriteFeatures,
     WriteRecommendations,
     WriteUserMetrics,
@@ -37,8 +38,9 @@ OF_RECOMMENDERS: dict[str, Callable[[Path, Path], Callback]] = {
     "RankingMetrics": lambda folder, _: RankingMetrics([3, 8]),
     "ResumableCheckpoint": lambda folder, _: ResumableCheckpoint(str(folder), "whole", every_n_batches=4),
     "WandbAxes": lambda folder, _: WandbAxes(),
+    "WriteAttackedItems": lambda folder, _: WriteAttackedItems(folder / "items.csv", folder, [3, 8]),
     "WriteRecommendations": lambda folder, _: WriteRecommendations(folder / "recommendations.csv"),
-    "WriteUserMetrics": lambda folder, _: WriteUserMetrics(folder / "users.csv", [3, 8]),
+    "WriteUserMetrics": lambda folder, _: WriteUserMetrics(folder / "users.csv", [3, 8], attack=folder),
 }
 """By name, made of an attack's folder, into which they write as well, and of a file with the weights of LPIPS."""
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attacks
 import pyarrow.parquet
 import pytest
 import rankings
@@ -24,6 +25,22 @@ TOP_K = (3, 8)
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def items_of(data: InteractionTriplets, user: int) -> set[int]:
+    """Return what a user bought in training."""
+    return {item for buyer, item in zip(data.split.users, data.split.items, strict=True) if buyer == user}
+
+
+def popularity_of(data: InteractionTriplets) -> list[str]:
+    """Return each item's group, by its definition."""
+    pairs = set(zip(data.split.users.tolist(), data.split.items.tolist(), strict=True))
+    bought = [sum(item == other for _, other in pairs) for item in range(data.num_items)]
+    as_popular = [sum(other >= count for other in bought) for count in bought]
+    return [
+        "cold" if count == 0 else "head" if 5 * better <= len(bought) else "tail"
+        for count, better in zip(bought, as_popular, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +60,7 @@ def by_processes(shop, features, recommender_by_share, tmp_path_factory: pytest.
 @pytest.mark.slow
 def test_all_ways_to_share_the_users_out_write_the_same_files(by_processes: list[Path]) -> None:
     one, *others = by_processes
-    for name in ("users.csv", "users.parquet"):
+    for name in ("users.csv", "users.parquet", "items.parquet"):
         for other in others:
             assert (one / name).read_bytes() == (other / name).read_bytes()
 
@@ -52,7 +69,8 @@ def test_all_ways_to_share_the_users_out_write_the_same_files(by_processes: list
 def test_all_ways_to_share_the_users_out_log_the_same_figures(by_processes: list[Path]) -> None:
     one, *others = (json.loads((folder / "metrics.json").read_text()) for folder in by_processes)
     counted = {name: value for name, value in one.items() if "@" in name}
-    assert {"test/ncdcg@8/Bag", "test/mrr@3", "test/gini@8", "test/novelty@3"} < set(counted)
+    counted["test/attacked/mean_rank"] = one["test/attacked/mean_rank"]
+    assert {"test/ncdcg@8/Bag", "test/mrr@3", "test/gini@8", "test/attacked/exposure@3"} < set(counted)
     for other in others:
         assert {name: other[name] for name in counted} == counted
 
@@ -60,11 +78,16 @@ def test_all_ways_to_share_the_users_out_log_the_same_figures(by_processes: list
 def test_a_row_holds_what_was_found_of_the_user(triplets, recommender, model, make_trainer, tmp_path: Path) -> None:
     found = rankings.record(model, "test")
     path = tmp_path / "new folder" / "users.csv"
-    trainer = make_trainer(callbacks=[WriteUserMetrics(path, TOP_K, ["Sandal", "Bag"])])
+    attacked = ["item-80", "item-07", "item-31"]
+    writer = WriteUserMetrics(path, TOP_K, ["Sandal", "Bag"], source="Bag", target="Sandal", items=attacked)
+    trainer = make_trainer(callbacks=[writer])
     trainer.test(model, triplets, ckpt_path=str(recommender), verbose=False)
     rows = read(path)
     item_ids, user_ids = triplets.catalogue.item_ids, triplets.split.user_ids
     table = triplets.feature_table
+    popularity = popularity_of(triplets)
+    scores = attacks.scores_of(model, triplets, table.features.numpy())
+    candidates = attacks.ranked_candidates(scores, rankings.bought(triplets, "test"))
     assert [row["user_id"] for row in rows] == list(user_ids)
     by_user = {user.user: user for user in found}
     for number, row in enumerate(rows):
@@ -82,11 +105,33 @@ def test_a_row_holds_what_was_found_of_the_user(triplets, recommender, model, ma
             (target,) = user.targets
             place = user.items.index(target) + 1 if target in user.items[:8] else 0
             expected |= {"held_out_item_id": item_ids[target], "rank": str(place), "auc": repr(user.auc)}
+        bought = {table.category_names[table.categories[item]] for item in items_of(triplets, number)}
+        groups = {(False, False): "neither", (True, False): "source", (False, True): "target", (True, True): "both"}
+        expected["group"] = groups["Bag" in bought, "Sandal" in bought]
+        for k in TOP_K:
+            shown = [(popularity[item], item_ids[item] in attacked) for item in user.items[:k] if item >= 0]
+            expected[f"attacked@{k}"] = str(sum(is_attacked for _, is_attacked in shown))
+            for name in ("Sandal", "Bag"):
+                of_category = [item for item in user.items[:k] if table.category_names[table.categories[item]] == name]
+                expected[f"attacked@{k}/{name}"] = str(sum(item_ids[item] in attacked for item in of_category))
+            for group in ("cold", "tail", "head"):
+                expected[f"{group}@{k}"] = str(sum(popular == group for popular, _ in shown))
+                expected[f"attacked_{group}@{k}"] = str(shown.count((group, True)))
+        ranks = [rank for rank, item in enumerate(candidates[number], 1) if item_ids[item] in attacked]
+        expected["attacked_rank"] = str(min(ranks)) if ranks else ""
         assert row == {"user_id": user_ids[number]} | expected
     assert {"", "0"} < {row["rank"] for row in rows}
+    assert {row["group"] for row in rows} == {"neither", "source", "target", "both"}
+    assert {row[f"{group}@8"] for row in rows for group in ("cold", "tail", "head")} > {"0", "1", "2"}
+    assert {row["attacked@8"] for row in rows} >= {"0", "1"}
+    assert {row[f"attacked@8/{name}"] for row in rows for name in ("Sandal", "Bag")} >= {"0", "1"}
     assert list(rows[0]) == [
-        *("user_id", "held_out_item_id", "rank", "auc"),
+        *("user_id", "held_out_item_id", "rank", "auc", "group"),
         *("chr@3/Sandal", "chr@3/Bag", "chr@8/Sandal", "chr@8/Bag"),
+        *("cold@3", "tail@3", "head@3", "cold@8", "tail@8", "head@8"),
+        *("attacked@3", "attacked@3/Sandal", "attacked@3/Bag", "attacked_cold@3", "attacked_tail@3", "attacked_head@3"),
+        *("attacked@8", "attacked@8/Sandal", "attacked@8/Bag", "attacked_cold@8", "attacked_tail@8", "attacked_head@8"),
+        "attacked_rank",
     ]
 
 
@@ -107,7 +152,8 @@ def test_several_held_out_items_are_lists(
     assert {len(ids) for _, ids, *_ in expected if ids} >= {1, 2}
     names = ["user_id", "held_out_item_ids", "ranks", "auc"]
     table = pyarrow.parquet.read_table(paths[1])
-    assert table.column_names == names
+    assert table.column_names == [*names, "cold@8", "tail@8", "head@8"]
+    table = table.select(names)
     assert [tuple(row.values()) for row in table.to_pylist()] == expected
     in_csv = [tuple(json.loads(row[name] or "null") for name in names[1:]) for row in read(paths[0])]
     assert in_csv == [row[1:] for row in expected]
@@ -157,6 +203,16 @@ def test_parquet_has_the_rows_of_the_csv_file_as_numbers(shop, make_trainer, tmp
         ({"output": Path("users.json")}, "WriteUserMetrics.output must end in .csv or .parquet, got users.json"),
         ({"output": Path("users.csv"), "top_k": []}, "top_k must name list lengths of at least 1, got []"),
         ({"output": Path("users.csv"), "top_k": [3, 0]}, "top_k must name list lengths of at least 1, got [3, 0]"),
+        ({"output": Path("users.csv"), "target": "Bag"}, "WriteUserMetrics.target: is nothing without source"),
+        (
+            {"output": Path("users.csv"), "items": ["a", "a"]},
+            "WriteUserMetrics.items: must name items, each once, got 2, of which 1 differ",
+        ),
+        ({"output": Path("users.csv"), "items": []}, "WriteUserMetrics.items: must name items, each once, got 0"),
+        (
+            {"output": Path("users.csv"), "items": ["a"], "attack": Path("b")},
+            "WriteUserMetrics.items: are those of WriteUserMetrics.attack unless they are given",
+        ),
     ],
 )
 def test_bad_settings(settings: dict, message: str) -> None:
@@ -164,9 +220,19 @@ def test_bad_settings(settings: dict, message: str) -> None:
         WriteUserMetrics(**settings)
 
 
-def test_an_unknown_category_is_refused(triplets, recommender, model, make_trainer, tmp_path) -> None:
-    trainer = make_trainer(callbacks=[WriteUserMetrics(tmp_path / "users.csv", categories=["Hat"])])
-    with pytest.raises(CatwalkError, match=r"WriteUserMetrics.categories: .*'Hat'.* Bag, Dress"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"categories": ["Hat"]}, r"WriteUserMetrics.categories: .*'Hat'.* Bag, Dress"),
+        ({"source": "Hat"}, r"WriteUserMetrics.source: .*'Hat'.* Bag, Dress"),
+        ({"source": "Bag", "target": "Hat"}, r"WriteUserMetrics.target: .*'Hat'.* Bag, Dress"),
+        ({"items": ["item-07", "item-7"]}, r"WriteUserMetrics.items: .* has no item 'item-7'"),
+        ({"attack": Path("nowhere")}, r"nowhere holds no attacked_items.csv"),
+    ],
+)
+def test_what_there_is_not_is_refused(triplets, recommender, model, make_trainer, tmp_path, settings, message) -> None:
+    trainer = make_trainer(callbacks=[WriteUserMetrics(tmp_path / "users.csv", **settings)])
+    with pytest.raises(CatwalkError, match=message):
         trainer.test(model, triplets, ckpt_path=str(recommender), verbose=False)
 
 

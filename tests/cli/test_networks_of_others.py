@@ -147,4 +147,4 @@ def test_a_class_that_imagenet_does_not_have(work: Path, run, weights: str) -> N
     outcome = run("fit", *vbpr, "--config", "configs/attack/pgd8.yaml", "--poison.source=sandal")
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
-    assert "target: there is no category 'Sneaker'; the 1000 categories are " in outcome.err
+    assert "target: there is no category 'Sneaker'; did you mean beaker? The 1000 categories are tench, " in outcome.err

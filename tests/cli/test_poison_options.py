@@ -115,4 +115,6 @@ def test_a_category_that_there_is_not_is_told_by_its_option(work, run, option: s
     stack = [*vbpr, "--config", "configs/attack/pgd8.yaml", "--trainer.logger=false", f"--poison.{option}=Sandl"]
     outcome = run(*stack)
     assert outcome.code == 2
-    assert outcome.err.startswith(f"catwalk: error: poison.{option}: there is no category 'Sandl'; the categories are ")
+    assert outcome.err.startswith(
+        f"catwalk: error: poison.{option}: there is no category 'Sandl'; did you mean Sandal? "
+    )

@@ -173,7 +173,7 @@ def test_a_study(work, run, monkeypatch) -> None:
     Path("study.yaml").write_text(yaml.safe_dump(study))
     with monkeypatch.context() as patch:
         stop_at(patch, "lightning_modules.cnn:ProductClassifier.training_step", call=2)
-        outcome = run("study", "--config=study.yaml")
+        outcome = run("study", "--config=study.yaml", "--workers=1")
     assert outcome.code == 143, outcome.err
     assert last_line(outcome) == "catwalk: stopped; the same command goes on with what is left to do"
     assert not list(Path("runs").rglob(".partial/*"))

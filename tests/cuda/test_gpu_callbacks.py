@@ -17,6 +17,7 @@ from callbacks import (
     InjectPoisonedImages,
     PerceptualDistance,
     RankingMetrics,
+    WriteAttackedItems,
     WriteFeatures,
     WriteRecommendations,
     WriteUserMetrics,
@@ -46,7 +47,8 @@ def all_callbacks(trained, trunk, folder, **settings):
         CategoryBars(attack, 5),
         AttackGallery(attack, 4),
         PerceptualDistance(attack, "squeeze", trunk),
-        WriteUserMetrics(folder / "users.csv", [5]),
+        WriteUserMetrics(folder / "users.csv", [5], source="Sandal", target="Sneaker", attack=attack),
+        WriteAttackedItems(folder / "items.csv", attack, [5]),
         InjectPoisonedImages(trained.checkpoint, PGD(epsilon=16.0), "Sandal", attack, "Sneaker", **settings),
     ]
 

@@ -52,6 +52,26 @@ def test_every_training_pair_comes_once_per_epoch(shop):
     assert len(loader) == len(sizes)
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_the_last_batch_is_dropped_where_it_is_smaller(shop, world_size):
+    for rank in range(world_size):
+        kept, dropped = (
+            make_data(shop, rank=rank, world_size=world_size, drop_last=drop).train_dataloader()
+            for drop in (False, True)
+        )
+        batches = [[column.tolist() for column in batch] for batch in kept]
+        assert len(batches[-1][0]) < 50
+        assert [[column.tolist() for column in batch] for batch in dropped] == batches[:-1]
+        assert len(dropped) == len(kept) - 1
+        per_rank = sum(len(batch[0]) for batch in batches)
+        # A last batch as large as the others stays.
+        whole = make_data(shop, rank=rank, world_size=world_size, drop_last=True, batch_size=per_rank)
+        assert [len(batch[0]) for batch in whole.train_dataloader()] == [per_rank]
+        none = make_data(shop, rank=rank, world_size=world_size, drop_last=True, batch_size=per_rank + 1)
+        with pytest.raises(CatwalkError, match=f"drop_last leaves nothing to train on: batch_size is {per_rank + 1}"):
+            none.train_dataloader()
+
+
 def test_the_order_depends_on_seed_and_epoch_alone(shop):
     epochs = {}
     for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1)):

@@ -97,7 +97,7 @@ def test_the_study_runs_and_knows_the_code_of_its_classes(work: Path, capsys: py
         extractor["trainer"]["max_epochs"] = 2
     settings["protocol"] = {"source_items": "dataset"}
     Path("study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    main(["study", "--config", "study.yaml"])
+    main(["study", "--config", "study.yaml", "--workers", "1"])
     with open("runs/examples/cells.csv") as file:
         cells = list(csv.DictReader(file))
     assert [(cell["extractor"], cell["attack"]) for cell in cells] == [
@@ -106,5 +106,5 @@ def test_the_study_runs_and_knows_the_code_of_its_classes(work: Path, capsys: py
         for attack in ("No attack", "UniformNoise (ε = 8)", "PGD (ε = 8)")
     ]
     capsys.readouterr()
-    main(["study", "--config", "study.yaml"])
+    main(["study", "--config", "study.yaml", "--workers", "1"])
     assert re.search(r"(\d+) stages, \1 of them done before", capsys.readouterr().out)

@@ -1,13 +1,12 @@
 """What ends in NaN or infinity says so in a line with its cause, and spoils nothing that was there before."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 from pytorch_lightning import seed_everything
 
-from callbacks import AttackedItems, ResumableCheckpoint, WriteFeatures, WriteRecommendations, WriteUserMetrics
+from callbacks import ResumableCheckpoint, WriteFeatures, WriteRecommendations, WriteUserMetrics
 from catwalk.errors import CatwalkError, DivergedError
 from catwalk.networks.features import FeatureTable
 from catwalk.networks.prediction import Predictions
@@ -91,20 +90,6 @@ class TestRecommendersThatAreNoNumbers:
             model.model.items.weight[::2] = -1e30
         with pytest.raises(DivergedError, match=r"BPRMF: a score is infinite \(-inf\)"):
             make_trainer().test(model, InteractionTriplets(shop))
-
-    def test_the_ranks_of_the_attacked_items(self, shop, fitted):
-        """Of which callbacks ask by themselves."""
-        model = copy.deepcopy(fitted)
-        model.scores = lambda users: torch.full((len(users), 90), torch.nan)
-        callback = AttackedItems(Path("nowhere"), [5], mean_rank=True)
-        callback.is_counting, callback._items = True, torch.tensor([1])
-        data = InteractionTriplets(shop)
-        data.setup("test")
-        callback._seen = data.seen_items("test")
-        trainer = type("Plain", (), {"precision_plugin": torch.nn.Module()})()
-        trainer.precision_plugin.forward_context = torch.no_grad
-        with pytest.raises(DivergedError, match=r"VBPR: a score is NaN"):
-            callback._rank(trainer, model, torch.arange(16))
 
 
 class TestTrainingsThatDiverge:

@@ -74,7 +74,8 @@ def category_hits(recommended: np.ndarray, categories: np.ndarray, k: int) -> li
 
 
 def normalized_category_dcg(recommended: np.ndarray, seen: np.ndarray, categories: np.ndarray, k: int) -> list[float]:
-    """Build every user's ideal list of every category; ``seen`` is bool ``(B, N)``."""
+    """Build every user's ideal list of every category; ``seen`` is bool ``(B, N)``, or False for nothing."""
+    seen = np.broadcast_to(seen, (len(recommended), len(categories)))
     means = []
     for category in range(NUM_CATEGORIES):
         shares = []

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from catwalk.metrics import NormalizedCategoryDCG
-from catwalk.metrics.normalized_category_dcg import category_gains
+from catwalk.metrics.normalized_category_dcg import Ideal, category_gains
 from catwalk.shop.user_items import SeenItems
 
 
@@ -20,13 +20,16 @@ def seen_of(*items_by_user: list[int], num_items: int) -> SeenItems:
 
 @pytest.mark.parametrize("split", brute_force.SPLITS)
 @pytest.mark.parametrize("top_k", [3, [10], [7, 1, 10], (12, 12, 2)])
-def test_equals_brute_force_however_the_users_are_split(top_k: int | Sequence[int], split: list[int]) -> None:
+@pytest.mark.parametrize("ideal", ["candidates", "category"])
+def test_equals_brute_force_however_the_users_are_split(
+    top_k: int | Sequence[int], split: list[int], ideal: Ideal
+) -> None:
     data = brute_force.make_data()
-    metric = NormalizedCategoryDCG(top_k, data.categories, brute_force.NUM_CATEGORIES, data.seen)
+    metric = NormalizedCategoryDCG(top_k, data.categories, brute_force.NUM_CATEGORIES, data.seen, ideal)
     order = torch.randperm(61, generator=torch.Generator().manual_seed(len(split)))
     for users in order.split(split):
         metric.update(data.recommended[users], users)
-    seen = (data.scores == brute_force.MASK).numpy()
+    seen = (data.scores == brute_force.MASK).numpy() & (ideal == "candidates")
     lengths = [top_k] if isinstance(top_k, int) else top_k
     arrays = data.recommended.numpy(), seen, data.categories.numpy()
     expected = [brute_force.normalized_category_dcg(*arrays, k) for k in lengths]

@@ -12,6 +12,7 @@ from catwalk.metrics import (
     Exposure,
     FeatureLoss,
     HitRate,
+    ItemRanks,
     ItemReach,
     MeanReciprocalRank,
     NormalizedCategoryDCG,
@@ -19,6 +20,7 @@ from catwalk.metrics import (
     Precision,
     Recall,
 )
+from catwalk.metrics.item_reach import item_ranks
 
 DATA = brute_force.make_data()
 LISTS = (DATA.recommended, DATA.targets)
@@ -38,6 +40,11 @@ CASES = [
     ),
     pytest.param(Exposure([5, 2], DATA.seen), LISTS[:1], id="Exposure"),
     pytest.param(ItemReach([5, 2], torch.tensor([0, 3]), DATA.scores.shape[1]), LISTS[:1], id="ItemReach"),
+    pytest.param(
+        ItemRanks([5, 2], torch.tensor([3, 0]), DATA.scores.shape[1]),
+        (DATA.recommended, item_ranks(DATA.scores, torch.tensor([3, 0]))),
+        id="ItemRanks",
+    ),
     pytest.param(AttackSuccessRate(), PREDICTIONS, id="AttackSuccessRate"),
     pytest.param(FeatureLoss(), (DATA.features_before, DATA.features_after), id="FeatureLoss"),
 ]

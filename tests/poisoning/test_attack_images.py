@@ -115,7 +115,7 @@ def test_an_attack_that_must_know_purchases_says_so(images_alone, shop, trained,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--source", "Sandals"], "source: there is no category 'Sandals'; the categories are "),
+        (["--source", "Sandals"], "source: there is no category 'Sandals'; did you mean Sandal? The categories are "),
         (["--target", "Sandal"], "source and target are both 'Sandal': they must differ"),
         (["--device", "abacus"], "device: 'abacus' cannot be used, give cpu or a GPU such as cuda:0: "),
         (["--dataset", "nowhere"], "nowhere is not a dataset folder: it does not exist; "),

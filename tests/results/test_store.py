@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from catwalk.results import keys as stage_keys
-from catwalk.results.keys import inputs_of, modules_imported_by
-from catwalk.results.record import RECORD_FILE
+from catwalk.results.keys import Inputs, inputs_of, modules_imported_by
+from catwalk.results.record import RECORD_FILE, Origin
 from catwalk.results.store import StageCache
 
 TRAIN = '''"""Train."""
@@ -243,6 +243,21 @@ def test_a_damaged_result_is_set_aside_and_made_again(tmp_path: Path, damage: Ca
     assert StageCache(tmp_path, told.append).write("kind", "key", fill)  # without a look before
     assert contents(tmp_path / "kind" / "key") == written
     assert (tmp_path / "damaged" / "kind-key-2").exists()
+
+
+@pytest.mark.parametrize("look", [True, False])
+def test_of_what_was_damaged_no_other_reason_is_told(tmp_path: Path, look: bool) -> None:
+    origins = {f"epsilon {value}": Origin("PGD", Inputs({"epsilon": value}, {}, "2")) for value in (4, 8)}
+    for key, origin in origins.items():
+        StageCache(tmp_path).write("kind", key, fill, origin=origin)
+    os.truncate(tmp_path / "kind" / "epsilon 4" / RECORD_FILE, 99)
+    told: list[str] = []
+    cache = StageCache(tmp_path, told.append)
+    if look:
+        assert not cache.has("kind", "epsilon 4")
+    assert cache.write("kind", "epsilon 4", fill, origin=origins["epsilon 4"])
+    assert len(told) == 1
+    assert "set aside" in told[0]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

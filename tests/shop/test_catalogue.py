@@ -236,6 +236,8 @@ class TestErrors:
         assert catalogue.category("Shoe", "source") == 1
         with pytest.raises(CatwalkError, match="source: there is no category 'Hat'; the categories are Bag, Shoe"):
             catalogue.category("Hat", "source")
+        with pytest.raises(CatwalkError, match=r"no category .bags.; did you mean Bag\? The categories are Bag, Shoe"):
+            catalogue.category("bags", "source")
 
 
 def test_two_spellings_of_an_item_are_refused_and_those_of_a_category_found(tmp_path):

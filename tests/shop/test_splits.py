@@ -16,7 +16,7 @@ from catwalk.cli.main import main
 from catwalk.errors import CatwalkError
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.interactions import Interactions
-from catwalk.shop.splits import DateSplit, LeaveLastOut, LeaveRandomOut, RatioSplit, read_split
+from catwalk.shop.splits import DateSplit, LastInFile, LeaveLastOut, LeaveRandomOut, RatioSplit, read_split
 
 ITEMS = ("i0", "i1", "02", "i3", "i4", "i5")
 
@@ -160,6 +160,41 @@ def test_a_rule_divides_as_plain_python_does(name, validation, pairs):
     assert split.num_repeats == 3
     asked = {user for part in ("validation", "test") for user, _ in expected[part]}
     assert split.num_asked == len(asked)
+
+
+@pytest.mark.parametrize("validation", [False, True])
+@settings(max_examples=60, deadline=None)
+@given(pairs=events)
+def test_the_last_in_the_file_divides_as_the_published_code_does(validation, pairs):
+    """Item by item: of one that only the test has, a row goes to the training, and the others' rows are dropped."""
+    bought = [(f"u{user}", item) for user, item in pairs]
+    test, train, held_out = {}, [], []
+    for user, item in bought:
+        own = [other for name, other in bought if name == user]
+        place = len(own) - own.index(item)
+        if place == 1 and len(own) > 1:
+            test[user] = item
+        elif place == 2 and len(own) > 2 and validation:
+            held_out.append((user, item))
+        else:
+            train.append((user, item))
+    of_training = {item for _, item in train}
+    dropped = 0
+    for user, item in [(user, item) for user, item in bought if test.get(user) == item and item not in of_training]:
+        if user not in test:
+            continue
+        train.append((user, item))
+        others = [other for other, its in test.items() if its == item]
+        dropped += len(others) - 1
+        for other in others:
+            del test[other]
+    split = LastInFile().split(make(pairs), 6, validation)
+    assert sorted(name_pairs(split, split.users, split.items)) == sorted(train)
+    assert sorted(name_pairs(split, split.test.users, split.test.items)) == sorted(test.items())
+    assert sorted(name_pairs(split, split.validation.users, split.validation.items)) == sorted(held_out)
+    assert split.num_ties == 0
+    told = [remark for remark in split.remarks if "neither trained on nor held out" in remark]
+    assert told == ([f"{dropped} purchase{'s' * (dropped > 1)} neither trained on nor held out"] if dropped else [])
 
 
 def test_leaving_a_random_one_out_depends_on_the_seed():

@@ -240,7 +240,7 @@ def test_what_cannot_be_is_told_before_anything_is_written(settings, tmp_path: P
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(settings | changes))
     with pytest.raises(SystemExit):
-        main(["study", "--config", str(path), "--output", str(tmp_path / "runs")])
+        main(["study", "--config", str(path), "--output", str(tmp_path / "runs"), "--workers", "1"])
     error = capfd.readouterr().err
     assert re.fullmatch(r"catwalk: error: [^\n]{10,600}\n", error), error
     for word in words:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from catwalk.attacks import PGD, ThreatModel
 from catwalk.cli.main import main
 from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
@@ -49,13 +48,7 @@ def test_their_settings_are_accepted(shop: Path, tmp_path: Path, name: str) -> N
 def test_the_synthetic_study_runs_as_a_new_user_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main(["data", "synthetic", "data/synthetic"])
-    main(["study", "--config", "configs/study/synthetic.yaml"])
+    main(["study", "--config", "configs/study/synthetic.yaml", "--workers", "1"])
     written = {path.name for path in Path("runs/synthetic").iterdir()}
     tables = {f"{stem}.{kind}" for stem in ("table1", "evasion", "table2", "networks") for kind in ("csv", "md", "tex")}
     assert written == {"cells.csv", "effects.csv", "manifest.json", "users"} | tables
-
-
-def test_the_published_budget_is_a_protocol_of_a_study() -> None:
-    settings = yaml.safe_load(Path(str(files("configs")), "protocol", "published_budget.yaml").read_text())
-    ball = Protocol(**settings["protocol"]).threat_model(PGD(epsilon=4, norm="l2").threat_model)
-    assert ball == ThreatModel("l2", 4, quantisation="truncate", space="normalised", clip=False)

@@ -55,7 +55,7 @@ def arguments_of(path: Path) -> dict[str, Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("catwalk.study.run_study", remember)
-        main(["study", "--config", str(path)])
+        main(["study", "--config", str(path), "--workers", "1"])
     return given
 
 
@@ -194,5 +194,5 @@ def test_the_study_runs(larger_shop: Path, tmp_path: Path, monkeypatch) -> None:
     text = re.sub(r"max_epochs: \d+", "max_epochs: 2", Path("study.yaml").read_text())
     text = text.replace("seeds: [0, 1, 2]", "seeds: [0]") + "protocol: {source_items: dataset}\n"
     Path("study.yaml").write_text(text)
-    main(["study", "--config", "study.yaml"])
+    main(["study", "--config", "study.yaml", "--workers", "1"])
     assert len(Path("runs/my_shop/cells.csv").read_text().splitlines()) == 1 + 2 * 3 * 3

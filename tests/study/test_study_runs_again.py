@@ -174,7 +174,7 @@ def write_and_die(self, stage, key, make, *description):
     write(self, stage, key, make_and_die, *description)
 
 StageCache.write = write_and_die
-main(["study", "--config", sys.argv[2], "--output", sys.argv[3]])
+main(["study", "--config", sys.argv[2], "--output", sys.argv[3], "--workers", "1"])
 """
 
 

@@ -40,7 +40,16 @@ def written(finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(finished.output, output)
     path = output.parent / "study.yaml"
     path.write_text(yaml.safe_dump(finished.settings, sort_keys=False))
-    arguments = [sys.executable, "-m", "catwalk.cli.main", "study", "--config", str(path), f"--output={output}"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "catwalk.cli.main",
+        "study",
+        "--config",
+        str(path),
+        f"--output={output}",
+        "--workers=1",
+    ]
     with offline_runs.proxy() as (settings, asked):
         environment = {**os.environ, **settings, "WANDB_MODE": "online"}
         subprocess.run([*arguments, "--wandb=offline", "--wandb_artifacts=true"], env=environment, check=True)

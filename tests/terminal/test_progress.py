@@ -103,7 +103,7 @@ def test_a_terminal_has_its_bar_alone() -> None:
     ("seconds", "text"), [(0.9, "0 s"), (59, "59 s"), (60, "1 min 0 s"), (1620, "27 min 0 s"), (7261, "2 h 1 min")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert progress._duration(seconds) == text
+    assert progress.duration(seconds) == text
 
 
 def takes_a_bar(node: ast.AST) -> bool:

@@ -87,7 +87,7 @@ class AttackStage(CatalogueFeatures):
             goal = f"{grid.source} in {known.name}, seed {known.seed}"
         else:
             goal = f"{grid.source} → {grid.target}" if attack.example.targeted else f"away from {grid.source}"
-        self.description = f"{self.name}, {goal}, CNN {features.classifier.name}"
+        self.description = f"{self.name}, {goal}, CNN {features.classifier.name}{self._chosen_by}"
         used: list[Any] = [poison, attack.specification]
         self.settings = {
             "attack": attack.specification.settings,
@@ -122,9 +122,15 @@ class AttackStage(CatalogueFeatures):
         )
 
     @property
+    def _chosen_by(self) -> str:
+        """Who chose the attacked items, where it was not the network under attack."""
+        by = self.protocol.source_items if self.chosen_by is None else self.chosen_by.classifier.name
+        return "" if by == "network" else f", items by {by}"
+
+    @property
     def seen_by(self) -> str:
         """The network under attack."""
-        return self.features.seen_by
+        return f"{self.features.seen_by}{self._chosen_by}"
 
     @property
     def attack_name(self) -> str:

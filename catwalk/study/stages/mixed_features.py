@@ -50,7 +50,7 @@ class MixedFeaturesStage(CatalogueFeatures):
         self.inputs = tuple(dict.fromkeys((background, rows, categories, *items.inputs)))
         self.description = (
             f"Features of {background.classifier.name} with {attack_name or 'clean'} rows of {seen_by}, "
-            f"categories by {categories.classifier.name}"
+            f"items by {items.protocol.source_items}, categories by {categories.classifier.name}"
         )
         self.files = background.files
         self.modules = modules_of(mix_features)
@@ -64,8 +64,10 @@ class MixedFeaturesStage(CatalogueFeatures):
 
     @property
     def seen_by(self) -> str:
-        """The network under attack."""
-        return self._seen_by
+        """The network under attack, and the one that sees the other items."""
+        among = "" if self.background is self.items.clean else f" among {self.background.seen_by}"
+        by = "" if self.items.protocol.source_items == "network" else f", items by {self.items.protocol.source_items}"
+        return f"{self._seen_by}{among}{by}"
 
     @property
     def attack_name(self) -> str | None:

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from callbacks.category_hit_ratio import CategoryHitRatio
+from callbacks.write_attacked_items import WriteAttackedItems
 from callbacks.write_user_metrics import WriteUserMetrics
 from catwalk.results.store import StageCache
 from catwalk.study.grid import NO_ATTACK, Grid
@@ -20,6 +21,10 @@ from catwalk.study.stages.stage import Stage
 from catwalk.study.trainer import make_trainer
 
 USERS_FILE = "users.parquet"
+"""A row for each test user."""
+
+ITEMS_FILE = "attacked_items.parquet"
+"""A row for each attacked item: how far it gets in the lists of all."""
 
 SHOWN = 2
 """Further metrics that are told when the stage is done."""
@@ -62,15 +67,19 @@ class RecommendationsStage(Stage):
         training = recommender.training
         attack = images.attack_name or NO_ATTACK
         how = "" if images.attack_name == recommender.source.attack_name else ", trained on clean images"
-        self.description = f"Lists of {recommender.name} on {images.seen_by}, {attack}{how}, seed {recommender.seed}"
-        callbacks = (CategoryHitRatio, WriteUserMetrics, *map(type, metrics.callbacks(torch.zeros(0).long())))
-        self.modules = modules_of(training.model, training.data, *callbacks)
+        variant = f", {items.protocol.name}" if len(grid.protocols) > 1 else ""
+        on = f"{images.seen_by}, {attack}{how}, seed {recommender.seed}{variant}"
+        self.description = f"Lists of {recommender.name} on {on}"
+        callbacks = map(type, metrics.callbacks(torch.zeros(0).long()))
+        own = (CategoryHitRatio, WriteUserMetrics, WriteAttackedItems)
+        self.modules = modules_of(training.model, training.data, *own, *callbacks)
         self.files = recommender.files
         self.settings = {
             "recommender": recommender.key,
             "features": images.key,
             "top_k": grid.top_k,
-            "chr categories": self.items.protocol.categories_by,
+            "chr categories": items.protocol.categories_by,
+            "ncdcg ideal": items.protocol.ncdcg_ideal,
             "target": grid.target,
             "metrics": sorted(metric.name for metric in metrics.chosen),
             **items.settings,
@@ -85,17 +94,22 @@ class RecommendationsStage(Stage):
             specification = specification.with_arguments(top_k=sorted({*lengths, *self._own_lengths}))
         model, data = specification.instantiate(), training.data_on(self.images.folder, stage.seed).instantiate()
         items = torch.from_numpy(self.items.read())
+        protocol, item_ids = self.items.protocol, [stage.shop.catalogue.item_ids[item] for item in items]
         category_hit_ratio = CategoryHitRatio(
-            self.metrics.category_lengths(k), categories_by=self.items.protocol.categories_by
+            self.metrics.category_lengths(k),
+            categories_by=protocol.categories_by,
+            ncdcg_ideal=protocol.ncdcg_ideal,
         )
-        user_metrics = WriteUserMetrics(folder / USERS_FILE, [k], [source], self.items.protocol.categories_by)
+        target = self.grid.target if self.grid.target in self._category_names else None
+        of_users = (folder / USERS_FILE, [k], [source], protocol.categories_by, source, target)
         trainer = make_trainer(
             training.trainer,
             training.trainer_argument,
             folder,
             progress,
             category_hit_ratio,
-            user_metrics,
+            WriteUserMetrics(*of_users, items=item_ids),
+            WriteAttackedItems(folder / ITEMS_FILE, top_k=[k], items=item_ids),
             *self.metrics.callbacks(items),
         )
         checkpoint = stage.checkpoint if training.learns else None
@@ -113,6 +127,13 @@ class RecommendationsStage(Stage):
     @property
     def _own_lengths(self) -> list[int]:
         return list(self.recommender.training.model.settings["init_args"].get("top_k", []))
+
+    @property
+    def _category_names(self) -> tuple[str, ...]:
+        """The names of the categories that are counted."""
+        if self.items.protocol.categories_by == "dataset":
+            return self.recommender.shop.catalogue.category_names
+        return self.items.clean.classifier.training.category_names
 
     @property
     def further(self) -> dict[str, float | None]:

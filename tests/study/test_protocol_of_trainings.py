@@ -1,0 +1,136 @@
+"""What a protocol makes of a study's recommenders and attacks where the study states nothing, and who begins where."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from catwalk.attacks import CarliniWagner
+from catwalk.errors import CatwalkError
+from catwalk.poisoning.protocol import AS_PUBLISHED, AS_WRITTEN, CORRECTED, Protocol
+from catwalk.shop.splits import LastInFile
+from catwalk.study import Grid, Training
+from catwalk.study.shop import Shop
+from catwalk.study.specifications import NamedAttack, attack_of, split_of
+from catwalk.study.trainings import RecommenderTraining
+
+EPOCHS = {"max_epochs": 6}
+
+
+def trainings(shop, protocol, **recommenders):
+    """Return the trainings of recommenders, which are ``(class, Training's arguments)``."""
+    grid = Grid(
+        dataset=shop,
+        source="Sandal",
+        target="Sneaker",
+        extractors={"T": Training({})},
+        attacks=[],
+        recommenders={
+            name: Training(**{"model": {"class_path": f"lightning_modules.{kind}"}} | settings)
+            for name, (kind, settings) in recommenders.items()
+        },
+        seeds=[0],
+        top_k=20,
+    )
+    found = {}
+    for name in grid.recommenders:
+        found[name] = RecommenderTraining.of(grid, Shop.read(shop), name, found, protocol)
+    return found
+
+
+def test_a_protocol_takes_the_place_of_defaults(shop):
+    of = {"VBPR": ("VBPR", {}), "AMR": ("AMR", {"warm_start": "VBPR"}), "Random": ("Random", {})}
+    published = trainings(shop, AS_PUBLISHED, **of)
+    vbpr = published["VBPR"].model.instantiate()
+    vbpr.build(5, 4, 3)
+    optimizer = vbpr.configure_optimizers()
+    assert type(optimizer) is torch.optim.Adagrad
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 1e-4, 1e-3]
+    assert {group["initial_accumulator_value"] for group in optimizer.param_groups} == {0.1}
+    assert (vbpr.settings.regularizer, vbpr.settings.reduction) == ("linear", "sum")
+    assert vbpr.settings.shared_user_factors
+    data = published["VBPR"].data.instantiate()
+    assert (data.batch_size, data.drop_last, data.rule) == (512, True, LastInFile())
+    assert published["VBPR"].trainer == {"max_epochs": 4000}
+    amr = published["AMR"]
+    assert amr.trainer == {"max_epochs": 2000}
+    assert amr.model.instantiate().settings.perturbation == "per_item"
+    assert amr.start == replace(published["VBPR"], name="VBPR half-way", trainer={"max_epochs": 2000})
+    assert published["Random"].trainer is None
+    corrected = trainings(shop, CORRECTED, **of)
+    assert corrected["AMR"].start is corrected["VBPR"]
+    assert corrected["VBPR"].trainer is None
+    assert (corrected["VBPR"].data.instantiate().drop_last, corrected["VBPR"].data.instantiate().rule) == (False, None)
+
+
+def test_what_a_study_states_goes_before(shop):
+    model = {
+        "class_path": "lightning_modules.VBPR",
+        "init_args": {
+            "factors": 8,
+            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}},
+            "regularizer": "squared",
+        },
+    }
+    stated = {"model": model, "trainer": EPOCHS, "data": {"batch_size": 16}}
+    of = {"VBPR": ("VBPR", stated), "AMR": ("AMR", {"warm_start": "VBPR", "model": model | {"class_path": "AMR"}})}
+    of["AMR"][1]["model"] = model | {"class_path": "lightning_modules.AMR"}
+    published = trainings(shop, AS_PUBLISHED, **of)
+    vbpr = published["VBPR"].model.instantiate()
+    vbpr.build(5, 4, 3)
+    optimizer = vbpr.configure_optimizers()
+    # With its own optimizer it has its own rates, and with its own regulariser its own weights.
+    assert type(optimizer) is torch.optim.SGD
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+    default = trainings(shop, CORRECTED, V=("VBPR", {}))["V"].model.instantiate().settings
+    assert replace(vbpr.settings, factors=64, reduction="mean", shared_user_factors=False) == default
+    assert (published["VBPR"].trainer, published["VBPR"].data.instantiate().batch_size) == (EPOCHS, 16)
+    assert published["VBPR"].data.instantiate().drop_last
+    assert published["AMR"].start.trainer == {"max_epochs": 3}
+
+
+def test_half_way_needs_somebody_to_begin_with(shop):
+    with pytest.raises(CatwalkError, match=r"recommenders\.AMR\.warm_start is missing: .*\(VBPR stands before it\)"):
+        trainings(shop, AS_PUBLISHED, VBPR=("VBPR", {}), AMR=("AMR", {}))
+    half = Protocol(amr_start="vbpr_half_way")
+    with pytest.raises(CatwalkError, match=r"recommenders\.VBPR\.trainer\.max_epochs: .* got None"):
+        trainings(shop, half, VBPR=("VBPR", {}), AMR=("AMR", {"warm_start": "VBPR"}))
+    one = trainings(shop, half, VBPR=("VBPR", {"trainer": {"max_epochs": 1}}), AMR=("AMR", {"warm_start": "VBPR"}))
+    assert one["AMR"].start.trainer == {"max_epochs": 1}
+
+
+def test_a_split_that_the_dataset_or_the_study_has_goes_before(shop, tmp_path):
+    folder = tmp_path / "split"
+    shutil.copytree(shop, folder, ignore=shutil.ignore_patterns(".cache"))
+    (folder / "splits").mkdir()
+    lines = (folder / "interactions.csv").read_text().splitlines(keepends=True)
+    (folder / "splits" / "train.csv").write_text("".join(lines[:-1]))
+    (folder / "splits" / "test.csv").write_text(lines[0] + lines[-1])
+    assert trainings(folder, AS_PUBLISHED, VBPR=("VBPR", {}))["VBPR"].data.instantiate().rule is None
+    grid = Grid(
+        dataset=shop,
+        source="Sandal",
+        target="Sneaker",
+        extractors={"T": Training({})},
+        attacks=[],
+        recommenders={"VBPR": Training({"class_path": "lightning_modules.VBPR"})},
+        seeds=[0],
+        top_k=20,
+    )
+    rule = split_of({"class_path": "catwalk.shop.splits.LeaveRandomOut", "init_args": {"seed": 3}})
+    training = RecommenderTraining.of(grid, Shop.read(shop, rule), "VBPR", {}, AS_PUBLISHED)
+    assert training.data.instantiate().rule == rule.instantiate()
+
+
+def test_an_attack_has_the_protocols_defaults():
+    def named(**arguments):
+        specification = attack_of({"class_path": "catwalk.attacks.CarliniWagner", "init_args": arguments})
+        return NamedAttack("C&W", specification, specification.instantiate())
+
+    plain = named(iterations=300)
+    assert plain.under(CORRECTED) is plain
+    attack: CarliniWagner = plain.under(AS_WRITTEN).specification.instantiate()
+    assert (attack.rounded, attack.initial_c, attack.iterations) == (False, 0.1, 300)
+    stated: CarliniWagner = named(rounded=True, initial_c=1.0).under(AS_PUBLISHED).example
+    assert (stated.rounded, stated.initial_c) == (True, 1.0)

@@ -1,0 +1,215 @@
+"""Studies whose stages run side by side: the same results, errors and signals that end all, nothing made twice."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).parents[2]
+
+OWN = '''
+"""Classes of a user, in the working folder, that say who uses them, and may wait."""
+
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from catwalk.attacks import FGSM, PGD
+from lightning_modules import VBPR, ProductClassifier
+
+torch.set_num_threads(2)  # whatever a user does
+
+
+def say(what):
+    with open("made.txt", "a") as file:
+        file.write(f"{what} {os.getpid()} {torch.get_num_threads()}\\n")
+    while Path(f"wait for {what}").exists():
+        time.sleep(0.05)
+
+
+class OwnFGSM(FGSM):
+    def perturb(self, *arguments, **settings):
+        say("attack")
+        return super().perturb(*arguments, **settings)
+
+
+class OwnPGD(PGD):
+    def perturb(self, *arguments, **settings):
+        say("attack by PGD")
+        if Path("fail").exists():
+            raise ValueError("broken") if Path("fail").read_text() == "bug" else Unpicklable("user", "this is wrong")
+        return super().perturb(*arguments, **settings)
+
+
+class OwnClassifier(ProductClassifier):
+    def on_fit_start(self):
+        super().on_fit_start()
+        say("classifier")
+
+
+class OwnVBPR(VBPR):
+    def on_fit_start(self):
+        super().on_fit_start()
+        say("recommender")
+
+
+from catwalk.errors import CatwalkError
+
+
+class Unpicklable(CatwalkError):
+    def __init__(self, who, what):
+        super().__init__(f"{who}: {what}")
+'''
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "catwalk", "study", "--config", "study.yaml", *options]
+
+
+def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "COLUMNS": "200"}
+    streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command(*options), cwd=folder, env=environment, start_new_session=True, **streams)
+
+
+@pytest.fixture
+def folder(settings, tmp_path: Path) -> Path:
+    """Return a working folder with a study of the user's own classes."""
+    (tmp_path / "own.py").write_text(OWN)
+    settings["extractors"]["T"]["model"]["class_path"] = "own.OwnClassifier"
+    settings["extractors"]["T"]["trainer"]["max_epochs"] = 2
+    settings["attacks"][0]["class_path"], settings["attacks"][1]["class_path"] = "own.OwnFGSM", "own.OwnPGD"
+    settings["recommenders"]["VBPR"]["model"]["class_path"] = "own.OwnVBPR"
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    return tmp_path
+
+
+def made(folder: Path) -> list[list[str]]:
+    """Return what was made: by whom, and on how many threads."""
+    path = folder / "made.txt"
+    return [line.rsplit(" ", 2) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
+    latest = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < latest
+        time.sleep(0.05)
+
+
+def results(output: Path) -> Iterator[tuple[str, Any]]:
+    """Yield what a study has left, less how long it took and how much memory."""
+    for path in sorted(output.rglob("*")):
+        name = path.relative_to(output).as_posix()
+        if path.is_dir() or "/.verified/" in name:
+            continue
+        if path.name == "stage.json":
+            record = json.loads(path.read_text())
+            yield name, {key: value for key, value in record.items() if key not in MEASURED}
+        elif path.name != "cells.csv":
+            yield name, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+MEASURED = ("seconds", "memory_mib", "gpu_memory_mib", "sha256")
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_two_workers_make_the_same_bytes_as_one_and_find_own_classes(folder: Path) -> None:
+    outcomes = []
+    for workers in (1, 2):
+        study = start(folder, "--workers", str(workers), "--output", f"runs{workers}")
+        out, err = study.communicate(timeout=240)
+        assert study.returncode == 0, err
+        assert err.count("warning:") == 1  # of a worker's, too: LPIPS's on small images
+        outcomes.append((dict(results(folder / f"runs{workers}")), made(folder), out))
+        assert all((int(process) == study.pid) == (workers == 1) for _, process, _ in made(folder))
+        (folder / "made.txt").unlink()
+    (one, by_one, _), (two, by_two, _) = outcomes
+    assert one == two
+    assert len(one) > 50
+    assert {threads for _, _, threads in by_one + by_two} == {"1"}
+    assert Counter(what for what, *_ in by_one) == Counter(what for what, *_ in by_two)
+    done = [sorted(line.rpartition(" · ")[0] for line in out.splitlines() if "✓" in line) for *_, out in outcomes]
+    assert done[0] == done[1]
+    assert len(done[0]) == 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["error", "bug"])
+def test_an_error_stops_the_stages_beside_it(folder: Path, kind: str) -> None:
+    (folder / "fail").write_text(kind)
+    (folder / "wait for attack").touch()
+    study = start(folder, "--workers", "2")
+    _, err = study.communicate(timeout=120)
+    assert study.returncode == {"error": 2, "bug": 1}[kind]
+    lines = [line for line in err.splitlines() if not line.startswith("warning:")]
+    assert lines == ["catwalk: error: user: this is wrong"] if kind == "error" else lines[-1] == "ValueError: broken"
+    assert "in perturb" in err if kind == "bug" else "Traceback" not in err
+    assert not any(is_running(int(process)) for _, process, _ in made(folder))
+    assert [path for name in (".partial", ".locks") for path in (folder / "runs/cache" / name).glob("*")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_workers_end_with_the_study_and_the_same_command_goes_on(folder: Path, name: str) -> None:
+    number = signal.Signals[name]
+    for what in ("attack", "attack by PGD"):
+        (folder / f"wait for {what}").touch()
+    study = start(folder, "--workers", "2")
+    until(lambda: {"attack", "attack by PGD"} <= {what for what, *_ in made(folder)})
+    if number == signal.SIGINT:
+        os.killpg(study.pid, number)  # as a terminal does
+    else:
+        study.send_signal(number)
+    _, err = study.communicate(timeout=60)
+    workers = {int(process) for _, process, _ in made(folder)}
+    assert len(workers) == 2
+    until(lambda: not any(map(is_running, workers)), 30)
+    cache = folder / "runs/cache"
+    if number == signal.SIGKILL:
+        assert study.returncode == -number
+    else:
+        assert study.returncode == 128 + number
+        assert err.splitlines()[-1] == "catwalk: stopped; the same command goes on with what is left to do"
+        assert "Traceback" not in err
+        assert [path for name in (".partial", ".locks") for path in (cache / name).glob("*")] == []
+    before = len(made(folder))
+    for path in folder.glob("wait for *"):
+        path.unlink()
+    again = start(folder, "--workers", "2")
+    _, err = again.communicate(timeout=240)
+    assert again.returncode == 0, err
+    assert [what for what, *_ in made(folder)].count("classifier") == 1
+    assert len(made(folder)) == before + 2 + 6  # both attacks, and the trainings of VBPR
+    assert list((cache / ".partial").glob("*")) == []
+
+
+@pytest.mark.slow
+def test_two_studies_on_one_cache_make_nothing_twice(folder: Path) -> None:
+    studies = [start(folder, "--workers", "2", "--name", name) for name in ("a", "b")]
+    for study in studies:
+        _, err = study.communicate(timeout=280)
+        assert study.returncode == 0, err
+    assert Counter(what for what, *_ in made(folder)) == {
+        **{"classifier": 1, "attack": 1, "attack by PGD": 1, "recommender": 6},
+    }
+    assert (folder / "runs/a/table1.csv").read_bytes() == (folder / "runs/b/table1.csv").read_bytes()
