@@ -49,7 +49,6 @@ def run_study(
     controls: Controls = Controls(),  # noqa: B008 - frozen
     smallest_effect: float = 0.05,
     confidence: float = 0.95,
-    paper: PaperDataset | None = None,
     accuracy_attack: Settings | None = None,
     lpips: PerceptualSettings = PerceptualSettings(),  # noqa: B008 - frozen
     split: Settings | None = None,
@@ -87,8 +86,6 @@ def run_study(
         smallest_effect: Smallest effect of interest, as a share of CHR without attack: what lies within ± this is told
             as no effect.
         confidence: Share of all studies in which an interval is to hold the true effect, in (0, 1).
-        paper: Dataset of the paper, ``amazon_men`` or ``amazon_women``, whose printed values stand in the tables below
-            the study's own.
         accuracy_attack: ``class_path`` and ``init_args`` of the untargeted attack under which the networks' accuracy on
             the test images is measured; by default PGD with ε = 8 grey levels, ten steps of ε/6 and a random start.
         lpips: How LPIPS of the adversarial images is measured.

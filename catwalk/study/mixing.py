@@ -92,7 +92,7 @@ def compare_with_shams(
         after = places_of(where(of_one, attack=effect.attack, scenario="poisoning"), users, top_k, before.shape[1])
         between = paired_effect(before, after, confidence=confidence)
         # The smallest effect of interest is a share of no attack, here as elsewhere.
-        share = smallest_effect * effect.size.clean / between.clean if between.clean else smallest_effect
+        share = effect.size.limit(smallest_effect) / (abs(between.clean) or 1.0)
         decision = verdict(between, between.p_value, share, confidence)
         found.append(
             Mixing(
