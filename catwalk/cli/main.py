@@ -31,7 +31,7 @@ make a dataset folder
   data       import or generate a shop (items, images, purchases), or show what one holds
 
 the whole experiment
-  study      run a grid of networks × attacks × recommenders × seeds and print its tables
+  study      run a grid of networks × attacks × recommenders × seeds and print its tables; `study compare` two of them
   report     make a finished study's plots and its report again, one page to read without a network
   results    what studies and attacks have left on disk: list it, verify it, remove what no study uses
 
@@ -50,7 +50,8 @@ one step of it (LightningCLI; every option can stand in a YAML file, and several
 `catwalk COMMAND --help` explains a command. `--config configs/…` finds the configurations that come with Catwalk
 from any folder; `catwalk study init DATASET` writes the first one of your own. A class of your own is named as
 module.Class, where module.py is in this folder. Exit codes: 0 done, 2 something that you can mend (one line says
-what), 1 a bug of ours, 130 stopped by Ctrl-C, 143 stopped by SIGTERM; the line then says how to go on."""
+what), 1 a bug of ours, 3 the verdicts of two studies differ (`study compare`), 130 stopped by Ctrl-C, 143 stopped by
+SIGTERM; the line then says how to go on."""
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 GO_ON = {
@@ -60,6 +61,9 @@ GO_ON = {
     "tune": "the same command goes on with the trial that it was at",
 }
 """Advice after a command was stopped, where the command does not say more."""
+
+VERDICTS_DIFFER = 3
+"""Exit code of ``catwalk study compare`` where the two studies have another verdict on an effect."""
 
 DISK_TROUBLE: set[int] = {
     getattr(errno, name)
@@ -314,6 +318,9 @@ def _run_study(arguments: list[str]) -> None:
     if arguments[:1] == ["init"]:
         _init_study(arguments[1:])
         return
+    if arguments[:1] == ["compare"]:
+        _compare_studies(arguments[1:])
+        return
     from catwalk.study import run_study
 
     _run_configured(
@@ -342,8 +349,8 @@ def _run_report(arguments: list[str]) -> None:
     _run_function("report", "STUDY [--store FOLDER] [--dataset FOLDER]", report, arguments)
 
 
-def _run_function(command: str, usage: str, function: Callable[..., object], arguments: list[str]) -> None:
-    """Call a function whose first argument stands on the line without a name."""
+def _run_function(command: str, usage: str, function: Callable[..., Any], arguments: list[str]) -> Any:
+    """Return what a function returns whose first argument stands on the line without a name."""
     from catwalk.configuration.parsers import CatwalkParser, instantiate
 
     parser = CatwalkParser(
@@ -354,7 +361,16 @@ def _run_function(command: str, usage: str, function: Callable[..., object], arg
     parser.add_function_arguments(function, as_group=False, as_positional=True)
     with _told_in_a_line(lambda: _options_of(function)):
         settings = parser.parse_args(arguments)
-    function(**vars(instantiate(parser, settings)))
+    return function(**vars(instantiate(parser, settings)))
+
+
+def _compare_studies(arguments: list[str]) -> None:
+    from catwalk.study.compare import compare_studies
+
+    if not arguments:
+        raise CatwalkError("first is missing: catwalk study compare FIRST SECOND, folders that `catwalk study` wrote")
+    if not _run_function("study compare", "FIRST SECOND [--csv FILE]", compare_studies, arguments):
+        raise SystemExit(VERDICTS_DIFFER)
 
 
 def _run_tune(arguments: list[str]) -> None:

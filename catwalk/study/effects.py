@@ -208,6 +208,8 @@ def effects_of(cells: Sequence[Cell], users: ReadUsers, top_k: int, statistics: 
             confidence=confidence,
             needed=needed,
         )
+        if len({each.protocol for each in cells}) > 1:
+            sentence = f"{cell.protocol}: {sentence}"
         labels = {name: getattr(cell, name) for name in (*LABELS, "epsilon")}
         found.append(
             Effect(
@@ -253,5 +255,5 @@ def read_effects(path: Path) -> list[Effect]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return [Effect.of_row(row) for row in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise CatwalkError(f"{path} cannot be read: {error}; run the study again") from error
