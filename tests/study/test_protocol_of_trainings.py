@@ -124,7 +124,16 @@ def test_a_split_that_the_dataset_or_the_study_has_goes_before(shop, tmp_path):
         seeds=[0],
         top_k=20,
     )
+    published = Shop.read(folder).under([AS_PUBLISHED])
+    assert published.split is None
+    plain = Shop.read(shop)
+    assert plain.under([AS_PUBLISHED, CORRECTED]).split is plain.under([CORRECTED]).split is None
+    under = plain.under([AS_PUBLISHED, replace(AS_PUBLISHED, name="other")])
+    assert under.split is not None
+    assert under.split.instantiate() == LastInFile()
+    assert under.split_facts != plain.split_facts
     rule = split_of({"class_path": "catwalk.shop.splits.LeaveRandomOut", "init_args": {"seed": 3}})
+    assert Shop.read(shop, rule).under([AS_PUBLISHED]).split is rule
     training = RecommenderTraining.of(grid, Shop.read(shop, rule), "VBPR", {}, AS_PUBLISHED)
     assert training.data.instantiate().rule == rule.instantiate()
 
