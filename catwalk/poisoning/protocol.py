@@ -173,6 +173,13 @@ class Protocol(AttackProtocol):
         """
         return "dataset" if self.chr_categories == "dataset" else "network"
 
+    @property
+    def of_undefended(self) -> "Protocol":
+        """What the protocol comes to where the undefended network is the one under attack: it is both."""
+        names = ("source_items", "background_features", "chr_categories")
+        changes: dict[str, Any] = {name: "network" for name in names if getattr(self, name) == "undefended"}
+        return replace(self, **changes)
+
     def recommender_arguments(self, model_class: type) -> dict[str, Any]:
         """Return what takes the place of the defaults of a recommender's class, as configurations state it.
 

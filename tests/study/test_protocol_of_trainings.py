@@ -185,6 +185,10 @@ def test_a_plan_trains_once_what_several_protocols_train_alike(study_settings, t
     one = plan(CORRECTED, Protocol(name="ideal", ncdcg_ideal="category"))
     names = [f"{name} on T, {attack}, seed 0" for attack in ("No attack", "C&W (5 × 5)") for name in ("VBPR", "AMR")]
     assert sorted(trained(one)) == sorted(names)
+    mixed = Protocol(
+        name="mixed", source_items="undefended", background_features="undefended", chr_categories="undefended"
+    )
+    assert {stage.key for stage in plan(CORRECTED, mixed).stages} == {stage.key for stage in plan(CORRECTED).stages}
     half = Protocol(name="half", amr_start="vbpr_half_way", carlini_wagner="written")
     both = plan(CORRECTED, half)
     assert len(set(trained(both))) == 2 * 2 + 2 * 3 - 1  # VBPR without attack is the same under both
