@@ -209,9 +209,13 @@ def cut(path: Path) -> None:
 )
 def test_what_is_no_finished_study_is_told_in_one_line(folder: Path, name: str, damage: Any, words: str) -> None:
     damage(folder / name)
-    with pytest.raises(CatwalkError, match=words) as raised:
+
+    def read() -> None:
         study = StudyResults.read(folder)
         study.users(study.cells[0])
+
+    with pytest.raises(CatwalkError, match=words) as raised:
+        read()
     assert "\n" not in str(raised.value)
     assert str(folder) in str(raised.value)
 
