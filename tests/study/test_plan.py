@@ -169,7 +169,7 @@ def test_stages_that_differ_are_called_differently(
     settings["extractors"]["FAT"] = copy.deepcopy(settings["extractors"]["T"])
     settings["extractors"]["FAT"]["seed"] = 1
     both = ["network", "undefended"]
-    vary = {name: both for name in ("source_items", "background_features", "chr_categories")}
+    vary = dict.fromkeys(("source_items", "background_features", "chr_categories"), both)
     vary |= {"feature_scale": ["clean", "own_matrix"], "quantise": ["inside", "truncate"]}
     grid = replace(
         grid,
