@@ -31,7 +31,8 @@ make a dataset folder
   data       import or generate a shop (items, images, purchases), or show what one holds
 
 the whole experiment
-  study      run a grid of networks × attacks × recommenders × seeds and print its tables
+  study      run a grid of networks × attacks × recommenders × seeds and print its tables; `study compare` two of them
+  report     make a finished study's plots and its report again, one page to read without a network
   results    what studies and attacks have left on disk: list it, verify it, remove what no study uses
 
 images alone
@@ -49,16 +50,20 @@ one step of it (LightningCLI; every option can stand in a YAML file, and several
 `catwalk COMMAND --help` explains a command. `--config configs/…` finds the configurations that come with Catwalk
 from any folder; `catwalk study init DATASET` writes the first one of your own. A class of your own is named as
 module.Class, where module.py is in this folder. Exit codes: 0 done, 2 something that you can mend (one line says
-what), 1 a bug of ours, 130 stopped by Ctrl-C, 143 stopped by SIGTERM; the line then says how to go on."""
+what), 1 a bug of ours, 3 the verdicts of two studies differ (`study compare`), 130 stopped by Ctrl-C, 143 stopped by
+SIGTERM; the line then says how to go on."""
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 GO_ON = {
     **dict.fromkeys(LIGHTNING_COMMANDS, "run the same command again"),
-    **dict.fromkeys(("attack", "data", "results"), "nothing is left half-done: run the same command again"),
+    **dict.fromkeys(("attack", "data", "report", "results"), "nothing is left half-done: run the same command again"),
     "study": "the same command goes on with what is left to do",
     "tune": "the same command goes on with the trial that it was at",
 }
 """Advice after a command was stopped, where the command does not say more."""
+
+VERDICTS_DIFFER = 3
+"""Exit code of ``catwalk study compare`` where the two studies have another verdict on an effect."""
 
 DISK_TROUBLE: set[int] = {
     getattr(errno, name)
@@ -175,6 +180,8 @@ def _run_command(arguments: list[str]) -> None:
         _run_importer(rest)
     elif command == "study":
         _run_study(rest)
+    elif command == "report":
+        _run_report(rest)
     elif command == "tune":
         _run_tune(rest)
     elif command == "attack":
@@ -185,7 +192,8 @@ def _run_command(arguments: list[str]) -> None:
         from catwalk.configuration.names import closest
 
         similar = closest(
-            command, [*LIGHTNING_COMMANDS, "attack", "data", "results", "study", "tune", "--help", "--version"]
+            command,
+            [*LIGHTNING_COMMANDS, "attack", "data", "report", "results", "study", "tune", "--help", "--version"],
         )[:1]
         hint = f"did you mean `catwalk {similar[0]}`? " if similar else ""
         raise CatwalkError(f"there is no command {command!r}; {hint}`catwalk --help` lists them")
@@ -273,7 +281,7 @@ def _own_importer(path: str) -> Callable[..., None]:
     return function
 
 
-def _options_of(importer: Callable[..., None]) -> list[str]:
+def _options_of(importer: Callable[..., object]) -> list[str]:
     """Return the options of an importer; what has no default stands on the line without a name."""
     parameters = inspect.signature(importer).parameters.values()
     return [parameter.name for parameter in parameters if parameter.default is not inspect.Parameter.empty]
@@ -310,6 +318,9 @@ def _run_study(arguments: list[str]) -> None:
     if arguments[:1] == ["init"]:
         _init_study(arguments[1:])
         return
+    if arguments[:1] == ["compare"]:
+        _compare_studies(arguments[1:])
+        return
     from catwalk.study import run_study
 
     _run_configured(
@@ -323,20 +334,43 @@ def _run_study(arguments: list[str]) -> None:
 
 
 def _init_study(arguments: list[str]) -> None:
-    from catwalk.configuration.parsers import CatwalkParser, instantiate
     from catwalk.study.init import init_study
 
-    parser = CatwalkParser(
-        prog="catwalk study init",
-        usage="catwalk study init DATASET [--output FILE]",
-        description=(init_study.__doc__ or "").splitlines()[0],
-    )
-    parser.add_function_arguments(init_study, as_group=False, as_positional=True)
     if not arguments:
         raise CatwalkError("dataset is missing: catwalk study init DATASET, a folder that `catwalk data` wrote")
-    with _told_in_a_line(lambda: _options_of(init_study)):
+    _run_function("study init", "DATASET [--output FILE]", init_study, arguments)
+
+
+def _run_report(arguments: list[str]) -> None:
+    from catwalk.study.report import report
+
+    if not arguments:
+        raise CatwalkError("study is missing: catwalk report STUDY, a folder that `catwalk study` wrote, as runs/demo")
+    _run_function("report", "STUDY [--store FOLDER] [--dataset FOLDER]", report, arguments)
+
+
+def _run_function(command: str, usage: str, function: Callable[..., Any], arguments: list[str]) -> Any:
+    """Return what a function returns whose first argument stands on the line without a name."""
+    from catwalk.configuration.parsers import CatwalkParser, instantiate
+
+    parser = CatwalkParser(
+        prog=f"catwalk {command}",
+        usage=f"catwalk {command} {usage}",
+        description=(function.__doc__ or "").splitlines()[0],
+    )
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    with _told_in_a_line(lambda: _options_of(function)):
         settings = parser.parse_args(arguments)
-    init_study(**vars(instantiate(parser, settings)))
+    return function(**vars(instantiate(parser, settings)))
+
+
+def _compare_studies(arguments: list[str]) -> None:
+    from catwalk.study.compare import compare_studies
+
+    if not arguments:
+        raise CatwalkError("first is missing: catwalk study compare FIRST SECOND, folders that `catwalk study` wrote")
+    if not _run_function("study compare", "FIRST SECOND [--csv FILE]", compare_studies, arguments):
+        raise SystemExit(VERDICTS_DIFFER)
 
 
 def _run_tune(arguments: list[str]) -> None:

@@ -17,6 +17,7 @@ from catwalk.study.effects import Statistics
 from catwalk.study.executor import run_waiting
 from catwalk.study.grid import Grid, Settings, Training
 from catwalk.study.metrics import Metrics
+from catwalk.study.paper import Paper, PaperDataset
 from catwalk.study.plan import Plan
 from catwalk.study.remarks import what_is_replaced
 from catwalk.study.shop import Shop
@@ -56,6 +57,7 @@ def run_study(
     output: Path = Path("runs"),
     verify: bool = False,
     workers: int | None = None,
+    paper: PaperDataset | None = None,
 ) -> Path:
     """Run a study and print its tables.
 
@@ -97,6 +99,8 @@ def run_study(
             again whose hash was compared before, and whose size and times are still those.
         workers: How many stages run side by side, each on one thread; the results are the same for every number. By
             default one for each core as far as memory allows, and one alone where a GPU is used.
+        paper: Dataset of the paper, ``amazon_men`` or ``amazon_women``, whose own values are to stand in the tables
+            beside the study's.
 
     Returns:
         The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*``,
@@ -157,7 +161,7 @@ def run_study(
         lpips_net=lpips.net,
         lpips=measure,
         why_no_lpips=why_not,
-        paper=None,
+        paper=None if paper is None else Paper(paper, top_k),
     )
     outcome.show(console)
     write_configuration(folder / CONFIGURATION_FILE, arguments)

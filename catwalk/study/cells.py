@@ -8,6 +8,7 @@ from typing import Any
 
 from catwalk.files.atomic import open_text, write_bytes
 from catwalk.files.csv_text import to_cell
+from catwalk.study.decomposition import Decomposition
 from catwalk.study.grid import Grid
 from catwalk.study.image_intervals import mean_interval, share_interval
 from catwalk.study.plan import Run
@@ -42,6 +43,7 @@ class Cell:
     """One row of ``cells.csv``. The fields are the columns, in their order, with what they mean.
 
     Attributes:
+        decomposition: What the effect consists of, whose fields are columns as well; None where there is no effect.
         metrics: What else the study was asked to measure, by name: the last columns.
     """
 
@@ -103,10 +105,13 @@ class Cell:
         "Peak of what PyTorch allocated on the GPU during the attack, in MiB; empty without one."
     )
     users: str | None = _measured("File with a row for each test user, in the study's folder.")
+    decomposition: Decomposition | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, shop: Shop, grid: Grid, run: Run, confidence: float) -> "Cell":
+    def of(
+        cls, shop: Shop, grid: Grid, run: Run, confidence: float, clean: RecommendationsStage | None = None
+    ) -> "Cell":
         """Return a cell whose stages are done.
 
         Args:
@@ -114,6 +119,7 @@ class Cell:
             grid: The study's.
             run: The stages.
             confidence: Of intervals over images.
+            clean: The lists of the same recommender and seed without attack, to which those of the cell are compared.
         """
         values: dict[str, Any] = {"target": grid.target}
         if run.attack is not None:
@@ -135,6 +141,8 @@ class Cell:
             values["users"] = users_file(run.recommendations)
             if run.control == "sham":
                 values["n_attacked"] = record["n_attacked"]
+            if clean is not None:
+                values["decomposition"] = run.recommendations.beside(clean)
             made = [run.recommendations.record] + [run.recommender.record] * (run.scenario != "evasion")
             values |= _costs(made)
         about = {"dataset": shop.catalogue.name, "source": grid.source, "differences": run.protocol.short_differences}
@@ -146,7 +154,8 @@ class Cell:
         Args:
             top_k: K of the study.
         """
-        return {column_name(each, top_k): getattr(self, each.name) for each in COLUMNS} | dict(self.metrics)
+        values = vars(self) | ({} if self.decomposition is None else vars(self.decomposition))
+        return {column_name(each, top_k): values.get(each.name) for each in COLUMNS} | dict(self.metrics)
 
 
 def users_file(recommendations: RecommendationsStage) -> str:
@@ -170,10 +179,10 @@ def _costs(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     return costs
 
 
-COLUMNS = tuple(each for each in fields(Cell) if each.metadata)
-"""Those fields of a cell that are a column."""
+COLUMNS = (*(each for each in fields(Cell) if each.metadata), *fields(Decomposition))
+"""Those fields of a cell, and of its decomposition, that are a column."""
 
-SETTINGS = tuple(each.name for each in COLUMNS if each.metadata["is_setting"])
+SETTINGS = tuple(each.name for each in COLUMNS if each.metadata.get("is_setting"))
 """Those columns that say what a cell is; the others are what was measured."""
 
 

@@ -208,6 +208,8 @@ def effects_of(cells: Sequence[Cell], users: ReadUsers, top_k: int, statistics: 
             confidence=confidence,
             needed=needed,
         )
+        if len({each.protocol for each in cells}) > 1:
+            sentence = f"{cell.protocol}: {sentence}"
         labels = {name: getattr(cell, name) for name in (*LABELS, "epsilon")}
         found.append(
             Effect(

@@ -10,10 +10,11 @@ from catwalk.study.effects import Effect, ReadUsers, Statistics, places_of
 from catwalk.study.statistics import EffectSize, Verdict, paired_effect, verdict
 from catwalk.study.tables import Row, Table, Value
 
-Cause = Literal["mixing", "attack", "both", "neither", "cannot tell"]
+Cause = Literal["mixing", "at least mixing", "attack", "both", "neither", "cannot tell"]
 
 CAUSES: dict[Cause, str] = {
     "mixing": "it is the mixing's: the sham, with no attack at all, moves CHR as the attack does",
+    "at least mixing": "the sham, with no attack at all, moves CHR; whether the attack adds to it cannot be told",
     "attack": "it is the attack's: the sham does not move CHR",
     "both": "the mixing and the attack both move CHR",
     "neither": "neither moves CHR by more than the smallest effect of interest",
@@ -67,6 +68,7 @@ def compare_with_shams(
     users: ReadUsers,
     top_k: int,
     statistics: Statistics,
+    undefended: str | None,
 ) -> list[Mixing]:
     """Compare every attack of a study with the sham of its protocol, network and recommender.
 
@@ -76,13 +78,14 @@ def compare_with_shams(
         users: Reads a cell's users.
         top_k: K of the study.
         statistics: How effects are judged.
+        undefended: The undefended network, whose features are mixed with no others.
     """
     smallest_effect, confidence = statistics.smallest_effect, statistics.confidence
     shams = {(each.protocol, each.extractor, each.recommender): each for each in effects if each.control == "sham"}
     found = []
     for effect in effects:
         sham = shams.get((effect.protocol, effect.extractor, effect.recommender))
-        if sham is None or effect.control is not None or effect.scenario != "poisoning":
+        if sham is None or not effect.is_headline or effect.extractor == undefended:
             continue
         of_one = where(cells, protocol=effect.protocol, extractor=effect.extractor, recommender=effect.recommender)
         before = places_of(where(of_one, attack=SHAM), users, top_k)
@@ -109,8 +112,8 @@ def _cause(sham: Verdict, attack: Verdict, between: Verdict) -> Cause:
     moved = ("pushed", "lowered")
     if sham in moved and between == "no effect":
         return "mixing"
-    if sham in moved and between in moved:
-        return "both"
+    if sham in moved:
+        return "both" if between in moved else "at least mixing"
     if sham == "no effect" and attack in moved and between in moved:
         return "attack"
     if sham == "no effect" and attack == "no effect":

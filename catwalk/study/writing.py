@@ -13,11 +13,11 @@ from catwalk.perceptual import LPIPS
 from catwalk.study.cells import Cell, write_cells, write_users
 from catwalk.study.controls import OTHER_SEEDS
 from catwalk.study.effects import Effect, Statistics, effects_of, write_effects
-from catwalk.study.grid import Grid
+from catwalk.study.grid import NO_ATTACK, Grid
 from catwalk.study.manifest import write_manifest
 from catwalk.study.mixing import compare_with_shams, conclusion, mixing_table
 from catwalk.study.plan import Plan, Run
-from catwalk.study.remarks import on_protocol, remarks_on_networks
+from catwalk.study.remarks import on_core, on_protocol, remarks_on_networks
 from catwalk.study.results import CELLS_FILE, EFFECTS_FILE, MANIFEST_FILE
 from catwalk.study.shop import Shop
 from catwalk.study.stages.recommendations import USERS_FILE
@@ -84,7 +84,10 @@ def write_results(
         paper: The paper's own values, which stand beside the study's.
     """
     runs, top_k = plan.runs, grid.top_k
-    cells = [Cell.of(shop, grid, run, statistics.confidence) for run in runs]
+    clean = {run.pair: run.recommendations for run in runs if run.row == NO_ATTACK}
+    cells = [
+        Cell.of(shop, grid, run, statistics.confidence, clean[run.pair] if run.is_compared else None) for run in runs
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     stages = {cell.users: run.recommendations for cell, run in zip(cells, runs, strict=True)}
     write_users(folder, {name: stage.folder / USERS_FILE for name, stage in stages.items() if name and stage})
@@ -98,11 +101,12 @@ def write_results(
         return read(cell.users)
 
     effects = effects_of(cells, users, top_k, statistics)
-    shams = compare_with_shams(cells, effects, users, top_k, statistics)
+    shams = compare_with_shams(cells, effects, users, top_k, statistics, grid.undefended)
     write_cells(cells, top_k, folder / CELLS_FILE)
     write_effects(effects, folder / EFFECTS_FILE)
     remarks = remarks_on_networks(shop, grid, [(run.classifier, run.features) for run in plan.networks])
     of_protocols = [sentence for each in grid.protocols for sentence in on_protocol(each, len(grid.protocols) > 1)]
+    of_protocols += on_core(shop, grid.protocols) if grid.recommenders else []
     notes = [_purposes(runs), *of_protocols, remarks]
     tables: dict[str, Table] = {}
     if grid.recommenders:
@@ -117,7 +121,8 @@ def write_results(
             path.unlink()
     for stem, table in tables.items():
         table.write(folder / stem)
-    write_manifest(folder / MANIFEST_FILE, shop, grid, plan, statistics, lpips, why_no_lpips)
+    told = [*notes, conclusion(shams)]
+    write_manifest(folder / MANIFEST_FILE, shop, grid, plan, statistics, told, lpips, why_no_lpips)
     return Outcome(cells, effects, tables, conclusion(shams))
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from catwalk.poisoning.protocol import Protocol
-from catwalk.study import statistics
 from catwalk.study.configuration import CONFIGURATION_FILE
 from catwalk.study.effects import Effect
 from catwalk.study.plots import StudyPlot
@@ -15,6 +14,7 @@ from catwalk.study.report.gallery import GONE, NOTE, galleries
 from catwalk.study.report.page import Page, Picture, ProtocolView, Verdict
 from catwalk.study.report.tables import ABOUT, about, page_tables
 from catwalk.study.results import StudyResults
+from catwalk.study.statistics import Verdict as Decision
 from catwalk.study.stored import StoredResults
 
 ORDER = ("pushed", "lowered", "cannot tell", "no effect")
@@ -48,6 +48,7 @@ def content(stored: StoredResults, plots: Sequence[tuple[StudyPlot, bytes]]) -> 
         command=f"catwalk study --config {shlex.quote(path.as_posix())}" if path.is_file() else "",
         configuration=path.read_text(encoding="utf-8") if path.is_file() else "",
         manifest=json.dumps(results.manifest, indent=2, ensure_ascii=False),
+        remarks=results.manifest["notes"],
     )
 
 
@@ -67,7 +68,7 @@ def answer(results: StudyResults) -> list[str]:
         return []
     source, share = results.manifest["source"], results.manifest["statistics"]["smallest_effect"]
     counts = Counter(effect.verdict for effect in attacks)
-    found: dict[statistics.Verdict, str] = {
+    found: dict[Decision, str] = {
         "pushed": f"pushed {source}",
         "lowered": f"lowered {source}",
         "no effect": f"had no effect larger than {share:.0%} of the places that {source} has without attack",
@@ -143,7 +144,7 @@ def _facts(results: StudyResults) -> list[tuple[str, str]]:
         ("Recommenders", distinct("recommender")),
         ("Seeds", ", ".join(map(str, manifest["seeds"]))),
         ("Length of lists", str(results.top_k)),
-        ("Smallest effect of interest", f"{manifest['statistics']['smallest effect']:.0%} of CHR without attack"),
+        ("Smallest effect of interest", f"{manifest['statistics']['smallest_effect']:.0%} of CHR without attack"),
         ("Confidence", f"{manifest['statistics']['confidence']:.0%}"),
         ("Catwalk", manifest["catwalk"]),
     ]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytorch_lightning as pl
 import torch
 
@@ -10,6 +11,7 @@ from callbacks.category_hit_ratio import CategoryHitRatio
 from callbacks.write_attacked_items import WriteAttackedItems
 from callbacks.write_user_metrics import WriteUserMetrics
 from catwalk.results.store import StageCache
+from catwalk.study.decomposition import Decomposition, decompose
 from catwalk.study.grid import NO_ATTACK, Grid
 from catwalk.study.metrics import OWN, Metrics
 from catwalk.study.progress import StudyProgress
@@ -123,6 +125,23 @@ class RecommendationsStage(Stage):
             "ncdcg": {name: values[f"test/ncdcg@{k}/{name}"] for name in category_hit_ratio.names},
             "metrics": self.metrics.values(values),
         }
+
+    def beside(self, clean: "RecommendationsStage") -> Decomposition:
+        """Return what the difference from the same recommender without attack consists of.
+
+        Args:
+            clean: What it shows there.
+        """
+        return decompose(
+            pq.read_table(clean.folder / USERS_FILE),
+            pq.read_table(self.folder / USERS_FILE),
+            pq.read_table(clean.folder / ITEMS_FILE),
+            pq.read_table(self.folder / ITEMS_FILE),
+            clean.record["chr"],
+            self.record["chr"],
+            source=self.grid.source,
+            top_k=self.grid.top_k,
+        )
 
     @property
     def _own_lengths(self) -> list[int]:
