@@ -20,7 +20,7 @@ from catwalk.study.results import StudyResults
 from catwalk.study.specifications import NamedAttack, attack_of
 
 CLEAN, OTHER, SHAM = "No attack", "No attack, other seeds", "Sham"
-RANK, NOISE, NOTHING = "Rank attack (ε = 64)", "Noise (ε = 64)", "PGD (L2, ε = 0)"
+RANK, NOISE, NOTHING = "Rank attack (ε = 64)", "Noise (ε = 64)", "PGD-L2 (ε = 0)"
 OWN, MIXED = (f"background_features {by}, chr_categories undefended" for by in ("network", "undefended"))
 COLUMN = "chr@20/Sandal"
 

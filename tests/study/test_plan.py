@@ -161,10 +161,9 @@ def test_another_budget_concerns_its_attack_its_noise_and_what_is_made_of_them(
     assert len(new) == 2 * len(gone)
 
 
-def test_stages_that_differ_are_called_differently(
+def test_the_manifest_has_every_stage_by_its_own_name(
     grid_of: Callable[..., Grid], settings: dict, shop: Path, tmp_path: Path
 ) -> None:
-    """By their descriptions the manifest says where results are."""
     grid = grid_of(1, Controls(sham=True))
     settings["extractors"]["FAT"] = copy.deepcopy(settings["extractors"]["T"])
     settings["extractors"]["FAT"]["seed"] = 1
@@ -178,5 +177,5 @@ def test_stages_that_differ_are_called_differently(
     )
     under = accuracy_attack_of(ACCURACY_ATTACK)
     plan = Plan.of(grid, Shop.read(shop), StageCache(tmp_path), under, None, NOTHING)
-    descriptions = Counter(stage.description for stage in plan.stages)
-    assert [text for text, count in descriptions.items() if count > 1] == []
+    assert list(plan.keys.values()) == [stage.key for stage in plan.stages]
+    assert len(set(plan.keys.values())) == len(plan.stages) > 100
