@@ -1,5 +1,6 @@
 """The plan of a study: which stages every cell is made of, before anything runs."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -166,12 +167,21 @@ class Plan:
     @property
     def places(self) -> dict[str, str]:
         """Where in the cache the result of each stage is, by description."""
-        return {stage.description: stage.place for stage in self.stages}
+        return {name: stage.place for name, stage in self._named.items()}
 
     @property
     def keys(self) -> dict[str, str]:
         """What each stage depends on, by description, as far as it is known before anything runs."""
-        return {stage.description: stage.key for stage in self.stages}
+        return {name: stage.key for name, stage in self._named.items()}
+
+    @property
+    def _named(self) -> dict[str, Stage]:
+        """The stages by description; of those that protocols alone tell apart, all but the first with a number."""
+        named: dict[str, Stage] = {}
+        for stage in self.stages:
+            names = itertools.chain([stage.description], (f"{stage.description} ({n})" for n in itertools.count(2)))
+            named[next(name for name in names if name not in named)] = stage
+        return named
 
     @property
     def networks(self) -> list[Run]:

@@ -22,54 +22,10 @@ from catwalk.poisoning.poison import Poisoning
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.decoding import decode
 from catwalk.shop.labelled_images import LabelledImages
+from catwalk.study.cells import COLUMNS, column_name
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
-COLUMNS = [
-    "dataset",
-    "protocol",
-    "differences",
-    "extractor",
-    "attack",
-    "scenario",
-    "control",
-    "epsilon",
-    "recommender",
-    "seed",
-    "source",
-    "target",
-    "n_attacked",
-    "chr@20",
-    "ncdcg@20",
-    "hr@20",
-    "ndcg@20",
-    "auc",
-    "sr_float",
-    "sr",
-    "sr_clean",
-    "sr_net",
-    "sr_low",
-    "sr_high",
-    "feature_loss",
-    "feature_loss_low",
-    "feature_loss_high",
-    "lpips",
-    "lpips_low",
-    "lpips_high",
-    "ssim",
-    "psnr",
-    "linf_levels",
-    "l2_levels",
-    "seconds",
-    "memory_mib",
-    "gpu_memory_mib",
-    "forwards",
-    "backwards",
-    "attack_seconds",
-    "attack_memory_mib",
-    "attack_gpu_memory_mib",
-    "users",
-]
 ATTACKS = ["No attack", "FGSM (ε = 32)", "PGD (ε = 32)"]
 
 
@@ -85,12 +41,12 @@ def cells(finished) -> list[dict[str, str]]:
 
 def test_all_files_are_there(finished) -> None:
     tables = {f"{stem}.{kind}" for stem in ("table1", "table2", "networks") for kind in ("csv", "md", "tex")}
-    others = {"cells.csv", "effects.csv", "manifest.json", "users"}
+    others = {"cells.csv", "effects.csv", "manifest.json", "study.yaml", "users"}
     assert {path.name for path in finished.folder.iterdir()} == others | tables
 
 
 def test_cells_are_the_whole_grid(cells) -> None:
-    assert list(cells[0]) == COLUMNS
+    assert list(cells[0]) == [column_name(column, 20) for column in COLUMNS]
     grid = {(recommender, attack, seed) for recommender in ("VBPR", "BPR-MF") for attack in ATTACKS for seed in "01"}
     assert {(cell["recommender"], cell["attack"], cell["seed"]) for cell in cells} == grid
     assert len(cells) == len(grid) == 12
