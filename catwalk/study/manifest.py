@@ -60,7 +60,6 @@ def write_manifest(
         "controls": vars(grid.controls),
         "statistics": vars(statistics),
         "shams": list(shams),
-        "shams": list(shams),
         "notes": [note for note in notes if note],
         "store": os.path.relpath(plan.stages[0].cache.folder, path.parent),
         "attacks": _attacks(plan),
