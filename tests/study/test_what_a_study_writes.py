@@ -41,7 +41,7 @@ def cells(finished) -> list[dict[str, str]]:
 
 def test_all_files_are_there(finished) -> None:
     tables = {f"{stem}.{kind}" for stem in ("table1", "table2", "networks") for kind in ("csv", "md", "tex")}
-    others = {"cells.csv", "effects.csv", "manifest.json", "study.yaml", "users"}
+    others = {"cells.csv", "effects.csv", "manifest.json", "plots", "report", "study.yaml", "users"}
     assert {path.name for path in finished.folder.iterdir()} == others | tables
 
 
