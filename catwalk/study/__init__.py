@@ -127,7 +127,7 @@ def run_study(
         undefended=undefended,
     )
     under = accuracy_attack_of(accuracy_attack or ACCURACY_ATTACK)
-    shop = Shop.read(dataset, None if split is None else split_of(split))
+    shop = Shop.read(dataset, None if split is None else split_of(split)).under(grid.protocols)
     if grid.recommenders and not 1 <= top_k <= len(shop.catalogue):
         raise CatwalkError(f"top_k: must lie in 1..{len(shop.catalogue)}, the size of the catalogue, got {top_k}")
     measure, why_not = load_lpips(lpips.net, lpips.trunk, lpips.on_missing) if attacks else (None, None)

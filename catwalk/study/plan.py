@@ -222,6 +222,8 @@ class _Images:
         self.protocol = protocol
         self.network = network
         self.clean = network.features
+        # Nothing is done a second time for a protocol that asks the undefended network about itself.
+        protocol = protocol.of_undefended if self.clean is undefended else protocol
         self.items = SourceItems(protocol, grid.source, self.clean, undefended)
         self.attacks = [
             AttackStage(cache, grid, attack.under(protocol), self.clean, protocol, undefended)
@@ -254,15 +256,15 @@ class _Images:
 
     def to_train_on(self, rows: AttackStage | FeaturesStage, row: str) -> CatalogueFeatures:
         """Return the features of a catalogue in which the attacked items' are of an attack, or a sham's."""
-        is_mixed = self.protocol.background_features == "undefended" and self.clean is not self._undefended
-        own_scale = self.protocol.feature_scale == "own_matrix" and rows is not self.clean
+        is_mixed = self.items.protocol.background_features == "undefended"
+        own_scale = self.items.protocol.feature_scale == "own_matrix" and rows is not self.clean
         if not is_mixed and not own_scale:
             return rows
         return self._mix(self._undefended if is_mixed else self.clean, rows, self.clean, row)
 
     def to_test_on(self, trained_on: CatalogueFeatures) -> CatalogueFeatures:
         """Return the same features with the categories by whom the protocol asks."""
-        if self.protocol.chr_categories != "undefended" or self.clean is self._undefended:
+        if self.items.protocol.chr_categories != "undefended":
             return trained_on
         if isinstance(trained_on, MixedFeaturesStage):
             return self._mix(trained_on.background, trained_on.rows, self._undefended, trained_on.attack_name)

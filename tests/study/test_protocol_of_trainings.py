@@ -124,7 +124,16 @@ def test_a_split_that_the_dataset_or_the_study_has_goes_before(shop, tmp_path):
         seeds=[0],
         top_k=20,
     )
+    published = Shop.read(folder).under([AS_PUBLISHED])
+    assert published.split is None
+    plain = Shop.read(shop)
+    assert plain.under([AS_PUBLISHED, CORRECTED]).split is plain.under([CORRECTED]).split is None
+    under = plain.under([AS_PUBLISHED, replace(AS_PUBLISHED, name="other")])
+    assert under.split is not None
+    assert under.split.instantiate() == LastInFile()
+    assert under.split_facts != plain.split_facts
     rule = split_of({"class_path": "catwalk.shop.splits.LeaveRandomOut", "init_args": {"seed": 3}})
+    assert Shop.read(shop, rule).under([AS_PUBLISHED]).split is rule
     training = RecommenderTraining.of(grid, Shop.read(shop, rule), "VBPR", {}, AS_PUBLISHED)
     assert training.data.instantiate().rule == rule.instantiate()
 
@@ -176,6 +185,10 @@ def test_a_plan_trains_once_what_several_protocols_train_alike(study_settings, t
     one = plan(CORRECTED, Protocol(name="ideal", ncdcg_ideal="category"))
     names = [f"{name} on T, {attack}, seed 0" for attack in ("No attack", "C&W (5 × 5)") for name in ("VBPR", "AMR")]
     assert sorted(trained(one)) == sorted(names)
+    mixed = Protocol(
+        name="mixed", source_items="undefended", background_features="undefended", chr_categories="undefended"
+    )
+    assert {stage.key for stage in plan(CORRECTED, mixed).stages} == {stage.key for stage in plan(CORRECTED).stages}
     half = Protocol(name="half", amr_start="vbpr_half_way", carlini_wagner="written")
     both = plan(CORRECTED, half)
     assert len(set(trained(both))) == 2 * 2 + 2 * 3 - 1  # VBPR without attack is the same under both

@@ -3,8 +3,8 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from catwalk.poisoning.protocol import Protocol
 from catwalk.study.configuration import CONFIGURATION_FILE
@@ -99,7 +99,7 @@ def answer(results: StudyResults) -> list[str]:
             f"Shown to recommenders that were trained on clean images, the attacked images pushed it in {pushed} of "
             f"{len(evasion)} cases."
         )
-    return sentences
+    return [*sentences, *results.manifest.get("shams", [])]
 
 
 def _share(effects: Sequence[Effect], extractor: str) -> str:
@@ -158,12 +158,18 @@ def _range(values: set[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}, by CNN"
 
 
-def _protocol(settings: dict[str, object]) -> ProtocolView:
-    corrected = {each.name: each.default for each in fields(Protocol)}
-    rows = [
-        (name, str(value), str(corrected.get(name, "not there"))) for name, value in settings.items() if name != "name"
+def _protocol(settings: Mapping[str, Any]) -> ProtocolView:
+    rows = [(name, _shown(value)) for name, value in settings.items() if name != "name"]
+    differences = [
+        (each.field, _shown(each.value), _shown(each.default), each.meaning)
+        for each in Protocol(**settings).differences()
     ]
-    return ProtocolView(str(settings["name"]), rows)
+    return ProtocolView(str(settings["name"]), rows, differences)
+
+
+def _shown(value: object) -> str:
+    """Return the value of a field of a protocol; what is None is up to the study."""
+    return "up to the study" if value is None else str(value)
 
 
 def _verdict(effect: Effect) -> Verdict:
