@@ -1,8 +1,9 @@
 """What a protocol makes of a study's recommenders and attacks where the study states nothing, and who begins where."""
 
 import copy
+import csv
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,41 @@ def test_a_plan_trains_once_what_several_protocols_train_alike(study_settings, t
         "corrected": (0.01, True),
         "half": (0.1, False),
     }
+
+
+@pytest.mark.slow
+def test_a_study_runs_as_published(study_settings, run_study, tmp_path):
+    settings = copy.deepcopy(study_settings) | {"name": "published", "seeds": [0]}
+    network = copy.deepcopy(settings["extractors"]["T"])
+    network["model"]["class_path"] = "lightning_modules.FreeAdversarialClassifier"
+    settings["extractors"]["FAT"] = network
+    settings["attacks"] = settings["attacks"][1:]
+    vbpr = settings["recommenders"]["VBPR"]
+    vbpr["data"] = {"batch_size": 64}
+    amr = copy.deepcopy(vbpr) | {"warm_start": "VBPR"}
+    amr["model"]["class_path"] = "lightning_modules.AMR"
+    settings["recommenders"] = {"VBPR": vbpr, "AMR": amr}
+    settings["controls"] = {"noise": [], "other_seeds": False, "evasion": True, "sham": True}
+    settings["protocol"] = {field.name: getattr(AS_PUBLISHED, field.name) for field in fields(AS_PUBLISHED)}
+    study = run_study(settings, tmp_path / "runs")
+    assert run_study(settings, tmp_path / "runs").made == ()
+    with (study.folder / "cells.csv").open(encoding="utf-8") as file:
+        cells = list(csv.DictReader(file))
+    rows = {(cell["extractor"], cell["recommender"], cell["attack"], cell["scenario"]): cell for cell in cells}
+    assert len(rows) == len(cells) == 2 * 2 * 4
+    for cell in cells:
+        assert cell["protocol"] == "as published"
+        assert cell["differences"] == AS_PUBLISHED.short_differences
+    numbers = ("chr@20", "ncdcg@20", "hr@20", "auc")
+    for recommender in ("VBPR", "AMR"):
+        # Without mixing a sham changes nothing; what the defended network's rows do among others' can be seen.
+        plain, sham = (rows["T", recommender, attack, ""] for attack in ("No attack", "Sham"))
+        assert [plain[name] for name in numbers] == [sham[name] for name in numbers]
+        plain, sham = (rows["FAT", recommender, attack, ""] for attack in ("No attack", "Sham"))
+        assert plain["auc"] != sham["auc"]
+        # The undefended network's items, whichever network is attacked.
+        assert {rows[cnn, recommender, "PGD (ε = 32)", "poisoning"]["n_attacked"] for cnn in ("T", "FAT")} == {
+            sham["n_attacked"]
+        }
+    notes = (study.folder / "table1.md").read_text("utf-8")
+    assert "Protocol as published: attacked items are those that the undefended network sees as the source" in notes

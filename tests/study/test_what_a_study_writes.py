@@ -23,6 +23,7 @@ from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.decoding import decode
 from catwalk.shop.labelled_images import LabelledImages
 from catwalk.study.cells import COLUMNS, column_name
+from catwalk.study.metrics import OF_EVERYBODY
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
@@ -41,12 +42,13 @@ def cells(finished) -> list[dict[str, str]]:
 
 def test_all_files_are_there(finished) -> None:
     tables = {f"{stem}.{kind}" for stem in ("table1", "table2", "networks") for kind in ("csv", "md", "tex")}
-    others = {"cells.csv", "effects.csv", "manifest.json", "plots", "report", "study.yaml", "users"}
+    others = {"cells.csv", "effects.csv", "manifest.json", "study.yaml", "users"}  # made without plots and report
     assert {path.name for path in finished.folder.iterdir()} == others | tables
 
 
 def test_cells_are_the_whole_grid(cells) -> None:
-    assert list(cells[0]) == [column_name(column, 20) for column in COLUMNS]
+    of_everybody = [f"{name}@20" for name in OF_EVERYBODY]
+    assert list(cells[0]) == [*(column_name(column, 20) for column in COLUMNS), *of_everybody]
     grid = {(recommender, attack, seed) for recommender in ("VBPR", "BPR-MF") for attack in ATTACKS for seed in "01"}
     assert {(cell["recommender"], cell["attack"], cell["seed"]) for cell in cells} == grid
     assert len(cells) == len(grid) == 12
