@@ -26,8 +26,11 @@ Label = tuple[str | None, ...]
 
 Row = dict[str, Any]
 
-RUN_BY_RUN = ("study", "store", "stages", "keys", "classifiers", "lpips")
-"""Entries of a manifest that say what a study found, or where it is."""
+SETTINGS = (
+    *("catwalk", "python", "packages", "hardware", "dataset", "target", "seeds", "undefended", "controls"),
+    "statistics",
+)
+"""Entries of a manifest that say how a study was run, beside its protocols."""
 
 
 @dataclass(frozen=True)
@@ -299,7 +302,7 @@ def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
     named = (
         {"protocol": protocols[0]} if len(protocols) == 1 else {"protocol": {each["name"]: each for each in protocols}}
     )
-    kept = {name: value for name, value in manifest.items() if name not in (*RUN_BY_RUN, "protocols")}
+    kept = {name: manifest.get(name) for name in SETTINGS}
     return dict(_flat({**kept, **named}))
 
 
