@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from callbacks.both_stages import MeasuringCallback
-from callbacks.of_a_run import callbacks_of
+from callbacks.trainer_callbacks import callbacks_of
 from catwalk.attacks import PGD
 from catwalk.attacks.attack import Attack
 from catwalk.errors import CatwalkError

@@ -12,11 +12,11 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from callbacks.both_stages import FramingCallback
+from callbacks.log_picture import log_picture
 from callbacks.observed_attack import attack_folder, catalogue_of
-from callbacks.of_a_run import callbacks_of
 from callbacks.other_features import clean_features, looking_at
 from callbacks.perceptual_distance import PerceptualDistance
-from callbacks.pictures import log_picture
+from callbacks.trainer_callbacks import callbacks_of
 from callbacks.wandb_loggers import files_with_run, wandb_loggers
 from catwalk.errors import CatwalkError
 from catwalk.metrics.item_reach import item_ranks

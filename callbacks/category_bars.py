@@ -12,9 +12,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from callbacks.both_stages import FramingCallback
+from callbacks.log_picture import log_picture
 from callbacks.observed_attack import attack_folder, catalogue_of
 from callbacks.other_features import clean_features, looking_at
-from callbacks.pictures import log_picture
 from callbacks.ranked_lists import CategoriesBy, RankedListsCallback, item_categories
 from catwalk.metrics import CategoryHitRatio
 from catwalk.metrics.category_hit_ratio import category_hits

@@ -16,8 +16,8 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from rich.console import Console
 from rich.markup import escape
 
-from callbacks.of_a_run import callbacks_of
 from callbacks.processes import gather
+from callbacks.trainer_callbacks import callbacks_of
 from catwalk.attacks import Attack
 from catwalk.errors import CatwalkError
 from catwalk.files.locks import LockedError

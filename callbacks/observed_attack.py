@@ -8,7 +8,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
-from callbacks.of_a_run import callbacks_of
+from callbacks.trainer_callbacks import callbacks_of
 from catwalk.errors import CatwalkError
 from catwalk.poisoning.records import read_attacked_items
 from catwalk.shop.catalogue import Catalogue

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
-from callbacks.of_a_run import callbacks_of
+from callbacks.trainer_callbacks import callbacks_of
 from catwalk.networks.features import FeatureTable
 from lightning_modules.data_protocols import recommender_data_of
 from lightning_modules.recommender import Recommender

@@ -6,7 +6,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
-from callbacks.of_a_run import callbacks_of
+from callbacks.trainer_callbacks import callbacks_of
 from callbacks.wandb_loggers import wandb_loggers
 from lightning_modules.free_adversarial_cnn import FreeAdversarialClassifier
 

@@ -1,6 +1,7 @@
 """The pages of the site that are made of other files when it is built, by functions that MkDocs calls, ``on_…``.
 
-- README, CONTRIBUTING, CHANGELOG and ``benchmarks/README.md`` become pages, so that nothing is written twice.
+- README, CONTRIBUTING, CHANGELOG, ``benchmarks/README.md`` and ``examples/README.md`` become pages, so that nothing is
+  written twice. The last has the text of every example below it.
 - ``configurations.md`` lists every YAML file of ``configs/`` with its comment.
 - ``api/ROOM.md`` has the public classes and functions of each package, from their docstrings.
 
@@ -26,6 +27,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "benchmarks/README.md": "benchmarks.md",
+    "examples/README.md": "examples.md",
 }
 """Files outside docs/ by their paths, and the pages that they become."""
 
@@ -59,6 +61,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made of other files."""
     texts = {page: moved((REPOSITORY / path).read_text("utf-8"), path) for path, page in PAGES.items()}
     texts["index.md"] = "---\nhide: [navigation]\n---\n\n" + texts["index.md"]
+    texts["examples.md"] += examples()
     texts["configurations.md"] = configurations()
     texts |= {page: reference(package) for package, page in api_pages().items()}
     for page, text in texts.items():
@@ -101,6 +104,17 @@ def moved(markdown: str, path: str) -> str:
 
     kept = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
     return "".join(part if part.startswith("```") else LINK.sub(target, part) for part in kept)
+
+
+def examples() -> str:
+    """Return the end of the examples' page: the text of each, with that of its configuration."""
+    lines = ["", "## The files"]
+    for path in sorted((REPOSITORY / "examples").glob("*.py")):
+        lines += ["", f"### {path.stem}"]
+        for file, language in ((path, "python"), (path.with_suffix(".yaml"), "yaml")):
+            name = file.relative_to(REPOSITORY).as_posix()
+            lines += ["", f'```{language} title="{name}"', file.read_text("utf-8").rstrip(), "```"]
+    return "\n".join(lines) + "\n"
 
 
 def configurations() -> str:

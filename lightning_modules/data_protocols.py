@@ -1,4 +1,4 @@
-"""What recommenders, classifiers and callbacks need of a data module, so that it may be anybody's own."""
+"""Protocols of data modules: what recommenders, classifiers and callbacks need of one, which may be anybody's own."""
 
 import inspect
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a classifier begins with: random weights, those that somebody trained, or a checkpoint's."""
+"""Initial weights of a classifier: random ones, those that somebody trained, or a checkpoint's."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -28,6 +28,9 @@ from lightning_modules.recommender import TRAINED_ON, Recommender, check_same
 OPTIMIZER = "optimizer"
 """Key of a checkpoint with the name of the optimizer's class."""
 
+LOGGED = 10
+"""Batches between two losses that are logged where neither a logger nor Lightning's bar shows them."""
+
 Triplets = tuple[Tensor, Tensor, Tensor]
 """Users, items bought and items not bought, int64 ``(B,)`` each."""
 
@@ -160,8 +163,19 @@ class PairwiseRecommender(Recommender):
         """Return the loss of a batch of triplets."""
         loss = self.model.loss(*batch)
         self.watch_loss(loss)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
+        if self._loss_is_read():
+            self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
         return loss
+
+    def _loss_is_read(self) -> bool:
+        """Whether somebody reads the loss of this batch: logging it takes as long as computing it.
+
+        Without a logger and Lightning's bar those of an epoch's last batch, and of every few, are left.
+        """
+        trainer = self.trainer
+        if trainer.loggers or trainer.progress_bar_callback is not None or trainer.is_last_batch:
+            return True
+        return (trainer.fit_loop.total_batch_idx + 1) % LOGGED == 0
 
     def prepare_scores(self, data: RecommenderData) -> None:
         """Compute the items' vectors."""

@@ -1,4 +1,4 @@
-"""What a training that goes on must have in common with the one that was broken off."""
+"""Resuming: what a training that goes on must have in common with the one that was broken off."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -26,10 +26,10 @@ import catwalk.recommenders.lazy_adam  # noqa: F401
 import datamodules  # noqa: F401
 import lightning_modules
 from callbacks.inject_poisoned_images import InjectPoisonedImages
-from callbacks.of_a_run import callbacks_of
 from callbacks.resumable_checkpoint import ResumableCheckpoint
 from callbacks.run_labels import call_run, run_labels
 from callbacks.show_batches import LogBatches
+from callbacks.trainer_callbacks import callbacks_of
 from callbacks.wandb_axes import WandbAxes
 from catwalk.cli.parser import HELP, LightningParser
 from catwalk.cli.poison import Poison

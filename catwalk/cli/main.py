@@ -32,6 +32,7 @@ make a dataset folder
 
 the whole experiment
   study      run a grid of networks × attacks × recommenders × seeds and print its tables; `study compare` two of them
+  report     make a finished study's plots and its report again, one page to read without a network
   results    what studies and attacks have left on disk: list it, verify it, remove what no study uses
 
 images alone
@@ -55,7 +56,7 @@ SIGTERM; the line then says how to go on."""
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 GO_ON = {
     **dict.fromkeys(LIGHTNING_COMMANDS, "run the same command again"),
-    **dict.fromkeys(("attack", "data", "results"), "nothing is left half-done: run the same command again"),
+    **dict.fromkeys(("attack", "data", "report", "results"), "nothing is left half-done: run the same command again"),
     "study": "the same command goes on with what is left to do",
     "tune": "the same command goes on with the trial that it was at",
 }
@@ -179,6 +180,8 @@ def _run_command(arguments: list[str]) -> None:
         _run_importer(rest)
     elif command == "study":
         _run_study(rest)
+    elif command == "report":
+        _run_report(rest)
     elif command == "tune":
         _run_tune(rest)
     elif command == "attack":
@@ -189,7 +192,8 @@ def _run_command(arguments: list[str]) -> None:
         from catwalk.configuration.names import closest
 
         similar = closest(
-            command, [*LIGHTNING_COMMANDS, "attack", "data", "results", "study", "tune", "--help", "--version"]
+            command,
+            [*LIGHTNING_COMMANDS, "attack", "data", "report", "results", "study", "tune", "--help", "--version"],
         )[:1]
         hint = f"did you mean `catwalk {similar[0]}`? " if similar else ""
         raise CatwalkError(f"there is no command {command!r}; {hint}`catwalk --help` lists them")
@@ -330,37 +334,42 @@ def _run_study(arguments: list[str]) -> None:
 
 
 def _init_study(arguments: list[str]) -> None:
-    from catwalk.configuration.parsers import CatwalkParser, instantiate
     from catwalk.study.init import init_study
 
-    parser = CatwalkParser(
-        prog="catwalk study init",
-        usage="catwalk study init DATASET [--output FILE]",
-        description=(init_study.__doc__ or "").splitlines()[0],
-    )
-    parser.add_function_arguments(init_study, as_group=False, as_positional=True)
     if not arguments:
         raise CatwalkError("dataset is missing: catwalk study init DATASET, a folder that `catwalk data` wrote")
-    with _told_in_a_line(lambda: _options_of(init_study)):
+    _run_function("study init", "DATASET [--output FILE]", init_study, arguments)
+
+
+def _run_report(arguments: list[str]) -> None:
+    from catwalk.study.report import report
+
+    if not arguments:
+        raise CatwalkError("study is missing: catwalk report STUDY, a folder that `catwalk study` wrote, as runs/demo")
+    _run_function("report", "STUDY [--store FOLDER] [--dataset FOLDER]", report, arguments)
+
+
+def _run_function(command: str, usage: str, function: Callable[..., Any], arguments: list[str]) -> Any:
+    """Return what a function returns whose first argument stands on the line without a name."""
+    from catwalk.configuration.parsers import CatwalkParser, instantiate
+
+    parser = CatwalkParser(
+        prog=f"catwalk {command}",
+        usage=f"catwalk {command} {usage}",
+        description=(function.__doc__ or "").splitlines()[0],
+    )
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    with _told_in_a_line(lambda: _options_of(function)):
         settings = parser.parse_args(arguments)
-    init_study(**vars(instantiate(parser, settings)))
+    return function(**vars(instantiate(parser, settings)))
 
 
 def _compare_studies(arguments: list[str]) -> None:
-    from catwalk.configuration.parsers import CatwalkParser, instantiate
     from catwalk.study.compare import compare_studies
 
-    parser = CatwalkParser(
-        prog="catwalk study compare",
-        usage="catwalk study compare FIRST SECOND [--csv FILE]",
-        description=(compare_studies.__doc__ or "").splitlines()[0],
-    )
-    parser.add_function_arguments(compare_studies, as_group=False, as_positional=True)
     if not arguments:
         raise CatwalkError("first is missing: catwalk study compare FIRST SECOND, folders that `catwalk study` wrote")
-    with _told_in_a_line(lambda: _options_of(compare_studies)):
-        settings = parser.parse_args(arguments)
-    if not compare_studies(**vars(instantiate(parser, settings))):
+    if not _run_function("study compare", "FIRST SECOND [--csv FILE]", compare_studies, arguments):
         raise SystemExit(VERDICTS_DIFFER)
 
 

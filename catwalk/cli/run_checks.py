@@ -1,4 +1,4 @@
-"""What a run is refused for before or after its work, and what Lightning's own refusals mean."""
+"""Checks of a run, before and after its work, and what Lightning's own refusals mean."""
 
 import os
 import re
@@ -8,8 +8,8 @@ from typing import Any
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 
-from callbacks.of_a_run import callbacks_of
 from callbacks.show_batches import ShowBatches
+from callbacks.trainer_callbacks import callbacks_of
 from catwalk.configuration.names import did_you_mean
 from catwalk.errors import CatwalkError
 from datamodules import InteractionTriplets, ProductImages

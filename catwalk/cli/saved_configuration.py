@@ -12,7 +12,7 @@ from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
-from callbacks.of_a_run import callbacks_of
+from callbacks.trainer_callbacks import callbacks_of
 from catwalk import __version__
 from catwalk.configuration.parsers import KEEP_NONE
 from catwalk.files.atomic import written_aside

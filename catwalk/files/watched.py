@@ -1,5 +1,6 @@
 """Files that must stay as they are between the moment when they were fingerprinted and the end of what reads them."""
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -26,10 +27,10 @@ class FileState(NamedTuple):
     changed: int
 
 
-def file_state(path: Path) -> FileState | None:
+def file_state(path: str | Path) -> FileState | None:
     """Return the state of a file; None where there is none."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -54,18 +55,19 @@ class WatchedFiles:
             another process, gives what can be pickled: no lambda.
     """
 
-    def __init__(self, listing: Callable[[], Iterable[Path]]) -> None:
+    def __init__(self, listing: Callable[[], Iterable[str | Path]]) -> None:
         self._listing = listing
         self._states = self._look()
         wait_for_other_times(state for state in self._states.values() if state is not None)
 
-    def _look(self) -> dict[Path, FileState | None]:
-        return {path: file_state(path) for path in self._listing()}
+    def _look(self) -> dict[str, FileState | None]:
+        # By text: to make a Path takes longer than to ask for the state, and there may be a hundred thousand.
+        return {os.fspath(path): file_state(path) for path in self._listing()}
 
     @property
     def states(self) -> dict[Path, FileState | None]:
         """The state of each file, as it was taken; None of one that was not there."""
-        return dict(self._states)
+        return {Path(path): state for path, state in self._states.items()}
 
     def written(self) -> Path | None:
         """Return a file that was written, removed or added since the states were taken; None if there is none."""
@@ -73,7 +75,7 @@ class WatchedFiles:
         if now == self._states:
             return None
         different = {path for path, _ in now.items() ^ self._states.items()}
-        return min(different)
+        return Path(min(different))
 
     def require_unchanged(self, what: str) -> None:
         """Refuse a result if a file was written, removed or added.
@@ -107,8 +109,8 @@ def watch_folder(folder: Path, *patterns: str) -> WatchedFiles:
     return WatchedFiles(partial(_matching, folder, patterns))
 
 
-def _named(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    return [folder / name for name in names]
+def _named(folder: Path, names: tuple[str, ...]) -> list[str]:
+    return [os.path.join(folder, name) for name in names]
 
 
 def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

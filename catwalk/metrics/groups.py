@@ -34,8 +34,8 @@ def popularity_groups(purchases: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> from catwalk.metrics.groups import POPULARITY_GROUPS, popularity_groups
-        >>> [POPULARITY_GROUPS[group] for group in popularity_groups(torch.tensor([9, 0, 2, 1, 2]))]
-        ['head', 'cold', 'tail', 'tail', 'tail']
+        >>> print(*(POPULARITY_GROUPS[group] for group in popularity_groups(torch.tensor([9, 0, 2, 1, 2]))))
+        head cold tail tail tail
     """
     size = len(purchases)
     as_popular = size - torch.searchsorted(purchases.sort().values, purchases)
@@ -60,8 +60,8 @@ def user_groups(bought: UserItems, categories: Tensor, source: int, target: int 
         >>> from catwalk.metrics.groups import USER_GROUPS, user_groups
         >>> from catwalk.shop.user_items import UserItems
         >>> bought = UserItems.from_pairs(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 2, 1]), 4, 3)
-        >>> [USER_GROUPS[group] for group in user_groups(bought, torch.tensor([5, 6, 7]), source=5, target=7)]
-        ['source', 'both', 'neither', 'neither']
+        >>> print(*(USER_GROUPS[group] for group in user_groups(bought, torch.tensor([5, 6, 7]), source=5, target=7)))
+        source both neither neither
     """
     group = torch.zeros_like(bought.counts)
     of_purchases = categories[bought.items]

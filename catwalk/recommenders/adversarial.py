@@ -1,4 +1,4 @@
-"""What an adversary takes from the difference of two scores, in closed form."""
+"""Adversarial perturbations in closed form: what an adversary takes from the difference of two scores."""
 
 from typing import Literal
 

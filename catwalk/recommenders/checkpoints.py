@@ -1,4 +1,4 @@
-"""What checkpoints of recommenders hold, and a model read from one of them."""
+"""Checkpoints of recommenders: what they hold, and a model read from one of them."""
 
 import math
 from collections.abc import Mapping

@@ -69,16 +69,15 @@ class LazyAdam(Optimizer):
             gradient = gradient.coalesce()
             rows, gradient = gradient.indices()[0], gradient.values()
             first, second = first.index_select(0, rows), second.index_select(0, rows)
-        is_used = gradient != 0
-        if gradient.ndim > 1:
-            is_used = is_used.flatten(1).any(dim=1).view(-1, *[1] * (gradient.ndim - 1))
         new_first = first.lerp(gradient, 1 - beta_1)
         new_second = (second * beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
         corrected = (new_second / (1 - beta_2 ** state["step"])).sqrt_().add_(group["eps"])
-        change = new_first / corrected * (-group["lr"] / (1 - beta_1 ** state["step"]))
-        # Chosen by `where`, not by indices: a GPU need not say how many there are.
-        new_first, new_second = torch.where(is_used, new_first, first), torch.where(is_used, new_second, second)
-        change = torch.where(is_used, change, 0.0)
+        change = new_first.div(corrected).mul_(-group["lr"] / (1 - beta_1 ** state["step"]))
+        is_used = _rows_with_gradient(gradient)
+        # Chosen by `where`, not by indices, and on a GPU always: it need not say then how many there are.
+        if gradient.device.type != "cpu" or not bool(is_used.all()):
+            new_first, new_second = torch.where(is_used, new_first, first), torch.where(is_used, new_second, second)
+            change = torch.where(is_used, change, 0.0)
         if rows is None:
             state["exp_avg"].copy_(new_first)
             state["exp_avg_sq"].copy_(new_second)
@@ -87,3 +86,11 @@ class LazyAdam(Optimizer):
             state["exp_avg"].index_copy_(0, rows, new_first)
             state["exp_avg_sq"].index_copy_(0, rows, new_second)
             parameter.index_add_(0, rows, change)
+
+
+def _rows_with_gradient(gradient: Tensor) -> Tensor:
+    """Return which rows are not all zeros, a boolean ``(R, 1, …)`` that broadcasts to the gradient."""
+    if gradient.ndim < 2:
+        return gradient != 0
+    # No sum of absolute values is 0 unless all of them are, and `any` of booleans takes ten times as long on a CPU.
+    return (gradient.abs().flatten(1).sum(dim=1) != 0).view(-1, *[1] * (gradient.ndim - 1))

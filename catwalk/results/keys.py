@@ -65,9 +65,18 @@ def modules_imported_by(modules: Iterable[str]) -> set[str]:
     return found
 
 
-@cache
+_sources: dict[str, str | None] = {}
+"""The sources that have been read, by module."""
+
+
 def _source(module: str) -> str | None:
-    """Return a module's source, or None if it is no Python module."""
+    """Return a module's source, or None if it is no Python module; read once."""
+    if module not in _sources:
+        _sources[module] = _read_source(module)
+    return _sources[module]
+
+
+def _read_source(module: str) -> str | None:
     try:
         spec = importlib.util.find_spec(module)
     except (ModuleNotFoundError, ValueError):  # the second of a script's or a notebook's own ``__main__``
@@ -75,6 +84,25 @@ def _source(module: str) -> str | None:
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def known_code() -> dict[str, str | None]:
+    """Return the code of which keys have been made, for another process that is to make the same."""
+    return dict(_sources)
+
+
+def assume_code(code: Mapping[str, str | None]) -> str | None:
+    """Make keys of code that another process has read.
+
+    Args:
+        code: What :func:`known_code` returned there.
+
+    Returns:
+        A module that reads otherwise by now; None where all are as they were.
+    """
+    forget_code()
+    _sources.update(code)
+    return next((name for name, source in code.items() if source is not None and _read_source(name) != source), None)
 
 
 @cache
@@ -173,5 +201,6 @@ def _code(module: str) -> ast.Module:
 
 def forget_code() -> None:
     """Read the modules anew for the next key: their files have changed since this process began."""
-    for cached in (_source, _code, _imports, _code_hash, _code_of):
+    _sources.clear()
+    for cached in (_code, _imports, _code_hash, _code_of):
         cached.cache_clear()

@@ -1,4 +1,4 @@
-"""What a store of results holds, which studies use it, whether it is sound, and what of it is of no use any more."""
+"""Overview of a store of results: what it holds, which studies use it, whether it is sound, and what no study uses."""
 
 import contextlib
 import json

@@ -16,7 +16,7 @@ from catwalk.study.controls import Controls
 from catwalk.study.effects import Statistics
 from catwalk.study.executor import run_waiting
 from catwalk.study.grid import Grid, Settings, Training
-from catwalk.study.metrics import Metrics
+from catwalk.study.metrics import OF_EVERYBODY, Metrics
 from catwalk.study.paper import Paper, PaperDataset
 from catwalk.study.plan import Plan
 from catwalk.study.remarks import what_is_replaced
@@ -49,7 +49,6 @@ def run_study(
     controls: Controls = Controls(),  # noqa: B008 - frozen
     smallest_effect: float = 0.05,
     confidence: float = 0.95,
-    paper: PaperDataset | None = None,
     accuracy_attack: Settings | None = None,
     lpips: PerceptualSettings = PerceptualSettings(),  # noqa: B008 - frozen
     split: Settings | None = None,
@@ -58,6 +57,7 @@ def run_study(
     output: Path = Path("runs"),
     verify: bool = False,
     workers: int | None = None,
+    paper: PaperDataset | None = None,
 ) -> Path:
     """Run a study and print its tables.
 
@@ -86,8 +86,6 @@ def run_study(
         smallest_effect: Smallest effect of interest, as a share of CHR without attack: what lies within ± this is told
             as no effect.
         confidence: Share of all studies in which an interval is to hold the true effect, in (0, 1).
-        paper: Dataset of the paper, ``amazon_men`` or ``amazon_women``, whose printed values stand in the tables below
-            the study's own.
         accuracy_attack: ``class_path`` and ``init_args`` of the untargeted attack under which the networks' accuracy on
             the test images is measured; by default PGD with ε = 8 grey levels, ten steps of ε/6 and a random start.
         lpips: How LPIPS of the adversarial images is measured.
@@ -101,6 +99,8 @@ def run_study(
             again whose hash was compared before, and whose size and times are still those.
         workers: How many stages run side by side, each on one thread; the results are the same for every number. By
             default one for each core as far as memory allows, and one alone where a GPU is used.
+        paper: Dataset of the paper, ``amazon_men`` or ``amazon_women``, whose own values are to stand in the tables
+            beside the study's.
 
     Returns:
         The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*``,
@@ -127,16 +127,17 @@ def run_study(
         undefended=undefended,
     )
     under = accuracy_attack_of(accuracy_attack or ACCURACY_ATTACK)
-    shop = Shop.read(dataset, None if split is None else split_of(split))
+    shop = Shop.read(dataset, None if split is None else split_of(split)).under(grid.protocols)
     if grid.recommenders and not 1 <= top_k <= len(shop.catalogue):
         raise CatwalkError(f"top_k: must lie in 1..{len(shop.catalogue)}, the size of the catalogue, got {top_k}")
     measure, why_not = load_lpips(lpips.net, lpips.trunk, lpips.on_missing) if attacks else (None, None)
     columns = [column_name(column, top_k) for column in COLUMNS]
-    further = Metrics.of(metrics, columns, len(shop.catalogue), source)
-    if further.chosen and not grid.recommenders:
+    if metrics and not grid.recommenders:
         raise CatwalkError(
             "metrics: are of recommenders, and the study has none: give it recommenders, or leave them out"
         )
+    of_everybody = [f"{name}@{top_k}" for name in OF_EVERYBODY] if grid.recommenders else []
+    further = Metrics.of([*of_everybody, *metrics], columns, len(shop.catalogue), source)
     plan = Plan.of(grid, shop, cache, under, measure, further)
     if wandb == "online":
         require_login()

@@ -255,5 +255,5 @@ def read_effects(path: Path) -> list[Effect]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return [Effect.of_row(row) for row in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise CatwalkError(f"{path} cannot be read: {error}; run the study again") from error

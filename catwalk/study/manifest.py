@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def write_manifest(
     grid: Grid,
     plan: Plan,
     statistics: Statistics,
+    notes: Sequence[str],
+    shams: Sequence[str],
     lpips: LPIPS | None,
     why_no_lpips: str | None,
 ) -> None:
@@ -56,6 +59,8 @@ def write_manifest(
         "undefended": grid.undefended,
         "controls": vars(grid.controls),
         "statistics": vars(statistics),
+        "shams": list(shams),
+        "notes": [note for note in notes if note],
         "store": os.path.relpath(plan.stages[0].cache.folder, path.parent),
         "attacks": _attacks(plan),
         "stages": plan.places,

@@ -10,10 +10,11 @@ from catwalk.study.effects import Effect, ReadUsers, Statistics, places_of
 from catwalk.study.statistics import EffectSize, Verdict, paired_effect, verdict
 from catwalk.study.tables import Row, Table, Value
 
-Cause = Literal["mixing", "attack", "both", "neither", "cannot tell"]
+Cause = Literal["mixing", "at least mixing", "attack", "both", "neither", "cannot tell"]
 
 CAUSES: dict[Cause, str] = {
     "mixing": "it is the mixing's: the sham, with no attack at all, moves CHR as the attack does",
+    "at least mixing": "the sham, with no attack at all, moves CHR; whether the attack adds to it cannot be told",
     "attack": "it is the attack's: the sham does not move CHR",
     "both": "the mixing and the attack both move CHR",
     "neither": "neither moves CHR by more than the smallest effect of interest",
@@ -91,7 +92,7 @@ def compare_with_shams(
         after = places_of(where(of_one, attack=effect.attack, scenario="poisoning"), users, top_k, before.shape[1])
         between = paired_effect(before, after, confidence=confidence)
         # The smallest effect of interest is a share of no attack, here as elsewhere.
-        share = smallest_effect * effect.size.clean / between.clean if between.clean else smallest_effect
+        share = effect.size.limit(smallest_effect) / (abs(between.clean) or 1.0)
         decision = verdict(between, between.p_value, share, confidence)
         found.append(
             Mixing(
@@ -111,8 +112,8 @@ def _cause(sham: Verdict, attack: Verdict, between: Verdict) -> Cause:
     moved = ("pushed", "lowered")
     if sham in moved and between == "no effect":
         return "mixing"
-    if sham in moved and between in moved:
-        return "both"
+    if sham in moved:
+        return "both" if between in moved else "at least mixing"
     if sham == "no effect" and attack in moved and between in moved:
         return "attack"
     if sham == "no effect" and attack == "no effect":

@@ -1,5 +1,6 @@
 """The plan of a study: which stages every cell is made of, before anything runs."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,15 +138,12 @@ class Plan:
             networks[name] = _Network(classifier, accuracy, FeaturesStage(cache, shop, classifier))
         assert grid.undefended is not None
         undefended = networks[grid.undefended].features
-        recommenders: dict[str, RecommenderTraining] = {}
-        for name in grid.recommenders:
-            recommenders[name] = RecommenderTraining.of(grid, shop, name, recommenders)
-        of_one = _Recommenders(cache, shop, grid, recommenders, metrics)
+        recommenders = _recommenders(cache, shop, grid, metrics)
         runs: list[Run] = []
-        for protocol in grid.protocols:
+        for protocol, of_one in zip(grid.protocols, recommenders, strict=True):
             for network in networks.values():
                 images = _Images(cache, grid, protocol, network, undefended, lpips)
-                runs += of_one.runs(images) if recommenders else images.runs()
+                runs += of_one.runs(images) if grid.recommenders else images.runs()
         return cls(runs)
 
     @cached_property
@@ -169,12 +167,21 @@ class Plan:
     @property
     def places(self) -> dict[str, str]:
         """Where in the cache the result of each stage is, by description."""
-        return {stage.description: stage.place for stage in self.stages}
+        return {name: stage.place for name, stage in self._named.items()}
 
     @property
     def keys(self) -> dict[str, str]:
         """What each stage depends on, by description, as far as it is known before anything runs."""
-        return {stage.description: stage.key for stage in self.stages}
+        return {name: stage.key for name, stage in self._named.items()}
+
+    @property
+    def _named(self) -> dict[str, Stage]:
+        """The stages by description; of those that protocols alone tell apart, all but the first with a number."""
+        named: dict[str, Stage] = {}
+        for stage in self.stages:
+            names = itertools.chain([stage.description], (f"{stage.description} ({n})" for n in itertools.count(2)))
+            named[next(name for name in names if name not in named)] = stage
+        return named
 
     @property
     def networks(self) -> list[Run]:
@@ -215,9 +222,12 @@ class _Images:
         self.protocol = protocol
         self.network = network
         self.clean = network.features
+        # Nothing is done a second time for a protocol that asks the undefended network about itself.
+        protocol = protocol.of_undefended if self.clean is undefended else protocol
         self.items = SourceItems(protocol, grid.source, self.clean, undefended)
         self.attacks = [
-            AttackStage(cache, grid, attack, self.clean, protocol, undefended) for attack in grid.named_attacks
+            AttackStage(cache, grid, attack.under(protocol), self.clean, protocol, undefended)
+            for attack in grid.named_attacks
         ]
         self._cache = cache
         self._undefended = undefended
@@ -246,15 +256,15 @@ class _Images:
 
     def to_train_on(self, rows: AttackStage | FeaturesStage, row: str) -> CatalogueFeatures:
         """Return the features of a catalogue in which the attacked items' are of an attack, or a sham's."""
-        is_mixed = self.protocol.background_features == "undefended" and self.clean is not self._undefended
-        own_scale = self.protocol.feature_scale == "own_matrix" and rows is not self.clean
+        is_mixed = self.items.protocol.background_features == "undefended"
+        own_scale = self.items.protocol.feature_scale == "own_matrix" and rows is not self.clean
         if not is_mixed and not own_scale:
             return rows
         return self._mix(self._undefended if is_mixed else self.clean, rows, self.clean, row)
 
     def to_test_on(self, trained_on: CatalogueFeatures) -> CatalogueFeatures:
         """Return the same features with the categories by whom the protocol asks."""
-        if self.protocol.chr_categories != "undefended" or self.clean is self._undefended:
+        if self.items.protocol.chr_categories != "undefended":
             return trained_on
         if isinstance(trained_on, MixedFeaturesStage):
             return self._mix(trained_on.background, trained_on.rows, self._undefended, trained_on.attack_name)
@@ -279,6 +289,8 @@ class _Recommenders:
         grid: The study's.
         trainings: How each is trained, by name, in the study's order.
         metrics: What else to measure of them.
+        variant: What tells their trainings from those of the same names under another protocol; nothing where there
+            are no others.
     """
 
     def __init__(
@@ -288,24 +300,28 @@ class _Recommenders:
         grid: Grid,
         trainings: dict[str, RecommenderTraining],
         metrics: Metrics,
+        variant: str = "",
     ) -> None:
         self._cache = cache
         self._shop = shop
         self._grid = grid
         self._trainings = trainings
         self._metrics = metrics
+        self._variant = variant
         self._trained: dict[tuple[str, int, str], RecommenderStage] = {}
         self._tested: dict[tuple[str, str], RecommendationsStage] = {}
 
-    def trained(self, name: str, seed: int, images: CatalogueFeatures, clean: FeaturesStage) -> RecommenderStage:
+    def trained(
+        self, training: RecommenderTraining, seed: int, images: CatalogueFeatures, clean: FeaturesStage
+    ) -> RecommenderStage:
         """Return the training of a recommender, and before it that of the one with which it begins."""
-        training = self._trainings[name]
         if not training.looks_at_images:  # attacks make no difference to it
             images = clean
-        which = (name, seed, images.key)
+        which = (training.name, seed, images.key)
         if which not in self._trained:
-            start = None if training.warm_start is None else self.trained(training.warm_start, seed, images, clean)
-            self._trained[which] = RecommenderStage(self._cache, self._shop, training, seed, images, start)
+            start = None if training.start is None else self.trained(training.start, seed, images, clean)
+            stage = RecommenderStage(self._cache, self._shop, training, seed, images, start, self._variant)
+            self._trained[which] = stage
         return self._trained[which]
 
     def _tested_on(self, of: _Images, recommender: RecommenderStage, images: CatalogueFeatures) -> RecommendationsStage:
@@ -319,17 +335,17 @@ class _Recommenders:
     def runs(self, of: _Images) -> Iterator[Run]:
         """Yield the cells of one network under one protocol: of each recommender those without attack first."""
         controls = self._grid.controls
-        for name, training in self._trainings.items():
+        for training in self._trainings.values():
 
             def cells(
                 attack: AttackStage | None,
                 images: CatalogueFeatures,
                 seeds: list[int],
-                name: str = name,
+                training: RecommenderTraining = training,
                 **values: Any,
             ) -> Iterator[Run]:
                 for seed in seeds:
-                    stage = self.trained(name, seed, images, of.clean)
+                    stage = self.trained(training, seed, images, of.clean)
                     yield of.run(attack, recommendations=self._tested_on(of, stage, images), **values)
 
             yield from cells(None, of.clean, self._grid.seeds)
@@ -342,20 +358,37 @@ class _Recommenders:
                 if attack.must_know_recommender:
                     if training.looks_at_images:  # else it has no features that an image could change
                         for seed in self._grid.seeds:
-                            aimed = attack.knowing(self.trained(name, seed, of.clean, of.clean))
+                            aimed = attack.knowing(self.trained(training, seed, of.clean, of.clean))
                             yield from cells(aimed, of.to_train_on(aimed, aimed.name), [seed])
                             if controls.evasion:
-                                yield self._evaded(of, name, seed, aimed)
+                                yield self._evaded(of, training, seed, aimed)
                     continue
                 yield from cells(attack, of.to_train_on(attack, attack.name), self._grid.seeds)
                 if controls.evasion and training.looks_at_images:
                     for seed in self._grid.seeds:
-                        yield self._evaded(of, name, seed, attack)
+                        yield self._evaded(of, training, seed, attack)
 
-    def _evaded(self, of: _Images, name: str, seed: int, attack: AttackStage) -> Run:
+    def _evaded(self, of: _Images, training: RecommenderTraining, seed: int, attack: AttackStage) -> Run:
         """Return a cell whose recommender was trained on clean images and is shown attacked ones by its network."""
-        stage = self.trained(name, seed, of.clean, of.clean)
+        stage = self.trained(training, seed, of.clean, of.clean)
         return of.run(attack, recommendations=self._tested_on(of, stage, attack), scenario="evasion")
+
+
+def _recommenders(cache: StageCache, shop: Shop, grid: Grid, metrics: Metrics) -> list[_Recommenders]:
+    """Return the recommenders under each protocol: the same ones under all that train them alike."""
+    by_protocol: list[dict[str, RecommenderTraining]] = []
+    for protocol in grid.protocols:
+        trainings: dict[str, RecommenderTraining] = {}
+        for name in grid.recommenders:
+            trainings[name] = RecommenderTraining.of(grid, shop, name, trainings, protocol)
+        by_protocol.append(trainings)
+    settings = [repr([training.settings for training in trainings.values()]) for trainings in by_protocol]
+    has_variants = len(set(settings)) > 1
+    found: dict[str, _Recommenders] = {}
+    for protocol, trainings, their_settings in zip(grid.protocols, by_protocol, settings, strict=True):
+        variant = f", {protocol.name}" if has_variants else ""
+        found.setdefault(their_settings, _Recommenders(cache, shop, grid, trainings, metrics, variant))
+    return [found[their_settings] for their_settings in settings]
 
 
 def _check_categories(grid: Grid, shop: Shop, training: ClassifierTraining, metrics: Metrics) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from catwalk.files.csv_text import from_cell
 from catwalk.poisoning.protocol import Protocol
+from catwalk.shop.catalogue import read_dataset_info
 from catwalk.shop.labelled_images import LabelledImages
 from catwalk.study.grid import Grid
 from catwalk.study.shop import Shop
@@ -68,6 +69,27 @@ def on_protocol(protocol: Protocol, is_one_of_several: bool) -> Iterator[str]:
         yield f"{which}: {'; '.join(differences)}."
     elif which:
         yield f"{which}: as Catwalk stands behind it."
+
+
+def on_core(shop: Shop, protocols: Sequence[Protocol]) -> Iterator[str]:
+    """Yield a sentence where a dataset's rare users and items were left out otherwise than a protocol has it.
+
+    Args:
+        shop: The dataset; it says how it was made where an importer wrote it.
+        protocols: The protocols of a study.
+    """
+    made_by = read_dataset_info(shop.catalogue.folder).get("made_by")
+    if not isinstance(made_by, dict) or not isinstance(made_by.get("core"), int) or made_by["core"] <= 1:
+        return  # nothing is known of any
+    one_pass = made_by.get("one_pass") is True
+    others = [protocol for protocol in protocols if (protocol.core == "one_pass") != one_pass]
+    if others:
+        how = "in one pass" if one_pass else "again and again until nothing changed"
+        names = ", ".join(protocol.name for protocol in others)
+        yield (
+            f"{shop.catalogue.name} was made with users and items of fewer than {made_by['core']} purchases left out "
+            f"{how}, and not as protocol {names} has it (core: {others[0].core}); import it anew for that."
+        )
 
 
 def _on_accuracy(shop: Shop, classifier: ClassifierStage) -> str | None:

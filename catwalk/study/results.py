@@ -50,9 +50,9 @@ class StudyResults:
             manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
             with (folder / CELLS_FILE).open(newline="", encoding="utf-8") as file:
                 cells = [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
-            if not isinstance(manifest, dict) or not cells:
-                raise ValueError("it is empty")
-        except (OSError, ValueError, AttributeError) as error:
+            if not isinstance(manifest, dict) or not isinstance(manifest.get("top_k"), int) or not cells:
+                raise ValueError("it has no cells, or does not say its top_k")
+        except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
             raise CatwalkError(f"{folder} cannot be read as a study: {error}; run the study again") from error
         return cls(folder, manifest, cells, read_effects(folder / EFFECTS_FILE))
 

@@ -13,9 +13,7 @@ from catwalk.errors import CatwalkError
 from catwalk.results.record import RECORD_FILE
 from catwalk.shop.catalogue import Catalogue
 from catwalk.study.results import StudyResults
-
-ATTACKED_ITEMS_FILE = "attacked_items.parquet"
-"""Where the recommendations of a cell say how far each attacked item gets."""
+from catwalk.study.stages.recommendations import ITEMS_FILE
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class StoredResults:
         if folder is None:
             return None
         try:
-            return pq.read_table(folder / ATTACKED_ITEMS_FILE)
+            return pq.read_table(folder / ITEMS_FILE)
         except (OSError, pa.ArrowException):
             return None
 

@@ -122,8 +122,8 @@ class RecommenderTraining:
         data: Its data module, without features and with some seed.
         learns: Whether there is anything to train.
         looks_at_images: Whether images make a difference to it.
-        warm_start: The recommender of the study with whose parameters it begins.
-        start: The training of that one: its own, or, where the protocol wants it so, for half as many epochs.
+        start: The training of the recommender with whose parameters it begins: that one's own, or, where the protocol
+            wants it so, half of it.
     """
 
     name: str
@@ -132,7 +132,6 @@ class RecommenderTraining:
     data: Specification
     learns: bool
     looks_at_images: bool
-    warm_start: str | None
     start: "RecommenderTraining | None" = None
 
     @classmethod
@@ -191,12 +190,22 @@ class RecommenderTraining:
         stated = {**protocol.data_arguments(), **(training.data or {})}
         data = data_of(stated, TRIPLETS, f"recommenders.{name}.data", **given)
         data.instantiate()
-        return cls(name, trainer, model, data, example.learns, example.uses_features, training.warm_start, start)
+        return cls(name, trainer, model, data, example.learns, example.uses_features, start)
 
     @property
     def trainer_argument(self) -> str:
         """What the user calls the Trainer's arguments."""
         return f"recommenders.{self.name}.trainer"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How it is trained, as plain values, which tell two trainings apart."""
+        return {
+            "model": self.model.settings,
+            "data": self.data.settings,
+            "trainer": self.trainer or {},
+            "start": None if self.start is None else self.start.settings,
+        }
 
     @property
     def half_way(self) -> "RecommenderTraining":

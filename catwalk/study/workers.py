@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import importlib
 import io
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from rich.progress import TaskID
 from catwalk.configuration import notices as known_notices
 from catwalk.errors import CatwalkError
 from catwalk.limits import free_memory
+from catwalk.results.keys import assume_code, known_code
 from catwalk.study.progress import StudyDisplay, StudyProgress
 from catwalk.study.stages.stage import Stage
 from catwalk.terminal import screen_text
@@ -184,7 +186,7 @@ class WorkerProcesses(Executor):
         with contextlib.ExitStack() as stack:
             stack.enter_context(_one_thread_in_processes())
             plan = stack.enter_context(self._cache.aside()) / "stages.pickle"
-            plan.write_bytes(pickle.dumps(list(stages)))
+            plan.write_bytes(pickle.dumps((list(stages), known_code())))
             arguments = (plan, self._reports, Computing.of_this_process())
             self._pool = ProcessPoolExecutor(workers, context, _begin, arguments)
             self._left = stack.pop_all()
@@ -333,11 +335,19 @@ class _Stream(io.TextIOBase):
 
 @dataclass
 class _Worker:
-    """What a process knows of the study."""
+    """What a process knows of the study.
+
+    Attributes:
+        stages: All that it may be asked for.
+        reports: Whom it tells.
+        computing: How it computes.
+        changed: A module that was written after the study was planned, before it was imported here.
+    """
 
     stages: list[Stage]
     reports: _Reports
     computing: Computing
+    changed: str | None
 
 
 _worker: _Worker | None = None
@@ -353,9 +363,12 @@ def _begin(plan: Path, queue: "SimpleQueue[Any]", computing: Computing) -> None:
     sys.stdout, sys.stderr = _Stream(reports, "stdout"), _Stream(reports, "stderr")
     known_notices.hide()
     torch.set_num_threads(1)
-    stages: list[Stage] = pickle.loads(plan.read_bytes())
+    stages, code = pickle.loads(plan.read_bytes())
+    for name in dict.fromkeys(name for stage in stages for name in stage.modules):
+        importlib.import_module(name)
+    changed = assume_code(code)
     stages[0].cache.tell = lambda line: reports.send("tell", line[:LONGEST])
-    _worker = _Worker(stages, reports, computing)
+    _worker = _Worker(stages, reports, computing, changed)
 
 
 def _end_with_parent() -> None:
@@ -370,6 +383,10 @@ def _run(number: int) -> float:
     """Run a stage."""
     assert _worker is not None
     _worker.reports.number = number
+    if _worker.changed is not None:
+        raise CatwalkError(
+            f"the code of {_worker.changed} was changed while the study began; run the same command again"
+        )
     try:
         with sigterm_raises() as sigterm_came:
             try:

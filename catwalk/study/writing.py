@@ -17,7 +17,7 @@ from catwalk.study.grid import NO_ATTACK, Grid
 from catwalk.study.manifest import write_manifest
 from catwalk.study.mixing import compare_with_shams, conclusion, mixing_table
 from catwalk.study.plan import Plan, Run
-from catwalk.study.remarks import on_protocol, remarks_on_networks
+from catwalk.study.remarks import on_core, on_protocol, remarks_on_networks
 from catwalk.study.results import CELLS_FILE, EFFECTS_FILE, MANIFEST_FILE
 from catwalk.study.shop import Shop
 from catwalk.study.stages.recommendations import USERS_FILE
@@ -106,6 +106,7 @@ def write_results(
     write_effects(effects, folder / EFFECTS_FILE)
     remarks = remarks_on_networks(shop, grid, [(run.classifier, run.features) for run in plan.networks])
     of_protocols = [sentence for each in grid.protocols for sentence in on_protocol(each, len(grid.protocols) > 1)]
+    of_protocols += on_core(shop, grid.protocols) if grid.recommenders else []
     notes = [_purposes(runs), *of_protocols, remarks]
     tables: dict[str, Table] = {}
     if grid.recommenders:
@@ -120,7 +121,8 @@ def write_results(
             path.unlink()
     for stem, table in tables.items():
         table.write(folder / stem)
-    write_manifest(folder / MANIFEST_FILE, shop, grid, plan, statistics, lpips, why_no_lpips)
+    beside_shams = [conclusion(shams), *(each.sentence for each in shams)] if shams else []
+    write_manifest(folder / MANIFEST_FILE, shop, grid, plan, statistics, notes, beside_shams, lpips, why_no_lpips)
     return Outcome(cells, effects, tables, conclusion(shams))
 
 

@@ -1,9 +1,13 @@
 """Random noise: distribution, bound, what it depends on; and attacks whose budget is 0."""
 
+from importlib.resources import files
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.stats
 import torch
+import yaml
 from every_attack import ALL, CARLINI_WAGNER, aims, make_batch, make_network
 
 from catwalk.attacks import PGD, RandomNoise
@@ -13,6 +17,7 @@ from catwalk.poisoning.attack_files import read_summary
 from catwalk.poisoning.poison import poison
 from catwalk.poisoning.protocol import AttackProtocol
 from catwalk.shop.decoding import decode, decode_item
+from catwalk.study.specifications import attack_of
 
 
 def noise_of(attack, images, keys):
@@ -79,6 +84,12 @@ def test_names_and_errors():
         RandomNoise(-1)
 
 
+def test_the_configuration_is_accepted():
+    settings = yaml.safe_load(Path(str(files("configs")), "attack", "noise8.yaml").read_text())
+    attack = attack_of(settings["poison"]["attack"]).instantiate()
+    assert (type(attack), attack.name, attack.distribution) == (RandomNoise, "Noise (ε = 8)", "sign")
+
+
 def test_poisons_a_shop_within_the_protocols_ball(trained, tmp_path):
     arguments = trained.classifier, RandomNoise(9), trained.catalogue, trained.table
     for protocol in (AttackProtocol(), AttackProtocol(epsilon_space="normalised", clip=False)):
@@ -109,7 +120,7 @@ def test_an_attack_with_a_budget_of_0_saves_the_clean_images(trained, tmp_path, 
     for item in items:
         saved = decode(tmp_path / trained.catalogue.images[item])
         assert np.array_equal(saved, decode_item(trained.catalogue, item, size))
-    torch.testing.assert_close(poisoned.features, trained.table.features)
+    assert torch.equal(poisoned.features, trained.table.features)
 
 
 @pytest.mark.filterwarnings("error")

@@ -43,7 +43,10 @@ def test_differences_are_told_field_by_field():
         ("clip", False, True),
         ("factors", 8, None),
     ]
-    assert mixed.describe() == ["attacks leave [0, 1] while they run", "recommenders have 8 factors"]
+    assert mixed.describe() == [
+        "attacks leave [0, 1] while they run",
+        "recommenders have 8 factors where the study states none",
+    ]
     assert mixed.short_differences == "clip=False, factors=8"
     different = {each.field for each in AS_PUBLISHED.differences()}
     assert different == {field.name for field in fields(Protocol)} - {"name", "chr_categories"}
@@ -133,3 +136,13 @@ def test_an_attack_depends_on_its_own_fields_alone():
         "quantise": "truncate",
     }
     assert AttackProtocol().of_attack == CORRECTED.of_attack
+
+
+def test_the_page_has_every_field_as_in_the_code():
+    page = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text("utf-8")
+    section = page.split("## Every field\n", 1)[1].split("\n#", 1)[0]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:5]] for line in section.splitlines() if line[:3] == "| `"]
+    assert sorted(row[0] for row in rows) == sorted(field.name for field in fields(Protocol) if field.name != "name")
+    for name, *values in rows:
+        stated = [yaml.safe_load(value) for value in values]
+        assert stated == [getattr(protocol, name) for protocol in NAMED.values()], name

@@ -31,7 +31,12 @@ def test_without_recommenders_networks_and_attacks_are_measured(
         del settings["recommenders"]
     study = run_study(settings, output)
     assert study.made == ()  # the results of the same stages
-    assert {path.name for path in study.folder.iterdir()} == TABLES | {"cells.csv", "manifest.json"}
+    assert {path.name for path in study.folder.iterdir()} == TABLES | {
+        "cells.csv",
+        "effects.csv",
+        "manifest.json",
+        "study.yaml",
+    }
     for name in TABLES:
         assert (study.folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
     with (study.folder / "cells.csv").open() as file:
@@ -50,6 +55,7 @@ def test_without_recommenders_networks_and_attacks_are_measured(
         "with another grid (recommender VBPR, BPR-MF, now none; seed 0, 1, now none), which this one replaces" in shown
     )
     assert "Table 1" not in shown
+    assert (study.folder / "effects.csv").read_text() == ""
 
 
 def test_an_attack_that_knows_purchases_needs_some(images_only, settings, tmp_path, run_study, capfd) -> None:

@@ -1,7 +1,9 @@
 """What a protocol makes of a study's recommenders and attacks where the study states nothing, and who begins where."""
 
+import copy
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +11,14 @@ import torch
 from catwalk.attacks import CarliniWagner
 from catwalk.errors import CatwalkError
 from catwalk.poisoning.protocol import AS_PUBLISHED, AS_WRITTEN, CORRECTED, Protocol
+from catwalk.results.store import StageCache
 from catwalk.shop.splits import LastInFile
-from catwalk.study import Grid, Training
+from catwalk.study import ACCURACY_ATTACK, Grid, Training
+from catwalk.study.controls import Controls
+from catwalk.study.metrics import Metrics
+from catwalk.study.plan import Plan
 from catwalk.study.shop import Shop
-from catwalk.study.specifications import NamedAttack, attack_of, split_of
+from catwalk.study.specifications import NamedAttack, accuracy_attack_of, attack_of, split_of
 from catwalk.study.trainings import RecommenderTraining
 
 EPOCHS = {"max_epochs": 6}
@@ -118,7 +124,16 @@ def test_a_split_that_the_dataset_or_the_study_has_goes_before(shop, tmp_path):
         seeds=[0],
         top_k=20,
     )
+    published = Shop.read(folder).under([AS_PUBLISHED])
+    assert published.split is None
+    plain = Shop.read(shop)
+    assert plain.under([AS_PUBLISHED, CORRECTED]).split is plain.under([CORRECTED]).split is None
+    under = plain.under([AS_PUBLISHED, replace(AS_PUBLISHED, name="other")])
+    assert under.split is not None
+    assert under.split.instantiate() == LastInFile()
+    assert under.split_facts != plain.split_facts
     rule = split_of({"class_path": "catwalk.shop.splits.LeaveRandomOut", "init_args": {"seed": 3}})
+    assert Shop.read(shop, rule).under([AS_PUBLISHED]).split is rule
     training = RecommenderTraining.of(grid, Shop.read(shop, rule), "VBPR", {}, AS_PUBLISHED)
     assert training.data.instantiate().rule == rule.instantiate()
 
@@ -134,3 +149,57 @@ def test_an_attack_has_the_protocols_defaults():
     assert (attack.rounded, attack.initial_c, attack.iterations) == (False, 0.1, 300)
     stated: CarliniWagner = named(rounded=True, initial_c=1.0).under(AS_PUBLISHED).example
     assert (stated.rounded, stated.initial_c) == (True, 1.0)
+
+
+def test_a_plan_trains_once_what_several_protocols_train_alike(study_settings, tmp_path):
+    settings = copy.deepcopy(study_settings)
+    amr = {"class_path": "lightning_modules.AMR", "init_args": {"factors": 4, "visual_factors": 4}}
+    settings["recommenders"] = {
+        "VBPR": settings["recommenders"]["VBPR"],
+        "AMR": {"model": amr, "warm_start": "VBPR", "trainer": {"max_epochs": 2}},
+    }
+    settings["recommenders"]["VBPR"]["trainer"]["max_epochs"] = 6
+    stated = {
+        kind: {key: Training(**value) for key, value in settings[kind].items()}
+        for kind in ("extractors", "recommenders")
+    }
+    cw = {"class_path": "catwalk.attacks.CarliniWagner", "init_args": {"iterations": 5}}
+
+    def plan(*protocols):
+        grid = Grid(
+            Path(settings["dataset"]),
+            *(settings["source"], settings["target"]),
+            attacks=[cw],
+            seeds=[0],
+            top_k=20,
+            protocols=list(protocols),
+            controls=Controls(noise=(), other_seeds=False, evasion=False),
+            **stated,
+        )
+        under = accuracy_attack_of(ACCURACY_ATTACK)
+        return Plan.of(grid, Shop.read(grid.dataset), StageCache(tmp_path), under, None, Metrics((), grid.source))
+
+    def trained(made):
+        return [stage.description for stage in made.stages if stage.kind == "recommender"]
+
+    one = plan(CORRECTED, Protocol(name="ideal", ncdcg_ideal="category"))
+    names = [f"{name} on T, {attack}, seed 0" for attack in ("No attack", "C&W (5 × 5)") for name in ("VBPR", "AMR")]
+    assert sorted(trained(one)) == sorted(names)
+    mixed = Protocol(
+        name="mixed", source_items="undefended", background_features="undefended", chr_categories="undefended"
+    )
+    assert {stage.key for stage in plan(CORRECTED, mixed).stages} == {stage.key for stage in plan(CORRECTED).stages}
+    half = Protocol(name="half", amr_start="vbpr_half_way", carlini_wagner="written")
+    both = plan(CORRECTED, half)
+    assert len(set(trained(both))) == 2 * 2 + 2 * 3 - 1  # VBPR without attack is the same under both
+    starts = {
+        (run.protocol.name, stage.start.training.name, stage.start.training.trainer["max_epochs"])
+        for run in both.runs
+        if (stage := run.recommender) is not None and stage.start is not None
+    }
+    assert starts == {("corrected", "VBPR", 6), ("half", "VBPR half-way", 3)}
+    attacks = {run.protocol.name: run.attack.settings["attack"]["init_args"] for run in both.runs if run.attack}
+    assert {name: (each["initial_c"], each["rounded"]) for name, each in attacks.items()} == {
+        "corrected": (0.01, True),
+        "half": (0.1, False),
+    }

@@ -1,10 +1,13 @@
 """What a study's tables say of networks that know little of the source category."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from catwalk.poisoning.protocol import AS_PUBLISHED, AS_WRITTEN, CORRECTED
 from catwalk.study import remarks
 
 REMEDY = "; protocol.source_items: dataset attacks those that the dataset labels so."
@@ -20,7 +23,7 @@ def remarks_of(
     training = SimpleNamespace(category_names=("Sandal", "Bag"), is_trained_here=True)
     classifier = SimpleNamespace(name="T", training=training)
     features = SimpleNamespace(table=SimpleNamespace(categories=seen))
-    grid = SimpleNamespace(source="Sandal", protocol=SimpleNamespace(source_items=source_items))
+    grid = SimpleNamespace(source="Sandal", protocols=[SimpleNamespace(source_items=source_items)])
     monkeypatch.setattr(remarks, "_on_accuracy", lambda *_: near_chance)
     return remarks.remarks_on_networks(SimpleNamespace(catalogue=catalogue), grid, [(classifier, features)])
 
@@ -59,3 +62,30 @@ def test_a_network_near_chance_that_sees_nothing_is_told_of_once(monkeypatch: py
     assert remarks_of(monkeypatch, 0, 10, 0, "network", "Near chance.") == "Near chance."
     told = remarks_of(monkeypatch, 1, 9, 0, "network", "Near chance.")
     assert told == "Near chance. CNN T sees Sandal in only 1 of the 10 items that the dataset labels so" + REMEDY
+
+
+@pytest.mark.parametrize(
+    ("made_by", "protocols", "said"),
+    [
+        ({"core": 5, "one_pass": False}, [CORRECTED, AS_WRITTEN], None),
+        ({"core": 5, "one_pass": True}, [AS_PUBLISHED], None),
+        ({"core": 1, "one_pass": False}, [AS_PUBLISHED], None),
+        (None, [AS_PUBLISHED], None),
+        ({"importer": "synthetic"}, [AS_PUBLISHED], None),
+        (
+            {"core": 5, "one_pass": False},
+            [CORRECTED, AS_PUBLISHED],
+            "fewer than 5 purchases left out again and again until nothing changed, and not as protocol as published "
+            "has it (core: one_pass)",
+        ),
+        ({"core": 10, "one_pass": True}, [CORRECTED], "out in one pass, and not as protocol corrected has it"),
+    ],
+)
+def test_a_dataset_that_was_made_otherwise_is_told_of(
+    tmp_path: Path, made_by: dict, protocols: list, said: str
+) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps({"made_by": made_by}))
+    shop = SimpleNamespace(catalogue=SimpleNamespace(folder=tmp_path, name="Amazon Men"))
+    sentences = list(remarks.on_core(shop, protocols))
+    assert len(sentences) == (said is not None)
+    assert all(said in sentence and sentence.startswith("Amazon Men was made with") for sentence in sentences)

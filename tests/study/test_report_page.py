@@ -75,7 +75,7 @@ def example() -> Page:
         question=f"Does it push {HOSTILE}?",
         answer=[HOSTILE],
         facts=[(HOSTILE, HOSTILE)],
-        protocols=[ProtocolView(HOSTILE, [("clip", HOSTILE, "True"), ("quantise", "inside", "inside")])],
+        protocols=[ProtocolView(HOSTILE, [("clip", HOSTILE)], [("clip", HOSTILE, "True", HOSTILE)])],
         verdicts=[Verdict("pushed", "A", pgd), Verdict("no effect", "B", fgsm), Verdict("lowered", HOSTILE, other)],
         controls=[Verdict("cannot tell", HOSTILE, About("Noise", "T", "VBPR"))],
         tables=[PageTable("effects", HOSTILE, HOSTILE, columns, rows)],

@@ -207,8 +207,8 @@ def test_workers_end_with_the_study_and_the_same_command_goes_on(folder: Path, n
 def test_two_studies_on_one_cache_make_nothing_twice(folder: Path) -> None:
     studies = [start(folder, "--workers", "2", "--name", name) for name in ("a", "b")]
     for study in studies:
-        _, err = study.communicate(timeout=280)
-        assert study.returncode == 0, err
+        out, err = study.communicate(timeout=280)
+        assert study.returncode == 0, out + err
     assert Counter(what for what, *_ in made(folder)) == {
         **{"classifier": 1, "attack": 1, "attack by PGD": 1, "recommender": 6},
     }

@@ -224,14 +224,15 @@ def cells_of(extractor: str, number: int, attack: str, **changed: Any) -> Cell:
     values = {"sr": 0.5, "sr_clean": 0.0, "feature_loss": 0.25, "lpips": 0.125}
     cell = {"dataset": "Shop", "protocol": "corrected", "extractor": extractor, "attack": attack, "recommender": "VBPR"}
     cell |= {"epsilon": None, "seed": 0, "source": "Sandal", "target": "Sneaker", "chr": 1.0}
+    cell |= {"differences": "", "scenario": "poisoning" if is_attack else None, "control": None}
     cell |= {"n_attacked": number if is_attack else None}
     return Cell(**cell | (values if is_attack else {}) | changed)
 
 
 def test_the_number_of_attacked_items_stands_in_the_tables(tmp_path: Path) -> None:
     cells = [cells_of(name, n, attack) for name, n in (("T", 1500), ("AT", 144)) for attack in ("No attack", "FGSM")]
-    assert "Attacked items: 1500 (T), 144 (AT)." in table_1(cells, 20, "").notes
-    table = table_2(cells, "", "vgg")
+    assert "Attacked items: 1500 (T), 144 (AT)." in table_1(cells, [], 20, []).notes
+    table = table_2(cells, "vgg", [])
     assert table.headings == ("Items", "SR", "FL", "LPIPS") * 2
     table.write(tmp_path / "table2")
     assert (tmp_path / "table2.csv").read_text().splitlines() == [
@@ -240,23 +241,19 @@ def test_the_number_of_attacked_items_stands_in_the_tables(tmp_path: Path) -> No
     ]
     # Nobody is proud of how many images there were.
     assert table.best == {(0, column) for column in (1, 2, 3, 5, 6, 7)}
-    assert "Attacked" not in table_1(cells[:1], 20, "").notes
+    assert "Attacked" not in table_1(cells[:1], [], 20, []).notes
 
 
-def test_remarks_are_the_last_of_all_notes() -> None:
+def test_notes_stand_in_every_table() -> None:
     cells = [cells_of("T", 3, attack) for attack in ("No attack", "FGSM")]
-    tables = [
-        table_1(cells, 20, "P.", "R."),
-        table_2(cells, "P.", "vgg", "R."),
-        networks_table("S", ["c"], {"T": [1.0]}, "R."),
-    ]
-    for table in tables:
-        assert table.notes.endswith(" R.")
+    for table in (table_1(cells, [], 20, ["P.", "", "R."]), table_2(cells, "vgg", ["P.", "", "R."])):
+        assert " P. R." in table.notes
+    assert networks_table("S", ["c"], {"T": [1.0]}, "R.").notes.endswith(" R.")
 
 
 def test_blank_and_broken_names_do_not_break_a_table() -> None:
     cells = [cells_of("T", 3, attack, source=" \n", dataset="a\nb|c") for attack in ("No attack", "FGSM")]
-    table = table_1(cells, 20, "")
+    table = table_1(cells, [], 20, [])
     assert table.markdown().splitlines()[0] == r"**Table 1: CHR@20 of (blank) on a b\|c**"
     assert "(blank)" in table.notes
 

@@ -18,7 +18,10 @@ import yaml
 from offline_runs import OfflineRun
 from PIL import Image
 
-NAMES = ("dataset", "protocol", "extractor", "attack", "epsilon", "recommender", "seed", "source", "target")
+NAMES = (
+    *("dataset", "protocol", "differences", "extractor", "attack", "scenario", "control", "epsilon", "recommender"),
+    *("seed", "source", "target"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +81,8 @@ def test_every_cell_is_a_run_that_sorts_by_its_figures(runs, rows) -> None:
         assert {name: "" if run.config[name] is None else str(run.config[name]) for name in NAMES} == {
             name: row[name] for name in NAMES
         }
-        values = {name: float(value) for name, value in row.items() if name not in NAMES and value}
+        measured = {name: value for name, value in row.items() if name not in NAMES and value}
+        values = {name: value if name == "users" else float(value) for name, value in measured.items()}
         assert {name: run.summary[name] for name in values} == values
         assert {name for name in run.summary if not name.startswith("_")} == values.keys()
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import re
 import shutil
 import statistics
 from pathlib import Path
@@ -20,44 +22,10 @@ from catwalk.poisoning.poison import Poisoning
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.decoding import decode
 from catwalk.shop.labelled_images import LabelledImages
+from catwalk.study.cells import COLUMNS, column_name
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
-COLUMNS = [
-    "dataset",
-    "protocol",
-    "extractor",
-    "attack",
-    "epsilon",
-    "recommender",
-    "seed",
-    "source",
-    "target",
-    "n_attacked",
-    "chr@20",
-    "ncdcg@20",
-    "hr@20",
-    "ndcg@20",
-    "auc",
-    "sr_float",
-    "sr",
-    "sr_clean",
-    "sr_net",
-    "feature_loss",
-    "lpips",
-    "ssim",
-    "psnr",
-    "linf_levels",
-    "l2_levels",
-    "seconds",
-    "memory_mib",
-    "gpu_memory_mib",
-    "forwards",
-    "backwards",
-    "attack_seconds",
-    "attack_memory_mib",
-    "attack_gpu_memory_mib",
-]
 ATTACKS = ["No attack", "FGSM (ε = 32)", "PGD (ε = 32)"]
 
 
@@ -73,16 +41,19 @@ def cells(finished) -> list[dict[str, str]]:
 
 def test_all_files_are_there(finished) -> None:
     tables = {f"{stem}.{kind}" for stem in ("table1", "table2", "networks") for kind in ("csv", "md", "tex")}
-    assert {path.name for path in finished.folder.iterdir()} == {"cells.csv", "manifest.json", *tables}
+    others = {"cells.csv", "effects.csv", "manifest.json", "study.yaml", "users"}
+    assert {path.name for path in finished.folder.iterdir()} == others | tables
 
 
 def test_cells_are_the_whole_grid(cells) -> None:
-    assert list(cells[0]) == COLUMNS
+    assert list(cells[0]) == [column_name(column, 20) for column in COLUMNS]
     grid = {(recommender, attack, seed) for recommender in ("VBPR", "BPR-MF") for attack in ATTACKS for seed in "01"}
     assert {(cell["recommender"], cell["attack"], cell["seed"]) for cell in cells} == grid
     assert len(cells) == len(grid) == 12
     for cell in cells:
         assert (cell["dataset"], cell["protocol"], cell["extractor"]) == ("Synthetic", "corrected", "T")
+        assert (cell["differences"], cell["control"]) == ("", "")
+        assert cell["scenario"] == ("" if cell["attack"] == "No attack" else "poisoning")
         assert 0 <= float(cell["chr@20"]) <= 20
         assert 0 <= float(cell["ndcg@20"]) <= float(cell["hr@20"]) <= 1
         of_the_attack = [cell[name] for name in ("epsilon", "n_attacked", "sr", "feature_loss", "lpips", "linf_levels")]
@@ -142,17 +113,28 @@ def test_an_attack_changes_what_a_visual_recommender_recommends(cells) -> None:
     assert len(values) > 1
 
 
-def test_table_1_is_the_mean_and_deviation_of_the_cells(finished, cells) -> None:
+def test_table_1_is_the_mean_of_the_cells_and_its_change_from_no_attack(finished, cells) -> None:
     rows = read(finished.folder / "table1.csv")
     assert [(row["model"], row["attack"]) for row in rows] == [(m, a) for m in ("VBPR", "BPR-MF") for a in ATTACKS]
+    texts = {kind: (finished.folder / f"table1.{kind}").read_text() for kind in ("md", "tex")}
+    clean = math.nan
     for row in rows:
         chosen = [cell for cell in cells if (cell["recommender"], cell["attack"]) == (row["model"], row["attack"])]
         values = [float(cell["chr@20"]) for cell in chosen]
-        assert float(row["T"]) == pytest.approx(sum(values) / 2, rel=1e-12)
-        assert float(row["T sd"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=1e-9)
-        shown = f"{sum(values) / 2:.4f} ± {statistics.stdev(values):.4f}"
-        for kind, plus_minus in (("md", "±"), ("tex", r"$\pm$")):
-            assert shown.replace("±", plus_minus) in (finished.folder / f"table1.{kind}").read_text()
+        mean = sum(values) / 2
+        assert float(row["T CHR@20"]) == pytest.approx(mean, rel=1e-12)
+        assert float(row["T CHR@20 sd"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=1e-9)
+        if row["attack"] == "No attack":
+            clean = mean
+            assert row["T CHR@20 change"] == row["T CHR@20 verdict"] == ""
+            assert f"{mean:.4f} ± {statistics.stdev(values):.4f}" in texts["md"]
+            assert rf"{mean:.4f} $\pm$ {statistics.stdev(values):.4f}" in texts["tex"]
+        else:
+            assert float(row["T CHR@20 change"]) == pytest.approx(mean - clean, abs=1e-6)
+            assert float(row["T CHR@20 change low"]) <= mean - clean <= float(row["T CHR@20 change high"])
+            # As a share of no attack, with the bounds of the interval behind it.
+            share = re.escape(f"{mean:.4f} {100 * (mean / clean - 1):+.1f}%")
+            assert re.search(share + r" \\\[[+-][\d.]+, [+-][\d.]+\]", texts["md"]), texts["md"]
 
 
 def test_table_2_is_what_the_attacks_did(finished, cells) -> None:
@@ -187,40 +169,25 @@ def test_the_networks_table_is_their_accuracy_clean_and_under_attack(finished, s
     assert manifest["classifiers"]["T"]["accuracy under attack"] == pytest.approx(accuracies[1], abs=1e-6)
 
 
-def test_bold_is_the_attack_that_raised_chr_most(finished, cells) -> None:
-    for recommender in ("VBPR", "BPR-MF"):
-        means = [
-            statistics.fmean(
-                float(cell["chr@20"])
-                for cell in cells
-                if (cell["recommender"], cell["attack"]) == (recommender, attack)
-            )
-            for attack in ATTACKS
-        ]
-        lines = [
-            line
-            for line in (finished.folder / "table1.md").read_text().splitlines()
-            if line.startswith("| " + recommender)
-        ]
-        bold = [number for number, line in enumerate(lines) if "**" in line]
-        assert bold == ([means.index(max(means))] if max(means) > means[0] else [])
-
-
 def test_the_manifest_says_what_was_run_and_where_it_is(finished, shop) -> None:
     manifest = json.loads((finished.folder / "manifest.json").read_text())
     assert manifest["dataset"]["catalogue"] == Catalogue.read(shop).fingerprint
     assert manifest["seeds"] == [0, 1]
     assert manifest["packages"]["torch"] == torch.__version__
-    assert manifest["protocol"]["name"] == "corrected"
+    assert [protocol["name"] for protocol in manifest["protocols"]] == ["corrected"]
+    assert manifest["controls"] == {"noise": [], "other_seeds": False, "evasion": False, "sham": False}
+    assert manifest["statistics"] == {"smallest_effect": 0.05, "confidence": 0.95}
+    assert (finished.folder / manifest["store"]).resolve() == (finished.output / "cache").resolve()
     folders = {f"{path.parent.parent.name}/{path.parent.name}" for path in finished.output.rglob("stage.json")}
     assert set(manifest["stages"].values()) == folders
-    assert len(manifest["stages"]) == len(folders) == 15
+    assert len(manifest["stages"]) == len(folders) == 15 + 8
 
 
 def test_a_stage_that_cells_share_is_made_once(finished) -> None:
     made = {kind: finished.made.count(kind) for kind in finished.made}
     # VBPR: clean and two attacks, two seeds each; BPR-MF never looks at an image.
-    assert made == {"classifier": 1, "accuracy": 1, "features": 1, "attack": 2, "perceptual": 2, "recommender": 6 + 2}
+    of_images = {"classifier": 1, "accuracy": 1, "features": 1, "attack": 2, "perceptual": 2}
+    assert made == of_images | {"recommender": 6 + 2, "recommendations": 6 + 2}
 
 
 def stage(finished, description: str) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from catwalk.errors import CatwalkError
 from catwalk.files.atomic import write_bytes, write_text
 from catwalk.plots.style import drawn
-from catwalk.study.plots import draw_plots
+from catwalk.study.plots import StudyPlot, draw_plots
 from catwalk.study.report.content import content
 from catwalk.study.report.page import render
 from catwalk.study.results import StudyResults
@@ -55,10 +55,14 @@ def write_report(folder: Path, store: Path | None = None, dataset: Path | None =
         CatwalkError: If it is not the folder of a finished study.
     """
     stored = StoredResults.of(StudyResults.read(folder), store, dataset)
-    plots = [(plot, drawn(plot.figure, "svg")) for plot in draw_plots(stored)]
+    plots: list[tuple[StudyPlot, bytes]] = []
+    files: dict[str, bytes] = {}
+    for plot in draw_plots(stored):
+        svg = drawn(plot.figure, "svg")
+        plot.figure.set_layout_engine("none")  # it is laid out by now
+        plots.append((plot, svg))
+        files |= {f"{plot.key}.svg": svg, f"{plot.key}.png": drawn(plot.figure, "png")}
     (folder / PLOTS_FOLDER).mkdir(exist_ok=True)
-    files = {f"{plot.key}.svg": svg for plot, svg in plots}
-    files |= {f"{plot.key}.png": drawn(plot.figure, "png") for plot, _ in plots}
     for path in (folder / PLOTS_FOLDER).iterdir():  # of an earlier study of this name
         if path.suffix.removeprefix(".") in KINDS and path.name not in files:
             path.unlink()

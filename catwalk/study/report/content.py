@@ -3,11 +3,10 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from catwalk.poisoning.protocol import Protocol
-from catwalk.study import statistics
 from catwalk.study.configuration import CONFIGURATION_FILE
 from catwalk.study.effects import Effect
 from catwalk.study.plots import StudyPlot
@@ -15,6 +14,7 @@ from catwalk.study.report.gallery import GONE, NOTE, galleries
 from catwalk.study.report.page import Page, Picture, ProtocolView, Verdict
 from catwalk.study.report.tables import ABOUT, about, page_tables
 from catwalk.study.results import StudyResults
+from catwalk.study.statistics import Verdict as Decision
 from catwalk.study.stored import StoredResults
 
 ORDER = ("pushed", "lowered", "cannot tell", "no effect")
@@ -48,6 +48,7 @@ def content(stored: StoredResults, plots: Sequence[tuple[StudyPlot, bytes]]) -> 
         command=f"catwalk study --config {shlex.quote(path.as_posix())}" if path.is_file() else "",
         configuration=path.read_text(encoding="utf-8") if path.is_file() else "",
         manifest=json.dumps(results.manifest, indent=2, ensure_ascii=False),
+        remarks=results.manifest["notes"],
     )
 
 
@@ -67,7 +68,7 @@ def answer(results: StudyResults) -> list[str]:
         return []
     source, share = results.manifest["source"], results.manifest["statistics"]["smallest_effect"]
     counts = Counter(effect.verdict for effect in attacks)
-    found: dict[statistics.Verdict, str] = {
+    found: dict[Decision, str] = {
         "pushed": f"pushed {source}",
         "lowered": f"lowered {source}",
         "no effect": f"had no effect larger than {share:.0%} of the places that {source} has without attack",
@@ -98,7 +99,7 @@ def answer(results: StudyResults) -> list[str]:
             f"Shown to recommenders that were trained on clean images, the attacked images pushed it in {pushed} of "
             f"{len(evasion)} cases."
         )
-    return sentences
+    return [*sentences, *results.manifest.get("shams", [])]
 
 
 def _share(effects: Sequence[Effect], extractor: str) -> str:
@@ -157,12 +158,18 @@ def _range(values: set[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}, by CNN"
 
 
-def _protocol(settings: dict[str, object]) -> ProtocolView:
-    corrected = {each.name: each.default for each in fields(Protocol)}
-    rows = [
-        (name, str(value), str(corrected.get(name, "not there"))) for name, value in settings.items() if name != "name"
+def _protocol(settings: Mapping[str, Any]) -> ProtocolView:
+    rows = [(name, _shown(value)) for name, value in settings.items() if name != "name"]
+    differences = [
+        (each.field, _shown(each.value), _shown(each.default), each.meaning)
+        for each in Protocol(**settings).differences()
     ]
-    return ProtocolView(str(settings["name"]), rows)
+    return ProtocolView(str(settings["name"]), rows, differences)
+
+
+def _shown(value: object) -> str:
+    """Return the value of a field of a protocol; what is None is up to the study."""
+    return "up to the study" if value is None else str(value)
 
 
 def _verdict(effect: Effect) -> Verdict:

@@ -213,16 +213,13 @@ class ProtocolView:
 
     Attributes:
         name: Its name.
-        rows: Field, value, and the value of ``corrected``.
+        rows: Field and value.
+        differences: Field, value, value of ``corrected``, and what the difference comes to.
     """
 
     name: str
-    rows: Sequence[tuple[str, str, str]]
-
-    @property
-    def differences(self) -> list[tuple[str, str, str]]:
-        """The rows whose value is another."""
-        return [row for row in self.rows if row[1] != row[2]]
+    rows: Sequence[tuple[str, str]]
+    differences: Sequence[tuple[str, str, str, str]] = ()
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,10 @@ def number(value: float | None, digits: int = 4) -> Entry:
 
 def signed(interval: Interval, digits: int = 4) -> str:
     """Return a change with its interval."""
-    return f"{interval.mean:+.{digits}f} ({interval.low:+.{digits}f} to {interval.high:+.{digits}f})"
+    shown = [
+        f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in (interval.mean, interval.low, interval.high)
+    ]
+    return f"{shown[0]} ({shown[1]} to {shown[2]})"
 
 
 def text(value: Any) -> Entry:
@@ -73,7 +76,12 @@ def _labels(results: StudyResults, *names: str) -> list[str]:
 
 
 MEANING = {column.name: column.metadata["meaning"] for column in COLUMNS}
-HEADINGS = {"extractor": "CNN"}
+HEADINGS = {
+    **{"extractor": "CNN", "n_attacked": "items", "sr": "SR", "sr_clean": "SR before", "sr_net": "SR net"},
+    **{"feature_loss": "FL", "lpips": "LPIPS", "ssim": "SSIM", "psnr": "PSNR, dB", "linf_levels": "L∞, grey levels"},
+    **{"l2_levels": "L2, grey levels", "attack_seconds": "seconds"},
+}
+"""What the tables of a report call columns of ``cells.csv``."""
 
 
 def _label_columns(names: Sequence[str]) -> list[Column]:
@@ -203,7 +211,10 @@ def _images(results: StudyResults) -> PageTable | None:
         key="images",
         title="What the attacks did to the images",
         notes="Intervals are over the images. LPIPS and SSIM say what people would see; FL how far the features move.",
-        columns=[*_label_columns(names), *(Column(name, MEANING.get(name, "")) for name in shown)],
+        columns=[
+            *_label_columns(names),
+            *(Column(HEADINGS.get(name, name), MEANING.get(name, "")) for name in shown),
+        ],
         rows=rows,
     )
 

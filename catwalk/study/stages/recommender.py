@@ -29,6 +29,7 @@ class RecommenderStage(KnownRecommender):
         seed: int,
         images: CatalogueFeatures,
         start: "RecommenderStage | None" = None,
+        variant: str = "",
     ) -> None:
         """Plan it.
 
@@ -39,6 +40,7 @@ class RecommenderStage(KnownRecommender):
             seed: Of weights and batches.
             images: The images by whose features it recommends: clean, attacked or mixed, where it looks at any.
             start: The recommender with whose parameters it begins.
+            variant: What tells it from the same recommender under another protocol, for the screen.
         """
         super().__init__(cache)
         self.name = training.name
@@ -48,7 +50,7 @@ class RecommenderStage(KnownRecommender):
         self.source = images
         self.start = start
         self.inputs = (images,) if start is None else (images, start)
-        self.description = f"{self.name} on {images.seen_by}, {images.attack_name or NO_ATTACK}, seed {seed}"
+        self.description = f"{self.name} on {images.seen_by}, {images.attack_name or NO_ATTACK}, seed {seed}{variant}"
         self.modules = modules_of(training.model, training.data)
         data = without_paths(training.data.settings)
         self.settings = {

@@ -91,6 +91,12 @@
     const kinds = distinct(plot.points.map((point) => point.kind));
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
+    const bright = (hue) => {
+      if (!matchMedia("(prefers-color-scheme: dark)").matches) return hue;
+      const levels = [1, 3, 5].map((at) => parseInt(hue.slice(at, at + 2), 16));
+      const share = Math.max(...levels) < 100 ? 0.8 : 0.4;
+      return `rgb(${levels.map((level) => Math.round(level + share * (255 - level))).join(",")})`;
+    };
     const width = place.clientWidth;
     const abreast = width < 700 ? 1 : Math.min(panels.length, 3) || 1;
     const lines = Math.ceil(panels.length / abreast) || 1;
@@ -112,10 +118,11 @@
       const [wide, high] = [(1 - gapX * (abreast - 1)) / abreast, (1 - gapY * (lines - 1)) / lines];
       const x = [column * (wide + gapX), column * (wide + gapX) + wide];
       const y = [1 - line * (high + gapY) - high, 1 - line * (high + gapY)];
-      layout[`xaxis${suffix}`] = { ...axis, domain: x, anchor: `y${suffix}`, type: plot.logarithmic ? "log" : "linear", title: { text: column ? "" : text(plot.x) } };
+      layout[`xaxis${suffix}`] = { ...axis, domain: x, anchor: `y${suffix}`, type: plot.logarithmic ? "log" : "linear", title: { text: column ? "" : text(plot.x), standoff: 8 } };
+      if (plot.logarithmic) Object.assign(layout[`xaxis${suffix}`], { dtick: 1, exponentformat: "power" });
       layout[`yaxis${suffix}`] = { ...axis, domain: y, anchor: `x${suffix}`, title: { text: column ? "" : text(plot.y) } };
-      if (plot.shares?.includes("x")) Object.assign(layout[`xaxis${suffix}`], { tickformat: ".0%", range: [-0.03, 1.03] });
-      if (plot.shares?.includes("y")) Object.assign(layout[`yaxis${suffix}`], { tickformat: ".0%", range: [-0.03, 1.03] });
+      if (plot.shares?.includes("x")) Object.assign(layout[`xaxis${suffix}`], { tickformat: ".0%", range: [-0.03, 1.03], zeroline: false });
+      if (plot.shares?.includes("y")) Object.assign(layout[`yaxis${suffix}`], { tickformat: ".0%", range: [-0.03, 1.03], zeroline: false });
       if (number_) layout[`xaxis${suffix}`].matches = plot.logarithmic ? undefined : "x";
       if (number_) layout[`yaxis${suffix}`].matches = "y";
       if (panel) layout.annotations.push({ text: `<b>${text(panel)}</b>`, showarrow: false, xref: "paper", yref: "paper", x: x[0], y: y[1], xanchor: "left", yanchor: "bottom" });
@@ -123,7 +130,7 @@
         const its = points.filter((point) => point.panel === panel && point.series === name && point.kind === kind);
         if (!its.length) continue;
         its.sort((one, other) => (plot.lines ? one.x - other.x : 0));
-        const hue = plot.colours[series.indexOf(name) % plot.colours.length];
+        const hue = bright(plot.colours[series.indexOf(name) % plot.colours.length]);
         const symbol = plot.symbols[kinds.indexOf(kind) % plot.symbols.length] + fills[plot.lines ? 0 : series.indexOf(name) % fills.length];
         traces.push({
           type: "scatter", mode: plot.lines ? "lines+markers" : "markers",
@@ -149,7 +156,7 @@
         });
       }
     });
-    if (legend) Object.assign(layout, { legend: { orientation: "h", y: -70 / height, yanchor: "top" } });
+    if (legend) Object.assign(layout, { legend: { orientation: "h", y: -62 / (height - 80), yanchor: "top" } });
     Plotly.react(place, traces, layout, { displaylogo: false, scrollZoom: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
     place.classList.add("drawn");
   };

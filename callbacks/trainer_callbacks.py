@@ -1,4 +1,4 @@
-"""Callbacks of a run, for those among them that look for others."""
+"""Callbacks of a Trainer, for those among them that look for others."""
 
 from pytorch_lightning import Callback, Trainer
 

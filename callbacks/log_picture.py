@@ -1,4 +1,4 @@
-"""Plots shared by callbacks."""
+"""Logging of pictures, such as plots, shared by callbacks."""
 
 from pathlib import Path
 
