@@ -200,7 +200,7 @@ def compare(first: StudyResults, second: StudyResults) -> Comparison:
             f"{first.folder} and {second.folder} have no effect in common, by extractor, recommender and attack; "
             "compare studies that share some"
         )
-    confidence = float(first.manifest["statistics"]["confidence"])
+    confidence = float(_entry(first, "statistics")["confidence"])
     places = [_Places(study, top_k, source) for study in (first, second)]
     effects = []
     for label in shared:
@@ -274,7 +274,18 @@ def _by_label(study: StudyResults, one_protocol: bool) -> dict[Label, Effect]:
 
 
 def _one_protocol(*studies: StudyResults) -> bool:
-    return all(len(study.manifest["protocols"]) == 1 for study in studies)
+    return all(len(_entry(study, "protocols")) == 1 for study in studies)
+
+
+def _entry(study: StudyResults, name: str) -> Any:
+    """Return an entry of a study's manifest.
+
+    Raises:
+        CatwalkError: If there is none.
+    """
+    if name not in study.manifest:
+        raise CatwalkError(f"{study.folder} has no {name} in its manifest; run the study again")
+    return study.manifest[name]
 
 
 def _same(name: str, first: StudyResults, second: StudyResults) -> Any:
@@ -283,12 +294,7 @@ def _same(name: str, first: StudyResults, second: StudyResults) -> Any:
     Raises:
         CatwalkError: If they differ, or one has none.
     """
-    values = []
-    for study in (first, second):
-        try:
-            values.append(study.manifest[name])
-        except KeyError:
-            raise CatwalkError(f"{study.folder} has no {name} in its manifest; run the study again") from None
+    values = _entry(first, name), _entry(second, name)
     if values[0] != values[1]:
         raise CatwalkError(
             f"{first.folder} has {name} {values[0]} and {second.folder} {values[1]}; compare studies with the same"
