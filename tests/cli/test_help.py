@@ -16,6 +16,7 @@ COMMANDS = [
     ["test"],
     ["predict"],
     ["study"],
+    ["report"],
     ["tune"],
     ["data"],
     ["data", "synthetic"],
@@ -40,7 +41,7 @@ assert not {{"torch", "pytorch_lightning", "wandb"}} & set(sys.modules)
 def test_the_overview_names_every_command(run) -> None:
     outcome = run("--help")
     assert (outcome.code, outcome.err) == (0, "")
-    for command in ("data", "study", "tune", *HELP):
+    for command in ("data", "study", "report", "tune", *HELP):
         assert re.search(rf"^  {command} +\w", outcome.out, re.MULTILINE), command
     assert run("--version").out == f"catwalk {catwalk.__version__}\n"
 

@@ -115,6 +115,18 @@ def test_recommenders_get_what_they_take():
     assert AS_WRITTEN.recommender_arguments(VBPR) == {"reduction": "sum", "optimizer": ADAGRAD, "learning_rates": rates}
 
 
+@pytest.mark.parametrize("model", [VBPR, AMR])
+def test_the_recommenders_files_are_of_the_same_protocol(model):
+    name = f"{model.__name__.lower()}_as_published.yaml"
+    stated = yaml.safe_load(Path(str(files("configs")), "recommender", name).read_text("utf-8"))
+    arguments = stated["model"]["init_args"]
+    assert ("warm_start" in arguments) == AS_PUBLISHED.begins_half_way(model)
+    arguments.pop("warm_start", None)
+    assert arguments == AS_PUBLISHED.recommender_arguments(model)
+    assert stated["data"]["init_args"].items() >= AS_PUBLISHED.data_arguments().items()
+    assert stated["trainer"]["max_epochs"] == AS_PUBLISHED.trainer_arguments(model)["max_epochs"]
+
+
 def test_attacks_and_purchases_get_what_they_take():
     for protocol, expected in (
         (CORRECTED, {}),

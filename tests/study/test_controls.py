@@ -69,7 +69,7 @@ def test_the_grid_has_every_control_of_every_network_and_protocol(controlled, st
     assert {cell["epsilon"] for cell in study.cells if cell["control"] == "noise"} == {64}
     by_protocol = {cell["protocol"]: cell["differences"] for cell in study.cells}
     assert by_protocol[OWN] == "chr_categories=undefended"
-    assert by_protocol[MIXED] == "background_features=undefended; chr_categories=undefended"
+    assert by_protocol[MIXED] == "background_features=undefended, chr_categories=undefended"
     tables = {path.stem for path in controlled.folder.glob("*.csv")} - {"cells", "effects"}
     assert tables == {"table1", "evasion", "shams", "table2", "networks"}
     assert (controlled.folder / "report" / "index.html").stat().st_size > 10_000

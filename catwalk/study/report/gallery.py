@@ -15,7 +15,7 @@ from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.columns import find_table, read_table
 from catwalk.shop.decoding import UInt8Array
 from catwalk.study.grid import NO_ATTACK
-from catwalk.study.plots import mean_ranks
+from catwalk.study.plots.lists import mean_ranks
 from catwalk.study.report.page import About, Card, Gallery, Ranks, data_address
 from catwalk.study.stored import AttackFolder, StoredResults
 
