@@ -91,12 +91,12 @@ def mean_ranks(tables: Sequence[Any]) -> dict[str, float]:
 
 
 def _strongest(results: StudyResults) -> list[Effect]:
-    """Return the poisoning with the largest effect for each recommender and CNN that look at images, largest first."""
-    found: dict[tuple[str, str, str], Effect] = {}
+    """Return the poisoning with the largest effect for each recommender and CNN, under any protocol, largest first."""
+    found: dict[tuple[str, str], Effect] = {}
     size: Callable[[Effect], float] = lambda effect: abs(effect.size.difference.mean)  # noqa: E731
     for effect in results.effects:
         if effect.scenario == "poisoning" and effect.control is None and size(effect):
-            place = (effect.protocol, effect.extractor, effect.recommender)
+            place = (effect.extractor, effect.recommender)
             found[place] = max(found.get(place, effect), effect, key=size)
     return sorted(found.values(), key=size, reverse=True)
 
