@@ -22,8 +22,8 @@ first comes again."""
 ABREAST = 3
 """Panels that stand beside one another; more begin a new line."""
 
-SHORT = 40
-"""Factor between the ends of a logarithmic axis up to which it has labels between the powers of ten."""
+SHORT, SHORTEST = 40, 4
+"""Factors between the ends of a logarithmic axis up to which it has some labels between the powers of ten, and all."""
 
 
 class Look(NamedTuple):
@@ -118,12 +118,12 @@ def legend_marker(label: str, marker: str, **form: Any) -> Line2D:
 
 
 def label_factors(axis: Axis) -> None:
-    """Label a logarithmic axis by plain numbers, and 2 and 5 beside 1 and 10 where it is short."""
+    """Label a logarithmic axis by plain numbers, between the powers of ten as well where it is short."""
     first, last = axis.get_view_interval()
-    is_short = last / first < SHORT
+    leading = "23456789" if last / first < SHORTEST else "25" if last / first < SHORT else ""
 
     def between(value: float, _: object) -> str:
-        return f"{value:,.5g}" if is_short and f"{value:e}"[0] in "25" else ""
+        return f"{value:,.5g}" if f"{value:e}"[0] in leading else ""
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.5g}"))
     axis.set_minor_formatter(FuncFormatter(between))

@@ -105,6 +105,7 @@ def count_axes(axes: Axes, x: bool = True) -> None:
 def wrapped(text: str, width: float, size: float = 10) -> str:
     """Return a text in lines that fit into a width in inches at a size in points; its own line breaks stay."""
     letters = max(int(width / (LETTER * size)), 8)
+    text = text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")  # the budget of an attack stays in one line
     return "\n".join(
         shortened(line, letters) for own in text.splitlines() for line in textwrap.wrap(own, letters) or [""]
     )

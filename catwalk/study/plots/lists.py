@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from catwalk.metrics.groups import POPULARITY_GROUPS
 from catwalk.plots.category_bars import draw_category_bars
 from catwalk.plots.ranks import RankPanel, draw_ranks
 from catwalk.study.effects import Effect
@@ -59,7 +60,7 @@ def ranks(stored: StoredResults) -> StudyPlot | None:
             continue
         ranks = [mean_ranks([pair[place] for pair in pairs]) for place in (0, 1)]
         groups = dict(zip(*(pairs[0][0][name].to_pylist() for name in ("item_id", "popularity")), strict=True))
-        known = [item for item in ranks[0] if item in ranks[1]]
+        known = [item for group in POPULARITY_GROUPS for item in ranks[0] if item in ranks[1] and groups[item] == group]
         if known:
             before, after = ([of[item] for item in known] for of in ranks)
             panels.append(RankPanel(_whose(results, effect), before, after, [groups[item] for item in known]))
