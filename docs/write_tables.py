@@ -4,8 +4,8 @@
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``. Its name is
 
-- ``demo/table1``, ``demo/table2``, ``demo/networks`` or ``demo/exposure``: that of a file of ``results/demo/``, which
-  ``make demo`` and ``docs/exposure_by_users.py`` write;
+- ``STUDY/TABLE``, such as ``demo/table1``: made of a CSV file of ``results/STUDY/``, which ``make results`` brings
+  there; :data:`TABLES` has the tables that are known;
 - ``FILE/TABLE``: a table of ``benchmarks/results/FILE.json``, which a script of ``benchmarks/`` writes with ``--json``.
 
 A test fails where a page shows something else than its data. Without data a table stays as it is.
@@ -47,14 +47,14 @@ def with_tables(text: str) -> str:
 def data(name: str) -> Path:
     """Return the file with the data of a table, whether it is there or not."""
     file, _, part = name.partition("/")
-    return RESULTS / "demo" / f"{part}.csv" if file == "demo" else BENCHMARKS / f"{file}.json"
+    return RESULTS / file / f"{FILES.get(part, part)}.csv" if part in TABLES else BENCHMARKS / f"{file}.json"
 
 
 def table(name: str) -> str:
     """Return a table as Markdown; see :func:`with_tables`."""
-    file, _, part = name.partition("/")
-    if file == "demo":
-        return DEMO[part](read(data(name)))
+    part = name.partition("/")[2]
+    if part in TABLES:
+        return TABLES[part](read(data(name)))
     # decimals keep the digits that they are written with
     found = json.loads(data(name).read_text("utf-8"), parse_float=Decimal)["tables"][part]
     return markdown(found["columns"], (map(shown, row) for row in found["rows"]))
@@ -82,30 +82,88 @@ def networks_of(rows: Sequence[dict[str, str]], last: str) -> list[str]:
     return [name.removesuffix(f" {last}") for name in rows[0] if name.endswith(f" {last}")]
 
 
+def signed(row: dict[str, str], name: str) -> str:
+    """Return a change with its interval."""
+    mean, low, high = (f"{float(row[f'{name}{end}']):+.3f}" for end in ("", "_low", "_high"))
+    return f"{mean} [{low}, {high}]"
+
+
 def table_1(rows: list[dict[str, str]]) -> str:
-    """Return CHR@20 of the source category by recommender, attack and network; bold where an attack raised it most."""
-    networks, lines = networks_of(rows, "sd"), []
+    """Return CHR@K of the source category with the change from no attack; bold what was pushed."""
+    headings = [name.removesuffix(" sd") for name in rows[0] if name.endswith(" sd")]
+    lines = []
     for row in rows:
         cells = []
-        for network in networks:
-            rivals = [float(other[network]) for other in rows if other["model"] == row["model"]]
-            text = f"{float(row[network]):.4f} ± {float(row[f'{network} sd']):.4f}"
-            raised_most = float(row[network]) == max(rivals) > rivals[0]
-            cells.append(f"**{text}**" if raised_most else text)
+        for name in headings:
+            text = f"{float(row[name]):.4f}"
+            if row[f"{name} change"]:
+                change, low, high = (float(row[f"{name} change{end}"]) for end in ("", " low", " high"))
+                text += f" ({change:+.3f} [{low:+.3f}, {high:+.3f}])"
+            else:
+                text += f" ± {float(row[f'{name} sd']):.4f}"
+            cells.append(f"**{text}**" if row[f"{name} verdict"] == "pushed" else text)
         lines.append([row["model"], row["attack"], *cells])
-    return markdown(["Model", "Attack", *networks], lines, texts=2)
+    return markdown(["Model", "Attack", *(name.partition(" CHR@")[0] for name in headings)], lines, texts=2)
+
+
+def result(rows: list[dict[str, str]]) -> str:
+    """Return the verdicts on the attacks, by recommender, attack and network, with the change in per cent."""
+    chosen = [row for row in rows if row["scenario"] == "poisoning" and not row["control"]]
+    names = list(dict.fromkeys(row["extractor"] for row in chosen))
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in chosen:
+        share = f" {100 * float(row['relative']):+.1f}%" if row["relative"] else ""
+        text = f"{row['verdict']}{share}"
+        of_row = lines.setdefault((row["recommender"], row["attack"]), {})
+        of_row[row["extractor"]] = f"**{text}**" if row["verdict"] == "pushed" else text
+    cells = ([*labels, *(of_row.get(name, "–") for name in names)] for labels, of_row in lines.items())
+    return markdown(["Model", "Attack", *names], cells, texts=2)
+
+
+def effects(rows: list[dict[str, str]]) -> str:
+    """Return every effect with its interval and verdict."""
+    lines = [
+        [
+            *(row["recommender"], row["extractor"], row["attack"], row["scenario"] or "–", row["verdict"]),
+            *(f"{float(row['clean']):.4f}", signed(row, "difference"), f"{float(row['p_adjusted']):.3f}"),
+        ]
+        for row in rows
+    ]
+    return markdown(["Model", "CNN", "Attack", "Scenario", "Verdict", "Clean", "Change", "p"], lines, texts=5)
+
+
+def shams(rows: list[dict[str, str]]) -> str:
+    """Return the changes of shams and attacks, and what is between them."""
+
+    def changed(row: dict[str, str], name: str) -> str:
+        mean, low, high = (f"{float(row[f'{name}{end}']):+.3f}" for end in ("", " low", " high"))
+        return f"{mean} [{low}, {high}]"
+
+    names = ("Sham", "Attack", "Attack less sham")
+    lines = []
+    for row in rows:
+        choices = [choice.rpartition(" ")[2] for choice in row["protocol"].split(", ")]
+        labels = [*choices, row["cnn"], row["model"], row["says"]]
+        lines.append([*labels, *(changed(row, name) for name in names)])
+    chosen_by = ["Items by", "Background by", "CHR classes by"]
+    return markdown([*chosen_by, "CNN", "Model", "Says", *names], lines, texts=6)
 
 
 def table_2(rows: list[dict[str, str]]) -> str:
-    """Return what each attack did to the images, by network."""
+    """Return what each attack did to the images, by network, with intervals over the images."""
+
+    def ends(row: dict[str, str], name: str, factor: int) -> str:
+        low, high = (factor * float(row[f"{name} {end}"]) for end in ("low", "high"))
+        return f"[{low:.3g}, {high:.3g}]"
+
     lines = [
         [
             network,
             row["attack"],
             row[f"{network} Items"],
-            f"{float(row[f'{network} SR']):.2%}",
-            f"{float(row[f'{network} FL']):.7f}",
-            f"{100 * float(row[f'{network} LPIPS']):.4f}",
+            f"{float(row[f'{network} SR']):.2%} {ends(row, f'{network} SR', 100)}",
+            f"{float(row[f'{network} FL']):.7f} {ends(row, f'{network} FL', 1)}",
+            f"{100 * float(row[f'{network} LPIPS']):.4f} {ends(row, f'{network} LPIPS', 100)}",
         ]
         for network in networks_of(rows, "Items")
         for row in rows
@@ -120,22 +178,51 @@ def networks(rows: list[dict[str, str]]) -> str:
     return markdown(["CNN", *accuracies], lines)
 
 
-def exposure(rows: list[dict[str, str]]) -> str:
-    """Return CHR@20 by what users have bought."""
-    _, _, *groups, rank = rows[0]
-    lines = (
-        [row["CNN"], row["Attack"], *(f"{float(row[group]):.3f}" for group in groups), f"{float(row[rank]):.1f}"]
-        for row in rows
-    )
-    return markdown(list(rows[0]), lines, texts=2)
+def decomposition(rows: list[dict[str, str]]) -> str:
+    """Return what the effects consist of, mean over seeds, of the attacks on recommenders trained on their images."""
+    columns = {
+        "won_by_attacked": "by the attacked",
+        "won_by_others": "by others",
+        "gain_bought_source": "users who bought the source",
+        "gain_bought_target": "the target",
+        "gain_neither": "neither",
+        "users_reached": "users reached",
+        "attacked_mean_rank_clean": "mean rank before",
+        "attacked_mean_rank": "after",
+    }
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in rows:
+        if row["scenario"] == "poisoning" and not row["control"]:
+            groups.setdefault((row["recommender"], row["extractor"], row["attack"]), []).append(row)
+    lines = []
+    for labels, of_one in groups.items():
+        means = {
+            name: sum(float(row[name]) for row in of_one) / len(of_one)
+            for name in columns
+            if all(row[name] for row in of_one)
+        }
+        cells = []
+        for name in columns:
+            form = ".1%" if name == "users_reached" else ".1f" if "rank" in name else "+.3f"
+            cells.append(f"{means[name]:{form}}" if name in means else "–")
+        lines.append([*labels, *cells])
+    return markdown(["Model", "CNN", "Attack", *columns.values()], lines, texts=3)
 
 
-DEMO: dict[str, Callable[[list[dict[str, str]]], str]] = {
+TABLES: dict[str, Callable[[list[dict[str, str]]], str]] = {
     "table1": table_1,
+    "evasion": table_1,
+    "result": result,
+    "effects": effects,
+    "shams": shams,
     "table2": table_2,
     "networks": networks,
-    "exposure": exposure,
+    "decomposition": decomposition,
 }
+"""Tables of studies, by the file that has their data."""
+
+FILES = {"result": "effects", "decomposition": "cells"}
+"""Files of tables that are not called like them."""
 
 if __name__ == "__main__":
     for page in pages():

@@ -249,9 +249,13 @@ class Attack(abc.ABC):
             for rows, count in padded_batches(len(images), self.batch_size, alone):
                 rows = rows.to(images.device)
                 clean = images[rows] if scale is None else images[rows] / scale
-                adversarial, iterations = inside.perturb(
-                    view, clean, targets[rows], None if keys is None else keys[rows]
-                )
+                returned = inside.perturb(view, clean, targets[rows], None if keys is None else keys[rows])
+                if not (isinstance(returned, tuple) and len(returned) == 2):
+                    raise CatwalkError(
+                        f"{type(self).__name__}.perturb returns a {type(returned).__name__}: return two tensors, the "
+                        "adversarial images and the number of steps of each"
+                    )
+                adversarial, iterations = returned
                 parts.append((adversarial[:count].detach(), iterations[:count]))
                 done += count
                 if progress is not None:

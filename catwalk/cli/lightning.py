@@ -25,14 +25,13 @@ import catwalk.attacks
 import catwalk.recommenders.lazy_adam  # noqa: F401
 import datamodules  # noqa: F401
 import lightning_modules
-from callbacks.inject_poisoned_images import InjectPoisonedImages
 from callbacks.resumable_checkpoint import ResumableCheckpoint
 from callbacks.run_labels import call_run, run_labels
 from callbacks.show_batches import LogBatches
 from callbacks.trainer_callbacks import callbacks_of
 from callbacks.wandb_axes import WandbAxes
 from catwalk.cli.parser import HELP, LightningParser
-from catwalk.cli.poison import Poison
+from catwalk.cli.poison import Poison, as_poison_options
 from catwalk.cli.run_checks import (
     NOTHING_HELD_OUT,
     RequireMonitored,
@@ -40,7 +39,7 @@ from catwalk.cli.run_checks import (
     counts,
     is_refusal,
     require_weights,
-    unknown_figure,
+    unknown_metric,
     writes_predictions,
 )
 from catwalk.cli.saved_configuration import SaveConfiguration
@@ -329,8 +328,7 @@ class CatwalkCLI(LightningCLI):
                 super()._run_subcommand(subcommand)
         except CatwalkError as error:
             if self._is_poisoned:  # by a callback that its user has not named
-                named = str(error).replace(f"{InjectPoisonedImages.__name__}.", "poison.")
-                named = re.sub(r"^(source|target): ", r"poison.\1: ", named)
+                named = as_poison_options(str(error))
                 if named != str(error):
                     raise CatwalkError(named) from error
             if self._checkpoint is None or not str(error).startswith("the checkpoint "):
@@ -341,9 +339,9 @@ class CatwalkCLI(LightningCLI):
             end_processes(getattr(self.trainer.strategy.launcher, "procs", []))
             raise
         except MisconfigurationException as error:
-            raise CatwalkError(unknown_figure(str(error)) or f"{subcommand}: {error}") from error
+            raise CatwalkError(unknown_metric(str(error)) or f"{subcommand}: {error}") from error
         except Exception as error:
-            if (unknown := unknown_figure(str(error))) is not None:
+            if (unknown := unknown_metric(str(error))) is not None:
                 raise CatwalkError(unknown) from error
             if is_refusal(error):
                 raise CatwalkError(f"{subcommand}: {error}") from error

@@ -1,5 +1,6 @@
 """The options ``poison`` of ``catwalk fit`` and its siblings, and the callback that they come to."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,3 +125,14 @@ def _classifier_of(features: Path) -> Path:
         f"poison.classifier is missing: neither {places[0]} nor {places[1]} exists; give the checkpoint of the network "
         f"that made the features in {features}"
     )
+
+
+def as_poison_options(message: str) -> str:
+    """Return a message in which the callback's arguments are called what the options are.
+
+    >>> as_poison_options("source: no item is in category 'Bag': choose another, or protocol.source_items: dataset")
+    "poison.source: no item is in category 'Bag': choose another, or poison.protocol.source_items: dataset"
+    """
+    message = message.replace(f"{InjectPoisonedImages.__name__}.", "poison.")
+    message = re.sub(r"^(source|target): ", r"poison.\1: ", message)
+    return re.sub(r"(?<![\w.])(?=protocol\.\w)", "poison.", message)

@@ -87,7 +87,7 @@ def is_refusal(error: Exception) -> bool:
     return any(f"/{folder}/" in place for folder in ("pytorch_lightning", "lightning_fabric", "torch/optim", "fsspec"))
 
 
-def unknown_figure(message: str) -> str | None:
+def unknown_metric(message: str) -> str | None:
     """Explain how Lightning says that a callback monitors what there is not; None for any other message."""
     match = re.match(r"(Early) stopping conditioned on metric `(.+?)`.*following: (.+)", message) or re.match(
         r"`?(ModelCheckpoint)\(monitor='(.+?)'\)`? could not find the monitored key.*?: \[(.+?)\]", message

@@ -39,7 +39,7 @@ from catwalk.shop.decoding import UInt8Array, decode_item
 from catwalk.shop.interactions import Interactions
 
 DRAWN_CATEGORIES = 30
-"""Categories in the figure, and on a sheet of samples."""
+"""Categories in the plot, and on a sheet of samples."""
 
 SAMPLES = 8
 """Sample images of a category."""
@@ -54,7 +54,7 @@ MAX_POINTS = 2000
 def draw_overview(
     overview: Overview, catalogue: Catalogue, interactions: Interactions | None, output: Path
 ) -> list[Path]:
-    """Draw the figures of an overview.
+    """Draw the plots of an overview.
 
     Args:
         overview: The facts.

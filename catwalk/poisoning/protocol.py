@@ -173,6 +173,13 @@ class Protocol(AttackProtocol):
         """
         return "dataset" if self.chr_categories == "dataset" else "network"
 
+    @property
+    def of_undefended(self) -> "Protocol":
+        """What the protocol comes to where the undefended network is the one under attack: it is both."""
+        names = ("source_items", "background_features", "chr_categories")
+        changes: dict[str, Any] = {name: "network" for name in names if getattr(self, name) == "undefended"}
+        return replace(self, **changes)
+
     def recommender_arguments(self, model_class: type) -> dict[str, Any]:
         """Return what takes the place of the defaults of a recommender's class, as configurations state it.
 
@@ -316,13 +323,13 @@ MEANINGS: dict[str, dict[Any, str]] = {
 """What values of fields come to, in words; the defaults need none."""
 
 NUMBERS = {
-    "factors": "recommenders have {} factors",
-    "batch_size": "batches have {} triplets",
-    "epochs": "recommenders learn for {} epochs",
-    "amr_epsilon": "AMR perturbs features by {}",
-    "amr_weight": "AMR's adversarial loss has the weight {}",
+    "factors": "recommenders have {} factors where the study states none",
+    "batch_size": "batches have {} triplets where the study states no number",
+    "epochs": "recommenders learn for {} epochs where the study states no number",
+    "amr_epsilon": "AMR perturbs features by {} where the study states no length",
+    "amr_weight": "AMR's adversarial loss has the weight {} where the study states none",
 }
-"""The same of fields that hold numbers: they count where the study does not state them itself."""
+"""The same of fields that hold numbers."""
 
 
 def _meaning(name: str, value: Any) -> str:

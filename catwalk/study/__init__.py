@@ -16,7 +16,7 @@ from catwalk.study.controls import Controls
 from catwalk.study.effects import Statistics
 from catwalk.study.executor import run_waiting
 from catwalk.study.grid import Grid, Settings, Training
-from catwalk.study.metrics import Metrics
+from catwalk.study.metrics import OF_EVERYBODY, Metrics
 from catwalk.study.paper import Paper, PaperDataset
 from catwalk.study.plan import Plan
 from catwalk.study.remarks import what_is_replaced
@@ -127,16 +127,17 @@ def run_study(
         undefended=undefended,
     )
     under = accuracy_attack_of(accuracy_attack or ACCURACY_ATTACK)
-    shop = Shop.read(dataset, None if split is None else split_of(split))
+    shop = Shop.read(dataset, None if split is None else split_of(split)).under(grid.protocols)
     if grid.recommenders and not 1 <= top_k <= len(shop.catalogue):
         raise CatwalkError(f"top_k: must lie in 1..{len(shop.catalogue)}, the size of the catalogue, got {top_k}")
     measure, why_not = load_lpips(lpips.net, lpips.trunk, lpips.on_missing) if attacks else (None, None)
     columns = [column_name(column, top_k) for column in COLUMNS]
-    further = Metrics.of(metrics, columns, len(shop.catalogue), source)
-    if further.chosen and not grid.recommenders:
+    if metrics and not grid.recommenders:
         raise CatwalkError(
             "metrics: are of recommenders, and the study has none: give it recommenders, or leave them out"
         )
+    of_everybody = [f"{name}@{top_k}" for name in OF_EVERYBODY] if grid.recommenders else []
+    further = Metrics.of([*of_everybody, *metrics], columns, len(shop.catalogue), source)
     plan = Plan.of(grid, shop, cache, under, measure, further)
     if wandb == "online":
         require_login()

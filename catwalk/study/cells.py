@@ -211,6 +211,8 @@ def write_users(folder: Path, files: Mapping[str, Path]) -> None:
     for path in (folder / USERS_FOLDER).glob("*.parquet"):
         if path.relative_to(folder).as_posix() not in files:
             path.unlink()
+    if not files and (folder / USERS_FOLDER).is_dir() and not any((folder / USERS_FOLDER).iterdir()):
+        (folder / USERS_FOLDER).rmdir()
     for name, source in files.items():
         content = source.read_bytes()
         if not (folder / name).is_file() or (folder / name).read_bytes() != content:

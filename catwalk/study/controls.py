@@ -6,7 +6,7 @@ from typing import Literal
 
 from catwalk.attacks import RandomNoise
 from catwalk.attacks.random_noise import Distribution
-from catwalk.study.specifications import NamedAttack, attack_of
+from catwalk.study.specifications import NamedAttack, attack_of, is_noise
 
 Scenario = Literal["poisoning", "evasion"]
 """Whether a recommender was trained on the attacked images as well, or is shown them by its catalogue alone."""
@@ -53,14 +53,16 @@ def noise_beside(attacks: Sequence[NamedAttack], distributions: Sequence[Distrib
     by_budget = {
         attack.example.threat_model.epsilon: attack
         for attack in attacks
-        if attack.example.threat_model.norm == "linf" and attack.example.threat_model.epsilon is not None
+        if not is_noise(attack)
+        and attack.example.threat_model.norm == "linf"
+        and attack.example.threat_model.epsilon is not None
     }
     last = {attack.name: epsilon for epsilon, attack in by_budget.items()}
     named = {attack.name for attack in attacks}
     complete: list[NamedAttack] = []
     for attack in attacks:
         complete.append(attack)
-        if attack.name not in last or isinstance(attack.example, RandomNoise):
+        if attack.name not in last:
             continue
         for distribution in distributions:
             targeted = attack.example.targeted  # what counts as success

@@ -25,6 +25,7 @@ def write_manifest(
     plan: Plan,
     statistics: Statistics,
     notes: Sequence[str],
+    shams: Sequence[str],
     lpips: LPIPS | None,
     why_no_lpips: str | None,
 ) -> None:
@@ -58,6 +59,7 @@ def write_manifest(
         "undefended": grid.undefended,
         "controls": vars(grid.controls),
         "statistics": vars(statistics),
+        "shams": list(shams),
         "notes": [note for note in notes if note],
         "store": os.path.relpath(plan.stages[0].cache.folder, path.parent),
         "attacks": _attacks(plan),

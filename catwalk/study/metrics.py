@@ -4,10 +4,8 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from pytorch_lightning import Callback
 
 from callbacks.attacked_items import AttackedItems
 from callbacks.ranking_metrics import HELD_OUT_METRICS, RankingMetrics
@@ -26,6 +24,9 @@ OF_ATTACKED_ITEMS = tuple(f"attacked/{name}" for name in ItemReach.names)
 
 MEAN_RANK = "attacked/mean_rank"
 """The one metric that has no K."""
+
+OF_EVERYBODY = Exposure.names
+"""What every study measures of everybody's lists beyond hits, at its own K: what an attack does to all of them."""
 
 AT_K = (*OWN, *OF_CATEGORIES, *OF_LISTS, *OF_ATTACKED_ITEMS)
 
@@ -128,11 +129,11 @@ class Metrics:
         """
         return sorted({top_k, *self.lengths(OF_CATEGORIES)})
 
-    def callbacks(self, items: Tensor | None = None) -> list[Callback]:
+    def callbacks(self, items: Sequence[str] | None = None) -> list[Callback]:
         """Return the callbacks that measure them, as far as neither the recommender nor every study does.
 
         Args:
-            items: int64 ``(n,)``, the items of which the metrics of attacked items are; for them alone.
+            items: Ids of the items of which the metrics of attacked items are; for them alone.
         """
         callbacks: list[Callback] = []
         if self.lengths(OF_LISTS):
@@ -140,7 +141,8 @@ class Metrics:
         if self.of_attacked_items:
             assert items is not None
             mean_rank = any(metric.kind == MEAN_RANK for metric in self.chosen)
-            callbacks.append(GivenItems(items, self.lengths(OF_ATTACKED_ITEMS) or [1], mean_rank))
+            lengths = self.lengths(OF_ATTACKED_ITEMS) or [1]
+            callbacks.append(AttackedItems(top_k=lengths, mean_rank=mean_rank, items=items))
         return callbacks
 
     def values(self, logged: Mapping[str, float]) -> dict[str, float | None]:
@@ -156,25 +158,3 @@ class Metrics:
 
     def _category(self, metric: Metric) -> str:
         return self.source if metric.category is None else metric.category
-
-
-class GivenItems(AttackedItems):
-    """Metrics of the items that a study attacks, with any attack or before them all.
-
-    Args:
-        items: int64 ``(n,)``, the items.
-        top_k: List lengths K.
-        mean_rank: Rank them, too.
-    """
-
-    def __init__(self, items: Tensor, top_k: Sequence[int], mean_rank: bool) -> None:
-        super().__init__(None, top_k, mean_rank)
-        self.given = items
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ask for lists that are long enough; there is no attack's folder to look for."""
-        super(AttackedItems, self).setup(trainer, pl_module, stage)
-        self._items = self.given
-
-    def _read(self, data: Any) -> Tensor:
-        return self.given

@@ -1,5 +1,6 @@
 """The plan of a study: which stages every cell is made of, before anything runs."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -166,12 +167,21 @@ class Plan:
     @property
     def places(self) -> dict[str, str]:
         """Where in the cache the result of each stage is, by description."""
-        return {stage.description: stage.place for stage in self.stages}
+        return {name: stage.place for name, stage in self._named.items()}
 
     @property
     def keys(self) -> dict[str, str]:
         """What each stage depends on, by description, as far as it is known before anything runs."""
-        return {stage.description: stage.key for stage in self.stages}
+        return {name: stage.key for name, stage in self._named.items()}
+
+    @property
+    def _named(self) -> dict[str, Stage]:
+        """The stages by description; of those that protocols alone tell apart, all but the first with a number."""
+        named: dict[str, Stage] = {}
+        for stage in self.stages:
+            names = itertools.chain([stage.description], (f"{stage.description} ({n})" for n in itertools.count(2)))
+            named[next(name for name in names if name not in named)] = stage
+        return named
 
     @property
     def networks(self) -> list[Run]:
@@ -212,6 +222,8 @@ class _Images:
         self.protocol = protocol
         self.network = network
         self.clean = network.features
+        # Nothing is done a second time for a protocol that asks the undefended network about itself.
+        protocol = protocol.of_undefended if self.clean is undefended else protocol
         self.items = SourceItems(protocol, grid.source, self.clean, undefended)
         self.attacks = [
             AttackStage(cache, grid, attack.under(protocol), self.clean, protocol, undefended)
@@ -244,15 +256,15 @@ class _Images:
 
     def to_train_on(self, rows: AttackStage | FeaturesStage, row: str) -> CatalogueFeatures:
         """Return the features of a catalogue in which the attacked items' are of an attack, or a sham's."""
-        is_mixed = self.protocol.background_features == "undefended" and self.clean is not self._undefended
-        own_scale = self.protocol.feature_scale == "own_matrix" and rows is not self.clean
+        is_mixed = self.items.protocol.background_features == "undefended"
+        own_scale = self.items.protocol.feature_scale == "own_matrix" and rows is not self.clean
         if not is_mixed and not own_scale:
             return rows
         return self._mix(self._undefended if is_mixed else self.clean, rows, self.clean, row)
 
     def to_test_on(self, trained_on: CatalogueFeatures) -> CatalogueFeatures:
         """Return the same features with the categories by whom the protocol asks."""
-        if self.protocol.chr_categories != "undefended" or self.clean is self._undefended:
+        if self.items.protocol.chr_categories != "undefended":
             return trained_on
         if isinstance(trained_on, MixedFeaturesStage):
             return self._mix(trained_on.background, trained_on.rows, self._undefended, trained_on.attack_name)

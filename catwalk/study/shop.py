@@ -1,6 +1,7 @@
 """The dataset of a study, with the fingerprints that its stages depend on."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import NamedTuple
 
 from catwalk.configuration.specification import Specification
 from catwalk.files.watched import WatchedFiles, watch_folder, watch_named
+from catwalk.poisoning.protocol import Protocol
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.labelled_images import LabelledImages
-from catwalk.shop.splits import Split, read_split
+from catwalk.shop.splits import Split, published_split, read_split
+from catwalk.study.specifications import split_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,16 @@ class Shop:
         """Read the catalogue of a dataset folder; errors as of :meth:`~catwalk.shop.catalogue.Catalogue.read`."""
         lists = watch_folder(Path(folder), "items.*", "dataset.json")
         return cls(Catalogue.read(folder), lists, split)
+
+    def under(self, protocols: Sequence[Protocol]) -> "Shop":
+        """Return the dataset with its purchases divided as protocols agree to, where nobody else says how.
+
+        Where the study states a rule, the dataset was published with a split, or protocols differ, it stays as it is.
+        """
+        rules = [protocol.split_rule for protocol in protocols]
+        if self.split is not None or rules[0] is None or any(rule != rules[0] for rule in rules):
+            return self
+        return self if published_split(self.catalogue) else replace(self, split=split_of(rules[0], "protocol.split"))
 
     def read_split(self) -> Split:
         """Return the purchases, divided."""

@@ -121,8 +121,8 @@ def write_results(
             path.unlink()
     for stem, table in tables.items():
         table.write(folder / stem)
-    told = [*notes, conclusion(shams)]
-    write_manifest(folder / MANIFEST_FILE, shop, grid, plan, statistics, told, lpips, why_no_lpips)
+    beside_shams = [conclusion(shams), *(each.sentence for each in shams)] if shams else []
+    write_manifest(folder / MANIFEST_FILE, shop, grid, plan, statistics, notes, beside_shams, lpips, why_no_lpips)
     return Outcome(cells, effects, tables, conclusion(shams))
 
 

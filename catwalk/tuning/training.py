@@ -236,11 +236,11 @@ class FollowTrial(pl.Callback):
 
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look for the metric before anything is trained."""
-        self._figure(trainer)
+        self._metric(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report."""
-        if trainer.sanity_checking or not math.isfinite(value := self._figure(trainer)):
+        if trainer.sanity_checking or not math.isfinite(value := self._metric(trainer)):
             return
         self.state = TrialState.COMPLETE
         self.trial.report(value, trainer.current_epoch + 1)
@@ -248,7 +248,7 @@ class FollowTrial(pl.Callback):
             self.state = TrialState.PRUNED
             trainer.should_stop = True
 
-    def _figure(self, trainer: pl.Trainer) -> float:
+    def _metric(self, trainer: pl.Trainer) -> float:
         if self.monitor not in trainer.callback_metrics:
             known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
             raise CatwalkError(f"monitor: there is no metric {self.monitor!r}; there are {', '.join(known)}")

@@ -323,6 +323,17 @@ def test_is_verified_against_the_images_given():
     assert torch.equal(images, original)
 
 
+@pytest.mark.parametrize("returned", [lambda pair: pair[0], lambda pair: [*pair], lambda pair: (*pair, None)])
+def test_an_own_attack_that_returns_something_else_is_told_what_to_return(returned):
+    class ReturnsElse(FGSM):
+        def perturb(self, network, images, targets, keys):
+            return returned(super().perturb(network, images, targets, keys))
+
+    images, targets, _ = make_batch(4)
+    with pytest.raises(CatwalkError, match=r"ReturnsElse\.perturb returns a .*: return two tensors, the adversarial"):
+        ReturnsElse()(make_network(), images, targets)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

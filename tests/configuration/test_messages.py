@@ -91,7 +91,7 @@ def test_options_of_the_parents_are_known(class_path: str, option: str, meant: s
         ("model", LightningModule, "VBRP", "model: there is no class VBRP; did you mean VBPR?"),
         ("callbacks", list[Callback] | Callback, "EarlyStoping", "did you mean EarlyStopping?"),
         ("split", SplitRule, "DateSplitt", "split: there is no class DateSplitt; did you mean DateSplit?"),
-        ("split", SplitRule, "Nonsense", "there are DateSplit, LeaveLastOut, LeaveRandomOut, RatioSplit;"),
+        ("split", SplitRule, "Nonsense", "there are DateSplit, LastInFile, LeaveLastOut, LeaveRandomOut, RatioSplit;"),
         ("logger", Logger, "Nonsense", "such as pytorch_lightning.loggers.CSVLogger"),
         ("other", Dataset, "Nonsense", "such as package.module.Class"),
         ("model", LightningModule, "datamodules.ProductImages", "no LightningModule, unlike lightning_modules.VBPR"),

@@ -43,7 +43,10 @@ def test_differences_are_told_field_by_field():
         ("clip", False, True),
         ("factors", 8, None),
     ]
-    assert mixed.describe() == ["attacks leave [0, 1] while they run", "recommenders have 8 factors"]
+    assert mixed.describe() == [
+        "attacks leave [0, 1] while they run",
+        "recommenders have 8 factors where the study states none",
+    ]
     assert mixed.short_differences == "clip=False, factors=8"
     different = {each.field for each in AS_PUBLISHED.differences()}
     assert different == {field.name for field in fields(Protocol)} - {"name", "chr_categories"}
@@ -112,6 +115,18 @@ def test_recommenders_get_what_they_take():
     assert AS_WRITTEN.recommender_arguments(VBPR) == {"reduction": "sum", "optimizer": ADAGRAD, "learning_rates": rates}
 
 
+@pytest.mark.parametrize("model", [VBPR, AMR])
+def test_the_recommenders_files_are_of_the_same_protocol(model):
+    name = f"{model.__name__.lower()}_as_published.yaml"
+    stated = yaml.safe_load(Path(str(files("configs")), "recommender", name).read_text("utf-8"))
+    arguments = stated["model"]["init_args"]
+    assert ("warm_start" in arguments) == AS_PUBLISHED.begins_half_way(model)
+    arguments.pop("warm_start", None)
+    assert arguments == AS_PUBLISHED.recommender_arguments(model)
+    assert stated["data"]["init_args"].items() >= AS_PUBLISHED.data_arguments().items()
+    assert stated["trainer"]["max_epochs"] == AS_PUBLISHED.trainer_arguments(model)["max_epochs"]
+
+
 def test_attacks_and_purchases_get_what_they_take():
     for protocol, expected in (
         (CORRECTED, {}),
@@ -133,3 +148,13 @@ def test_an_attack_depends_on_its_own_fields_alone():
         "quantise": "truncate",
     }
     assert AttackProtocol().of_attack == CORRECTED.of_attack
+
+
+def test_the_page_has_every_field_as_in_the_code():
+    page = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text("utf-8")
+    section = page.split("## Every field\n", 1)[1].split("\n#", 1)[0]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:5]] for line in section.splitlines() if line[:3] == "| `"]
+    assert sorted(row[0] for row in rows) == sorted(field.name for field in fields(Protocol) if field.name != "name")
+    for name, *values in rows:
+        stated = [yaml.safe_load(value) for value in values]
+        assert stated == [getattr(protocol, name) for protocol in NAMED.values()], name

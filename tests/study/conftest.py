@@ -77,8 +77,8 @@ def settings(study_settings: Settings) -> Settings:
     return copy.deepcopy(study_settings)
 
 
-def run(settings: Settings, output: Path) -> Study:
-    """Run ``catwalk study``, in this process."""
+def run(settings: Settings, output: Path, *, report: bool = False) -> Study:
+    """Run ``catwalk study``, in this process; its report, which takes seconds, only if a test looks at it."""
     path = output.parent / f"{output.name}.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     made: list[str] = []
@@ -90,13 +90,15 @@ def run(settings: Settings, output: Path) -> Study:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StageCache, "write", write_and_tell)
+        if not report:
+            patch.setattr("catwalk.study.report.write_report", lambda folder: folder / "report" / "index.html")
         patch.setattr("sys.argv", ["catwalk"])
         main(["study", "--config", str(path), "--output", str(output), "--workers", "1"])
     return Study(settings, output, tuple(made))
 
 
 @pytest.fixture(scope="session")
-def run_study() -> Callable[[Settings, Path], Study]:
+def run_study() -> Callable[..., Study]:
     """Return a function that runs a study."""
     return run
 
@@ -105,3 +107,24 @@ def run_study() -> Callable[[Settings, Path], Study]:
 def finished(study_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Return the study when it has run. Do not write into its folders."""
     return run(study_settings, tmp_path_factory.mktemp("study") / "runs")
+
+
+@pytest.fixture(scope="session")
+def controlled(study_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Return a study with all controls, of a defended network beside T, under two protocols. Do not write into it."""
+    settings = copy.deepcopy(study_settings)
+    del settings["recommenders"]["BPR-MF"]
+    defended = copy.deepcopy(settings["extractors"]["T"])
+    defended["model"]["class_path"] = "lightning_modules.FreeAdversarialClassifier"
+    defended["model"]["init_args"] |= {"epsilon": 16, "replays": 2}
+    settings["extractors"]["FAT"] = defended
+    l2 = {"class_path": "catwalk.attacks.PGD", "init_args": {"norm": "l2", "epsilon": 0}}
+    rank = {"class_path": "catwalk.attacks.RankAttack", "init_args": {"epsilon": 64, "iterations": 10}}
+    settings |= {
+        "name": "controlled",
+        "attacks": [rank, l2],
+        "controls": {"sham": True},  # and what is there by default
+        "vary": {"background_features": ["network", "undefended"], "chr_categories": ["undefended"]},
+        "confidence": 0.9,
+    }
+    return run(settings, tmp_path_factory.mktemp("controlled") / "runs", report=True)

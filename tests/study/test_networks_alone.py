@@ -31,7 +31,12 @@ def test_without_recommenders_networks_and_attacks_are_measured(
         del settings["recommenders"]
     study = run_study(settings, output)
     assert study.made == ()  # the results of the same stages
-    assert {path.name for path in study.folder.iterdir()} == TABLES | {"cells.csv", "effects.csv", "manifest.json"}
+    assert {path.name for path in study.folder.iterdir()} == TABLES | {
+        "cells.csv",
+        "effects.csv",
+        "manifest.json",
+        "study.yaml",
+    }
     for name in TABLES:
         assert (study.folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
     with (study.folder / "cells.csv").open() as file:

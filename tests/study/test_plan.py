@@ -1,7 +1,9 @@
 """Planning: settings are read once, however many cells a study has, and stages are shared."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from catwalk.study.metrics import Metrics
 from catwalk.study.plan import Plan
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import TRIPLETS, accuracy_attack_of, data_of, modules_of, recommender_of
+from catwalk.study.variants import varied
 
 NOTHING = Metrics((), "Sandal")
 
@@ -134,3 +137,44 @@ def test_classes_within_arguments_count_among_the_modules(shop: Path) -> None:
     model = recommender_of({"class_path": "lightning_modules.VBPR", "init_args": {"optimizer": sgd}}, "VBPR", 20)
     modules = ("datamodules.interaction_triplets", __name__, "lightning_modules.vbpr", "catwalk.study.plan")
     assert modules_of(data, model, Plan) == modules
+
+
+def test_another_budget_concerns_its_attack_its_noise_and_what_is_made_of_them(
+    grid_of: Callable[..., Grid], shop: Path, tmp_path: Path
+) -> None:
+    dataset, under = Shop.read(shop), accuracy_attack_of(ACCURACY_ATTACK)
+
+    def planned() -> Plan:
+        grid = grid_of(2, Controls(sham=True))
+        return Plan.of(grid, dataset, StageCache(tmp_path), under, None, NOTHING)
+
+    before = {(stage.kind, stage.key): stage.description for stage in planned().stages}
+    settings = grid_of(1).attacks
+    settings[1]["init_args"]["epsilon"] = 16
+    after = {(stage.kind, stage.key): stage.description for stage in planned().stages}
+    gone, new = ([text for key, text in a.items() if key not in b] for a, b in ((before, after), (after, before)))
+    assert all("PGD (ε = 32)" in text for text in gone)
+    # The noise of 32 stays, for other attacks have that budget.
+    assert all("PGD (ε = 16)" in text or "Noise (ε = 16)" in text for text in new)
+    of_images, trained, shown = 1 + 1, 2 * 2, 2 * 2 * 2  # VBPR and AMR, two seeds, poisoning and evasion
+    assert len(gone) == of_images + trained + shown
+    assert len(new) == 2 * len(gone)
+
+
+def test_the_manifest_has_every_stage_by_its_own_name(
+    grid_of: Callable[..., Grid], settings: dict, shop: Path, tmp_path: Path
+) -> None:
+    grid = grid_of(1, Controls(sham=True))
+    settings["extractors"]["FAT"] = copy.deepcopy(settings["extractors"]["T"])
+    settings["extractors"]["FAT"]["seed"] = 1
+    vary = {"source_items": ["network", "undefended"], "feature_scale": ["clean", "own_matrix"], "clip": [True, False]}
+    grid = replace(
+        grid,
+        extractors={name: Training(**value) for name, value in settings["extractors"].items()},
+        protocols=varied(Protocol(), vary),
+    )
+    under = accuracy_attack_of(ACCURACY_ATTACK)
+    plan = Plan.of(grid, Shop.read(shop), StageCache(tmp_path), under, None, NOTHING)
+    assert list(plan.keys.values()) == [stage.key for stage in plan.stages]
+    assert len(set(plan.keys.values())) == len(plan.stages)
+    assert len({stage.description for stage in plan.stages}) < len(plan.stages)

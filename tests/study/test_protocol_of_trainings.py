@@ -1,8 +1,9 @@
 """What a protocol makes of a study's recommenders and attacks where the study states nothing, and who begins where."""
 
 import copy
+import csv
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,16 @@ def test_a_split_that_the_dataset_or_the_study_has_goes_before(shop, tmp_path):
         seeds=[0],
         top_k=20,
     )
+    published = Shop.read(folder).under([AS_PUBLISHED])
+    assert published.split is None
+    plain = Shop.read(shop)
+    assert plain.under([AS_PUBLISHED, CORRECTED]).split is plain.under([CORRECTED]).split is None
+    under = plain.under([AS_PUBLISHED, replace(AS_PUBLISHED, name="other")])
+    assert under.split is not None
+    assert under.split.instantiate() == LastInFile()
+    assert under.split_facts != plain.split_facts
     rule = split_of({"class_path": "catwalk.shop.splits.LeaveRandomOut", "init_args": {"seed": 3}})
+    assert Shop.read(shop, rule).under([AS_PUBLISHED]).split is rule
     training = RecommenderTraining.of(grid, Shop.read(shop, rule), "VBPR", {}, AS_PUBLISHED)
     assert training.data.instantiate().rule == rule.instantiate()
 
@@ -176,6 +186,10 @@ def test_a_plan_trains_once_what_several_protocols_train_alike(study_settings, t
     one = plan(CORRECTED, Protocol(name="ideal", ncdcg_ideal="category"))
     names = [f"{name} on T, {attack}, seed 0" for attack in ("No attack", "C&W (5 × 5)") for name in ("VBPR", "AMR")]
     assert sorted(trained(one)) == sorted(names)
+    mixed = Protocol(
+        name="mixed", source_items="undefended", background_features="undefended", chr_categories="undefended"
+    )
+    assert {stage.key for stage in plan(CORRECTED, mixed).stages} == {stage.key for stage in plan(CORRECTED).stages}
     half = Protocol(name="half", amr_start="vbpr_half_way", carlini_wagner="written")
     both = plan(CORRECTED, half)
     assert len(set(trained(both))) == 2 * 2 + 2 * 3 - 1  # VBPR without attack is the same under both
@@ -190,3 +204,41 @@ def test_a_plan_trains_once_what_several_protocols_train_alike(study_settings, t
         "corrected": (0.01, True),
         "half": (0.1, False),
     }
+
+
+@pytest.mark.slow
+def test_a_study_runs_as_published(study_settings, run_study, tmp_path):
+    settings = copy.deepcopy(study_settings) | {"name": "published", "seeds": [0]}
+    network = copy.deepcopy(settings["extractors"]["T"])
+    network["model"]["class_path"] = "lightning_modules.FreeAdversarialClassifier"
+    settings["extractors"]["FAT"] = network
+    settings["attacks"] = settings["attacks"][1:]
+    vbpr = settings["recommenders"]["VBPR"]
+    vbpr["data"] = {"batch_size": 64}
+    amr = copy.deepcopy(vbpr) | {"warm_start": "VBPR"}
+    amr["model"]["class_path"] = "lightning_modules.AMR"
+    settings["recommenders"] = {"VBPR": vbpr, "AMR": amr}
+    settings["controls"] = {"noise": [], "other_seeds": False, "evasion": True, "sham": True}
+    settings["protocol"] = {field.name: getattr(AS_PUBLISHED, field.name) for field in fields(AS_PUBLISHED)}
+    study = run_study(settings, tmp_path / "runs")
+    assert run_study(settings, tmp_path / "runs").made == ()
+    with (study.folder / "cells.csv").open(encoding="utf-8") as file:
+        cells = list(csv.DictReader(file))
+    rows = {(cell["extractor"], cell["recommender"], cell["attack"], cell["scenario"]): cell for cell in cells}
+    assert len(rows) == len(cells) == 2 * 2 * 4
+    for cell in cells:
+        assert cell["protocol"] == "as published"
+        assert cell["differences"] == AS_PUBLISHED.short_differences
+    numbers = ("chr@20", "ncdcg@20", "hr@20", "auc")
+    for recommender in ("VBPR", "AMR"):
+        # Without mixing a sham changes nothing; what the defended network's rows do among others' can be seen.
+        plain, sham = (rows["T", recommender, attack, ""] for attack in ("No attack", "Sham"))
+        assert [plain[name] for name in numbers] == [sham[name] for name in numbers]
+        plain, sham = (rows["FAT", recommender, attack, ""] for attack in ("No attack", "Sham"))
+        assert plain["auc"] != sham["auc"]
+        # The undefended network's items, whichever network is attacked.
+        assert {rows[cnn, recommender, "PGD (ε = 32)", "poisoning"]["n_attacked"] for cnn in ("T", "FAT")} == {
+            sham["n_attacked"]
+        }
+    notes = (study.folder / "table1.md").read_text("utf-8")
+    assert "Protocol as published: attacked items are those that the undefended network sees as the source" in notes

@@ -98,7 +98,7 @@ CASES = {
         {"recommenders.VBPR.trainer.accelerator": "abacus"},
         ["recommenders.VBPR.trainer", "abacus"],
     ),
-    "unknown protocol": ({"protocol": {"source_items": "me"}}, ["source_items", "network, dataset"]),
+    "unknown protocol": ({"protocol": {"source_items": "me"}}, ["source_items", "network, undefended, dataset"]),
     "targeted accuracy attack": (
         {"accuracy_attack": {"class_path": "catwalk.attacks.PGD"}},
         ["accuracy_attack", "targeted: false"],

@@ -99,7 +99,7 @@ def answer(results: StudyResults) -> list[str]:
             f"Shown to recommenders that were trained on clean images, the attacked images pushed it in {pushed} of "
             f"{len(evasion)} cases."
         )
-    return sentences
+    return [*sentences, *results.manifest.get("shams", [])]
 
 
 def _share(effects: Sequence[Effect], extractor: str) -> str:

@@ -72,7 +72,7 @@ class PerceptualStage(Stage):
 
     def of_images(self, name: str) -> list[float]:
         """Return a metric of every image; NaN for one that has none."""
-        column = read_table(self.folder / DISTANCES_FILE, ["item_id", name]).column(name).to_pylist()
+        column = read_table(self.folder / DISTANCES_FILE, ["item_id"], [name]).column(name).to_pylist()
         return [float(value or "nan") for value in column]
 
     @property

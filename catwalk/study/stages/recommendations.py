@@ -5,7 +5,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytorch_lightning as pl
-import torch
 
 from callbacks.category_hit_ratio import CategoryHitRatio
 from callbacks.write_attacked_items import WriteAttackedItems
@@ -72,7 +71,7 @@ class RecommendationsStage(Stage):
         variant = f", {items.protocol.name}" if len(grid.protocols) > 1 else ""
         on = f"{images.seen_by}, {attack}{how}, seed {recommender.seed}{variant}"
         self.description = f"Lists of {recommender.name} on {on}"
-        callbacks = map(type, metrics.callbacks(torch.zeros(0).long()))
+        callbacks = map(type, metrics.callbacks([]))
         own = (CategoryHitRatio, WriteUserMetrics, WriteAttackedItems)
         self.modules = modules_of(training.model, training.data, *own, *callbacks)
         self.files = recommender.files
@@ -95,7 +94,7 @@ class RecommendationsStage(Stage):
         if lengths:
             specification = specification.with_arguments(top_k=sorted({*lengths, *self._own_lengths}))
         model, data = specification.instantiate(), training.data_on(self.images.folder, stage.seed).instantiate()
-        items = torch.from_numpy(self.items.read())
+        items = self.items.read()
         protocol, item_ids = self.items.protocol, [stage.shop.catalogue.item_ids[item] for item in items]
         category_hit_ratio = CategoryHitRatio(
             self.metrics.category_lengths(k),
@@ -112,7 +111,7 @@ class RecommendationsStage(Stage):
             category_hit_ratio,
             WriteUserMetrics(*of_users, items=item_ids),
             WriteAttackedItems(folder / ITEMS_FILE, top_k=[k], items=item_ids),
-            *self.metrics.callbacks(items),
+            *self.metrics.callbacks(item_ids),
         )
         checkpoint = stage.checkpoint if training.learns else None
         (values,) = trainer.test(model, data, ckpt_path=checkpoint, weights_only=True, verbose=False)
