@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from catwalk.plots.panels import Look, distinct, draw_panels, finish, legend_marker
-from catwalk.plots.style import DIM, house_style, shortened
+from catwalk.plots.style import DIM, house_style
 
 APART = 0.012
 """Space between the intervals of two curves at one budget, as a share of the axis."""
@@ -51,8 +51,7 @@ def draw_budgets(points: Sequence[BudgetPoint], *, title: str, y_label: str) -> 
     budgets = sorted({point.epsilon for point in points})
     apart = APART * (budgets[-1] - budgets[0] or 1)
     with house_style():
-        names = [shortened(panel) for panel in panels]
-        figure, grid = draw_panels(names, width=3.4, height=2.6, title=title, y_label=y_label)
+        figure, grid = draw_panels(panels, width=3.4, height=2.6, title=title, y_label=y_label)
         for axes, panel in zip(grid, panels, strict=True):
             curves: dict[tuple[str, str], list[BudgetPoint]] = {
                 (name, attack): [] for name in series for attack in attacks

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from catwalk.plots.style import BELOW, BLUE, GREY, INK, ORANGE, SIZE, house_style, new_figure, shortened
+from catwalk.plots.style import BELOW, BLUE, GREY, INK, ORANGE, SIZE, house_style, new_figure, shortened, wrapped
 
 LARGEST = 20
 """Categories that are drawn, beside source and target: those with the highest CHR@K."""
@@ -53,7 +53,8 @@ def draw_category_bars(
         axes.set_yticks(places, [shortened(name) for name in shown])
         axes.set(xlim=(0, 1.16 * longest), ylim=(len(shown) - 0.4, -0.6))
         axes.set_xlabel(f"CHR@{top_k}: mean number of places in a list of {top_k}")
-        axes.set_title(title if len(shown) == len(now) else f"{title}: {len(shown)} of {len(now):,} categories")
+        of = "" if len(shown) == len(now) else f": {len(shown)} of {len(now):,} categories"
+        axes.set_title(wrapped(title + of, SIZE[0] - 1, 12))
         axes.tick_params(axis="y", length=0)
         axes.xaxis.grid(True)
         axes.spines["left"].set_visible(False)

@@ -9,10 +9,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from catwalk.plots.panels import Look, distinct, draw_panels, finish, legend_marker
-from catwalk.plots.style import DIM, GREY, PALE, house_style, shortened
+from catwalk.plots.style import DIM, GREY, PALE, house_style, wrapped
 
 STEP, BETWEEN = 0.17, 0.12
 """Height of a series' line within a row, and space between rows, in inches."""
+
+NAME, LINE = 2.9, 0.17
+"""Width of the labels, and height of a line of one, in inches."""
 
 GROUND = "#f4f4f4"
 
@@ -58,11 +61,11 @@ def draw_intervals(rows: Sequence[IntervalRow], *, title: str, x_label: str, con
     labels = distinct(row.label for row in rows)
     series = distinct(row.series for row in rows)
     looks = {name: Look.at(place) for place, name in enumerate(series)}
-    tall = len(labels) * (STEP * len(series) + BETWEEN)
-    share = STEP / (STEP * len(series) + BETWEEN)
+    names = [wrapped(label, NAME) for label in labels]
+    row_height = max(STEP * len(series), *(LINE * (1 + name.count("\n")) for name in names)) + BETWEEN
+    tall, share = len(labels) * row_height, STEP / row_height
     with house_style():
-        names = [shortened(panel) for panel in panels]
-        figure, grid = draw_panels(names, width=2.7, height=tall + 0.5, title=title)
+        figure, grid = draw_panels(panels, width=2.7, height=tall + 0.5, title=title)
         for axes, panel in zip(grid, panels, strict=True):
             for middle, label in enumerate(labels):
                 if label in controls:
@@ -78,7 +81,7 @@ def draw_intervals(rows: Sequence[IntervalRow], *, title: str, x_label: str, con
                 axes.plot([row.low, row.high], [place] * 2, color=look.colour, linewidth=1.8, solid_capstyle="butt")
                 form = look._replace(fill="full" if row.is_decided else "none").filled
                 axes.plot(row.mean, place, marker=look.marker, markersize=5.5, zorder=3, **form)
-            axes.set_yticks(range(len(labels)), [shortened(label) for label in labels])
+            axes.set_yticks(range(len(labels)), names)
             axes.set_ylim(len(labels) - 0.5, -0.5)
             axes.tick_params(axis="y", length=0)
             axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from catwalk.plots.style import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, new_figure, shortened
+from catwalk.plots.style import BLUE, GREEN, INK, LETTER, ORANGE, PURPLE, SKY, new_figure, shortened, wrapped
 
 COLOURS: Final = (BLUE, ORANGE, GREEN, PURPLE, SKY, INK)
 MARKERS: Final = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">", "p", "h", "8", "d")
@@ -22,11 +22,8 @@ first comes again."""
 ABREAST = 3
 """Panels that stand beside one another; more begin a new line."""
 
-SHORT = 40
-"""Factor between the ends of a logarithmic axis up to which it has labels between the powers of ten."""
-
-LETTER = 0.08
-"""Mean width of a letter in a legend, in inches."""
+SHORT, SHORTEST = 40, 4
+"""Factors between the ends of a logarithmic axis up to which it has some labels between the powers of ten, and all."""
 
 
 class Look(NamedTuple):
@@ -91,9 +88,9 @@ def draw_panels(
     for axes in list(places.flat)[len(names) :]:
         axes.set_axis_off()
     for axes, name in zip(drawn, names, strict=True):
-        axes.set_title(name, fontsize=10, pad=6)
+        axes.set_title(wrapped(name, width), fontsize=10, pad=6)
         axes.tick_params(labelbottom=True)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure.suptitle(wrapped(title, figure.get_figwidth(), 12), x=0.01, ha="left", fontsize=12)
     figure.supylabel(y_label, fontsize=10)
     return figure, drawn
 
@@ -107,7 +104,7 @@ def finish(figure: Figure, x_label: str, handles: Sequence[Line2D | Patch]) -> N
         handles: Entries of the legend; may be none.
     """
     longest = max((len(str(handle.get_label())) for handle in handles), default=0)
-    columns = max(1, int(figure.get_figwidth() / (0.55 + LETTER * longest)))
+    columns = max(1, int(figure.get_figwidth() / (0.55 + 10 * LETTER * longest)))
     lines = -(-len(handles) // columns)
     # A label makes room for the lines that it has, which a legend below it does not.
     figure.supxlabel(x_label + "\n" * round(1.3 * lines + 0.7), fontsize=10)
@@ -121,12 +118,12 @@ def legend_marker(label: str, marker: str, **form: Any) -> Line2D:
 
 
 def label_factors(axis: Axis) -> None:
-    """Label a logarithmic axis by plain numbers, and 2 and 5 beside 1 and 10 where it is short."""
+    """Label a logarithmic axis by plain numbers, between the powers of ten as well where it is short."""
     first, last = axis.get_view_interval()
-    is_short = last / first < SHORT
+    leading = "23456789" if last / first < SHORTEST else "25" if last / first < SHORT else ""
 
     def between(value: float, _: object) -> str:
-        return f"{value:,.5g}" if is_short and f"{value:e}"[0] in "25" else ""
+        return f"{value:,.5g}" if f"{value:e}"[0] in leading else ""
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.5g}"))
     axis.set_minor_formatter(FuncFormatter(between))

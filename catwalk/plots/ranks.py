@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from catwalk.plots.panels import Look, distinct, draw_panels, finish, label_factors, legend_marker
-from catwalk.plots.style import GREY, house_style, shortened
+from catwalk.plots.style import GREY, house_style
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def draw_ranks(panels: Sequence[RankPanel], *, title: str) -> Figure:
     last = max(float(values.max()) for pair in ranks for values in pair) * 1.15
     first = max(min(float(values.min()) for pair in ranks for values in pair), 1) / 1.15
     names = [
-        f"{shortened(panel.title, 44)}\n{(after < before).mean():.0%} of {len(before):,} items rise"
+        f"{panel.title}\n{(after < before).mean():.0%} of {len(before):,} items rise"
         for panel, (before, after) in zip(panels, ranks, strict=True)
     ]
     with house_style():

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from catwalk.plots.panels import Look, distinct, draw_panels, finish, label_factors, legend_marker
-from catwalk.plots.style import DIM, GREY, house_style, shortened
+from catwalk.plots.style import DIM, GREY, house_style
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ def draw_scatter(
     series = distinct(point.series for point in points)
     kinds = distinct(point.kind for point in points)
     with house_style():
-        names = [shortened(panel) for panel in panels]
-        figure, grid = draw_panels(names, width=3.4, height=2.8, title=title, y_label=y_label)
+        figure, grid = draw_panels(panels, width=3.4, height=2.8, title=title, y_label=y_label)
         for axes, panel in zip(grid, panels, strict=True):
             if has_zero_line:
                 axes.axhline(0, color=GREY, linewidth=1)

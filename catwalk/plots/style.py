@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,9 @@ DPI = 110
 SIZE = (8.0, 4.5)
 """Width and height of a figure in inches."""
 
+LETTER = 0.0085
+"""Mean width of a letter in inches, at a size of one point."""
+
 LONGEST_NAME = 34
 """Letters of a category's name in a picture."""
 
@@ -96,6 +100,15 @@ def count_axes(axes: Axes, x: bool = True) -> None:
     axes.yaxis.grid(True)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
+
+
+def wrapped(text: str, width: float, size: float = 10) -> str:
+    """Return a text in lines that fit into a width in inches at a size in points; its own line breaks stay."""
+    letters = max(int(width / (LETTER * size)), 8)
+    text = text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")  # the budget of an attack stays in one line
+    return "\n".join(
+        shortened(line, letters) for own in text.splitlines() for line in textwrap.wrap(own, letters) or [""]
+    )
 
 
 def shortened(name: str, longest: int = LONGEST_NAME) -> str:

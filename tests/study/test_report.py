@@ -169,6 +169,7 @@ def test_a_title_of_the_shop_is_beside_its_item(stored: StoredResults, shop: Pat
     assert [card.title for card in cards] == [f"<b>{card.item_id}</b>" for card in cards] != []
 
 
+@pytest.mark.slow
 def test_the_configuration_runs_the_same_study(finished, run_study) -> None:
     settings = yaml.safe_load((finished.folder / "study.yaml").read_text("utf-8"))
     assert "output" not in settings

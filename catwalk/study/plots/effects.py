@@ -20,7 +20,7 @@ from catwalk.study.plots.study_plot import (
 from catwalk.study.results import StudyResults
 
 MOST_PROTOCOLS = 4
-"""Protocols up to which each has a forest plot of its own; those of an ablation stand in one plot."""
+"""Protocols up to which each has a forest plot of its own; those of an ablation stand in one."""
 
 BUDGET = re.compile(r"\s*\(ε = [^)]*\)")
 """What the name of an attack says of its budget."""
@@ -29,7 +29,8 @@ BUDGET = re.compile(r"\s*\(ε = [^)]*\)")
 def forests(results: StudyResults) -> Iterable[StudyPlot]:
     """Yield the effects with their intervals, a plot for each scenario and protocol."""
     protocols = protocols_of(results.effects)
-    if len(protocols) > MOST_PROTOCOLS:
+    has_sham = any(effect.control == "sham" for effect in results.effects)
+    if len(protocols) > (1 if has_sham else MOST_PROTOCOLS):
         return
     names = {"poisoning": "Poisoning", "evasion": "Evasion: recommenders trained on clean images"}
     for number, protocol in enumerate(protocols):
@@ -68,11 +69,11 @@ def ablation(results: StudyResults) -> StudyPlot | None:
     chosen.sort(key=lambda each: each.control == "sham")
     panels = {(each.recommender, each.extractor) for each in chosen if each.control == "sham"}
     rows = [
-        _row(results, each, f"{each.recommender}, CNN {each.extractor}", each.protocol, each.attack)
+        _row(results, each, f"{each.recommender}, CNN {each.extractor}", _lines(each.protocol), each.attack)
         for each in chosen
         if (each.recommender, each.extractor) in panels
     ]
-    order = protocols_of(results.effects)
+    order = [_lines(protocol) for protocol in protocols_of(results.effects)]
     rows.sort(key=lambda row: order.index(row.label))
     title = f"Attack beside sham: effect on {source_of(results)}"
     return StudyPlot(
@@ -170,3 +171,8 @@ def _row(results: StudyResults, effect: Effect, panel: str, label: str, series: 
     margin = effect.size.limit(results.manifest["statistics"]["smallest_effect"])
     decided = effect.verdict in ("pushed", "lowered")
     return IntervalRow(panel, label, series, difference.mean, difference.low, difference.high, margin, decided)
+
+
+def _lines(protocol: str) -> str:
+    """Return the name of a variant of a protocol with a line for each of its fields."""
+    return protocol.replace(", ", "\n")

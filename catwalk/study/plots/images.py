@@ -14,7 +14,10 @@ def success_against_loss(results: StudyResults) -> StudyPlot | None:
     }
     if not cells:
         return None
-    several = len({cell["protocol"] for cell in cells.values()}) > 1
+    outcomes = {(cell["extractor"], cell["attack"], cell["feature_loss"], cell["sr"]) for cell in cells.values()}
+    several = len(outcomes) > len({outcome[:2] for outcome in outcomes})  # protocols make a difference to images
+    if not several:
+        cells = {("", *place[1:]): cell for place, cell in cells.items()}
     points = [
         Point(
             cell["protocol"] if several else "",

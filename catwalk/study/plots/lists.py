@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from catwalk.metrics.groups import POPULARITY_GROUPS
 from catwalk.plots.category_bars import draw_category_bars
 from catwalk.plots.ranks import RankPanel, draw_ranks
 from catwalk.study.effects import Effect
@@ -59,7 +60,7 @@ def ranks(stored: StoredResults) -> StudyPlot | None:
             continue
         ranks = [mean_ranks([pair[place] for pair in pairs]) for place in (0, 1)]
         groups = dict(zip(*(pairs[0][0][name].to_pylist() for name in ("item_id", "popularity")), strict=True))
-        known = [item for item in ranks[0] if item in ranks[1]]
+        known = [item for group in POPULARITY_GROUPS for item in ranks[0] if item in ranks[1] and groups[item] == group]
         if known:
             before, after = ([of[item] for item in known] for of in ranks)
             panels.append(RankPanel(_whose(results, effect), before, after, [groups[item] for item in known]))
@@ -91,12 +92,12 @@ def mean_ranks(tables: Sequence[Any]) -> dict[str, float]:
 
 
 def _strongest(results: StudyResults) -> list[Effect]:
-    """Return the poisoning with the largest effect for each recommender and CNN that look at images, largest first."""
-    found: dict[tuple[str, str, str], Effect] = {}
+    """Return the poisoning with the largest effect for each recommender and CNN, under any protocol, largest first."""
+    found: dict[tuple[str, str], Effect] = {}
     size: Callable[[Effect], float] = lambda effect: abs(effect.size.difference.mean)  # noqa: E731
     for effect in results.effects:
         if effect.scenario == "poisoning" and effect.control is None and size(effect):
-            place = (effect.protocol, effect.extractor, effect.recommender)
+            place = (effect.extractor, effect.recommender)
             found[place] = max(found.get(place, effect), effect, key=size)
     return sorted(found.values(), key=size, reverse=True)
 

@@ -77,9 +77,10 @@ def galleries(stored: StoredResults) -> list[Gallery]:
 
 
 def _one_of_each(attacks: Sequence[AttackFolder]) -> list[AttackFolder]:
-    """Return the attacks without those that differ from an earlier one by the seed alone."""
+    """Return the attacks without those that have the images of an earlier one, or differ from it by the seed alone."""
+    by_folder = {attack.images: attack for attack in reversed(attacks)}
     first: dict[tuple[str | None, ...], AttackFolder] = {}
-    for attack in attacks:
+    for attack in reversed(by_folder.values()):
         first.setdefault((attack.protocol, attack.extractor, attack.attack, attack.recommender), attack)
     return list(first.values())
 
@@ -87,6 +88,7 @@ def _one_of_each(attacks: Sequence[AttackFolder]) -> list[AttackFolder]:
 def _gallery(stored: StoredResults, attack: AttackFolder, cards: list[Card], several: bool) -> Gallery:
     knowing = "" if attack.recommender is None else f", knowing {attack.recommender}"
     of = f" ({attack.protocol})" if several else ""
+    under = "" if several or len(stored.results.manifest["protocols"]) == 1 else f" Ranks under {attack.protocol}."
     attacked = [
         cell["n_attacked"]
         for cell in stored.results.cells
@@ -94,8 +96,8 @@ def _gallery(stored: StoredResults, attack: AttackFolder, cards: list[Card], sev
     ]
     return Gallery(
         title=f"{attack.attack} on CNN {attack.extractor}{knowing}{of}",
-        note=f"{len(cards)} of {attacked[0]:,} attacked items." if attacked and attacked[0] else "",
-        about=About(attack.attack, attack.extractor, attack.recommender or "", "", attack.protocol),
+        note=(f"{len(cards)} of {attacked[0]:,} attacked items." if attacked and attacked[0] else "") + under,
+        about=About(attack.attack, attack.extractor, attack.recommender or "", "", attack.protocol if several else ""),
         cards=cards,
     )
 

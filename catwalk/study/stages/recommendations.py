@@ -71,9 +71,8 @@ class RecommendationsStage(Stage):
         variant = f", {items.protocol.name}" if len(grid.protocols) > 1 else ""
         on = f"{images.seen_by}, {attack}{how}, seed {recommender.seed}{variant}"
         self.description = f"Lists of {recommender.name} on {on}"
-        callbacks = map(type, metrics.callbacks([]))
-        own = (CategoryHitRatio, WriteUserMetrics, WriteAttackedItems)
-        self.modules = modules_of(training.model, training.data, *own, *callbacks)
+        callbacks = (CategoryHitRatio, WriteUserMetrics, WriteAttackedItems, *metrics.callback_classes)
+        self.modules = modules_of(training.model, training.data, *callbacks)
         self.files = recommender.files
         self.settings = {
             "recommender": recommender.key,

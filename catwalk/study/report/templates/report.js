@@ -78,6 +78,7 @@
 
   // Plots under the mouse. Text is given to Plotly as text: it takes some tags for its own.
   const text = (content) => String(content).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+  const cut = (content, letters) => (content.length > letters ? `${content.slice(0, Math.max(letters - 1, 8))}…` : content);
   const fills = ["", "-open", "-dot", "-open-dot"];
   const dashes = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
   const number = (x) => (x === 0 ? "0" : Math.abs(x) < 0.001 ? x.toExponential(2) : String(Number(x.toPrecision(4))));
@@ -125,7 +126,7 @@
       if (plot.shares?.includes("y")) Object.assign(layout[`yaxis${suffix}`], { tickformat: ".0%", range: [-0.03, 1.03], zeroline: false });
       if (number_) layout[`xaxis${suffix}`].matches = plot.logarithmic ? undefined : "x";
       if (number_) layout[`yaxis${suffix}`].matches = "y";
-      if (panel) layout.annotations.push({ text: `<b>${text(panel)}</b>`, showarrow: false, xref: "paper", yref: "paper", x: x[0], y: y[1], xanchor: "left", yanchor: "bottom" });
+      if (panel) layout.annotations.push({ text: `<b>${text(cut(panel, (wide * width) / 7.5))}</b>`, hovertext: text(panel), showarrow: false, xref: "paper", yref: "paper", x: x[0], y: y[1], xanchor: "left", yanchor: "bottom" });
       for (const name of series) for (const kind of kinds) {
         const its = points.filter((point) => point.panel === panel && point.series === name && point.kind === kind);
         if (!its.length) continue;
