@@ -96,6 +96,7 @@ def test_the_study_runs_and_knows_the_code_of_its_classes(work: Path, capsys: py
     for extractor in settings["extractors"].values():
         extractor["trainer"]["max_epochs"] = 2
     settings["protocol"] = {"source_items": "dataset"}
+    settings["controls"] = {"noise": [], "other_seeds": False, "evasion": False}
     Path("study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     main(["study", "--config", "study.yaml", "--workers", "1"])
     with open("runs/examples/cells.csv") as file:

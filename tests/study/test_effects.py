@@ -93,7 +93,7 @@ def holm_by_definition(p_values: list[float]) -> list[float]:
 def test_the_attacks_of_a_column_are_a_family_and_controls_are_none() -> None:
     made = Made()
     generator = np.random.default_rng(5)
-    for number, (extractor, recommender) in enumerate(product(("T", "AT"), ("VBPR", "AMR"))):
+    for number, (extractor, recommender) in enumerate(zip(("T", "T", "AT"), ("VBPR", "AMR", "VBPR"), strict=True)):
         labels = {"extractor": extractor, "recommender": recommender}
         clean = places(number, 3)
         made.add(clean, CLEAN, **labels)
@@ -109,7 +109,7 @@ def test_the_attacks_of_a_column_are_a_family_and_controls_are_none() -> None:
             families.setdefault((effect.extractor, effect.recommender, effect.scenario), []).append(effect)
         else:
             assert effect.p_adjusted == effect.size.p_value
-    assert [len(family) for family in families.values()] == [3] * 8
+    assert [len(family) for family in families.values()] == [3] * 6
     for family in families.values():
         expected = holm_by_definition([effect.size.p_value for effect in family])
         assert [effect.p_adjusted for effect in family] == pytest.approx(expected)
