@@ -106,7 +106,7 @@ def run_study() -> Callable[..., Study]:
 @pytest.fixture(scope="session")
 def finished(study_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Return the study when it has run. Do not write into its folders."""
-    return run(study_settings, tmp_path_factory.mktemp("study") / "runs")
+    return run(study_settings, tmp_path_factory.mktemp("study") / "runs", report=True)
 
 
 @pytest.fixture(scope="session")

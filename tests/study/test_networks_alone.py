@@ -36,6 +36,8 @@ def test_without_recommenders_networks_and_attacks_are_measured(
         "effects.csv",
         "manifest.json",
         "study.yaml",
+        "plots",
+        "report",
     }
     for name in TABLES:
         assert (study.folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
