@@ -316,8 +316,14 @@ class StageCache:
     @contextmanager
     def aside(self) -> Iterator[Path]:
         """Give a folder for what a run needs as long as it lasts; a killed run's is removed by a later one."""
-        with partial_folder(self._partial) as folder:
-            yield folder
+        created = [place for place in (self._partial, *self._partial.parents) if not place.exists()]
+        try:
+            with partial_folder(self._partial) as folder:
+                yield folder
+        finally:
+            with suppress(OSError):  # a folder that holds something by now
+                for place in created:
+                    place.rmdir()
 
     def remove_leftovers(self) -> None:
         """Remove what killed runs left half-done."""
