@@ -21,7 +21,7 @@ from callbacks.trainer_callbacks import callbacks_of
 from catwalk.attacks import Attack
 from catwalk.errors import CatwalkError
 from catwalk.files.locks import LockedError
-from catwalk.files.watched import WatchedFiles, watch
+from catwalk.files.watched import WatchedFiles, watch, watch_named
 from catwalk.networks.classifier import load_classifier
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
 from catwalk.poisoning.attack_files import AttackSummary, read_summary
@@ -285,7 +285,7 @@ class InjectPoisonedImages(Callback):
             for name in (FEATURES_FILE, PREDICTIONS_FILE)
         ]
         named = [self.classifier, *features, *files_of(self.attack)]
-        return [watch(*named), WatchedFiles(lambda: [folder / image for image in images])]
+        return [watch(*named), watch_named(folder, images)]
 
     @property
     def _description(self) -> str:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from catwalk.attacks import Attack
 from catwalk.errors import CatwalkError
-from catwalk.files.watched import WatchedFiles, watch, watch_folder
+from catwalk.files.watched import watch, watch_folder, watch_named
 from catwalk.networks.classifier import Classifier, load_classifier
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
 from catwalk.networks.network import network_fingerprint
@@ -97,7 +97,7 @@ def attack_images(
     judges = [] if by_undefended is None else [by_undefended / name for name in (FEATURES_FILE, PREDICTIONS_FILE)]
     named = watch(Path(classifier), *judges, *files_of(attack))
     catalogue = Catalogue.read(dataset)
-    images = WatchedFiles(lambda: [catalogue.folder / image for image in catalogue.images])
+    images = watch_named(catalogue.folder, catalogue.images)
     check_folder(output, catalogue, "output")
     purchases = _purchases(attack, catalogue)
     judge = None if by_undefended is None else FeatureTable.read(by_undefended, catalogue)

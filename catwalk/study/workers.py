@@ -81,12 +81,13 @@ def default_workers(stages: Sequence[Stage]) -> int:
 
 
 def _may_use_gpu(stage: Stage) -> bool:
+    """Return whether a stage runs on a GPU, or uses what was trained on one, where it then runs as well."""
     training = getattr(stage, "training", None)
-    if training is None:
-        return False
-    accelerator = str((training.trainer or {}).get("accelerator", "auto"))
+    accelerator = "cpu" if training is None else str((training.trainer or {}).get("accelerator", "auto"))
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return has_gpu if accelerator == "auto" else accelerator != "cpu"
+    if accelerator not in ("cpu", "auto") or (accelerator == "auto" and has_gpu):
+        return True
+    return any(map(_may_use_gpu, stage.inputs))
 
 
 def make_executor(stages: Sequence[Stage], workers: int, display: StudyDisplay) -> Executor:

@@ -30,6 +30,7 @@ ASIDE = {
     "catwalk/networks/features.py": "to the path that `written_aside` gives",
     "catwalk/tuning/journal.py": "what is added to a journal, which is read up to its last whole line",
     "catwalk/importers/dataset_writer.py": "within a folder that is made aside",
+    "catwalk/study/workers.py": "within a folder that is made aside, and read by processes that end before it goes",
     "catwalk/study/memory.py": "to a switch of the system, which is no file on a disk",
     "catwalk/importers/download.py": "under a name of its own, flushed and renamed",
 }

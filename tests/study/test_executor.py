@@ -4,6 +4,7 @@ import json
 import pickle
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -169,6 +170,25 @@ def test_a_cache_and_a_stage_can_be_pickled(cache: StageCache) -> None:
     assert read[0].cache is read[1].cache
     read[0].cache.tell("nobody hears it")
     assert told == []
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "has_gpu", "workers"), [("auto", True, 1), ("auto", False, 3), ("cpu", True, 3), ("gpu", False, 1)]
+)
+def test_a_gpu_is_not_shared_unless_asked(
+    cache: StageCache, monkeypatch: pytest.MonkeyPatch, accelerator: str, has_gpu: bool, workers: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(3), raising=False)
+    monkeypatch.setattr("catwalk.study.workers.free_memory", lambda: 100 * 2**30)
+    trained = Step(cache, "classifier", "T")
+    trained.training = SimpleNamespace(trainer={"accelerator": accelerator})  # type: ignore[attr-defined]
+    attacks = [Step(cache, "attack", str(number), trained) for number in range(4)]  # the network is there already
+    assert workers_for(attacks, None) == workers
+    assert workers_for(attacks, 2) == 2
+    monkeypatch.setattr("catwalk.study.workers.free_memory", lambda: 3 * 2**30)
+    assert workers_for(attacks, None) == 1
 
 
 def test_workers_are_at_least_one(steps: list[Step]) -> None:
