@@ -161,12 +161,10 @@ class Outcome:
 
     Attributes:
         held: Share that held the true mean.
-        under: Share that lay below it as a whole.
         width: Their mean width over that of the narrowest normal interval with the right rate.
     """
 
     held: float
-    under: float
     width: float
 
 
@@ -187,7 +185,7 @@ def simulate(case: Case, num_seeds: int, runs: int, resamples: int, others: bool
     for name, intervals in ends.items():
         low, high = np.array(intervals).T
         held = ((low <= truths) & (truths <= high)).mean()
-        found[name] = Outcome(float(held), float((high < truths).mean()), float((high - low).mean() / ideal))
+        found[name] = Outcome(float(held), float((high - low).mean() / ideal))
     return found
 
 

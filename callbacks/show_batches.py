@@ -21,7 +21,7 @@ class ShowBatches(Callback):
 
     Args:
         progress: Who shows them.
-        every: Number of training batches between two updates.
+        every: Number of training batches between two updates; the last is always shown.
     """
 
     def __init__(self, progress: Shows, every: int = 10) -> None:
@@ -33,16 +33,13 @@ class ShowBatches(Callback):
     ) -> None:
         """Move the bar, and show the epoch and the last loss."""
         done = trainer.fit_loop.total_batch_idx + 1  # not the steps: replays of a batch are several
-        if done % self.every == 0:
+        batches, epochs = trainer.num_training_batches, trainer.max_epochs
+        is_limited = epochs not in (None, -1) and math.isfinite(batches)
+        total = int(batches) * cast(int, epochs) if is_limited else None
+        if done % self.every == 0 or done == total:
             loss = trainer.callback_metrics.get("train/loss")
-            batches, epochs = trainer.num_training_batches, trainer.max_epochs
-            is_limited = epochs not in (None, -1) and math.isfinite(batches)
             epoch = f"epoch {trainer.current_epoch + 1}" + (f"/{epochs}" if is_limited else "")
-            self.progress.update(
-                done,
-                int(batches) * cast(int, epochs) if is_limited else None,
-                epoch if loss is None else f"{epoch} · loss {float(loss):.4f}",
-            )
+            self.progress.update(done, total, epoch if loss is None else f"{epoch} · loss {float(loss):.4f}")
 
     def on_validation_batch_end(
         self,

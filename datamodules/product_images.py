@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from catwalk.errors import CatwalkError
-from catwalk.files.watched import WatchedFiles, watch_folder
+from catwalk.files.watched import WatchedFiles, watch_folder, watch_named
 from catwalk.limits import check_count, check_memory, check_seed
 from catwalk.networks.augmentation import random_flip, random_shift
 from catwalk.networks.batching import size_buckets
@@ -110,7 +110,7 @@ class ProductImages(LightningDataModule):
         if not hasattr(self, "catalogue"):
             lists = watch_folder(self.dataset, "items.*", "dataset.json")
             self.catalogue = Catalogue.read(self.dataset)
-            images = WatchedFiles(lambda: [self.dataset / image for image in self.catalogue.images])
+            images = watch_named(self.dataset, self.catalogue.images)
             self.watched = lists, images
             self.labelled = LabelledImages.read(self.catalogue, self.validation_share, self.test_share, self.seed)
             if self.image_size is not None:

@@ -35,8 +35,8 @@ KNOWS = {
         *("recommenders", "results", "shop", "terminal"),
     },
     "study": {
-        *("attacks", "callbacks", "configuration", "files", "lightning_modules", "metrics", "networks", "overview"),
-        *("perceptual", "plots", "poisoning", "results", "shop", "terminal"),
+        *("attacks", "callbacks", "configuration", "datamodules", "files", "lightning_modules", "metrics", "networks"),
+        *("overview", "perceptual", "plots", "poisoning", "results", "shop", "terminal"),
     },
     "tuning": {"configuration", "files", "lightning_modules", "networks", "shop", "study"},
     "cli": {

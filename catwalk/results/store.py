@@ -89,12 +89,14 @@ class StageCache:
         tell: Called with a line about each result that was set aside, is waited for, or is made again because one of
             its inputs has changed.
         verify: Whether to compare the hashes of all files that are taken, whatever was compared before.
+        read_only: Whether to leave everything as it is: what is damaged counts as not there.
 
     A cache can be pickled; in another process it tells nobody, unless somebody there sets its ``tell``.
     """
 
-    def __init__(self, folder: Path, tell: Tell = say_nothing, verify: bool = False) -> None:
+    def __init__(self, folder: Path, tell: Tell = say_nothing, verify: bool = False, read_only: bool = False) -> None:
         self.folder = folder
+        self._read_only = read_only
         self._partial = folder / PARTIAL
         self.tell: Tell = tell
         self._verify = verify
@@ -118,7 +120,7 @@ class StageCache:
             description: What to call it where it is damaged.
         """
         result, damage = self._look(stage, key)
-        if damage is not None:
+        if damage is not None and not self._read_only:
             # Not while another run is about to put it right.
             with self._alone(stage, key, description):
                 result, damage = self._look(stage, key)
@@ -163,6 +165,8 @@ class StageCache:
     def _note_verified(self, stage: str, key: str, record: Record, files: WatchedFiles) -> None:
         """Note the states of a result's files, whose hashes have just been compared."""
         folder, states = self.path(stage, key), files.states
+        if self._read_only:
+            return
         noted = {name: states[folder / name] for name in record["files"]}
         text = json.dumps({"record": record["sha256"], "files": noted}) + "\n"
         place = self._note(stage, key)
@@ -312,8 +316,14 @@ class StageCache:
     @contextmanager
     def aside(self) -> Iterator[Path]:
         """Give a folder for what a run needs as long as it lasts; a killed run's is removed by a later one."""
-        with partial_folder(self._partial) as folder:
-            yield folder
+        created = [place for place in (self._partial, *self._partial.parents) if not place.exists()]
+        try:
+            with partial_folder(self._partial) as folder:
+                yield folder
+        finally:
+            with suppress(OSError):  # a folder that holds something by now
+                for place in created:
+                    place.rmdir()
 
     def remove_leftovers(self) -> None:
         """Remove what killed runs left half-done."""

@@ -19,7 +19,7 @@ from PIL import Image
 from catwalk.errors import CatwalkError
 from catwalk.files.atomic import open_bytes, write_bytes
 from catwalk.files.hashes import is_as_sealed, seal
-from catwalk.files.watched import WatchedFiles
+from catwalk.files.watched import WatchedFiles, watch_named
 from catwalk.shop.catalogue import fingerprint_files, truncated_images_allowed
 from catwalk.shop.decoding import (
     DECODING,
@@ -176,7 +176,7 @@ def store_images(
     if not images:
         raise CatwalkError(f"{folder}: there are no images to load")
     cache = folder / ".cache" if cache is None else cache
-    watched = WatchedFiles(lambda: [folder / image for image in images])
+    watched = watch_named(folder, images)
     allow_truncated = truncated_images_allowed(folder)
     kind = f"{DECODING} {size}{' truncated' if allow_truncated else ''}"
     key = hashlib.sha256(f"{kind} {fingerprint_files(folder, images)}".encode()).hexdigest()[:24]

@@ -14,7 +14,8 @@ from catwalk.study.cells import COLUMNS, column_name
 from catwalk.study.configuration import CONFIGURATION_FILE, write_configuration
 from catwalk.study.controls import Controls
 from catwalk.study.effects import Statistics
-from catwalk.study.executor import run_waiting
+from catwalk.study.estimate import show_estimates
+from catwalk.study.executor import run_waiting, workers_for
 from catwalk.study.grid import Grid, Settings, Training
 from catwalk.study.metrics import OF_EVERYBODY, Metrics
 from catwalk.study.paper import Paper, PaperDataset
@@ -57,6 +58,7 @@ def run_study(
     output: Path = Path("runs"),
     verify: bool = False,
     workers: int | None = None,
+    dry_run: bool = False,
     paper: PaperDataset | None = None,
 ) -> Path:
     """Run a study and print its tables.
@@ -99,6 +101,8 @@ def run_study(
             again whose hash was compared before, and whose size and times are still those.
         workers: How many stages run side by side, each on one thread; the results are the same for every number. By
             default one for each core as far as memory allows, and one alone where a GPU is used.
+        dry_run: Whether to print only which stages there are, which of them are done, and what the others will take in
+            time and on the disk; nothing is run or written.
         paper: Dataset of the paper, ``amazon_men`` or ``amazon_women``, whose own values are to stand in the tables
             beside the study's.
 
@@ -115,7 +119,7 @@ def run_study(
 
     console = Console()
     tell = partial(console.print, markup=False, highlight=False, style="yellow")
-    cache = StageCache(output / "cache", tell, verify)
+    cache = StageCache(output / "cache", tell, verify, read_only=dry_run)
     folder = output / name
     if folder.resolve() in (output.resolve(), cache.folder.resolve()):
         raise CatwalkError(f"name: {name!r} is not a name for a study's folder")
@@ -141,7 +145,8 @@ def run_study(
     plan = Plan.of(grid, shop, cache, under, measure, further)
     if wandb == "online":
         require_login()
-    cache.remove_leftovers()
+    if not dry_run:
+        cache.remove_leftovers()
     runs, stages = plan.runs, plan.stages
     waiting = [stage for stage in stages if not stage.is_done]
     console.print(
@@ -156,6 +161,9 @@ def run_study(
         console.print(replaced, markup=False, highlight=False, style="yellow", soft_wrap=True)
     if why_not is not None:
         console.print(f"LPIPS is left out: {why_not}", markup=False, highlight=False, style="yellow")
+    if dry_run:
+        show_estimates(stages, waiting, cache, workers_for(waiting, workers), console)
+        return folder
     run_waiting(waiting, cache, console, workers)
     outcome = write_results(
         *(folder, shop, grid, plan, statistics),

@@ -26,8 +26,11 @@ Label = tuple[str | None, ...]
 
 Row = dict[str, Any]
 
-RUN_BY_RUN = ("study", "store", "stages", "keys", "classifiers", "lpips")
-"""Entries of a manifest that say what a study found, or where it is."""
+SETTINGS = (
+    *("catwalk", "python", "packages", "hardware", "dataset", "target", "seeds", "undefended", "controls"),
+    "statistics",
+)
+"""Entries of a manifest that say how a study was run, beside its protocols."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ def compare(first: StudyResults, second: StudyResults) -> Comparison:
             f"{first.folder} and {second.folder} have no effect in common, by extractor, recommender and attack; "
             "compare studies that share some"
         )
-    confidence = float(first.manifest["statistics"]["confidence"])
+    confidence = float(_entry(first, "statistics")["confidence"])
     places = [_Places(study, top_k, source) for study in (first, second)]
     effects = []
     for label in shared:
@@ -271,7 +274,18 @@ def _by_label(study: StudyResults, one_protocol: bool) -> dict[Label, Effect]:
 
 
 def _one_protocol(*studies: StudyResults) -> bool:
-    return all(len(study.manifest["protocols"]) == 1 for study in studies)
+    return all(len(_entry(study, "protocols")) == 1 for study in studies)
+
+
+def _entry(study: StudyResults, name: str) -> Any:
+    """Return an entry of a study's manifest.
+
+    Raises:
+        CatwalkError: If there is none.
+    """
+    if name not in study.manifest:
+        raise CatwalkError(f"{study.folder} has no {name} in its manifest; run the study again")
+    return study.manifest[name]
 
 
 def _same(name: str, first: StudyResults, second: StudyResults) -> Any:
@@ -280,12 +294,7 @@ def _same(name: str, first: StudyResults, second: StudyResults) -> Any:
     Raises:
         CatwalkError: If they differ, or one has none.
     """
-    values = []
-    for study in (first, second):
-        try:
-            values.append(study.manifest[name])
-        except KeyError:
-            raise CatwalkError(f"{study.folder} has no {name} in its manifest; run the study again") from None
+    values = _entry(first, name), _entry(second, name)
     if values[0] != values[1]:
         raise CatwalkError(
             f"{first.folder} has {name} {values[0]} and {second.folder} {values[1]}; compare studies with the same"
@@ -299,7 +308,7 @@ def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
     named = (
         {"protocol": protocols[0]} if len(protocols) == 1 else {"protocol": {each["name"]: each for each in protocols}}
     )
-    kept = {name: value for name, value in manifest.items() if name not in (*RUN_BY_RUN, "protocols")}
+    kept = {name: manifest.get(name) for name in SETTINGS}
     return dict(_flat({**kept, **named}))
 
 

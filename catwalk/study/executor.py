@@ -11,7 +11,7 @@ from rich.console import Console
 
 from catwalk.limits import check_count
 from catwalk.results.store import StageCache
-from catwalk.study.durations import Durations
+from catwalk.study.durations import Cost, Durations
 from catwalk.study.progress import StudyDisplay
 from catwalk.study.stages.stage import Stage
 from catwalk.study.workers import Executor, default_workers, make_executor
@@ -93,7 +93,7 @@ class Schedule:
 
     def end(self, stage: Stage, seconds: float) -> None:
         """Note that a stage has ended."""
-        self.durations.learn(stage, seconds)
+        self.durations.learn(stage, Cost(seconds))
         self.ended.add(place_of(stage))
         self._sorter.done(place_of(stage))
 
@@ -133,6 +133,21 @@ def run_stages(schedule: Schedule, executor: Executor) -> None:
             schedule.end(under_way.pop(future), future.result())
 
 
+def workers_for(stages: Sequence[Stage], workers: int | None) -> int:
+    """Return how many of the stages that are left to do may run side by side.
+
+    Args:
+        stages: The stages.
+        workers: What the user says; see :func:`~catwalk.study.workers.default_workers`.
+
+    Raises:
+        CatwalkError: If that is below 1.
+    """
+    if workers is not None:
+        check_count(workers, "workers")
+    return max(1, min(len(stages), workers or default_workers(stages)))
+
+
 def run_waiting(stages: Sequence[Stage], cache: StageCache, console: Console, workers: int | None = None) -> None:
     """Run the stages of a study that are left to do, and show how far they are.
 
@@ -145,11 +160,9 @@ def run_waiting(stages: Sequence[Stage], cache: StageCache, console: Console, wo
     Raises:
         CatwalkError: That of the first stage that fails, or of a number of workers below 1.
     """
-    if workers is not None:
-        check_count(workers, "workers")
+    at_once = workers_for(stages, workers)
     if not stages:
         return
-    at_once = min(len(stages), workers or default_workers(stages))
     schedule = Schedule(stages, Durations(cache, stages), at_once)
     with (
         StudyDisplay(console, len(stages), left=schedule.left) as display,

@@ -129,6 +129,12 @@ class Metrics:
         """
         return sorted({top_k, *self.lengths(OF_CATEGORIES)})
 
+    @property
+    def callback_classes(self) -> list[type[Callback]]:
+        """The classes of :meth:`callbacks`."""
+        of_lists: list[type[Callback]] = [RankingMetrics] if self.lengths(OF_LISTS) else []
+        return [*of_lists, AttackedItems] if self.of_attacked_items else of_lists
+
     def callbacks(self, items: Sequence[str] | None = None) -> list[Callback]:
         """Return the callbacks that measure them, as far as neither the recommender nor every study does.
 

@@ -55,7 +55,7 @@ class Outcome:
         if lines:
             console.print("\n[bold]What the attacks did[/]", highlight=False)
         for line in filter(None, (*lines, self.says)):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(line, markup=False, highlight=False)
 
 
 def write_results(

@@ -206,6 +206,11 @@ def test_what_is_no_finished_study(tmp_path: Path, command) -> None:
         assert outcome.code == 2
         assert message in outcome.err
         assert outcome.err.count("\n") == 1
+    old = write_study(tmp_path / "old", {"PGD": 1.0})
+    entries = json.loads((old / "manifest.json").read_text())
+    del entries["protocols"]
+    (old / "manifest.json").write_text(json.dumps(entries))
+    assert "old has no protocols in its manifest; run the study again" in command(first, old).err
     users = next((first / "users").iterdir())
     users.unlink()
     outcome = command(first, write_study(tmp_path / "c", {"PGD": 1.0}))

@@ -11,8 +11,10 @@ from catwalk.errors import CatwalkError
 from catwalk.networks.classifier import load_classifier
 from catwalk.networks.compact_cnn import compact_cnn
 from catwalk.networks.imagenet import imagenet_categories
+from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
 from catwalk.study import run_study as study_of
+from catwalk.study.controls import Controls
 from catwalk.study.grid import Training
 from catwalk.study.shop import Shop
 from catwalk.study.stages.classifier import CLASSIFIER_FILE, ClassifierStage
@@ -136,13 +138,12 @@ def test_the_key_has_the_content_of_the_file_and_not_its_place(shop, imagenet_we
     ],
 )
 def test_names_must_be_known_to_whoever_is_asked(shop, imagenet_weights, settings, tmp_path, change, message) -> None:
-    from catwalk.poisoning.protocol import Protocol
-
     settings |= {"source": "sandal", "target": "running shoe", "dataset": shop, "output": tmp_path / "runs"} | change
     del settings["lpips"]
     settings["extractors"] = {"ImageNet": Training(**extractor(imagenet_weights, categories="imagenet"))}
     settings["recommenders"] = {name: Training(**value) for name, value in settings["recommenders"].items()}
     settings["protocol"] = Protocol(**settings.get("protocol", {}))
+    settings["controls"] = Controls(**settings["controls"])
     with pytest.raises(CatwalkError, match=message):
         study_of(**settings)
     assert not (tmp_path / "runs").exists()

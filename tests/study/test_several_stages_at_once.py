@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kill_study
 import pytest
 import yaml
 
@@ -213,3 +214,9 @@ def test_two_studies_on_one_cache_make_nothing_twice(folder: Path) -> None:
         **{"classifier": 1, "attack": 1, "attack by PGD": 1, "recommender": 6},
     }
     assert (folder / "runs/a/table1.csv").read_bytes() == (folder / "runs/b/table1.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_study_killed_at_random_moments_ends_in_the_same_bytes(shop: Path, tmp_path: Path) -> None:
+    settings = {**kill_study.small_study(), "dataset": str(shop), "seeds": [0]}
+    assert kill_study.kill_study(tmp_path, settings, kills=2, workers=2, seed=0) >= 1

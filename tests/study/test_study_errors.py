@@ -123,7 +123,7 @@ def fails(settings: dict, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(settings))
     with pytest.raises(SystemExit) as info:
-        main(["study", "--config", str(path), "--output", str(tmp_path / "runs")])
+        main(["study", "--config", str(path), "--output", str(tmp_path / "runs"), "--workers", "1"])
     error = capfd.readouterr().err
     assert info.value.code == 2
     assert re.fullmatch(r"catwalk: error: [^\n]{10,600}\n", error), error

@@ -12,7 +12,7 @@ from callbacks.write_user_metrics import WriteUserMetrics
 from catwalk.results.store import StageCache
 from catwalk.study.decomposition import Decomposition, decompose
 from catwalk.study.grid import NO_ATTACK, Grid
-from catwalk.study.metrics import OWN, Metrics
+from catwalk.study.metrics import OF_EVERYBODY, OWN, Metrics
 from catwalk.study.progress import StudyProgress
 from catwalk.study.specifications import modules_of
 from catwalk.study.stages.images import CatalogueFeatures
@@ -71,9 +71,8 @@ class RecommendationsStage(Stage):
         variant = f", {items.protocol.name}" if len(grid.protocols) > 1 else ""
         on = f"{images.seen_by}, {attack}{how}, seed {recommender.seed}{variant}"
         self.description = f"Lists of {recommender.name} on {on}"
-        callbacks = map(type, metrics.callbacks([]))
-        own = (CategoryHitRatio, WriteUserMetrics, WriteAttackedItems)
-        self.modules = modules_of(training.model, training.data, *own, *callbacks)
+        callbacks = (CategoryHitRatio, WriteUserMetrics, WriteAttackedItems, *metrics.callback_classes)
+        self.modules = modules_of(training.model, training.data, *callbacks)
         self.files = recommender.files
         self.settings = {
             "recommender": recommender.key,
@@ -160,8 +159,10 @@ class RecommendationsStage(Stage):
 
     @property
     def outcome(self) -> str:
-        """CHR of the source category, HR, and the first of the further metrics."""
+        """CHR of the source category, HR, and the first of the metrics that not every study has."""
         k, record = self.grid.top_k, self.record
         shown = [f"CHR@{k} {record['chr'][self.grid.source]:.4f}", f"HR@{k} {record['hr']:.4f}"]
-        shown += [f"{name} {value:.4f}" for name, value in self.further.items() if value is not None][:SHOWN]
+        every_study = {f"{name}@{k}" for name in OF_EVERYBODY}
+        asked = [(name, value) for name, value in self.further.items() if name not in every_study and value is not None]
+        shown += [f"{name} {value:.4f}" for name, value in asked[:SHOWN]]
         return ", ".join(shown)
