@@ -38,5 +38,6 @@ def test_the_installed_package_has_its_configurations_and_types(tmp_path: Path) 
     assert (elsewhere / "runs" / "traditional" / "classifier.ckpt").is_file()
     shipped = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "configs").rglob("*.yaml")}
     assert {path.relative_to(target) for path in (target / "configs").rglob("*.yaml")} == shipped
+    assert (target / "catwalk" / "study" / "report" / "templates" / "report.html").is_file()
     for package in ("catwalk", "lightning_modules", "datamodules", "callbacks"):
         assert (target / package / "py.typed").is_file(), f"type checkers would leave {package} aside"

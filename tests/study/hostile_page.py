@@ -53,6 +53,7 @@ def example() -> Page:
         "panel": HOSTILE,
         "kind": HOSTILE,
         "attack": "PGD",
+        "recommender": "VBPR",
         "extractor": "T",
         "x": 0.1,
         "y": 2,

@@ -139,6 +139,11 @@ def test_a_plot_follows_the_filter_and_shows_its_text_as_text(opened: Opened) ->
     assert opened.page.evaluate(points) == 2
     opened.page.locator("select[name=attack]").select_option("PGD")
     assert opened.page.evaluate(points) == 1
+    recommenders = opened.page.locator("select[name=recommender]")
+    recommenders.select_option("AMR")
+    assert not opened.page.locator("#plot-spots").is_visible()  # none of its points is about this one
+    assert opened.page.locator("#plot-bars").is_visible()
+    recommenders.select_option("")
     drawn = opened.page.locator(".hover .main-svg").all_text_contents()
     assert any("<script>" in text for text in drawn)
     assert opened.page.query_selector_all(".hover script, .hover image") == []

@@ -111,6 +111,7 @@ def budgets(results: StudyResults) -> StudyPlot | None:
         interactive=interactive(
             [
                 hover(effect, point.panel, point.attack, point.epsilon, point.mean, (point.low, point.high))
+                | ({} if point.epsilon else {"note": "no attack"})
                 for point, effect in points.items()
             ],
             labels,

@@ -66,13 +66,13 @@ def attack_of_cell(cell: Mapping[str, Any]) -> tuple[str, str, str]:
 def hover(
     effect: Effect, panel: str, kind: str, x: float, y: float, interval: tuple[float | None, float | None]
 ) -> dict[str, Any]:
-    """Return a point for hovering, with what it is filtered by."""
+    """Return a point for hovering, with what it is filtered by and what its interval says."""
     low, high = interval
     point = {"panel": panel, "series": effect.extractor, "kind": kind, "x": x, "y": y, "low": low, "high": high}
     about = {
         name: getattr(effect, name) or "" for name in ("attack", "extractor", "recommender", "scenario", "protocol")
     }
-    return {**point, **about, "note": effect.verdict if x else "no attack"}
+    return {**point, **about, "note": effect.verdict}
 
 
 def interactive(points: list[dict[str, Any]], labels: Mapping[str, str], **form: Any) -> dict[str, Any]:

@@ -149,9 +149,9 @@ def _card(item: GalleryItem, place: int, ranks: Gains, titles: Mapping[str, str]
     return Card(
         item_id=item.item_id,
         title=titles.get(item.item_id, ""),
-        before=_address(item.before),
-        after=_address(item.after),
-        difference=_address(difference(item.before, item.after)),
+        before=image_address(item.before),
+        after=image_address(item.after),
+        difference=image_address(difference(item.before, item.after)),
         seen_before=f"{item.category_before} {item.probability_before:.0%}",
         seen_after=f"{item.category_after} {item.probability_after:.0%}",
         is_success=item.success,
@@ -166,7 +166,7 @@ def _card(item: GalleryItem, place: int, ranks: Gains, titles: Mapping[str, str]
     )
 
 
-def _address(levels: UInt8Array) -> str:
+def image_address(levels: UInt8Array) -> str:
     """Return an image, uint8 ``(3, H, W)``, as an address that holds it: as it is, or smaller and as JPEG."""
     image, file = Image.fromarray(levels.transpose(1, 2, 0)), io.BytesIO()
     if max(image.size) <= SMALL:

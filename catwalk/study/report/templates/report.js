@@ -87,6 +87,8 @@
     const plot = plots[place.dataset.plot];
     const choice = chosen();
     const points = plot.points.filter((point) => fits(point, choice));
+    place.closest("figure").hidden = !points.length;
+    if (!points.length) return;
     const panels = distinct(points.map((point) => point.panel));
     const series = distinct(plot.points.map((point) => point.series));
     const kinds = distinct(plot.points.map((point) => point.kind));
