@@ -177,7 +177,7 @@ def run_study(
     report = write_report(folder)
     if wandb is not None:
         rows = [
-            CellRun(name, cell, top_k, list(filter(None, run.stages)))
+            CellRun(name, cell, top_k, list(filter(None, run.stages)), len(grid.protocols) > 1)
             for run, cell in zip(runs, outcome.cells, strict=True)
         ]
         console.print()

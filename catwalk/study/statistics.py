@@ -257,6 +257,8 @@ def verdict_sentence(
         )
     if found != "cannot tell":
         return f"{what} {found} {category} in {recommender}: {change}."
+    if low > 0 or high < 0:
+        change = f"{change}, which leaves out 0 by itself, but not as one of several attacks (Holm's correction)"
     if effect.seeds == 1:
         remedy = "one seed does not tell how much seeds differ: run three or more"
     elif needed is None:

@@ -105,11 +105,9 @@ class Value:
 
 def _change(effect: Effect) -> str:
     """Return an effect as a share of the metric without attack; in places where that is 0."""
-    size = effect.size
-    if size.relative is None:
-        change, factor, unit, digits = size.difference, 1, "", 4
-    else:
-        change, factor, unit, digits = size.relative, 100, "%", 1
+    change, clean = effect.size.difference, effect.size.clean
+    # By the mean without attack alone, so that the interval says what the verdict does.
+    factor, unit, digits = (100 / clean, "%", 1) if clean else (1, "", 4)
     mean, low, high = (f"{factor * bound:+.{digits}f}" for bound in (change.mean, change.low, change.high))
     return f"{mean}{unit} [{low}, {high}]"
 

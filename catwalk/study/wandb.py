@@ -49,18 +49,21 @@ class CellRun:
         cell: What it is and what was measured.
         top_k: K of the study.
         stages: Its stages.
+        has_protocol: Whether the study has several protocols, so that the name says which.
     """
 
     study: str
     cell: Cell
     top_k: int
     stages: list[Stage]
+    has_protocol: bool = False
 
     @property
     def name(self) -> str:
         """What people call it."""
         scenario = "evasion" if self.cell.scenario == "evasion" else None
-        names = [self.cell.extractor, self.cell.attack, scenario, self.cell.recommender]
+        protocol = self.cell.protocol if self.has_protocol else None
+        names = [protocol, self.cell.extractor, self.cell.attack, scenario, self.cell.recommender]
         seed = None if self.cell.seed is None else f"seed {self.cell.seed}"
         return " · ".join(filter(None, [*names, seed]))
 
