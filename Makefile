@@ -61,12 +61,14 @@ test-oldest:
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# The demo's tables as data, and the pages that show them. Where LPIPS found its network is of this machine alone.
+# The tables of the demo and of the ablation as data, and the pages that show them. Where LPIPS found its network is of this machine alone.
 results: demo
-	$(BIN)/python docs/exposure_by_users.py runs/demo data/demo
-	mkdir -p results/demo
-	cp runs/demo/cells.csv runs/demo/table1.csv runs/demo/table2.csv runs/demo/networks.csv runs/demo/exposure.csv results/demo
-	sed 's#"trunk": "[^"]*/#"trunk": "#' runs/demo/manifest.json > results/demo/manifest.json
+	$(BIN)/catwalk study --config configs/study/ablation.yaml
+	for study in demo ablation; do \
+		mkdir -p results/$$study && rm -f results/$$study/*; \
+		cp runs/$$study/*.csv results/$$study; \
+		sed 's#"trunk": "[^"]*/#"trunk": "#' runs/$$study/manifest.json > results/$$study/manifest.json; \
+	done
 	$(BIN)/python docs/write_tables.py
 
 # The tables of README, docs/ and benchmarks/ anew from results/ and benchmarks/results/.

@@ -32,7 +32,7 @@ def test_every_page_shows_its_data(write_tables: ModuleType) -> None:
         tables = json.loads(path.read_text("utf-8"))["tables"]
         assert {f"{path.stem}/{name}" for name in tables} <= shown, f"{path}: a table that no page shows"
     without_data = {name for name in shown if not write_tables.data(name).is_file()}
-    assert all(name.startswith("demo/") for name in without_data), without_data
+    assert all(name.partition("/")[2] in write_tables.TABLES for name in without_data), without_data
 
 
 def test_a_changed_number_changes_its_page(
@@ -50,26 +50,59 @@ def test_a_changed_number_changes_its_page(
 
 
 def test_tables_of_a_study(write_tables: ModuleType) -> None:
+    change = {"T CHR@20 change": "0.25", "T CHR@20 change low": "0.125", "T CHR@20 change high": "0.5"}
+    nothing = dict.fromkeys([*change, "T CHR@20 verdict"], "")
     rows = [
-        {"model": "VBPR", "attack": "No attack", "T": "0.5", "T sd": "0.1", "AT": "0.5", "AT sd": "0.1"},
-        {"model": "VBPR", "attack": "PGD", "T": "0.75", "T sd": "0.25", "AT": "0.25", "AT sd": "0.125"},
-        {"model": "AMR", "attack": "No attack", "T": "1", "T sd": "0", "AT": "1", "AT sd": "0"},
+        {"model": "VBPR", "attack": "No attack", "T CHR@20": "0.5", "T CHR@20 sd": "0.1"} | nothing,
+        {"model": "VBPR", "attack": "PGD", "T CHR@20": "0.75", "T CHR@20 sd": "0.2"} | change,
+        {"model": "AMR", "attack": "PGD", "T CHR@20": "0.75", "T CHR@20 sd": "0"} | change,
     ]
+    rows[1]["T CHR@20 verdict"], rows[2]["T CHR@20 verdict"] = "pushed", "lowered"
     assert write_tables.table_1(rows).splitlines() == [
-        "| Model | Attack | T | AT |",
-        "| --- | --- | ---: | ---: |",
-        "| VBPR | No attack | 0.5000 ± 0.1000 | 0.5000 ± 0.1000 |",
-        "| VBPR | PGD | **0.7500 ± 0.2500** | 0.2500 ± 0.1250 |",
-        "| AMR | No attack | 1.0000 ± 0.0000 | 1.0000 ± 0.0000 |",
+        "| Model | Attack | T |",
+        "| --- | --- | ---: |",
+        "| VBPR | No attack | 0.5000 ± 0.1000 |",
+        "| VBPR | PGD | **0.7500 (+0.250 [+0.125, +0.500])** |",
+        "| AMR | PGD | 0.7500 (+0.250 [+0.125, +0.500]) |",
     ]
     row = {"attack": "PGD", "T Items": "1", "T SR": "0.25", "T FL": "3", "T LPIPS": "0.05"}
-    row |= {"AT Items": "2", "AT SR": "1", "AT FL": "4e-7", "AT LPIPS": "0.125"}
+    row |= {"T SR low": "0.125", "T SR high": "0.5", "T FL low": "2.5", "T FL high": "3.5"}
+    row |= {"T LPIPS low": "0.04", "T LPIPS high": "0.0625"}
     assert write_tables.table_2([row]).splitlines()[2:] == [
-        "| T | PGD | 1 | 25.00% | 3.0000000 | 5.0000 |",
-        "| AT | PGD | 2 | 100.00% | 0.0000004 | 12.5000 |",
+        "| T | PGD | 1 | 25.00% [12.5, 50] | 3.0000000 [2.5, 3.5] | 5.0000 [4, 6.25] |",
     ]
-    exposure = {"CNN": "T", "Attack": "PGD", "source buyers": "2.3456", "mean rank": "821.26"}
-    assert write_tables.exposure([exposure]).splitlines()[2] == "| T | PGD | 2.346 | 821.3 |"
+
+
+def test_effects_of_a_study(write_tables: ModuleType) -> None:
+    of_all = {"recommender": "VBPR", "scenario": "poisoning", "control": "", "clean": "0.5", "p_adjusted": "0.01"}
+    size = {"relative": "0.5", "difference": "0.25", "difference_low": "0.125", "difference_high": "0.5"}
+    rows = [
+        of_all | size | {"extractor": "T", "attack": "PGD", "verdict": "pushed"},
+        of_all | size | {"extractor": "FAT", "attack": "PGD", "verdict": "cannot tell", "relative": ""},
+        of_all | size | {"extractor": "T", "attack": "Noise", "verdict": "no effect", "control": "noise"},
+        of_all | size | {"extractor": "T", "attack": "PGD", "verdict": "lowered", "scenario": "evasion"},
+    ]
+    assert write_tables.result(rows).splitlines()[2:] == ["| VBPR | PGD | **pushed +50.0%** | cannot tell |"]
+    assert write_tables.effects(rows).splitlines()[2] == (
+        "| VBPR | T | PGD | poisoning | pushed | 0.5000 | +0.250 [+0.125, +0.500] | 0.010 |"
+    )
+    parts = ("Sham", "Attack", "Attack less sham")
+    row = {f"{part}{end}": number for part in parts for end, number in (("", "1"), (" low", "0.5"), (" high", "1.5"))}
+    row |= {"protocol": "source_items undefended, background_features network, chr_categories network"}
+    row |= {"cnn": "FAT", "model": "AMR", "says": "mixing"}
+    assert write_tables.shams([row]).splitlines()[2] == (
+        "| undefended | network | network | FAT | AMR | mixing |" + " +1.000 [+0.500, +1.500] |" * 3
+    )
+
+
+def test_decomposition_is_the_mean_over_seeds(write_tables: ModuleType) -> None:
+    names = ("won_by_attacked", "won_by_others", "gain_bought_source", "gain_bought_target", "gain_neither")
+    row = dict.fromkeys((*names, "users_reached", "attacked_mean_rank_clean", "attacked_mean_rank"), "0.25")
+    row |= {"recommender": "VBPR", "extractor": "T", "attack": "PGD", "scenario": "poisoning", "control": ""}
+    rows = [row, row | {"won_by_attacked": "0.75", "gain_neither": ""}, row | {"control": "noise"}]
+    assert write_tables.decomposition(rows).splitlines()[2:] == [
+        "| VBPR | T | PGD | +0.500 | +0.250 | +0.250 | +0.250 | – | 25.0% | 0.2 | 0.2 |"
+    ]
 
 
 def test_a_benchmark_gives_its_table_back(
