@@ -226,7 +226,10 @@ class Table:
             narrow = self._stacked() if len(set(self.groups)) > 1 else self
             table = narrow._screen_table()
             if console.measure(table, options=unbounded).maximum > console.width:
-                table = narrow._without_intervals()._screen_table()
+                narrow = narrow._without_intervals()
+                table = narrow._screen_table()
+            if console.measure(table, options=unbounded).maximum > console.width:
+                table = narrow._screen_table(wrap_labels=True)
         console.print(escape(self.heading), style="bold", highlight=False)
         console.print(table)
         console.print(escape(_shown(self.notes)), style="dim", highlight=False)
@@ -257,10 +260,10 @@ class Table:
         )
         return replace(self, rows=rows)
 
-    def _screen_table(self) -> RichTable:
+    def _screen_table(self, wrap_labels: bool = False) -> RichTable:
         table = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True)
         for heading in self.row_headings:
-            table.add_column(escape(_shown(heading)), no_wrap=True)
+            table.add_column(escape(_shown(heading)), no_wrap=not wrap_labels, overflow="fold")
         for group, heading in zip(self.groups, self.headings, strict=True):
             above = f"{_shown(group)}\n" if group else ""
             table.add_column(escape(above + _shown(heading)), justify="right", no_wrap=True)
