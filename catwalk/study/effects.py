@@ -18,6 +18,7 @@ from catwalk.study.cells import Cell
 from catwalk.study.confidence import MeanSquares
 from catwalk.study.grid import NO_ATTACK
 from catwalk.study.statistics import (
+    MOST_CONFIDENT,
     EffectSize,
     Interval,
     Verdict,
@@ -61,8 +62,11 @@ class Statistics:
             raise CatwalkError(
                 f"smallest_effect: must be above 0, a share of CHR without attack, got {self.smallest_effect}"
             )
-        if not 0 < self.confidence < 1:
-            raise CatwalkError(f"confidence: must lie between 0 and 1, got {self.confidence}")
+        if not 0 < self.confidence <= MOST_CONFIDENT:
+            raise CatwalkError(
+                f"confidence: must lie between 0 and {MOST_CONFIDENT}, for which users are resampled often enough; got "
+                f"{self.confidence}"
+            )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from catwalk.errors import CatwalkError
-from catwalk.limits import check_seed
+from catwalk.limits import LARGEST_SEED, check_seed
 from catwalk.poisoning.protocol import Protocol
 from catwalk.study.controls import Controls, noise_beside
 from catwalk.study.specifications import NamedAttack, attack_of
@@ -83,6 +83,11 @@ class Grid:
                 check_seed(training.seed, f"{argument}.{name}.seed")
         if len(set(self.seeds)) < len(self.seeds):
             raise CatwalkError(f"seeds: each may occur once, got {self.seeds}")
+        if self.recommenders and self.controls.other_seeds and self.other_seeds[-1] > LARGEST_SEED:
+            raise CatwalkError(
+                f"seeds: controls.other_seeds takes as many behind the largest, which must be at most "
+                f"{LARGEST_SEED - len(self.seeds)}; got {max(self.seeds)}; let other_seeds be false for it"
+            )
         self._check_warm_starts()
         if self.undefended is None:
             self.undefended = next(iter(self.extractors))

@@ -17,6 +17,12 @@ from catwalk.study.confidence import Array, Confidence, MeanSquares, mean_square
 
 Verdict = Literal["pushed", "lowered", "no effect", "cannot tell"]
 
+RESAMPLES = 10_000
+"""Resamples of users behind every interval, by default."""
+
+MOST_CONFIDENT = 0.995
+"""Largest confidence of an interval for which these are enough."""
+
 MOST_SEEDS = 1000
 """No more seeds than these are looked at by :func:`seeds_needed`."""
 
@@ -77,7 +83,7 @@ class EffectSize:
 
 
 def paired_effect(
-    clean: ArrayLike, attacked: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    clean: ArrayLike, attacked: ArrayLike, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> EffectSize:
     """Return what an attack did to a metric.
 
@@ -292,7 +298,7 @@ def difference_of_effects(
     users: tuple[Sequence[str], Sequence[str]],
     seeds: tuple[Sequence[int], Sequence[int]],
     confidence: float = 0.95,
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> EffectDifference:
     """Return how far an effect differs from another that was measured elsewhere.

@@ -61,6 +61,11 @@ CASES = {
         {"extractors.T.seed": 2**64},
         ["extractors.T.seed must be at most 4294967295"],
     ),
+    "seeds that leave none for the noise floor": (
+        {"seeds": [2**32 - 1], "controls": {"other_seeds": True}},
+        ["seeds", "at most 4294967294", "other_seeds"],
+    ),
+    "confidence beyond what resamples tell": ({"confidence": 0.999}, ["confidence", "0.995", "0.999"]),
     "lists of absurd length": (
         {"recommenders.VBPR.model.init_args.top_k": [20, 10**9]},
         ["recommenders.VBPR.model", "top_k 1000000000 would take"],
