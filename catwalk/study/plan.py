@@ -257,10 +257,17 @@ class _Images:
     def to_train_on(self, rows: AttackStage | FeaturesStage, row: str) -> CatalogueFeatures:
         """Return the features of a catalogue in which the attacked items' are of an attack, or a sham's."""
         is_mixed = self.items.protocol.background_features == "undefended"
+        return self._among(self._undefended if is_mixed else self.clean, rows, row)
+
+    def to_evade_with(self, attack: AttackStage) -> CatalogueFeatures:
+        """Return the features of a catalogue in which the attacked items' are an attack's, all by one network."""
+        return self._among(self.clean, attack, attack.name)
+
+    def _among(self, background: FeaturesStage, rows: AttackStage | FeaturesStage, row: str) -> CatalogueFeatures:
         own_scale = self.items.protocol.feature_scale == "own_matrix" and rows is not self.clean
-        if not is_mixed and not own_scale:
+        if background is self.clean and not own_scale:
             return rows
-        return self._mix(self._undefended if is_mixed else self.clean, rows, self.clean, row)
+        return self._mix(background, rows, self.clean, row)
 
     def to_test_on(self, trained_on: CatalogueFeatures) -> CatalogueFeatures:
         """Return the same features with the categories by whom the protocol asks."""
@@ -371,7 +378,8 @@ class _Recommenders:
     def _evaded(self, of: _Images, training: RecommenderTraining, seed: int, attack: AttackStage) -> Run:
         """Return a cell whose recommender was trained on clean images and is shown attacked ones by its network."""
         stage = self.trained(training, seed, of.clean, of.clean)
-        return of.run(attack, recommendations=self._tested_on(of, stage, attack), scenario="evasion")
+        shown = self._tested_on(of, stage, of.to_evade_with(attack))
+        return of.run(attack, recommendations=shown, scenario="evasion")
 
 
 def _recommenders(cache: StageCache, shop: Shop, grid: Grid, metrics: Metrics) -> list[_Recommenders]:
