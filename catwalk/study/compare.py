@@ -73,6 +73,7 @@ class Comparison:
     Attributes:
         names: What they are called.
         settings: In what they differ: versions, data, protocols, seeds and the like, by name.
+        remade: How many of the stages that both have were made in another way, by their keys, and how many there are.
         effects: What both have measured.
         alone: The effects that only one of them has, for each of them.
         top_k: K of both.
@@ -82,6 +83,7 @@ class Comparison:
 
     names: tuple[str, str]
     settings: dict[str, tuple[Any, Any]]
+    remade: tuple[int, int]
     effects: list[ComparedEffect]
     alone: tuple[list[Effect], list[Effect]]
     top_k: int
@@ -109,26 +111,22 @@ class Comparison:
         table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
         shown = [
             name
-            for name in LABELS
-            if name == "attack" or len({getattr(each.first, name) for each in self.effects} - {None}) > 1
+            for name in ("protocol", "extractor", "recommender")
+            if len({getattr(each.first, name) for each in self.effects}) > 1
         ]
-        for name in shown:
-            table.add_column(name)
-        for name in ("first", "second"):
-            table.add_column(name, justify="right")
-            table.add_column("verdict")
-        table.add_column(f"difference [{100 * self.confidence:g}%]", justify="right")
+        for name in (*shown, "attack"):
+            table.add_column(name, overflow="fold")
+        for name in ("first", "second", f"difference [{100 * self.confidence:g}%]"):
+            table.add_column(name, justify="right", no_wrap=True)
         for each in self.effects:
-            verdicts = [each.first.verdict, each.second.verdict]
-            styled = verdicts if each.agrees else [f"[bold]{found}[/]" for found in verdicts]
+            sizes = [_interval(effect.size.difference, effect.verdict) for effect in (each.first, each.second)]
             change = _interval(each.change.difference)
             lies_apart = each.change.difference.low > 0 or each.change.difference.high < 0
+            evasion = " (evasion)" if each.first.scenario == "evasion" else ""
             table.add_row(
-                *(escape(getattr(each.first, name) or "") for name in shown),
-                _interval(each.first.size.difference),
-                styled[0],
-                _interval(each.second.size.difference),
-                styled[1],
+                *(escape(getattr(each.first, name)) for name in shown),
+                escape(each.first.attack + evasion),
+                *(size if each.agrees else f"[bold]{size}[/]" for size in sizes),
                 f"[bold]{change}[/]" if lies_apart else change,
             )
         console.print(table)
@@ -137,18 +135,28 @@ class Comparison:
 
     def _show_settings(self, console: Console) -> None:
         title = escape(f"First: {self.names[0]}. Second: {self.names[1]}")
-        if not self.settings:
-            console.print(f"{title}\nBoth were run in the same way.", highlight=False)
-            return
-        table = Table("setting", "first", "second", title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for name, values in self.settings.items():
-            table.add_row(escape(name), *(escape("–" if value is None else str(value)) for value in values))
-        console.print(table)
+        remade, stages = self.remade
+        if self.settings:
+            table = Table("setting", "first", "second", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+            for name, values in self.settings.items():
+                table.add_row(escape(name), *(escape("–" if value is None else str(value)) for value in values))
+            console.print(table)
+        else:
+            console.print(title, highlight=False)
+        if remade:
+            console.print(
+                f"{remade} of the {stages} stages that both have were made with other settings, data or code: compare "
+                "study.yaml of both.",
+                highlight=False,
+                soft_wrap=True,
+            )
+        elif not self.settings:
+            console.print("Both were run in the same way.", highlight=False)
 
     def _remarks(self) -> Iterator[str]:
         yield (
-            f"In bold: verdicts that differ, and differences whose interval of {100 * self.confidence:g}% leaves out 0 "
-            "(each for itself, not adjusted for their number)."
+            "In bold: effects whose verdicts differ, and differences whose interval of "
+            f"{100 * self.confidence:g}% leaves out 0 (each for itself, not adjusted for their number)."
         )
         independent = sum(not each.change.same_users for each in self.effects)
         if independent:
@@ -216,7 +224,8 @@ def compare(first: StudyResults, second: StudyResults) -> Comparison:
     alone = [[effect for label, effect in own.items() if label not in shared] for own in by_label]
     settings = _differing(_settings(first.manifest), _settings(second.manifest))
     names = str(first.folder), str(second.folder)
-    return Comparison(names, settings, effects, (alone[0], alone[1]), top_k, source, confidence)
+    remade = _remade(first.manifest.get("keys", {}), second.manifest.get("keys", {}))
+    return Comparison(names, settings, remade, effects, (alone[0], alone[1]), top_k, source, confidence)
 
 
 @dataclass(frozen=True)
@@ -326,12 +335,19 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def _remade(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[int, int]:
+    """Return how many stages of one description have other keys, and how many there are."""
+    both = [name for name in first if name in second]
+    return sum(first[name] != second[name] for name in both), len(both)
+
+
 def _bounds(name: str, interval: Interval) -> dict[str, float]:
     return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def _interval(interval: Interval) -> str:
-    return escape(f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]")
+def _interval(interval: Interval, verdict: str = "") -> str:
+    """Return an interval on two lines, behind the mean what was said of it."""
+    return escape(f"{interval.mean:+.3f} {verdict}".rstrip() + f"\n[{interval.low:+.3f}, {interval.high:+.3f}]")
 
 
 def _label_text(effect: Effect) -> str:
