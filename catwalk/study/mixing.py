@@ -142,6 +142,7 @@ def mixing_table(comparisons: Sequence[Mixing], source: str, top_k: int, notes: 
     rows: list[Row] = []
     best = set()
     columns = ("Sham", "Attack", "Attack less sham")
+    named = len({each.protocol for each in comparisons}) > 1
     for each in comparisons:
         sizes = (each.of_sham.size, each.of_attack.size, each.between)
         values = tuple(
@@ -149,7 +150,8 @@ def mixing_table(comparisons: Sequence[Mixing], source: str, top_k: int, notes: 
         )
         verdicts = (each.of_sham.verdict, each.of_attack.verdict, each.between_verdict)
         best |= {(len(rows), column) for column, said in enumerate(verdicts) if said in ("pushed", "lowered")}
-        rows.append(((each.protocol, each.extractor, each.recommender, each.attack, each.cause), values))
+        labels = (each.extractor, each.recommender, each.attack, each.cause)
+        rows.append(((each.protocol, *labels) if named else labels, values))
     return Table(
         name="Shams",
         title=f"change of CHR@{top_k} of {source} from no attack, in places of a list",
@@ -164,7 +166,7 @@ def mixing_table(comparisons: Sequence[Mixing], source: str, top_k: int, notes: 
                 ),
             )
         ),
-        row_headings=("Protocol", "CNN", "Model", "Attack", "Says"),
+        row_headings=(*("Protocol",) * named, "CNN", "Model", "Attack", "Says"),
         groups=("",) * 3,
         headings=columns,
         rows=tuple(rows),

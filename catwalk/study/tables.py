@@ -219,7 +219,10 @@ class Table:
         return head + (f"{DEFINE_OTHER_SCRIPT}\n" if OTHER_SCRIPT in text else "") + text
 
     def show(self, console: Console) -> None:
-        """Print the table; where it is too wide, its groups stand below each other, and then intervals are left out."""
+        """Print the table; where it is too wide, its groups stand below each other.
+
+        Where it still is, intervals over images are left out, and where that does not do, labels take several lines.
+        """
         table = self._screen_table()
         unbounded = console.options.update(max_width=WIDEST)
         if console.measure(table, options=unbounded).maximum > console.width:
@@ -316,18 +319,21 @@ def table_1(
     chosen = [cell for cell in cells if cell.scenario in (None, scenario)]
     if scenario == "evasion":
         chosen = [cell for cell in chosen if cell.scenario or cell.attack == NO_ATTACK]
+        shown = {cell.recommender for cell in chosen if cell.scenario}  # the others look at no images
+        chosen = [cell for cell in chosen if cell.recommender in shown]
     by_labels = {
         (effect.protocol, effect.extractor, effect.recommender, effect.attack, effect.scenario): effect
         for effect in effects
     }
     rows: list[Row] = []
     best: set[tuple[int, int]] = set()
-    for protocol, recommender, attack in itertools.product(
-        protocols, distinct(chosen, "recommender"), distinct(chosen, "attack")
-    ):
+    entries = [
+        (protocol, recommender, attack)  # some attacks are not for every recommender
+        for protocol, recommender in itertools.product(protocols, distinct(chosen, "recommender"))
+        for attack in distinct(where(chosen, protocol=protocol, recommender=recommender), "attack")
+    ]
+    for protocol, recommender, attack in entries:
         its_cells = where(chosen, protocol=protocol, recommender=recommender, attack=attack)
-        if not its_cells:  # some attacks are not for every recommender
-            continue
         values: list[Value | None] = []
         for column, name in enumerate(extractors):
             of_network = where(its_cells, extractor=name)
@@ -351,8 +357,8 @@ def table_1(
         title=f"CHR@{top_k} of {source} on {dataset}{over}{trained}",
         notes=_sentences(
             f"Average number of {source} items in a user's top {top_k}.",
-            "Behind it the change from no attack, of the same users and seeds, with its interval; without attack the "
-            "standard deviation over seeds.",
+            "Behind it the change from no attack, of the same users and seeds, with its interval"
+            + ("; without attack the standard deviation over seeds." if seeds > 1 else "."),
             "Bold: pushed, by the interval after Holm's correction.",
             *notes,
             _attacked(cells),

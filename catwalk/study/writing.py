@@ -108,14 +108,15 @@ def write_results(
     of_protocols = [sentence for each in grid.protocols for sentence in on_protocol(each, len(grid.protocols) > 1)]
     of_protocols += on_core(shop, grid.protocols) if grid.recommenders else []
     notes = [_purposes(runs), *of_protocols, remarks]
+    of_attacks = [_purposes([run for run in runs if run.attack is not None]), *of_protocols, remarks]
     tables: dict[str, Table] = {}
     if grid.recommenders:
         tables["table1"] = table_1(cells, effects, top_k, notes, paper=paper)
         if any(cell.scenario == "evasion" for cell in cells):
-            tables["evasion"] = table_1(cells, effects, top_k, notes, "evasion")
+            tables["evasion"] = table_1(cells, effects, top_k, of_attacks, "evasion")
     if shams:
         tables["shams"] = mixing_table(shams, grid.source, top_k, [*of_protocols, remarks])
-    tables |= {"table2": table_2(cells, lpips_net, notes, paper), "networks": _networks(shop, plan, remarks)}
+    tables |= {"table2": table_2(cells, lpips_net, of_attacks, paper), "networks": _networks(shop, plan, remarks)}
     for stem in TABLES:
         for path in folder.glob(f"{stem}.*") if stem not in tables else ():  # of an earlier study of this name
             path.unlink()

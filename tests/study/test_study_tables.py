@@ -7,6 +7,7 @@ import shutil
 import statistics
 import subprocess
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,27 @@ def test_the_number_of_attacked_items_stands_in_the_tables(tmp_path: Path) -> No
     # Nobody is proud of how many images there were.
     assert table.best == {(0, column) for column in (1, 2, 3, 5, 6, 7)}
     assert "Attacked" not in table_1(cells[:1], [], 20, []).notes
+
+
+def test_rows_have_the_order_of_each_recommender_and_evasion_those_that_look_at_images() -> None:
+    floor = {"control": "other seeds", "scenario": None}
+    cells = [cells_of("T", 9, attack, recommender="BPR-MF") for attack in ("No attack", "FGSM")]
+    cells += [cells_of("T", 9, "No attack"), cells_of("T", 9, "No attack, other seeds", **floor)]
+    cells += [cells_of("T", 9, "FGSM", scenario=scenario) for scenario in ("poisoning", "evasion")]
+    assert [labels for labels, _ in table_1(cells, [], 20, []).rows] == [
+        *(("BPR-MF", "No attack"), ("BPR-MF", "FGSM")),
+        *(("VBPR", "No attack"), ("VBPR", "No attack, other seeds"), ("VBPR", "FGSM")),
+    ]
+    evasion = table_1(cells, [], 20, [], "evasion")
+    assert [labels for labels, _ in evasion.rows] == [("VBPR", "No attack"), ("VBPR", "FGSM")]
+
+
+def test_numbers_are_never_cut_on_a_narrow_screen(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
+    long = replace(table, rows=tuple(((*labels[:-1], "x" * 99), values) for labels, values in table.rows))
+    long.show(Console(width=80))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_notes_stand_in_every_table() -> None:
