@@ -40,7 +40,7 @@ class StudyPlot:
 
 def percent(results: StudyResults) -> str:
     """Return the rate of the study's intervals."""
-    return f"{results.manifest['statistics']['confidence']:.0%}"
+    return f"{100 * results.manifest['statistics']['confidence']:g}%"
 
 
 def panel_of(effect: Effect, several: bool) -> str:

@@ -71,7 +71,7 @@ def answer(results: StudyResults) -> list[str]:
     found: dict[Decision, str] = {
         "pushed": f"pushed {source}",
         "lowered": f"lowered {source}",
-        "no effect": f"had no effect larger than {share:.0%} of the places that {source} has without attack",
+        "no effect": f"had no effect larger than {100 * share:g}% of the places that {source} has without attack",
         "cannot tell": "cannot be told from chance",
     }
     told = [f"{counts[verdict]} {what}" for verdict, what in found.items() if counts[verdict]]
@@ -130,7 +130,7 @@ def _facts(results: StudyResults) -> list[tuple[str, str]]:
     def distinct(column: str) -> str:
         return ", ".join(dict.fromkeys(str(cell[column]) for cell in results.cells if cell[column]))
 
-    attacks = dict.fromkeys(cell["attack"] for cell in results.cells if cell["scenario"] and not cell["control"])
+    attacks = dict.fromkeys(cell["attack"] for cell in results.cells if cell["n_attacked"] and not cell["control"])
     users = {effect.size.users for effect in results.effects}
     attacked = {cell["n_attacked"] for cell in results.cells if cell["n_attacked"]}
     found = [
@@ -144,8 +144,8 @@ def _facts(results: StudyResults) -> list[tuple[str, str]]:
         ("Recommenders", distinct("recommender")),
         ("Seeds", ", ".join(map(str, manifest["seeds"]))),
         ("Length of lists", str(results.top_k)),
-        ("Smallest effect of interest", f"{manifest['statistics']['smallest_effect']:.0%} of CHR without attack"),
-        ("Confidence", f"{manifest['statistics']['confidence']:.0%}"),
+        ("Smallest effect of interest", f"{100 * manifest['statistics']['smallest_effect']:g}% of CHR without attack"),
+        ("Confidence", f"{100 * manifest['statistics']['confidence']:g}%"),
         ("Catwalk", manifest["catwalk"]),
     ]
     return [(name, value) for name, value in found if value]

@@ -114,13 +114,13 @@ def _table_1(results: StudyResults, scenario: str) -> PageTable | None:
         first = next(iter(effects.values()))
         row_about = about({**labels, "attack": attack, "scenario": first.scenario})
         found.append(TableRow([*map(text, of), text(attack), *entries], row_about, first.control is not None))
-    k, source = results.top_k, results.manifest["source"]
+    k, source, confidence = results.top_k, results.manifest["source"], results.manifest["statistics"]["confidence"]
     how = "" if scenario == "poisoning" else ": recommenders trained on clean images and shown the attacked ones"
     return PageTable(
         key=f"table-{scenario}",
         title=f"CHR@{k} of {source}{how or ', recommenders trained on the attacked images'}",
         notes=f"Mean number of {source} items in a list of {k}, with the change against no attack and its "
-        f"{results.manifest['statistics']['confidence']:.0%} interval. Bold: pushed. Grey: no attack, and controls.",
+        f"{100 * confidence:g}% interval. Bold: pushed. Grey: no attack, and controls.",
         columns=[
             *_label_columns([*names, "attack"]),
             *(Column(f"CNN {name}", f"CHR@{k} where {name} sees the images.") for name in extractors),
@@ -140,7 +140,7 @@ def _change(effect: Effect | None) -> Entry:
 def _effects(results: StudyResults) -> PageTable:
     """Return all that was computed of every effect."""
     names = _labels(results, "attack", "recommender", "extractor", "scenario", "protocol")
-    k, percent = results.top_k, f"{results.manifest['statistics']['confidence']:.0%}"
+    k, percent = results.top_k, f"{100 * results.manifest['statistics']['confidence']:g}%"
     columns = [
         Column(
             "verdict", "Pushed or lowered: beyond chance and not too small. Cannot tell: too wide.", is_number=False
@@ -227,9 +227,10 @@ def _with_bounds(group: Cells, name: str, values: Mapping[str, float | None], bo
         entry = number(value, 1)
     else:
         entry = number(int(value) if name in ("n_attacked", "linf_levels") and value is not None else value, 5)
-    low, high = group[0].get(f"{name}_low"), group[0].get(f"{name}_high")
-    if name not in bounds or low is None or high is None or value is None:
-        return entry
+    intervals = {(cell.get(f"{name}_low"), cell.get(f"{name}_high")) for cell in group}
+    low, high = intervals.pop()
+    if name not in bounds or intervals or low is None or high is None or value is None:
+        return entry  # several attacks, one for each recommender and seed that the attacker knows, have several
     ends = f"{low:.1%} to {high:.1%}" if name == "sr" else f"{number(low, 5).text} to {number(high, 5).text}"
     return Entry(f"{entry.text} ({ends})", value)
 
