@@ -87,7 +87,7 @@ def run_study(
         controls: What stands beside the attacks: noise of the same budget, other seeds, evasion, shams.
         smallest_effect: Smallest effect of interest, as a share of CHR without attack: what lies within ± this is told
             as no effect.
-        confidence: Share of all studies in which an interval is to hold the true effect, in (0, 1).
+        confidence: Share of all studies in which an interval is to hold the true effect, in (0, 0.995].
         accuracy_attack: ``class_path`` and ``init_args`` of the untargeted attack under which the networks' accuracy on
             the test images is measured; by default PGD with ε = 8 grey levels, ten steps of ε/6 and a random start.
         lpips: How LPIPS of the adversarial images is measured.
