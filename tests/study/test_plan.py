@@ -20,6 +20,7 @@ from catwalk.study.metrics import Metrics
 from catwalk.study.plan import Plan
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import TRIPLETS, accuracy_attack_of, data_of, modules_of, recommender_of
+from catwalk.study.stages.mixed_features import MixedFeaturesStage
 from catwalk.study.variants import varied
 
 NOTHING = Metrics((), "Sandal")
@@ -178,3 +179,28 @@ def test_the_manifest_has_every_stage_by_its_own_name(
     assert list(plan.keys.values()) == [stage.key for stage in plan.stages]
     assert len(set(plan.keys.values())) == len(plan.stages)
     assert len({stage.description for stage in plan.stages}) < len(plan.stages)
+
+
+def test_evasion_shows_the_same_features_whoever_tells_the_categories(
+    grid_of: Callable[..., Grid], settings: dict, shop: Path, tmp_path: Path
+) -> None:
+    settings["extractors"]["FAT"] = copy.deepcopy(settings["extractors"]["T"])
+    settings["extractors"]["FAT"]["seed"] = 1
+    vary = {"chr_categories": ["network", "undefended"]}
+    grid = replace(
+        grid_of(1, Controls()),
+        extractors={name: Training(**value) for name, value in settings["extractors"].items()},
+        protocols=varied(Protocol(feature_scale="own_matrix", background_features="undefended"), vary),
+    )
+    plan = Plan.of(grid, Shop.read(shop), StageCache(tmp_path), accuracy_attack_of(ACCURACY_ATTACK), None, NOTHING)
+    shown: dict[str, list[dict]] = {protocol.name: [] for protocol in grid.protocols}
+    for run in plan.runs:
+        if run.scenario == "evasion":
+            assert run.recommendations is not None
+            images = run.recommendations.images
+            assert isinstance(images, MixedFeaturesStage)
+            assert images.background is run.features  # its own network's, divided as the matrix says, as when poisoned
+            shown[run.protocol.name].append({**images.settings, "categories": None})
+    by_network, by_undefended = shown.values()
+    assert by_network == by_undefended
+    assert {features["scale"] for features in by_network} == {"own_matrix"}
