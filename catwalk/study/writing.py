@@ -116,7 +116,8 @@ def write_results(
             tables["evasion"] = table_1(cells, effects, top_k, of_attacks, "evasion")
     if shams:
         tables["shams"] = mixing_table(shams, grid.source, top_k, [*of_protocols, remarks])
-    tables |= {"table2": table_2(cells, lpips_net, of_attacks, paper), "networks": _networks(shop, plan, remarks)}
+    tables["table2"] = table_2(cells, lpips_net, of_attacks, paper)
+    tables["networks"] = _networks(shop, plan, " ".join(filter(None, [*of_protocols, remarks])))
     for stem in TABLES:
         for path in folder.glob(f"{stem}.*") if stem not in tables else ():  # of an earlier study of this name
             path.unlink()

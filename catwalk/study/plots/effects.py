@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from statistics import fmean
 
 from catwalk.plots.budgets import BudgetPoint, draw_budgets
 from catwalk.plots.intervals import IntervalRow, draw_intervals
@@ -122,12 +123,12 @@ def budgets(results: StudyResults) -> StudyPlot | None:
 
 def looks_against_effect(results: StudyResults) -> StudyPlot | None:
     """Draw LPIPS against the effect."""
-    looks = {attack_of_cell(cell): cell["lpips"] for cell in results.cells if cell.get("lpips") is not None}
-    chosen = [
-        each
-        for each in results.effects
-        if each.scenario == "poisoning" and (each.protocol, each.extractor, each.attack) in looks
-    ]
+    looks: dict[tuple[str, ...], list[float]] = {}  # of several images where the attacker knows the recommender
+    for cell in results.cells:
+        if cell.get("lpips") is not None:
+            looks.setdefault((*attack_of_cell(cell), str(cell["recommender"])), []).append(cell["lpips"])
+    of_effect = lambda each: (each.protocol, each.extractor, each.attack, each.recommender)  # noqa: E731
+    chosen = [each for each in results.effects if each.scenario == "poisoning" and of_effect(each) in looks]
     if not chosen:
         return None
     several = len(protocols_of(chosen)) > 1
@@ -136,7 +137,7 @@ def looks_against_effect(results: StudyResults) -> StudyPlot | None:
             panel_of(each, several),
             each.extractor,
             each.attack,
-            looks[each.protocol, each.extractor, each.attack],
+            fmean(looks[of_effect(each)]),
             each.size.difference.mean,
             each.size.difference.low,
             each.size.difference.high,

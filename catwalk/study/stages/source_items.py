@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catwalk.poisoning.poison import items_to_attack
+from catwalk.errors import CatwalkError
+from catwalk.poisoning.poison import NothingToAttackError, items_to_attack
 from catwalk.poisoning.protocol import Protocol
 from catwalk.study.stages.features import FeaturesStage
 
@@ -46,4 +47,8 @@ class SourceItems:
         chosen_by = self.protocol.source_items
         undefended = self.undefended.table if chosen_by == "undefended" else None
         catalogue = self.clean.shop.catalogue
-        return items_to_attack(self.clean.table, catalogue, self.source, chosen_by, undefended)
+        try:
+            return items_to_attack(self.clean.table, catalogue, self.source, chosen_by, undefended)
+        except NothingToAttackError as error:
+            network = self.clean.classifier
+            raise CatwalkError(f"CNN {network.name}, {network.outcome}: {error}") from error
