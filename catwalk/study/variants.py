@@ -44,6 +44,9 @@ def varied(protocol: Protocol, vary: Mapping[str, Sequence[Any]]) -> list[Protoc
                 raise CatwalkError(f"vary.{name}: must be one of {', '.join(allowed)}, got {value!r}")
             if hints[name] is bool and not isinstance(value, bool):
                 raise CatwalkError(f"vary.{name}: must be true or false, got {value!r}")
+            for kind, kinds, what in ((int, int, "a whole number"), (float, int | float, "a number")):
+                if kind in allowed and value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+                    raise CatwalkError(f"vary.{name}: must be {what} or null, got {value!r}")
     return [
         replace(protocol, **values, name=", ".join(f"{name} {value}" for name, value in values.items()))
         for values in (dict(zip(vary, chosen, strict=True)) for chosen in itertools.product(*vary.values()))

@@ -42,6 +42,9 @@ def test_every_combination_stands_once_the_last_field_fastest() -> None:
         ({"background_features": ["dataset"]}, r"vary\.background_features: must be one of network, undefended, got"),
         ({"quantise": [None]}, r"vary\.quantise: must be one of .*, got None"),
         ({"clip": [1]}, r"vary\.clip: must be true or false, got 1"),
+        ({"epochs": [1.5]}, r"vary\.epochs: must be a whole number or null, got 1\.5"),
+        ({"batch_size": [None, True]}, r"vary\.batch_size: must be a whole number or null, got True"),
+        ({"amr_weight": [1, "x"]}, r"vary\.amr_weight: must be a number or null, got 'x'"),
     ],
 )
 def test_what_cannot_be_varied(vary: dict[str, Any], message: str) -> None:
