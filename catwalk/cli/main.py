@@ -65,6 +65,9 @@ GO_ON = {
 VERDICTS_DIFFER = 3
 """Exit code of ``catwalk study compare`` where the two studies have another verdict on an effect."""
 
+SWITCHES = {"--dry-run": "--dry_run=true"}
+"""Options of a study that may stand without a value."""
+
 DISK_TROUBLE: set[int] = {
     getattr(errno, name)
     for name in (
@@ -323,6 +326,7 @@ def _run_study(arguments: list[str]) -> None:
         return
     from catwalk.study import run_study
 
+    arguments = [SWITCHES.get(argument, argument) for argument in arguments]
     _run_configured(
         "study",
         run_study,

@@ -211,7 +211,7 @@ def test_a_dry_run_measures_and_writes_nothing(
 ) -> None:
     path, output = tmp_path / "study.json", tmp_path / "runs"
     path.write_text(json.dumps(settings))
-    arguments = ["study", "--config", str(path), "--output", str(output), "--dry_run", "true"]
+    arguments = ["study", "--config", str(path), "--output", str(output), "--dry-run"]
     main(arguments)
     before = capsys.readouterr().out
     assert not output.exists()
