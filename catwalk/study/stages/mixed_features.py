@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from catwalk.poisoning.mixed_features import mix_features
+from catwalk.poisoning.poison import items_to_attack
 from catwalk.results.store import StageCache
 from catwalk.study.progress import StudyProgress
 from catwalk.study.specifications import modules_of
@@ -53,7 +54,7 @@ class MixedFeaturesStage(CatalogueFeatures):
             f"items by {items.protocol.source_items}, categories by {categories.classifier.name}"
         )
         self.files = background.files
-        self.modules = modules_of(mix_features)
+        self.modules = modules_of(mix_features, items_to_attack)
         self.settings = {
             "background": background.key,
             "rows": rows.key,
