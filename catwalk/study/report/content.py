@@ -86,8 +86,10 @@ def answer(results: StudyResults) -> list[str]:
         )
     noise = [each for each in results.effects if each.control == "noise" and each.scenario == "poisoning"]
     if noise:
-        pushed = sum(effect.verdict == "pushed" for effect in noise)
-        sentences.append(f"Random noise of the same budgets pushed it in {pushed} of {len(noise)} cases.")
+        pushed, lowered = (sum(effect.verdict == each for effect in noise) for each in ("pushed", "lowered"))
+        sentences.append(
+            f"Random noise of the same budgets pushed it in {pushed} and lowered it in {lowered} of {len(noise)} cases."
+        )
     floor = [each for each in results.effects if each.control == "other seeds"]
     if floor:
         moved = max(abs(effect.size.difference.mean) for effect in floor)
