@@ -22,8 +22,8 @@ def varied(protocol: Protocol, vary: Mapping[str, Sequence[Any]]) -> list[Protoc
 
     Example:
         >>> from catwalk.poisoning.protocol import Protocol
-        >>> [each.name for each in varied(Protocol(), {"source_items": ["network", "dataset"]})]
-        ['source_items network', 'source_items dataset']
+        >>> print(*(each.name for each in varied(Protocol(), {"source_items": ["network", "dataset"]})), sep="; ")
+        source_items network; source_items dataset
     """
     if not vary:
         return [protocol]
