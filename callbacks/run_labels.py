@@ -9,7 +9,9 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning.loggers import WandbLogger
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
+from catwalk.attacks import RandomNoise
 from catwalk.errors import CatwalkError
+from catwalk.poisoning.protocol import Protocol
 from catwalk.shop.catalogue import read_dataset_info
 from lightning_modules.cnn import ProductClassifier
 from lightning_modules.recommender import Recommender
@@ -18,7 +20,11 @@ NO_ATTACK = "No attack"
 
 
 def run_labels(
-    model: LightningModule, data: LightningDataModule, callbacks: Sequence[Callback], seed: int | None
+    model: LightningModule,
+    data: LightningDataModule,
+    callbacks: Sequence[Callback],
+    seed: int | None,
+    command: str = "fit",
 ) -> dict[str, Any]:
     """Return what a run is, under the names that a study's cells have, to filter and group by.
 
@@ -27,11 +33,13 @@ def run_labels(
         data: Its data, not set up yet.
         callbacks: The run's.
         seed: The run's.
+        command: What the run does, such as ``fit``.
 
     Returns:
-        ``dataset`` (name), ``protocol``, ``extractor`` (class of the network, or the folder with the features that the
-        recommender looks at), ``attack``, ``epsilon``, ``recommender`` (class), ``seed``, ``source`` and ``target``;
-        None for what the run does not have.
+        ``dataset`` (name), ``protocol``, ``differences`` (its fields that are not as in ``corrected``), ``scenario``
+        (``poisoning`` where a recommender is trained on attacked images), ``control`` (``noise``), ``extractor`` (class
+        of the network, or the folder with the features that the recommender looks at), ``attack``, ``epsilon``,
+        ``recommender`` (class), ``seed``, ``source`` and ``target``; None for what the run does not have.
     """
     attack = next((callback for callback in callbacks if isinstance(callback, InjectPoisonedImages)), None)
     is_recommender = isinstance(model, Recommender)
@@ -40,6 +48,9 @@ def run_labels(
     return {
         "dataset": _dataset_name(data),
         "protocol": attack.protocol.name if attack is not None else None,
+        "differences": Protocol(**vars(attack.protocol)).short_differences if attack is not None else None,
+        "scenario": "poisoning" if attack is not None and command == "fit" else None,
+        "control": "noise" if attack is not None and isinstance(attack.attack, RandomNoise) else None,
         "extractor": None if network is None else str(network),
         "attack": attack.attack.name if attack is not None else NO_ATTACK if is_recommender else None,
         "epsilon": attack.attack.threat_model.epsilon if attack is not None else None,

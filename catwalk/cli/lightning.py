@@ -227,7 +227,7 @@ class CatwalkCLI(LightningCLI):
         if os.environ.get("WANDB_MODE") == "disabled":  # which Lightning does not look at
             trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, WandbLogger)]
         seed = self._get(self.config_init, "seed_everything")
-        labels = run_labels(self.model, self.datamodule, callbacks_of(trainer), seed)
+        labels = run_labels(self.model, self.datamodule, callbacks_of(trainer), seed, str(self.subcommand))
         for callback in callbacks_of(trainer):
             if isinstance(callback, SaveConfiguration):
                 callback.labels = labels

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import WandbLogger
 from callbacks import InjectPoisonedImages
 from callbacks.run_labels import call_run, run_labels
 from callbacks.wandb_loggers import files_with_run
-from catwalk.attacks import PGD, CarliniWagner
+from catwalk.attacks import PGD, CarliniWagner, RandomNoise
 from catwalk.study.cells import SETTINGS
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import BPRMF, VBPR, ProductClassifier
@@ -63,6 +63,8 @@ def test_labels_are_those_of_a_cell(shop: Path, tmp_path: Path) -> None:
     assert run_labels(VBPR(), triplets, [pgd], 5) == labels_of(
         **base,
         protocol="corrected",
+        differences="",
+        scenario="poisoning",
         extractor=str(tmp_path / "features"),
         attack="PGD (ε = 4)",
         epsilon=4,
@@ -70,8 +72,10 @@ def test_labels_are_those_of_a_cell(shop: Path, tmp_path: Path) -> None:
         source="Sandal",
         target="Sneaker",
     )
-    found = run_labels(VBPR(), triplets, [untargeted], 5)
-    assert (found["epsilon"], found["target"]) == (None, None)
+    found = run_labels(VBPR(), triplets, [untargeted], 5, "test")
+    assert (found["epsilon"], found["target"], found["scenario"]) == (None, None, None)
+    noise = InjectPoisonedImages(tmp_path, RandomNoise(epsilon=4), "Sandal", tmp_path / "a", "Sneaker")
+    assert run_labels(VBPR(), triplets, [noise], 5)["control"] == "noise"
     assert run_labels(BPRMF(), InteractionTriplets(shop), [], 5) == labels_of(
         **base, attack="No attack", recommender="BPRMF"
     )

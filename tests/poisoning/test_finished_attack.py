@@ -44,6 +44,7 @@ OTHERS = {
     "check_every": 3,
     "compiled": True,
     "confidence": 1.0,
+    "distribution": "uniform",
     "epsilon": 3.5,
     "initial_c": 0.5,
     "item": "42",
