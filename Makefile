@@ -64,7 +64,8 @@ docs: install
 # The tables of the demo and of the ablation as data, and the pages that show them. Where LPIPS found its network is of this machine alone.
 results: demo
 	$(BIN)/catwalk study --config configs/study/ablation.yaml
-	for study in demo ablation; do \
+	$(BIN)/catwalk study --config configs/study/ablation.yaml --protocol.feature_scale own_matrix --name ablation_own_scale
+	for study in demo ablation ablation_own_scale; do \
 		mkdir -p results/$$study && rm -f results/$$study/*; \
 		cp runs/$$study/*.csv results/$$study; \
 		sed 's#"trunk": "[^"]*/#"trunk": "#' runs/$$study/manifest.json > results/$$study/manifest.json; \
