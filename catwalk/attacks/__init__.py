@@ -10,6 +10,7 @@ from catwalk.attacks.pgd import PGD
 from catwalk.attacks.random_noise import RandomNoise
 from catwalk.attacks.rank_attack import RankAttack
 from catwalk.attacks.threat_model import ThreatModel, ThreatModelError
+from catwalk.attacks.transfer import Transfer
 
 __all__ = [
     "APGD",
@@ -25,4 +26,5 @@ __all__ = [
     "RankAttack",
     "ThreatModel",
     "ThreatModelError",
+    "Transfer",
 ]

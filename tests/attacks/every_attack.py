@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from visual_models import visual_model
 
-from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RandomNoise, RankAttack
+from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RandomNoise, RankAttack, Transfer
+from catwalk.networks.classifier import Classifier
 
 ATTACKS = {
     "fgsm": lambda **kwargs: FGSM(**kwargs),
@@ -35,7 +36,13 @@ NOISE = {
 }
 """Attacks that ask the network nothing."""
 
-ALL = {**ATTACKS, **CARLINI_WAGNER, **OF_OTHER_AIMS, **NOISE}
+TRANSFER = {
+    "transfer": lambda **kwargs: transfer(1, **kwargs),
+    "transfer from two networks": lambda **kwargs: transfer(2, **kwargs),
+}
+"""Attacks that are crafted on other networks than the one under attack."""
+
+ALL = {**ATTACKS, **CARLINI_WAGNER, **OF_OTHER_AIMS, **NOISE, **TRANSFER}
 attack_towards_a_category = pytest.mark.parametrize("make_attack", ATTACKS.values(), ids=ATTACKS.keys())
 every_attack = pytest.mark.parametrize("make_attack", ALL.values(), ids=ALL.keys())
 
@@ -43,6 +50,13 @@ every_attack = pytest.mark.parametrize("make_attack", ALL.values(), ids=ALL.keys
 def rank_attack(**settings):
     attack, random = RankAttack(iterations=3, **settings), torch.Generator().manual_seed(2)
     attack.scorer = visual_model(*(torch.randn(shape, generator=random) for shape in ((7, 3), (5, 3), (7, 2), (32, 2))))
+    return attack
+
+
+def transfer(number, **settings):
+    attack = Transfer(PGD(iterations=3, **settings), ["surrogate.ckpt"] * number)
+    with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+        attack.networks = [Classifier(make_network(seed=5 + place), tuple("abcde"), None) for place in range(number)]
     return attack
 
 
