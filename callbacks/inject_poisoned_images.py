@@ -23,6 +23,7 @@ from catwalk.errors import CatwalkError
 from catwalk.files.locks import LockedError
 from catwalk.files.watched import WatchedFiles, watch, watch_named
 from catwalk.networks.classifier import load_classifier
+from catwalk.networks.defended import DRAWS
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
 from catwalk.poisoning.attack_files import AttackSummary, read_summary
 from catwalk.poisoning.attack_inputs import attack_inputs, files_of
@@ -99,6 +100,9 @@ class InjectPoisonedImages(Callback):
             again whose hash was compared before, and whose size and times are still those.
         undefended: Folder of the catalogue's clean features by the undefended network, which ``catwalk predict`` wrote;
             needed where ``protocol.source_items`` is ``undefended``, and without effect otherwise.
+        adaptive: Whether the attacker knows the input operations of the classifier's checkpoint and attacks through
+            them; otherwise the images are crafted on the bare network. They are judged through the operations anyway.
+        draws: Over how many draws of random operations an adaptive attacker averages the gradient.
 
     Raises:
         CatwalkError: If ``from_epoch`` is negative, the attack's ε is too small for 8-bit images, or the undefended
@@ -119,6 +123,8 @@ class InjectPoisonedImages(Callback):
         results: Path | None = None,
         verify: bool = False,
         undefended: Path | None = None,
+        adaptive: bool = True,
+        draws: int = DRAWS,
     ) -> None:
         if from_epoch < 0:
             raise CatwalkError(f"from_epoch: must be at least 0, got {from_epoch}")
@@ -134,6 +140,8 @@ class InjectPoisonedImages(Callback):
         self.verify = verify
         self.undefended = None if undefended is None else Path(undefended)
         self.protocol = protocol
+        self.adaptive = adaptive
+        self.draws = draws
         self.from_epoch = from_epoch
         self.backbone = backbone
         self.backbone_args = backbone_args
@@ -240,6 +248,8 @@ class InjectPoisonedImages(Callback):
                         backbone=self.backbone,
                         backbone_args=self.backbone_args,
                         undefended=self.undefended,
+                        adaptive=self.adaptive,
+                        draws=self.draws,
                     )
                     if inputs is None and self.output is None:
                         raise CatwalkError(
@@ -321,6 +331,8 @@ class InjectPoisonedImages(Callback):
                             protocol=self.protocol,
                             purchases=attack.purchases,
                             undefended=self._undefended_table(data.catalogue),
+                            adaptive=self.adaptive,
+                            draws=self.draws,
                         )
                     except NothingToAttackError as error:
                         raise CatwalkError(f"{self.classifier} (InjectPoisonedImages.classifier): {error}") from error

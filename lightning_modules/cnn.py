@@ -23,6 +23,8 @@ from catwalk.networks.imagenet import imagenet_categories
 from catwalk.networks.known_backbones import check_backbone
 from catwalk.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
 from catwalk.networks.prediction import Predictions, predict
+from catwalk.processing.known import build_operations, specifications_of
+from catwalk.processing.operation import Operation, Specification
 from catwalk.shop.images import ItemImages
 from lightning_modules.checkpoints import check_checkpoint, check_class
 from lightning_modules.data_protocols import ClassifierData, classifier_data_of
@@ -56,6 +58,8 @@ class ProductClassifier(MeasuredModule):
             ImageNet's 1000 classes that the pretrained network sees (the paper's protocol), and nothing is trained.
         mean: Mean per colour channel of the images that the backbone expects; ImageNet's by default.
         std: Standard deviation per colour channel.
+        input_operations: What happens to images before the network sees them, in training too, such as
+            ``catwalk.processing.JPEG``, each by class path; those of the checkpoint, if there is one, by default.
         label_smoothing: Share in [0, 1) of the target probability that is spread over all categories, in the loss that
             the weights minimise.
         optimizer: Optimizer by class path; SGD with Nesterov momentum 0.9, learning rate 0.1 and weight decay 5e-4 by
@@ -75,6 +79,7 @@ class ProductClassifier(MeasuredModule):
         categories: Literal["dataset", "imagenet"] = "dataset",
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        input_operations: list[Operation] | None = None,
         label_smoothing: float = 0.0,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -86,7 +91,13 @@ class ProductClassifier(MeasuredModule):
             raise CatwalkError(f"categories: must be dataset or imagenet, got {categories!r}")
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         # Plain values, which every checkpoint may hold.
-        plain = {"mean": list(mean), "std": list(std), "weights": None if weights is None else str(weights)}
+        stated = None if input_operations is None else specifications_of(_operations(input_operations))
+        plain = {
+            "mean": list(mean),
+            "std": list(std),
+            "weights": None if weights is None else str(weights),
+            "input_operations": stated,
+        }
         self.hparams.update(plain)
         self.make_optimizer: Callable[[Iterable], Optimizer] = optimizer or _default_optimizer
         self.make_lr_scheduler = lr_scheduler
@@ -146,6 +157,9 @@ class ProductClassifier(MeasuredModule):
             category_names=settings["category_names"],
             keep_head=pretrained and settings["categories"] == "imagenet",
         )
+        # A checkpoint's are looked at where it is loaded; what stands here was stated, or has been looked at.
+        operations = settings["input_operations"]
+        network = network.behind(build_operations(operations, "model.input_operations", operations))
         if settings["freeze_up_to"] is not None:
             network.freeze_up_to(settings["freeze_up_to"])
             # Lightning's warning that something is in eval mode when training begins: it is meant to be.
@@ -182,6 +196,7 @@ class ProductClassifier(MeasuredModule):
         if any(name not in saved for name in SIZES):
             raise CatwalkError("the checkpoint is not one of a product classifier")
         check_class(self, checkpoint)
+        self._take_operations(saved.get("input_operations"))
         if not self.is_built:
             self._build({name: saved[name] for name in SIZES}, pretrained=False)
         else:
@@ -191,6 +206,20 @@ class ProductClassifier(MeasuredModule):
         self.network.is_head_new = False
         if self._trainer is not None and self.trainer.training:
             self.resuming.load(checkpoint)
+
+    def _take_operations(self, specifications: Any) -> None:
+        """Put the network behind the input operations of a checkpoint, or raise a CatwalkError if others are stated."""
+        stated = self.hparams["input_operations"]
+        operations = build_operations(specifications, "the checkpoint", stated)
+        found = specifications_of(operations)
+        if stated is not None and stated != found:
+            raise CatwalkError(
+                f"input_operations: the checkpoint has {_named(found)}, and {_named(stated)} is stated: leave them "
+                "out, or write another checkpoint with `catwalk defend`"
+            )
+        self.hparams["input_operations"] = found
+        if self.is_built and specifications_of(self.network.input_operations) != found:
+            self.network = self.network.behind(operations)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(N, C)`` of images ``(N, 3, H, W)`` in [0, 1]."""
@@ -350,6 +379,21 @@ def _check_sizes(trained: Mapping[str, Any], data: Mapping[str, Any]) -> None:
             f"the classifier was trained on images of size {trained['image_size'] or 'their own'} (height, width) and "
             f"data.image_size is {data['image_size'] or 'not given'}: give the same"
         )
+
+
+def _operations(given: Sequence[Any]) -> list[Operation]:
+    """Return operations, which Lightning gives as their specifications where it goes by a checkpoint's settings."""
+    return [
+        operation
+        for each in given
+        for operation in ([each] if isinstance(each, Operation) else build_operations([each], "input_operations"))
+    ]
+
+
+def _named(specifications: Sequence[Specification]) -> str:
+    """Return what to call operations in a message."""
+    named = [f"{each['class_path'].rpartition('.')[2]} {each['init_args']}" for each in specifications]
+    return ", ".join(named) or "none"
 
 
 def _default_optimizer(parameters: Iterable) -> Optimizer:

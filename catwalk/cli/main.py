@@ -36,6 +36,7 @@ the whole experiment
   results    what studies and attacks have left on disk: list it, verify it, remove what no study uses
 
 images alone
+  defend     put a trained network behind input operations, such as JPEG compression; nothing is trained
   attack     attack a category's images and measure what a CNN takes them for; no purchases, no recommender
 
 before it, for fair metrics
@@ -56,7 +57,9 @@ SIGTERM; the line then says how to go on."""
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 GO_ON = {
     **dict.fromkeys(LIGHTNING_COMMANDS, "run the same command again"),
-    **dict.fromkeys(("attack", "data", "report", "results"), "nothing is left half-done: run the same command again"),
+    **dict.fromkeys(
+        ("attack", "data", "defend", "report", "results"), "nothing is left half-done: run the same command again"
+    ),
     "study": "the same command goes on with what is left to do",
     "tune": "the same command goes on with the trial that it was at",
 }
@@ -189,6 +192,8 @@ def _run_command(arguments: list[str]) -> None:
         _run_tune(rest)
     elif command == "attack":
         _run_attack(rest)
+    elif command == "defend":
+        _run_defend(rest)
     elif command == "results":
         _run_results(rest)
     else:
@@ -196,7 +201,18 @@ def _run_command(arguments: list[str]) -> None:
 
         similar = closest(
             command,
-            [*LIGHTNING_COMMANDS, "attack", "data", "report", "results", "study", "tune", "--help", "--version"],
+            [
+                *LIGHTNING_COMMANDS,
+                "attack",
+                "data",
+                "defend",
+                "report",
+                "results",
+                "study",
+                "tune",
+                "--help",
+                "--version",
+            ],
         )[:1]
         hint = f"did you mean `catwalk {similar[0]}`? " if similar else ""
         raise CatwalkError(f"there is no command {command!r}; {hint}`catwalk --help` lists them")
@@ -353,19 +369,27 @@ def _run_report(arguments: list[str]) -> None:
     _run_function("report", "STUDY [--store FOLDER] [--dataset FOLDER]", report, arguments)
 
 
-def _run_function(command: str, usage: str, function: Callable[..., Any], arguments: list[str]) -> Any:
-    """Return what a function returns whose first argument stands on the line without a name."""
-    from catwalk.configuration.parsers import CatwalkParser, instantiate
+def _run_function(
+    command: str, usage: str, function: Callable[..., Any], arguments: list[str], configured: bool = False
+) -> Any:
+    """Return what a function returns whose arguments without a default stand on the line without a name.
+
+    Where it is ``configured``, the others may stand in YAML files.
+    """
+    from catwalk.configuration.parsers import CatwalkParser
 
     parser = CatwalkParser(
         prog=f"catwalk {command}",
         usage=f"catwalk {command} {usage}",
         description=(function.__doc__ or "").splitlines()[0],
     )
+    if configured:
+        parser.add_argument("--config", action="config", help="A YAML file with options; several stack.")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
-    with _told_in_a_line(lambda: _options_of(function)):
+    with _told_in_a_line(lambda: _options_of(function), arguments):
         settings = parser.parse_args(arguments)
-    return function(**vars(instantiate(parser, settings)))
+    settings.pop("config", None)
+    return function(**_made(parser, settings))
 
 
 def _compare_studies(arguments: list[str]) -> None:
@@ -401,10 +425,21 @@ def _run_attack(arguments: list[str]) -> None:
     )
 
 
+def _run_defend(arguments: list[str]) -> None:
+    from catwalk.cli.defend import defend
+
+    if not arguments:
+        raise CatwalkError(
+            "checkpoint is missing: catwalk defend CHECKPOINT OUTPUT --config configs/processing/jpeg75.yaml"
+        )
+    usage = "CHECKPOINT OUTPUT [--config FILE ...] [--operations LIST]"
+    _run_function("defend", usage, defend, arguments, configured=True)
+
+
 def _run_configured(command: str, function: Callable[..., object], description: str, arguments: list[str]) -> None:
     """Call a function whose arguments may stand in YAML files."""
     from catwalk.configuration import notices as known_notices
-    from catwalk.configuration.parsers import CatwalkParser, instantiate
+    from catwalk.configuration.parsers import CatwalkParser
 
     parser = CatwalkParser(
         prog=f"catwalk {command}",
@@ -417,7 +452,20 @@ def _run_configured(command: str, function: Callable[..., object], description: 
         settings = parser.parse_args(arguments)
     settings.pop("config")
     known_notices.hide()
-    function(**vars(instantiate(parser, settings)))
+    function(**_made(parser, settings))
+
+
+def _made(parser: Any, settings: Any) -> dict[str, Any]:
+    """Return the arguments that a parser makes of settings, and say in one line what a class refuses."""
+    from catwalk.configuration.messages import one_line
+    from catwalk.configuration.parsers import instantiate
+
+    try:
+        return vars(instantiate(parser, settings))
+    except ValueError as error:
+        if not str(error).startswith("Does not validate against any of the Union subtypes"):
+            raise
+        raise CatwalkError(one_line(str(error))) from error  # jsonargparse wraps what a class raises in a list
 
 
 @contextlib.contextmanager

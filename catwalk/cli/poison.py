@@ -12,6 +12,7 @@ from callbacks.inject_poisoned_images import InjectPoisonedImages
 from callbacks.write_features import CLASSIFIER_FILE
 from catwalk.attacks import Attack
 from catwalk.errors import CatwalkError
+from catwalk.networks.defended import DRAWS
 from catwalk.poisoning.protocol import AttackProtocol
 from lightning_modules.cnn import ProductClassifier
 
@@ -40,6 +41,9 @@ class Poison:
         verify: Compare the hashes of all files taken from the store, not only of those that may have changed.
         undefended: Folder of the clean features by the undefended network, which `catwalk predict` wrote; needed where
             protocol.source_items is undefended.
+        adaptive: Whether the attacker knows the input operations of the classifier's checkpoint and attacks through
+            them; otherwise the images are crafted on the bare network. They are judged through the operations anyway.
+        draws: Over how many draws of random operations an adaptive attacker averages the gradient.
     """
 
     attack: Attack | None = None
@@ -54,6 +58,8 @@ class Poison:
     results: Path | None = None
     verify: bool = False
     undefended: Path | None = None
+    adaptive: bool = True
+    draws: int = DRAWS
 
     def callback(
         self,
@@ -106,6 +112,8 @@ class Poison:
             results=self.results,
             verify=self.verify,
             undefended=self.undefended,
+            adaptive=self.adaptive,
+            draws=self.draws,
             protocol=self.protocol,
             from_epoch=self.from_epoch,
             backbone=self.backbone,

@@ -1,6 +1,6 @@
 """Trained classifiers, loaded from checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from catwalk.moved import todays_name
 from catwalk.networks.building import build_network, without_initial_weights
 from catwalk.networks.known_backbones import check_backbone
 from catwalk.networks.network import Network
+from catwalk.processing.known import build_operations, complete
+from catwalk.processing.operation import Operation, Specification
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,10 @@ class Classifier:
 
 
 def load_classifier(
-    path: str | Path, backbone: str | None = None, backbone_args: Mapping[str, Any] | None = None
+    path: str | Path,
+    backbone: str | None = None,
+    backbone_args: Mapping[str, Any] | None = None,
+    operations: Sequence[Operation | Specification] | None = None,
 ) -> Classifier:
     """Load the network of a checkpoint that ``catwalk fit`` wrote for a product classifier.
 
@@ -40,9 +45,11 @@ def load_classifier(
         path: The checkpoint.
         backbone: Import path of the checkpoint's backbone, where it is your own.
         backbone_args: The arguments that it was trained with, if there were any.
+        operations: The input operations of the checkpoint that are your own, if there are any.
 
     Raises:
-        CatwalkError: If the file is missing or is no such checkpoint, or its backbone is neither known nor named.
+        CatwalkError: If the file is missing or is no such checkpoint, or its backbone or an input operation is neither
+            known nor named.
     """
     checkpoint = read_checkpoint(path)
     settings = NetworkSettings.of(checkpoint, path)
@@ -52,6 +59,7 @@ def load_classifier(
     network = build_network(
         settings.backbone, settings.backbone_args, len(settings.category_names), settings.mean, settings.std
     )
+    network = network.behind(build_operations(settings.input_operations, str(path), operations))
     prefix = "network."
     weights = {name.removeprefix(prefix): weight for name, weight in checkpoint["state_dict"].items()}
     try:
@@ -72,6 +80,8 @@ class NetworkSettings:
         mean: Mean per colour channel.
         std: Standard deviation per colour channel.
         image_size: ``(height, width)`` of the images that it was trained on; None if those were of their own size.
+        input_operations: What happens to images first, see :class:`~catwalk.processing.Operation`; none in checkpoints
+            of versions before 0.3.
     """
 
     backbone: str
@@ -80,6 +90,7 @@ class NetworkSettings:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: tuple[int, int] | None
+    input_operations: tuple[Specification, ...] = ()
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any], path: str | Path) -> "NetworkSettings | None":
@@ -89,7 +100,7 @@ class NetworkSettings:
             CatwalkError: If a setting is of another kind than ``catwalk fit`` writes.
         """
         saved, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
-        names = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls) if field.name != "input_operations"]
         if not isinstance(saved, Mapping) or not isinstance(weights, Mapping) or not set(names) <= set(saved):
             return None
         arguments, size = saved["backbone_args"], saved["image_size"]
@@ -101,8 +112,9 @@ class NetworkSettings:
             "mean": _is_list_of(saved["mean"], int | float) and len(saved["mean"]) == 3,
             "std": _is_list_of(saved["std"], int | float) and len(saved["std"]) == 3,
             "image_size": size is None or (_is_list_of(size, int) and len(size) == 2 and min(size) >= 1),
+            "input_operations": _is_list_of(saved.get("input_operations") or [], Mapping),
         }
-        for name in names:
+        for name in sound:
             if not sound[name]:
                 raise CatwalkError(f"{path} is damaged: its {name} cannot be {saved[name]!r}")
         return cls(
@@ -112,6 +124,7 @@ class NetworkSettings:
             mean=tuple(saved["mean"]),
             std=tuple(saved["std"]),
             image_size=None if size is None else (size[0], size[1]),
+            input_operations=tuple(complete(each) for each in saved.get("input_operations") or []),
         )
 
     def check_backbone(

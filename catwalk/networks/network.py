@@ -1,12 +1,15 @@
 """Networks that classify product images and give their features."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from catwalk.errors import CatwalkError
+from catwalk.processing.known import specifications_of
+from catwalk.processing.operation import Operation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,18 +24,29 @@ class Network(nn.Module):
         mean: Mean per colour channel, subtracted first.
         std: Standard deviation per colour channel, divided by then.
         head_name: Where in the body the classification layer has been taken from, such as ``fc``.
+        input_operations: What happens to images before they are normalised: a shop's processing, or a defence.
 
     Attributes:
         is_head_new: Whether :func:`build_network` put a new classification layer on top of trained weights.
+        draws: Numbers of the draws of random operations, over which features, and so logits, are averaged. In train
+            mode there is one, from torch's global generator.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, body: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float], head_name: str = ""
+        self,
+        body: nn.Module,
+        head: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        head_name: str = "",
+        input_operations: Iterable[Operation] = (),
     ) -> None:
         super().__init__()
+        self.input_operations = nn.ModuleList(input_operations)
+        self.draws: tuple[int, ...] = (0,)
         self.body = body
         self.head = head
         self.head_name = head_name
@@ -44,6 +58,45 @@ class Network(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return features ``(N, D)`` of images ``(N, 3, H, W)`` in [0, 1]: what the classification layer reads."""
+        if not len(self.input_operations):
+            return self._features(images)
+        draws = (int(torch.randint(2**31, ())),) if self.training and self.is_random else self.draws
+        # The classification layer is linear: of averaged features come averaged logits.
+        features = [self._features(self.processed(images, draw)) for draw in draws]
+        return features[0] if len(features) == 1 else torch.stack(features).mean(dim=0)
+
+    @torch.compiler.disable
+    def processed(self, images: Tensor, draw: int = 0) -> Tensor:
+        """Return images ``(N, 3, H, W)`` in [0, 1] as the input operations leave them, one draw of the random ones."""
+        with torch.autocast(images.device.type, enabled=False):
+            for operation in self.input_operations:
+                images = operation(images, draw)
+        return images
+
+    @property
+    def is_random(self) -> bool:
+        """Whether an input operation is."""
+        return any(operation.is_random for operation in self.input_operations)
+
+    def behind(self, operations: Iterable[Operation], draws: tuple[int, ...] = (0,)) -> "Network":
+        """Return a network of the same layers, which are shared, behind other input operations.
+
+        Args:
+            operations: All of them, in the order in which they are applied.
+            draws: See :attr:`draws`.
+        """
+        mean, std = (values.flatten().tolist() for values in (self.mean, self.std))
+        network = Network(self.body, self.head, mean, std, self.head_name, operations)
+        network.mean, network.std = self.mean, self.std  # where they are, on whatever device
+        network.draws = draws
+        network.is_head_new = self.is_head_new
+        network._frozen = self._frozen
+        network.training = self.training
+        for operation in network.input_operations:
+            operation.training = self.training
+        return network.to(self.mean.device)
+
+    def _features(self, images: Tensor) -> Tensor:
         features = self.body((images - self.mean) / self.std)
         # Asked like this, for what follows a computation gives symbols instead of tensors.
         if isinstance(features, tuple | list | Mapping):
@@ -100,8 +153,11 @@ class Network(nn.Module):
 
 
 def network_fingerprint(network: Network) -> str:
-    """Return the SHA-256 of a network's weights, statistics and normalisation, as hexadecimal digits."""
+    """Return the SHA-256 of a network's weights, statistics, normalisation and input operations, in hexadecimal."""
     digest = hashlib.sha256()
+    if len(network.input_operations):
+        operations = {"operations": specifications_of(network.input_operations), "draws": network.draws}
+        digest.update(f"{json.dumps(operations, sort_keys=True)}\0".encode())
     tensors = {**network.state_dict(), "mean": network.mean, "std": network.std}
     for name, tensor in sorted(tensors.items()):
         array = tensor.detach().cpu().contiguous()

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 
 from catwalk.errors import CatwalkError
@@ -33,6 +33,7 @@ class AttackedItem:
         linf_levels: Largest change of a pixel, in grey levels (0..255).
         l2_levels: Euclidean distance from the clean image, over all values, in grey levels; 255 is a distance of 1
             between images in [0, 1].
+        success_bare: Whether the network sees it in the file without its input operations; None where it has none.
     """
 
     item_id: str
@@ -46,6 +47,7 @@ class AttackedItem:
     feature_loss: float
     linf_levels: int
     l2_levels: float
+    success_bare: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class AttackSummary:
         l2_levels: Mean Euclidean distance from the clean images, in grey levels.
         forwards: Mean number of forward passes of the attack per image; None where they were not counted.
         backwards: Mean number of backward passes per image; None where they were not counted.
+        sr_bare: Share of the files read back that are where the attack wants them for the network without its input
+            operations, as before a shop's pipeline or a defence; None where it has none.
     """
 
     attack: str
@@ -94,6 +98,7 @@ class AttackSummary:
     l2_levels: float
     forwards: float | None = None
     backwards: float | None = None
+    sr_bare: float | None = None
 
 
 def read_summary(folder: Path) -> AttackSummary:
@@ -107,6 +112,12 @@ def read_summary(folder: Path) -> AttackSummary:
         return AttackSummary(**json.loads(path.read_text("utf-8")))
     except (OSError, TypeError, ValueError) as error:
         raise CatwalkError(f"{path} is damaged, attack again: {error}") from error
+
+
+def columns_of(kind: type[AttackedItem] | type[AttackSummary]) -> tuple[list[str], list[str]]:
+    """Return the names of the fields that every attack writes, and of those that only some do."""
+    required = [field.name for field in fields(kind) if field.default is MISSING]
+    return required, [field.name for field in fields(kind) if field.default is not MISSING]
 
 
 def png_name(image: str) -> str:
@@ -127,13 +138,13 @@ def remove_earlier_images(folder: Path, but: Collection[str] = ()) -> None:
 
 
 def lists_attacked_items(folder: Path) -> bool:
-    """Return whether a folder has an ``attacked_items.csv`` with the columns of :class:`AttackedItem` and rows."""
+    """Return whether a folder has an ``attacked_items.csv`` with the columns that every attack writes, and rows."""
     return _earlier_images(folder) != []
 
 
 def _earlier_images(folder: Path) -> list[str]:
     """Return what the rows of ``attacked_items.csv`` name as images; none where it is missing or not an attack's."""
-    columns = {field.name for field in fields(AttackedItem)}
+    columns = set(columns_of(AttackedItem)[0])
     try:
         with (folder / ITEMS_FILE).open(newline="", encoding="utf-8", errors="replace") as file:
             table = csv.DictReader(file)
@@ -145,8 +156,9 @@ def _earlier_images(folder: Path) -> list[str]:
 
 
 def _write_rows(path: Path, rows: Sequence[AttackedItem]) -> None:
-    """Write the rows as CSV with a header."""
+    """Write the rows as CSV with a header, without the columns of which nothing is known."""
+    names = [name for name, value in asdict(rows[0]).items() if value is not None]
     with open_text(path) as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
+        writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: to_cell(value) for name, value in asdict(row).items()} for row in rows)
+        writer.writerows({name: to_cell(getattr(row, name)) for name in names} for row in rows)

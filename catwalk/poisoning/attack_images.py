@@ -15,6 +15,7 @@ from catwalk.attacks import Attack
 from catwalk.errors import CatwalkError
 from catwalk.files.watched import watch, watch_folder, watch_named
 from catwalk.networks.classifier import Classifier, load_classifier
+from catwalk.networks.defended import DRAWS, defended
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
 from catwalk.networks.network import network_fingerprint
 from catwalk.networks.prediction import predict
@@ -32,6 +33,7 @@ from catwalk.poisoning.finished_attack import (
 )
 from catwalk.poisoning.poison import poison
 from catwalk.poisoning.protocol import NO_UNDEFENDED, AttackProtocol
+from catwalk.processing.operation import Operation
 from catwalk.results.store import STORE, StageCache
 from catwalk.shop.catalogue import Catalogue, item_names
 from catwalk.shop.images import ReportProgress, store_images
@@ -56,6 +58,9 @@ def attack_images(
     results: Path | None = None,
     verify: bool = False,
     undefended: Path | None = None,
+    operations: list[Operation] | None = None,
+    adaptive: bool = True,
+    draws: int = DRAWS,
 ) -> AttackSummary:
     """Attack the images of a category and print how many of them the network takes for another.
 
@@ -81,6 +86,11 @@ def attack_images(
             again whose hash was compared before, and whose size and times are still those.
         undefended: Folder of the dataset's clean features by the undefended network, which `catwalk predict` or
             `catwalk attack` (its folder clean) wrote; needed where protocol.source_items is undefended.
+        operations: What the shop does to every uploaded image, attacked or not, before anything sees it, such as
+            catwalk.processing.JPEG; the files in output are what is uploaded.
+        adaptive: Whether the attacker knows these operations and the network's own, and attacks through them; otherwise
+            the images are crafted on the bare network. They are judged through the operations in either case.
+        draws: Over how many draws of random operations an adaptive attacker averages the gradient.
 
     Returns:
         What the attack did.
@@ -102,7 +112,7 @@ def attack_images(
     purchases = _purchases(attack, catalogue)
     judge = None if by_undefended is None else FeatureTable.read(by_undefended, catalogue)
     place = _device(device)
-    network = load_classifier(classifier, backbone, backbone_args)
+    network = defended(load_classifier(classifier, backbone, backbone_args), operations or [])
     network.network.to(place)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
@@ -117,6 +127,7 @@ def attack_images(
         clean = _clean_features(network, catalogue, report("Decoding images"))
         clean.write(work, catalogue)
         goal: dict[str, Any] = {"source": source, "target": target, "protocol": protocol, "purchases": purchases}
+        knowledge: dict[str, Any] = {"adaptive": adaptive, "draws": draws}
         inputs = attack_inputs(
             classifier,
             attack,
@@ -126,12 +137,14 @@ def attack_images(
             backbone=backbone,
             backbone_args=backbone_args,
             undefended=by_undefended,
+            operations=operations or [],
+            **knowledge,
         )
 
         def make(folder: Path) -> dict[str, Any]:
             start = time.perf_counter()
             progress = report(f"{attack.name} on images of {source}")
-            poison(network, attack, catalogue, clean, folder, **goal, undefended=judge, progress=progress)
+            poison(network, attack, catalogue, clean, folder, **goal, **knowledge, undefended=judge, progress=progress)
             for files in (lists, images, named):
                 files.require_unchanged(attack.name)
             return {"seconds": round(time.perf_counter() - start, 3)}
@@ -199,6 +212,8 @@ def _print(summary: AttackSummary, catalogue: Catalogue, clean: FeatureTable, ou
         f"{summary.sr_clean:.1%} before; changed by up to {summary.linf_levels} grey levels",
         f"images, attacked_items.csv and attack.json are in {output}{', as an earlier run left them' * is_done}",
     ]
+    if summary.sr_bare is not None:
+        lines.insert(1, f"the network without its input operations: {summary.sr_bare:.1%} of the same files {goal}")
     if summary.source in catalogue.category_names and summary.source in clean.category_names:
         labelled = catalogue.categories == catalogue.category_names.index(summary.source)
         seen = clean.categories == clean.category_names.index(summary.source)

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,8 +22,11 @@ from catwalk.files.checkpoints import read_checkpoint
 from catwalk.files.hashes import file_hash
 from catwalk.files.watched import FileState, file_state, wait_for_other_times
 from catwalk.networks.classifier import NetworkSettings
+from catwalk.networks.defended import DRAWS
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE
 from catwalk.poisoning.protocol import NO_UNDEFENDED, AttackProtocol
+from catwalk.processing.known import build_operations, specifications_of
+from catwalk.processing.operation import Operation
 from catwalk.results.keys import Inputs, inputs_of, modules_imported_by
 from catwalk.shop.catalogue import Catalogue, fingerprint_files
 
@@ -45,6 +48,9 @@ def attack_inputs(
     backbone_args: Mapping[str, Any] | None = None,
     fingerprint: str | None = None,
     undefended: Path | None = None,
+    operations: Sequence[Operation] = (),
+    adaptive: bool = True,
+    draws: int = DRAWS,
 ) -> Inputs | None:
     """Return all that an attack's result depends on, the same whoever runs it: a study, ``fit`` or ``catwalk attack``.
 
@@ -66,6 +72,9 @@ def attack_inputs(
             the images as they are now.
         undefended: Folder of the catalogue's clean features by the undefended network; it counts where
             ``protocol.source_items`` is ``undefended`` alone, which needs it.
+        operations: What happens to images before they reach the network of the checkpoint, besides what that does.
+        adaptive: See :func:`~catwalk.poisoning.poison`.
+        draws: See there.
 
     Returns:
         The inputs, with the result's key; None where there can be none, for the attack holds something else than
@@ -79,11 +88,13 @@ def attack_inputs(
     if network is None:
         return None  # it is no classifier's, as whoever attacks will find out
     network.settings.check_backbone(classifier, backbone, backbone_args, "InjectPoisonedImages.backbone")
+    build_operations(network.settings.input_operations, str(classifier))  # before anything that it names is imported
+    own = [*specifications_of(operations), *network.settings.input_operations]
     module = import_object(network.settings.backbone, "backbone").__module__
     arguments = {name: value for name, value in vars(attack).items() if name not in SPEED}
     as_it_is_now = dataclasses.replace(catalogue)
     settings = {
-        "network": {**vars(network.settings), "weights": network.weights},
+        "network": {**vars(network.settings), "input_operations": own, "weights": network.weights},
         "attack": {"class": f"{type(attack).__module__}.{type(attack).__qualname__}", "arguments": arguments},
         "catalogue": fingerprint or as_it_is_now.fingerprint,
         "allow_truncated": as_it_is_now.allow_truncated,
@@ -93,6 +104,8 @@ def attack_inputs(
         "protocol": protocol.of_attack,
         "purchases": purchases,
     }
+    if own:
+        settings["knowledge"] = {"adaptive": adaptive, "draws": draws}
     if protocol.source_items == "undefended":
         if undefended is None:
             raise CatwalkError(NO_UNDEFENDED)
@@ -100,7 +113,8 @@ def attack_inputs(
     library = module.partition(".")[0]
     with contextlib.suppress(PackageNotFoundError):  # whose networks change in time
         settings["library"] = f"{library} {version(library)}"
-    modules = {module, *(kind.__module__ for kind in type(attack).__mro__)}
+    kinds = [*type(attack).__mro__, *(import_object(each["class_path"], "input_operations") for each in own)]
+    modules = {module, *(kind.__module__ for kind in kinds)}
     modules = {module for module in modules if module.partition(".")[0] not in sys.stdlib_module_names}
     if not modules <= modules_imported_by(modules):  # where they have no source
         return None

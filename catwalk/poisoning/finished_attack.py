@@ -1,7 +1,6 @@
 """Folders into which an attack's result is put, what says that they hold it, and whether it is whole."""
 
 import contextlib
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from catwalk.poisoning.attack_files import (
     ITEMS_FILE,
     SUMMARY_FILE,
     AttackSummary,
+    columns_of,
     lists_attacked_items,
     png_name,
     remove_earlier_images,
@@ -152,9 +152,8 @@ def is_of_an_attack(folder: Path) -> bool:
         summary = json.loads((folder / SUMMARY_FILE).read_text("utf-8"))
     except (OSError, ValueError):
         summary = None
-    is_summary = isinstance(summary, dict) and summary.keys() == {
-        field.name for field in dataclasses.fields(AttackSummary)
-    }
+    required, others = (set(names) for names in columns_of(AttackSummary))
+    is_summary = isinstance(summary, dict) and required <= summary.keys() <= required | others
     is_recorded = (read_record(folder) or {}).get("stage") == ATTACK or "key" in _read_finished(folder)
     return is_summary or is_recorded or lists_attacked_items(folder)
 

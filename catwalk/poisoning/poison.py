@@ -20,6 +20,7 @@ from catwalk.metrics import AttackSuccessRate
 from catwalk.metrics.feature_loss import feature_loss
 from catwalk.networks.batching import map_batches, size_buckets
 from catwalk.networks.classifier import Classifier
+from catwalk.networks.defended import DRAWS, averaged, bare
 from catwalk.networks.features import FeatureTable
 from catwalk.networks.frozen import exact_convolutions
 from catwalk.networks.network import Network, network_fingerprint
@@ -137,6 +138,8 @@ def poison(
     protocol: AttackProtocol = AttackProtocol(),  # noqa: B008 - frozen
     purchases: NDArray[np.int64] | None = None,
     undefended: FeatureTable | None = None,
+    adaptive: bool = True,
+    draws: int = DRAWS,
     progress: ReportProgress | None = None,
 ) -> FeatureTable:
     """Attack the source category's images and return the features of the poisoned catalogue.
@@ -160,6 +163,10 @@ def poison(
             must know it.
         undefended: The catalogue's clean features by the undefended network, where ``protocol.source_items`` is
             ``undefended``; without effect otherwise.
+        adaptive: Whether the attacker knows the network's input operations and attacks through them; otherwise the
+            images are crafted on the bare network. They are judged through the operations in either case.
+        draws: Over how many draws of random operations an adaptive attacker averages, see
+            :func:`~catwalk.networks.defended.averaged`.
         progress: Called as images are attacked.
 
     Raises:
@@ -177,6 +184,8 @@ def poison(
         protocol=protocol,
         purchases=purchases,
         undefended=undefended,
+        adaptive=adaptive,
+        draws=draws,
     )
     shard, levels = poisoning.craft(progress=progress)
     remove_earlier_images(folder)
@@ -206,7 +215,8 @@ class Poisoning:
     all have saved. What comes of it does not depend on how many they are.
 
     Attributes:
-        network: The network under attack.
+        network: The network under attack, by which images are judged.
+        view: The network as the attacker has it, on which images are crafted: see ``adaptive`` and ``draws`` there.
         attack: The attack, with the protocol's threat model.
         catalogue: The clean catalogue.
         table: Its features.
@@ -220,6 +230,7 @@ class Poisoning:
     """
 
     network: Network
+    view: Network
     attack: Attack
     catalogue: Catalogue
     table: FeatureTable
@@ -244,6 +255,8 @@ class Poisoning:
         protocol: AttackProtocol = AttackProtocol(),  # noqa: B008 - frozen
         purchases: NDArray[np.int64] | None = None,
         undefended: FeatureTable | None = None,
+        adaptive: bool = True,
+        draws: int = DRAWS,
     ) -> "Poisoning":
         """Check that all fits, and read the clean images; arguments and errors are those of :func:`poison`."""
         network = classifier.network
@@ -253,6 +266,7 @@ class Poisoning:
                 "checkpoint"
             )
         attack.check_eight_bit()
+        view = averaged(network, draws) if adaptive else bare(network)
         label = label_of(attack, table, source, target)
         items = items_to_attack(table, catalogue, source, protocol.source_items, undefended)
         paths = [png_name(catalogue.images[item]) for item in items]
@@ -277,7 +291,7 @@ class Poisoning:
         )
         targets = attack.targets_of(scene)
         clean = [decode_item(catalogue, item, classifier.image_size) for item in items]
-        return cls(network, attack, catalogue, table, source, target, label, items, paths, clean, targets)
+        return cls(network, view, attack, catalogue, table, source, target, label, items, paths, clean, targets)
 
     def craft(
         self, rank: int = 0, world_size: int = 1, progress: ReportProgress | None = None
@@ -312,7 +326,7 @@ class Poisoning:
             images = to_float(torch.from_numpy(np.stack([self.clean[row] for row in rows])).to(device))
             places = torch.from_numpy(rows).to(device)
             result = self.attack(
-                self.network, images, self.targets[places], keys=keys[places], alone=alone, progress=report
+                self.view, images, self.targets[places], keys=keys[places], alone=alone, progress=report
             )
             levels.extend(threat_model.quantise(result.images, images).cpu())
             with torch.inference_mode(), exact_convolutions():
@@ -356,6 +370,10 @@ class Poisoning:
         # One process completes for all: it must not wait for what the others count.
         rates = AttackSuccessRate(targeted=attack.targeted, sync_on_compute=False)
         rates.update(before, after.categories, torch.full_like(before, label))
+        success_bare = None
+        if len(self.network.input_operations):
+            without = predict(bare(self.network), read_back)
+            success_bare = (without.categories == label) == attack.targeted
         values = rates.compute()
         rows = [
             AttackedItem(
@@ -370,6 +388,7 @@ class Poisoning:
                 feature_loss=float(losses[row]),
                 linf_levels=int(distances[row]),
                 l2_levels=float(lengths[row]),
+                success_bare=None if success_bare is None else bool(success_bare[row]),
             )
             for row, item in enumerate(self.items)
         ]
@@ -394,6 +413,7 @@ class Poisoning:
             l2_levels=float(lengths.mean()),
             forwards=forwards,
             backwards=backwards,
+            sr_bare=None if success_bare is None else float(success_bare.double().mean()),
         )
         _write_rows(folder / ITEMS_FILE, rows)
         write_text(folder / SUMMARY_FILE, json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n")

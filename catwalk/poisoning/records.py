@@ -1,6 +1,5 @@
 """Reading what an attack's folder says of the items that were attacked."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from catwalk.errors import CatwalkError
 from catwalk.files.csv_text import from_cell
 from catwalk.networks.features import FeatureTable
-from catwalk.poisoning.attack_files import ITEMS_FILE, SUMMARY_FILE, AttackedItem, read_summary
+from catwalk.poisoning.attack_files import ITEMS_FILE, SUMMARY_FILE, AttackedItem, columns_of, read_summary
 from catwalk.poisoning.finished_attack import damage_since
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.columns import read_table
@@ -38,7 +37,7 @@ def read_attacked_items(folder: Path, catalogue: Catalogue) -> tuple[NDArray[np.
             raise CatwalkError(f"{folder} holds no {name}: give the folder that an attack's images were written to")
     read_summary(folder)
     path = folder / ITEMS_FILE
-    table = read_table(path, [field.name for field in fields(AttackedItem)])
+    table = read_table(path, *columns_of(AttackedItem))
     numbers = {item: number for number, item in enumerate(catalogue.item_ids)}
     unknown = [item for item in map(from_cell, table.column("item_id").to_pylist()) if item not in numbers]
     if unknown:
@@ -60,7 +59,7 @@ def read_attacked_items(folder: Path, catalogue: Catalogue) -> tuple[NDArray[np.
 def _parsed(column: str, text: str) -> Any:
     """Return a cell as what its column holds."""
     kind = AttackedItem.__annotations__[column]
-    if kind is bool:
+    if kind in (bool, bool | None):
         if text not in ("True", "False"):
             raise ValueError(f"{column} must be True or False, got {text!r}")
         return text == "True"

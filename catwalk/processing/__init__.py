@@ -1,0 +1,24 @@
+"""What a shop or a defence does to images before a network sees them."""
+
+from catwalk.processing.codecs import JPEG, ColourConversion, WebP
+from catwalk.processing.noise import GaussianNoise
+from catwalk.processing.operation import FileOperation, Operation, StraightThrough
+from catwalk.processing.resizing import RandomResizePad, Resize, Thumbnail
+from catwalk.processing.squeezing import BitDepth, GaussianSmoothing, Median, TotalVariation
+
+__all__ = [
+    "JPEG",
+    "BitDepth",
+    "ColourConversion",
+    "FileOperation",
+    "GaussianNoise",
+    "GaussianSmoothing",
+    "Median",
+    "Operation",
+    "RandomResizePad",
+    "Resize",
+    "StraightThrough",
+    "Thumbnail",
+    "TotalVariation",
+    "WebP",
+]
