@@ -39,7 +39,7 @@ KNOWS = {
     },
     "study": {
         *("attacks", "callbacks", "configuration", "datamodules", "files", "lightning_modules", "metrics", "networks"),
-        *("overview", "perceptual", "plots", "poisoning", "results", "shop", "terminal"),
+        *("overview", "perceptual", "plots", "poisoning", "processing", "results", "shop", "terminal"),
     },
     "tuning": {"configuration", "files", "lightning_modules", "networks", "shop", "study"},
     "cli": {

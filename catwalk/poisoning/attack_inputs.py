@@ -91,11 +91,10 @@ def attack_inputs(
     build_operations(network.settings.input_operations, str(classifier))  # before anything that it names is imported
     own = [*specifications_of(operations), *network.settings.input_operations]
     module = import_object(network.settings.backbone, "backbone").__module__
-    arguments = {name: value for name, value in vars(attack).items() if name not in SPEED}
     as_it_is_now = dataclasses.replace(catalogue)
     settings = {
         "network": {**vars(network.settings), "input_operations": own, "weights": network.weights},
-        "attack": {"class": f"{type(attack).__module__}.{type(attack).__qualname__}", "arguments": arguments},
+        "attack": _of_attack(attack),
         "catalogue": fingerprint or as_it_is_now.fingerprint,
         "allow_truncated": as_it_is_now.allow_truncated,
         "features": features_fingerprint(features),
@@ -113,7 +112,8 @@ def attack_inputs(
     library = module.partition(".")[0]
     with contextlib.suppress(PackageNotFoundError):  # whose networks change in time
         settings["library"] = f"{library} {version(library)}"
-    kinds = [*type(attack).__mro__, *(import_object(each["class_path"], "input_operations") for each in own)]
+    kinds = [kind for each in _attacks_in(attack) for kind in type(each).__mro__]
+    kinds += [import_object(each["class_path"], "input_operations") for each in own]
     modules = {module, *(kind.__module__ for kind in kinds)}
     modules = {module for module in modules if module.partition(".")[0] not in sys.stdlib_module_names}
     if not modules <= modules_imported_by(modules):  # where they have no source
@@ -122,6 +122,21 @@ def attack_inputs(
         return inputs_of(_by_content(settings), ["catwalk.poisoning.poison", *modules])
     except _NoContentError:
         return None
+
+
+def _of_attack(attack: Attack) -> dict[str, Any]:
+    """Return the class of an attack and all that it holds but for what changes speed alone."""
+    arguments = {name: value for name, value in vars(attack).items() if name not in SPEED}
+    return {"class": f"{type(attack).__module__}.{type(attack).__qualname__}", "arguments": arguments}
+
+
+def _attacks_in(attack: Attack) -> Iterator[Attack]:
+    """Yield an attack, and those of which it is made."""
+    yield attack
+    for value in vars(attack).values():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, Attack):
+                yield from _attacks_in(each)
 
 
 def _states(*paths: Path) -> list[FileState | None]:
@@ -174,6 +189,8 @@ def _named_files(value: Any) -> Iterator[str | Path]:
             yield value
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield from _named_files([getattr(value, field.name) for field in dataclasses.fields(value)])
+    elif isinstance(value, Attack):
+        yield from _named_files(vars(value))
     elif isinstance(value, Mapping):
         yield from _named_files(list(value.values()))
     elif isinstance(value, list | tuple):
@@ -211,6 +228,8 @@ def _by_content(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         content = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {"class": f"{type(value).__module__}.{type(value).__qualname__}", "fields": _by_content(content)}
+    if isinstance(value, Attack):
+        return _by_content(_of_attack(value))
     if isinstance(value, torch.nn.Module) and dataclasses.is_dataclass(getattr(value, "settings", None)):
         # A recommender's model: all that it computes by is in its settings, plain attributes and weights.
         content = {name: entry for name, entry in vars(value).items() if not name.startswith("_")}

@@ -13,6 +13,7 @@ from catwalk.results.store import StageCache
 from catwalk.study.cells import COLUMNS, column_name
 from catwalk.study.configuration import CONFIGURATION_FILE, write_configuration
 from catwalk.study.controls import Controls
+from catwalk.study.derived import Defence, Pipeline
 from catwalk.study.effects import Statistics
 from catwalk.study.estimate import show_estimates
 from catwalk.study.executor import run_waiting, workers_for
@@ -48,6 +49,9 @@ def run_study(
     vary: Settings = {},  # noqa: B006
     undefended: str | None = None,
     controls: Controls = Controls(),  # noqa: B008 - frozen
+    defences: dict[str, Defence] = {},  # noqa: B006
+    pipelines: dict[str, Pipeline] = {},  # noqa: B006
+    transfers: dict[str, list[str]] = {},  # noqa: B006
     smallest_effect: float = 0.05,
     confidence: float = 0.95,
     accuracy_attack: Settings | None = None,
@@ -85,6 +89,13 @@ def run_study(
         vary: Fields of the protocol with the values that each is to have: the study runs under every combination.
         undefended: The extractor that a protocol calls undefended; the first by default.
         controls: What stands beside the attacks: noise of the same budget, other seeds, evasion, shams.
+        defences: Input defences by name: ``network``, the extractor that one defends, and ``input``, the operations in
+            front of it. Each is a network of its own in every table. Attacks on it know them; rows that end in
+            ``unaware`` are crafted on the network without them.
+        pipelines: The shop's own processing of uploaded images by name: ``operations``, and ``networks``, the
+            extractors and defences behind it, all extractors by default. Rows as of defences.
+        transfers: By network, a list of others of the study on which attacks on it are crafted as well, as an attacker
+            does who has not the network itself.
         smallest_effect: Smallest effect of interest, as a share of CHR without attack: what lies within ± this is told
             as no effect.
         confidence: Share of all studies in which an interval is to hold the true effect, in (0, 0.995].
@@ -129,6 +140,9 @@ def run_study(
         protocols=varied(protocol, vary),
         controls=controls,
         undefended=undefended,
+        defences=defences,
+        pipelines=pipelines,
+        transfers=transfers,
     )
     under = accuracy_attack_of(accuracy_attack or ACCURACY_ATTACK)
     shop = Shop.read(dataset, None if split is None else split_of(split)).under(grid.protocols)

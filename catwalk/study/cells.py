@@ -58,6 +58,12 @@ class Cell:
     )
     control: str | None = _setting("What the row is if it is no attack: `noise`, `sham` or `other seeds`.")
     epsilon: float | None = _setting("Budget of the attack in grey levels; empty where it has none.")
+    defence: str | None = _setting("Name of the input defence in front of the network; empty without one.")
+    pipeline: str | None = _setting("Name of the shop's processing in front of the network; empty without one.")
+    crafted_on: str | None = _setting(
+        "Network on which the attack was crafted, where it is not the one under attack: a surrogate, or the network "
+        "without what stands in front of it."
+    )
     recommender: str | None = _setting("Name of the recommender; empty in a study without any.")
     seed: int | None = _setting("Seed of the recommender's weights and batches.")
     source: str = _setting("Category whose images are attacked.")
@@ -145,6 +151,9 @@ class Cell:
                 values["decomposition"] = run.recommendations.beside(clean)
             made = [run.recommendations.record] + [run.recommender.record] * (run.scenario != "evasion")
             values |= _costs(made)
+        derived = run.derived
+        values |= {"crafted_on": run.crafted_on, "defence": derived and derived.defence}
+        values["pipeline"] = derived and derived.pipeline
         about = {"dataset": shop.catalogue.name, "source": grid.source, "differences": run.protocol.short_differences}
         return cls(**{"epsilon": None} | about | run.labels | values)
 

@@ -58,9 +58,10 @@ class Statistics:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        if not self.smallest_effect > 0:
+        if not 0 < self.smallest_effect <= 1:
             raise CatwalkError(
-                f"smallest_effect: must be above 0, a share of CHR without attack, got {self.smallest_effect}"
+                "smallest_effect: must lie between 0 and 1, a share of CHR without attack: 0.05 is 5%; got "
+                f"{self.smallest_effect}"
             )
         if not 0 < self.confidence <= MOST_CONFIDENT:
             raise CatwalkError(

@@ -9,6 +9,7 @@ from catwalk.errors import CatwalkError
 from catwalk.limits import LARGEST_SEED, check_seed
 from catwalk.poisoning.protocol import Protocol
 from catwalk.study.controls import Controls, noise_beside
+from catwalk.study.derived import Defence, Derived, Pipeline, derived_networks
 from catwalk.study.specifications import NamedAttack, attack_of
 
 NO_ATTACK = "No attack"
@@ -56,6 +57,10 @@ class Grid:
         protocols: What is attacked and counted, once for each.
         controls: What stands beside the attacks, to tell what they do from what happens without them.
         undefended: The network that a protocol calls undefended; the first by default.
+        defences: Input defences of extractors, by name.
+        pipelines: The shop's own processing of images, by name.
+        transfers: For a network, by name, those on which attacks on it are crafted as well.
+        derived: The networks that defences and pipelines make of others.
         named_attacks: The attacks, checked, with what tables call them; the noise of each budget among them.
     """
 
@@ -70,6 +75,9 @@ class Grid:
     protocols: list[Protocol] = field(default_factory=lambda: [Protocol()])
     controls: Controls = field(default_factory=Controls)
     undefended: str | None = None
+    defences: dict[str, Defence] = field(default_factory=dict)
+    pipelines: dict[str, Pipeline] = field(default_factory=dict)
+    transfers: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for argument in ("extractors", "seeds"):
@@ -77,8 +85,11 @@ class Grid:
                 raise CatwalkError(f"{argument}: a study needs at least one")
         for seed in self.seeds:
             check_seed(seed, "seeds: each")
-        for argument in ("extractors", "recommenders"):
+        for argument in ("extractors", "recommenders", "defences", "pipelines"):
             _check_names(argument, list(getattr(self, argument)))
+        self.derived: list[Derived] = derived_networks(self.extractors, self.defences, self.pipelines)
+        self._check_transfers()
+        for argument in ("extractors", "recommenders"):
             for name, training in getattr(self, argument).items():
                 check_seed(training.seed, f"{argument}.{name}.seed")
         if len(set(self.seeds)) < len(self.seeds):
@@ -126,6 +137,19 @@ class Grid:
                     f"attacks: {attack.name} must know a recommender, and the study has none: give it recommenders, or "
                     "leave the attack out"
                 )
+
+    def _check_transfers(self) -> None:
+        """Raise a CatwalkError unless attacks are crafted on other networks of the study."""
+        known = [*self.extractors, *(each.name for each in self.derived)]
+        for name, surrogates in self.transfers.items():
+            for network in (name, *surrogates):
+                if network not in known:
+                    raise CatwalkError(
+                        f"transfers: {network!r} is none of the networks, {', '.join(known)}; write the network under "
+                        "attack with a list of those on which attacks are crafted"
+                    )
+            if name in surrogates or len(set(surrogates)) < len(surrogates):
+                raise CatwalkError(f"transfers.{name}: must be a list of other networks, each once, got {surrogates}")
 
     def _check_warm_starts(self) -> None:
         """Raise a CatwalkError unless every recommender begins with one that stands before it, if with any."""

@@ -8,7 +8,7 @@ from catwalk.study.cells import Cell, where
 from catwalk.study.controls import SHAM
 from catwalk.study.effects import Effect, ReadUsers, Statistics, places_of
 from catwalk.study.statistics import EffectSize, Verdict, paired_effect, verdict
-from catwalk.study.tables import Row, Table, Value
+from catwalk.study.table import Row, Table, Value
 
 Cause = Literal["mixing", "at least mixing", "attack", "both", "neither", "cannot tell"]
 

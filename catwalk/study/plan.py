@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
 from catwalk.shop.catalogue import number_of
 from catwalk.study.controls import OTHER_SEEDS, SHAM, Control, Scenario
+from catwalk.study.derived import UNAWARE, Derived
 from catwalk.study.grid import NO_ATTACK, Grid
 from catwalk.study.metrics import Metrics
 from catwalk.study.shop import Shop
@@ -18,6 +19,7 @@ from catwalk.study.specifications import NamedAttack, is_noise
 from catwalk.study.stages.accuracy import AccuracyStage
 from catwalk.study.stages.attack import AttackStage
 from catwalk.study.stages.classifier import ClassifierStage
+from catwalk.study.stages.defended_classifier import DefendedClassifierStage
 from catwalk.study.stages.features import FeaturesStage
 from catwalk.study.stages.images import CatalogueFeatures
 from catwalk.study.stages.mixed_features import MixedFeaturesStage
@@ -44,6 +46,7 @@ class Run:
         row: What tables call the attack, or what stands in its place.
         scenario: Whether the recommender was trained on the attacked images; None where nothing is attacked.
         control: What the cell is if it is no attack's.
+        derived: Which network with what in front the network is; None for one of the study's own.
     """
 
     protocol: Protocol
@@ -56,6 +59,12 @@ class Run:
     row: str = NO_ATTACK
     scenario: Scenario | None = None
     control: Control | None = None
+    derived: Derived | None = None
+
+    @property
+    def crafted_on(self) -> str | None:
+        """The network on which the attack was crafted, where it is not the one under attack."""
+        return None if self.attack is None or self.attack.crafted_on is None else self.attack.crafted_on.name
 
     @property
     def recommender(self) -> RecommenderStage | None:
@@ -136,6 +145,15 @@ class Plan:
             if checked.is_trained_here:
                 accuracy = AccuracyStage(cache, shop, accuracy_attack, classifier)
             networks[name] = _Network(classifier, accuracy, FeaturesStage(cache, shop, classifier))
+        for derived in grid.derived:
+            base = networks[derived.network]
+            defended = DefendedClassifierStage(cache, shop, base.classifier, derived)
+            accuracy = base.accuracy and AccuracyStage(cache, shop, accuracy_attack, defended)
+            networks[derived.name] = _Network(
+                defended, accuracy, FeaturesStage(cache, shop, defended), {UNAWARE: base}, base.first or base, derived
+            )
+        for name, surrogates in grid.transfers.items():
+            networks[name].transfers.update({f"from {each}": networks[each] for each in surrogates})
         assert grid.undefended is not None
         undefended = networks[grid.undefended].features
         recommenders = _recommenders(cache, shop, grid, metrics)
@@ -191,11 +209,23 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Network:
-    """A network with its first stages."""
+    """A network with its first stages.
+
+    Attributes:
+        classifier: The network.
+        accuracy: Its accuracy under attack, where it was trained here.
+        features: What it sees in the clean catalogue.
+        transfers: Those on which attacks on it are crafted as well, by what their rows say of it.
+        first: The one of the study's own that it is made of, by which its items are chosen; None for such a one.
+        derived: Which other one with what in front it is; None for one of the study's own.
+    """
 
     classifier: ClassifierStage
     accuracy: AccuracyStage | None
     features: FeaturesStage
+    transfers: "dict[str, _Network]" = field(default_factory=dict)
+    first: "_Network | None" = None
+    derived: Derived | None = None
 
 
 class _Images:
@@ -224,11 +254,19 @@ class _Images:
         self.clean = network.features
         # Nothing is done a second time for a protocol that asks the undefended network about itself.
         protocol = protocol.of_undefended if self.clean is undefended else protocol
-        self.items = SourceItems(protocol, grid.source, self.clean, undefended)
-        self.attacks = [
-            AttackStage(cache, grid, attack.under(protocol), self.clean, protocol, undefended)
-            for attack in grid.named_attacks
-        ]
+        chosen_by = undefended
+        if network.first is not None and protocol.source_items == "network":
+            # So that the same items are attacked with and without what stands in front, and can be compared.
+            protocol, chosen_by = replace(protocol, source_items="undefended"), network.first.features
+        self.items = SourceItems(protocol, grid.source, self.clean, chosen_by)
+        self.attacks = []
+        for attack in grid.named_attacks:
+            known = attack.under(protocol)
+            self.attacks.append(AttackStage(cache, grid, known, self.clean, protocol, chosen_by))
+            for what, other in network.transfers.items() if known.is_transferable else ():
+                moved = known.transferred(f"{attack.name}, {what}")
+                craft = other.classifier
+                self.attacks.append(AttackStage(cache, grid, moved, self.clean, protocol, chosen_by, crafted_on=craft))
         self._cache = cache
         self._undefended = undefended
         self._lpips = lpips
@@ -248,6 +286,7 @@ class _Images:
             control = "noise" if is_noise(attack.named_attack) else None
             values = {"scenario": "poisoning", **values}
         known = {"attack": attack, "perceptual": looks, "row": row, "control": control, **values}
+        known["derived"] = self.network.derived
         return Run(self.protocol, self.network.classifier, self.network.accuracy, self.clean, **known)
 
     def runs(self) -> list[Run]:

@@ -81,7 +81,7 @@ class StudyResults:
 
 TEXTS = (
     *("dataset", "protocol", "differences", "extractor", "attack", "scenario", "control", "recommender", "source"),
-    *("target", "users", "taken_from"),
+    *("target", "users", "taken_from", "defence", "pipeline", "crafted_on"),
 )
 """Columns of ``cells.csv`` that hold text, be it a number by its looks."""
 

@@ -9,6 +9,7 @@ from pytorch_lightning import LightningDataModule
 from callbacks.adversarial_accuracy import AdversarialAccuracy
 from catwalk.attacks.attack import Attack
 from catwalk.attacks.random_noise import RandomNoise
+from catwalk.attacks.transfer import Transfer
 from catwalk.configuration.specification import Specification
 from catwalk.errors import CatwalkError
 from catwalk.poisoning.protocol import Protocol
@@ -53,6 +54,21 @@ class NamedAttack:
             return self
         specification = self.specification.with_defaults(**arguments)
         return NamedAttack(self.name, specification, specification.instantiate())
+
+    @property
+    def is_transferable(self) -> bool:
+        """Whether it can be crafted on another network than the one under attack."""
+        return self.example.knowledge == "network" and not is_noise(self) and not isinstance(self.example, Transfer)
+
+    def transferred(self, name: str) -> "NamedAttack":
+        """Return the attack crafted on another network.
+
+        Args:
+            name: What tables call it.
+        """
+        settings = {"class_path": "catwalk.attacks.Transfer", "init_args": {"attack": self.specification.settings}}
+        specification = attack_of(settings)
+        return NamedAttack(name, specification, specification.instantiate())
 
 
 def is_noise(attack: NamedAttack) -> bool:

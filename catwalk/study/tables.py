@@ -1,27 +1,16 @@
-"""A study's tables: Tables 1 and 2 in the paper's shape, and the accuracy of the networks."""
+"""A study's tables: Tables 1 and 2 in the paper's shape, defences beside no defence, and the accuracy of networks."""
 
-import csv
 import itertools
 import math
-import statistics
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
-
-from catwalk.files.atomic import open_text, write_text
-from catwalk.files.csv_text import to_cell
 from catwalk.study.cells import Cell, distinct, where
 from catwalk.study.controls import Scenario
+from catwalk.study.derived import UNAWARE
 from catwalk.study.effects import Effect
 from catwalk.study.grid import NO_ATTACK
-from catwalk.study.latex import DEFINE_OTHER_SCRIPT, OTHER_SCRIPT, label, latex
+from catwalk.study.table import Row, Table, Value, on_one_line, percentage
 
 
 class PaperTables(typing.Protocol):
@@ -36,262 +25,6 @@ class PaperTables(typing.Protocol):
 
 PAPER_COLUMNS = (("Items", 0, 1, ""), ("SR", 2, 1, "%"), ("FL", 7, 1, ""), ("LPIPS", 4, 1, ""))
 """Columns of the paper's Table 2 with the decimals, the factor and the unit with which they are shown."""
-
-WIDEST = 10_000
-"""Columns of a screen on which every table has room."""
-
-MARKDOWN_ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\`*_|<[]~"})
-
-
-@dataclass(frozen=True)
-class Value:
-    """An entry of a table: a mean over seeds, with its spread where there are several, or with an interval.
-
-    Attributes:
-        values: One value per seed.
-        digits: Decimals to show.
-        factor: By what to multiply it.
-        unit: What stands behind it.
-        interval: Between what it lies, of several images or users; None leaves the spread over seeds.
-        effect: By how much it differs from the same without attack; None where there is nothing to compare.
-    """
-
-    values: tuple[float, ...]
-    digits: int = 4
-    factor: int = 1
-    unit: str = ""
-    interval: tuple[float, float] | None = None
-    effect: Effect | None = None
-
-    @property
-    def mean(self) -> float:
-        """Mean over the seeds."""
-        return statistics.fmean(self.values)
-
-    @property
-    def spread(self) -> float | None:
-        """Sample standard deviation over the seeds; None for a single one."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    @property
-    def number(self) -> float:
-        """Mean over the seeds, a whole number where there are no decimals to show."""
-        return round(self.mean) if self.digits == 0 else self.mean
-
-    def text(self, plus_minus: str = "±") -> str:
-        """Return the value as people read it."""
-        text = f"{self.factor * self.mean:.{self.digits}f}{self.unit}"
-        if self.effect is not None:
-            return f"{text} {_change(self.effect)}"
-        if self.interval is not None:
-            low, high = (f"{self.factor * bound:.3g}" for bound in self.interval)
-            return f"{text} [{low}, {high}]"
-        if self.spread is None:
-            return text
-        return f"{text} {plus_minus} {self.factor * self.spread:.{self.digits}f}{self.unit}"
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """What a CSV file says of it beside the mean, by the ends of the columns' names."""
-        columns: dict[str, Any] = {"sd": self.spread}
-        if self.interval is not None:
-            columns |= {"low": self.interval[0], "high": self.interval[1]}
-        if self.effect is not None:
-            change = self.effect.size.difference
-            columns |= {"change": change.mean, "change low": change.low, "change high": change.high}
-            columns |= {"verdict": self.effect.verdict}
-        return columns
-
-
-def _change(effect: Effect) -> str:
-    """Return an effect as a share of the metric without attack; in places where that is 0."""
-    change, clean = effect.size.difference, effect.size.clean
-    # By the mean without attack alone, so that the interval says what the verdict does.
-    factor, unit, digits = (100 / clean, "%", 1) if clean else (1, "", 4)
-    mean, low, high = (f"{factor * bound:+.{digits}f}" for bound in (change.mean, change.low, change.high))
-    return f"{mean}{unit} [{low}, {high}]"
-
-
-def percentage(values: tuple[float, ...]) -> Value:
-    """Return a value that is shown as a percentage."""
-    return Value(values, 2, factor=100, unit="%")
-
-
-Row = tuple[tuple[str, ...], tuple[Value | None, ...]]
-"""Labels and values."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with row labels on the left and two rows of headings.
-
-    Attributes:
-        name: What it is called, before the title.
-        title: One line above it.
-        notes: What a reader must know to read it, below it.
-        row_headings: Headings of the label columns.
-        groups: Upper headings of the values, one per column; neighbours with the same text are one.
-        headings: Lower headings of the values, one per column.
-        rows: Labels and values of every row; None is a value that does not exist.
-        best: Places ``(row, column)`` to print in bold.
-        group_heading: What the groups are.
-    """
-
-    name: str
-    title: str
-    notes: str
-    row_headings: tuple[str, ...]
-    groups: tuple[str, ...]
-    headings: tuple[str, ...]
-    rows: tuple[Row, ...]
-    best: frozenset[tuple[int, int]]
-    group_heading: str = "CNN"
-
-    def write(self, stem: Path) -> None:
-        """Write ``stem.csv``, ``stem.md`` and ``stem.tex``."""
-        self._write_csv(stem.with_suffix(".csv"))
-        write_text(stem.with_suffix(".md"), self.markdown())
-        write_text(stem.with_suffix(".tex"), self.latex(label(stem.parent.name, stem.name)))
-
-    @property
-    def heading(self) -> str:
-        """Name and title."""
-        return f"{self.name}: {_shown(self.title)}"
-
-    def _write_csv(self, path: Path) -> None:
-        names = [f"{group} {heading}".strip() for group, heading in zip(self.groups, self.headings, strict=True)]
-        # A spread or an interval has columns of its own, where the values have one.
-        further: list[list[str]] = []
-        for column in range(len(names)):
-            columns = [value.columns for _, values in self.rows if (value := values[column]) is not None]
-            found = [name for each in columns for name, entry in each.items() if entry is not None]
-            further.append(list(dict.fromkeys(found)))
-        with open_text(path) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            header: list[str] = [heading.lower() for heading in self.row_headings]
-            for name, endings in zip(names, further, strict=True):
-                header += [name, *(f"{name} {ending}" for ending in endings)]
-            writer.writerow(map(to_cell, header))
-            for labels, values in self.rows:
-                row: list[Any] = list(labels)
-                for value, endings in zip(values, further, strict=True):
-                    row.append("" if value is None else value.number)
-                    known = {} if value is None else value.columns
-                    row += ["" if known.get(ending) is None else known[ending] for ending in endings]
-                writer.writerow(map(to_cell, row))
-
-    def markdown(self) -> str:
-        """Return the table in GitHub's Markdown."""
-        values = [f"{g} · {h}" if g else h for g, h in zip(self.groups, self.headings, strict=True)]
-        headings = [_markdown(heading) for heading in (*self.row_headings, *values)]
-        lines = [f"**{_markdown(self.heading)}**", "", f"| {' | '.join(headings)} |"]
-        lines.append(f"|{'---|' * len(self.row_headings)}{'---:|' * len(self.headings)}")
-        for number, (labels, _) in enumerate(self.rows):
-            cells = [*map(_markdown, labels), *self._texts(number, "**{}**", "±")]
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join([*lines, "", _markdown(self.notes), ""])
-
-    def latex(self, key: str) -> str:
-        r"""Return the table as a LaTeX ``table`` for the ``booktabs`` package, with its notes below it.
-
-        Args:
-            key: For ``\ref``.
-        """
-        labels_count = len(self.row_headings)
-        caption = self.title[:1].upper() + self.title[1:]
-        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}", rf"\label{{{key}}}"]
-        lines += [rf"\begin{{tabular}}{{{'l' * labels_count}{'r' * len(self.headings)}}}", r"\toprule"]
-        if any(self.groups):
-            upper = [""] * labels_count + [
-                rf"\multicolumn{{{len(list(neighbours))}}}{{c}}{{{_latex(group)}}}"
-                for group, neighbours in itertools.groupby(self.groups)
-            ]
-            lines.append(rf"{' & '.join(upper)} \\")
-        lower = map(_latex, (*self.row_headings, *self.headings))
-        lines += [rf"{' & '.join(lower)} \\", r"\midrule"]
-        for number, (labels, _) in enumerate(self.rows):
-            cells = [_latex(label) for label in labels] + self._texts(number, r"\textbf{{{}}}", r"$\pm$", latex)
-            lines.append(rf"{' & '.join(cells)} \\")
-        lines += [r"\bottomrule", r"\end{tabular}", "", r"\medskip"]
-        lines.append(rf"\parbox{{\linewidth}}{{\footnotesize {_latex(self.notes)}}}")
-        text = "\n".join([*lines, r"\end{table}", ""])
-        head = "% Needs the booktabs package.\n"
-        return head + (f"{DEFINE_OTHER_SCRIPT}\n" if OTHER_SCRIPT in text else "") + text
-
-    def show(self, console: Console) -> None:
-        """Print the table; where it is too wide, its groups stand below each other.
-
-        Where it still is, intervals over images are left out, and where that does not do, labels take several lines.
-        """
-        table = self._screen_table()
-        unbounded = console.options.update(max_width=WIDEST)
-        if console.measure(table, options=unbounded).maximum > console.width:
-            narrow = self._stacked() if len(set(self.groups)) > 1 else self
-            table = narrow._screen_table()
-            if console.measure(table, options=unbounded).maximum > console.width:
-                narrow = narrow._without_intervals()
-                table = narrow._screen_table()
-            if console.measure(table, options=unbounded).maximum > console.width:
-                table = narrow._screen_table(wrap_labels=True)
-        console.print(escape(self.heading), style="bold", highlight=False)
-        console.print(table)
-        console.print(escape(_shown(self.notes)), style="dim", highlight=False)
-
-    def _stacked(self) -> "Table":
-        """Return the table with its groups as the first label of the rows, all of which have the same headings."""
-        names = list(dict.fromkeys(self.groups))
-        width = len(self.groups) // len(names)
-        rows = tuple(
-            ((name, *labels), values[place * width : (place + 1) * width])
-            for place, name in enumerate(names)
-            for labels, values in self.rows
-        )
-        best = {(row + column // width * len(self.rows), column % width) for row, column in self.best}
-        return replace(
-            self,
-            row_headings=(self.group_heading, *self.row_headings),
-            groups=("",) * width,
-            headings=self.headings[:width],
-            rows=rows,
-            best=frozenset(best),
-        )
-
-    def _without_intervals(self) -> "Table":
-        """Return the table without the intervals over images, which the files have."""
-        rows = tuple(
-            (labels, tuple(value and replace(value, interval=None) for value in values)) for labels, values in self.rows
-        )
-        return replace(self, rows=rows)
-
-    def _screen_table(self, wrap_labels: bool = False) -> RichTable:
-        table = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True)
-        for heading in self.row_headings:
-            table.add_column(escape(_shown(heading)), no_wrap=not wrap_labels, overflow="fold")
-        for group, heading in zip(self.groups, self.headings, strict=True):
-            above = f"{_shown(group)}\n" if group else ""
-            table.add_column(escape(above + _shown(heading)), justify="right", no_wrap=True)
-        previous: tuple[str, ...] = ()
-        for number, (labels, _) in enumerate(self.rows):
-            if previous and labels[0] != previous[0] and len(labels) > 1:
-                table.add_section()
-            shown = [
-                label if position == len(labels) - 1 or labels[: position + 1] != previous[: position + 1] else ""
-                for position, label in enumerate(labels)
-            ]
-            table.add_row(*(escape(_shown(label)) for label in shown), *self._texts(number, "[bold]{}[/]", "±"))
-            previous = labels
-        return table
-
-    def _texts(self, row: int, bold: str, plus_minus: str, escape: Any = str) -> list[str]:
-        texts = []
-        for column, value in enumerate(self.rows[row][1]):
-            if value is None:
-                texts.append(escape("–"))
-                continue
-            text = value.text("PLUSMINUS")
-            text = escape(text).replace("PLUSMINUS", plus_minus)
-            texts.append(bold.format(text) if (row, column) in self.best else text)
-        return texts
 
 
 def table_1(
@@ -392,9 +125,9 @@ def table_2(cells: Sequence[Cell], lpips_net: str, notes: Sequence[str], paper: 
         values: list[Value | None] = []
         for extractor in extractors:
             its_cells = where(cells, protocol=protocol, attack=attack, extractor=extractor)
-            outcomes = list({(cell.sr, cell.feature_loss, cell.lpips): cell for cell in its_cells}.values())
-            # The network chooses them, not the attack.
-            values.append(Value((its_cells[0].n_attacked or 0,), 0))
+            outcomes = _one_of_each(its_cells)
+            # The network chooses them, not the attack; some attacks are not on every network.
+            values.append(Value((its_cells[0].n_attacked or 0,), 0) if its_cells else None)
             for name, digits, factor, unit in (("sr", 2, 100, "%"), ("feature_loss", 7, 1, ""), ("lpips", 4, 100, "")):
                 values.append(_of_images(outcomes, name, digits, factor, unit))
         labels = (attack,) if len(protocols) == 1 else (protocol, attack)
@@ -424,8 +157,7 @@ def table_2(cells: Sequence[Cell], lpips_net: str, notes: Sequence[str], paper: 
         "Items: how many were attacked. SR: share of the images that the CNN takes for the target, or, where an attack "
         f"has none, no longer for the source, judged by the 8-bit files read back; before any attack it was {shown}. "
         "FL: mean squared error of the features. LPIPS: how different the images look (network: "
-        f"{lpips_net}), times 100. In brackets: the interval over the images. Bold: the highest SR and FL, and the "
-        "lowest LPIPS."
+        f"{lpips_net}), times 100. Bold: the highest SR and FL, and the lowest LPIPS."
     )
     return Table(
         name="Table 2",
@@ -436,13 +168,78 @@ def table_2(cells: Sequence[Cell], lpips_net: str, notes: Sequence[str], paper: 
         headings=headings,
         rows=tuple(rows),
         best=frozenset(best),
+        on_intervals="In brackets: the interval over the images." if rows else "",
     )
+
+
+def defences_table(cells: Sequence[Cell], effects: Sequence[Effect], top_k: int, notes: Sequence[str]) -> Table:
+    """Return what attacks reach on each network that has something in front, beside the same network without it.
+
+    Args:
+        cells: All cells of a study.
+        effects: The study's effects.
+        top_k: K.
+        notes: What a reader must know of attacks, protocols and networks, as sentences.
+    """
+    dataset, source = _named(cells[0].dataset), _named(cells[0].source)
+    protocols = distinct(cells, "protocol")
+    by_labels = {
+        (effect.protocol, effect.extractor, effect.recommender, effect.attack): effect
+        for effect in effects
+        if effect.scenario == "poisoning"
+    }
+    recommenders = [name for name in distinct(cells, "recommender") if name is not None]
+    rows: list[Row] = []
+    for protocol in protocols:
+        of_protocol = where(cells, protocol=protocol)
+        for name in distinct([cell for cell in of_protocol if cell.defence or cell.pipeline], "extractor"):
+            its_cells = where(of_protocol, extractor=name)
+            unaware = {cell.attack: cell for cell in its_cells if cell.crafted_on and cell.attack.endswith(UNAWARE)}
+            for attack in distinct([cell for cell in its_cells if cell.sr is not None], "attack"):
+                other = unaware.get(f"{attack}, {UNAWARE}")
+                if other is None:
+                    continue
+                aware = where(its_cells, attack=attack)
+                without = where(of_protocol, attack=attack, extractor=other.crafted_on)
+                not_aware = where(its_cells, attack=other.attack)
+                values = [_of_images(_one_of_each(group), "sr", 1, 100, "%") for group in (without, not_aware, aware)]
+                for recommender in recommenders:
+                    for row in (other.attack, attack):
+                        effect = by_labels.get((protocol, name, recommender, row))
+                        values.append(None if effect is None else Value((effect.size.attacked,), effect=effect))
+                labels = (name, attack) if len(protocols) == 1 else (protocol, name, attack)
+                rows.append((labels, tuple(values)))
+    headings = ["without", "unaware", "aware", *(["unaware", "aware"] * len(recommenders))]
+    groups = ["SR"] * 3 + [f"CHR@{top_k}, {name}" for name in recommenders for _ in range(2)]
+    return Table(
+        name="Defences",
+        title=f"attacks on {source} images of {dataset} behind defences and pipelines",
+        notes=_sentences(
+            "SR: share of the images where the attack wants them, judged by the 8-bit files read back and what stands "
+            "in front of the network. Without: on the network without it. Unaware: crafted on that network, judged "
+            "behind it. Aware: crafted through it.",
+            f"CHR@{top_k} with its change from no attack behind the same operations." if recommenders else "",
+            *notes,
+        ),
+        row_headings=("CNN", "Attack") if len(protocols) == 1 else ("Protocol", "CNN", "Attack"),
+        groups=tuple(groups),
+        headings=tuple(headings),
+        rows=tuple(rows),
+        best=frozenset(),
+        group_heading="Metric",
+        on_intervals="In brackets behind SR: the interval over the images.",
+    )
+
+
+def _one_of_each(cells: Sequence[Cell]) -> list[Cell]:
+    """Return a cell of each attack: those of other recommenders and seeds have the same images."""
+    return list({(cell.sr, cell.feature_loss, cell.lpips): cell for cell in cells}.values())
 
 
 def _of_images(cells: Sequence[Cell], name: str, digits: int, factor: int, unit: str) -> Value | None:
     """Return a metric of one attack's images with its interval; of several attacks with their spread."""
     values = [getattr(cell, name) for cell in cells]
-    if None in values:
+    if None in values or not values:
         return None
     interval = None
     if len(cells) == 1:
@@ -506,21 +303,6 @@ def _means(rows: Sequence[Row], column: int, missing: float) -> list[float]:
     return [value.mean if (value := values[column]) is not None else missing for _, values in rows]
 
 
-def _shown(text: str) -> str:
-    """Return text on one line."""
-    return " ".join(text.split())
-
-
 def _named(name: str) -> str:
     """Return what a table calls a category or a dataset, whose own names may be blank."""
-    return _shown(name) or "(blank)"
-
-
-def _markdown(text: str) -> str:
-    """Return text on one line with Markdown's special characters escaped."""
-    return _shown(text).translate(MARKDOWN_ESCAPES)
-
-
-def _latex(text: str) -> str:
-    """Return text on one line as LaTeX."""
-    return latex(_shown(text))
+    return on_one_line(name) or "(blank)"

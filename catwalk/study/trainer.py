@@ -35,7 +35,7 @@ def make_trainer(
         callbacks: The stage's own callbacks.
 
     Raises:
-        CatwalkError: If the Trainer refuses the settings.
+        CatwalkError: If the Trainer refuses the settings, or they ask for several processes.
     """
     complete: dict[str, Any] = {
         "accelerator": "auto",
@@ -54,6 +54,12 @@ def make_trainer(
             trainer = Trainer(callbacks=[*shown, *callbacks], **complete)
         except (TypeError, ValueError, MisconfigurationException) as error:
             raise CatwalkError(f"{argument}: {str(error).removeprefix('Trainer.__init__() ')}") from error
+    if trainer.world_size > 1 or trainer.strategy.launcher is not None:
+        raise CatwalkError(
+            f"{argument}: a study runs each training in one process on one device, and these settings ask for "
+            f"{trainer.world_size} processes (strategy {(settings or {}).get('strategy', 'auto')!r}); leave devices, "
+            "num_nodes and strategy out, and let the study run several stages side by side with --workers"
+        )
     keep_sigterm(trainer)
     write_whole_checkpoints(trainer)
     return trainer

@@ -21,9 +21,10 @@ from catwalk.study.remarks import on_core, on_protocol, remarks_on_networks
 from catwalk.study.results import CELLS_FILE, EFFECTS_FILE, MANIFEST_FILE
 from catwalk.study.shop import Shop
 from catwalk.study.stages.recommendations import USERS_FILE
-from catwalk.study.tables import PaperTables, Table, networks_table, table_1, table_2
+from catwalk.study.table import Table
+from catwalk.study.tables import PaperTables, defences_table, networks_table, table_1, table_2
 
-TABLES = ("table1", "evasion", "shams", "table2", "networks")
+TABLES = ("table1", "evasion", "shams", "table2", "defences", "networks")
 """Names of all tables that a study may have."""
 
 USERS_AT_ONCE = 256
@@ -117,6 +118,8 @@ def write_results(
     if shams:
         tables["shams"] = mixing_table(shams, grid.source, top_k, [*of_protocols, remarks])
     tables["table2"] = table_2(cells, lpips_net, of_attacks, paper)
+    if grid.derived:
+        tables["defences"] = defences_table(cells, effects, top_k, of_attacks)
     tables["networks"] = _networks(shop, plan, " ".join(filter(None, [*of_protocols, remarks])))
     for stem in TABLES:
         for path in folder.glob(f"{stem}.*") if stem not in tables else ():  # of an earlier study of this name

@@ -19,7 +19,7 @@ from catwalk.plots import style
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import load_images, save_png
 from catwalk.study.cells import SETTINGS, Cell, write_cells
-from catwalk.study.tables import Table
+from catwalk.study.table import Table
 
 PACKAGES = ("callbacks", "catwalk", "datamodules", "lightning_modules")
 PROJECT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from PIL import Image
 from visual_models import visual_model
 
 from catwalk import attacks
-from catwalk.attacks import FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack
+from catwalk.attacks import FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack, Transfer
 from catwalk.attacks.attack import Attack, AttackSettings
 from catwalk.poisoning import finished_attack
 from catwalk.poisoning.attack_inputs import attack_inputs
@@ -69,7 +69,7 @@ CLASSES = sorted(
     (kind for kind in vars(attacks).values() if inspect.isclass(kind) and issubclass(kind, Attack)),
     key=lambda kind: kind.__name__,
 )
-CONCRETE = [kind for kind in CLASSES if not inspect.isabstract(kind)]
+CONCRETE = [kind for kind in CLASSES if not inspect.isabstract(kind) and kind is not Transfer]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,21 @@ class TestKeys:
         assert None not in keys.values()
         assert keys[""] == keys.pop("batch_size")
         assert len(set(keys.values())) == len(keys)
+
+    def test_the_attack_that_is_transferred_and_what_its_surrogates_hold(self, key, tmp_path):
+        surrogate, same, other = (tmp_path / name for name in ("surrogate.ckpt", "same.ckpt", "other.ckpt"))
+        for path, content in ((surrogate, b"weights"), (same, b"weights"), (other, b"others")):
+            path.write_bytes(content)
+        keys = {
+            key(Transfer(PGD(), [surrogate])),
+            key(Transfer(PGD(epsilon=7.0), [surrogate])),
+            key(Transfer(FGSM(), [surrogate])),
+            key(Transfer(PGD(), [other])),
+            key(Transfer(PGD(), [surrogate, other])),
+        }
+        assert len(keys) == 5
+        assert None not in keys
+        assert key(Transfer(PGD(batch_size=3), [same])) == key(Transfer(PGD(), [surrogate]))
 
     def test_the_class(self, key):
         class Other(PGD):

@@ -42,6 +42,34 @@ CASES = {
     "unknown source": ({"source": "Sandals"}, ["source", "'Sandals'", "Bag, Dress, Sandal"]),
     "unknown target": ({"target": "Sneakers"}, ["target", "'Sneakers'", "Bag, Dress, Sandal"]),
     "source equal to target": ({"target": "Sandal"}, ["source and target", "'Sandal'"]),
+    "smallest effect in percent": ({"smallest_effect": 5}, ["smallest_effect", "between 0 and 1", "0.05 is 5%", "5"]),
+    "several processes": (
+        {"extractors.T.trainer.strategy": "ddp_spawn"},
+        ["extractors.T.trainer", "one process on one device", "'ddp_spawn'", "--workers"],
+    ),
+    "transfer from nobody": ({"transfers": {"T": ["X"]}}, ["transfers", "'X' is none of the networks, T"]),
+    "transfer from itself": ({"transfers": {"T": ["T"]}}, ["transfers.T", "a list of other networks"]),
+    "defence of nobody": (
+        {"defences": {"J": {"network": "X", "input": [{"class_path": "catwalk.processing.JPEG"}]}}},
+        ["defences.J.network: must be one of the extractors, T", "'X'"],
+    ),
+    "defence by nothing": ({"defences": {"J": {"network": "T", "input": []}}}, ["defences.J.input", "at least one"]),
+    "defence with the name of a network": (
+        {"defences": {"T": {"network": "T", "input": [{"class_path": "catwalk.processing.JPEG"}]}}},
+        ["defences.T: an extractor has the same name"],
+    ),
+    "operation that there is not": (
+        {"pipelines": {"J": {"operations": [{"class_path": "catwalk.processing.JPG"}]}}},
+        ["pipelines.J.operations", "JPG"],
+    ),
+    "operation out of its range": (
+        {"pipelines": {"J": {"operations": [{"class_path": "catwalk.processing.JPEG", "init_args": {"quality": 0}}]}}},
+        ["pipelines.J.operations", "quality"],
+    ),
+    "pipeline of nobody": (
+        {"pipelines": {"J": {"operations": [{"class_path": "catwalk.processing.JPEG"}], "networks": ["X"]}}},
+        ["pipelines.J.networks: each must be an extractor or a defence, T", "'X'"],
+    ),
     "no seeds": ({"seeds": []}, ["seeds"]),
     "seed twice": ({"seeds": [0, 0]}, ["seeds", "[0, 0]"]),
     "seed that is no number": ({"seeds": ["x"]}, ["seeds", "x"]),

@@ -19,7 +19,8 @@ from catwalk.study.cells import Cell
 from catwalk.study.grid import _check_names
 from catwalk.study.latex import SYMBOLS, label, latex
 from catwalk.study.remarks import is_near_chance
-from catwalk.study.tables import Table, Value, networks_table, table_1, table_2
+from catwalk.study.table import Table, Value
+from catwalk.study.tables import networks_table, table_1, table_2
 
 NAMES = ("a_b & c%", "$x^2$ {y} ~ #1", "p|q *r* `s` <t>", "[bold]u[/bold] \\v", "FGSM (ε = 8)", "* Kö/T-shirt, 外套")
 
@@ -226,7 +227,7 @@ def cells_of(extractor: str, number: int, attack: str, **changed: Any) -> Cell:
     cell = {"dataset": "Shop", "protocol": "corrected", "extractor": extractor, "attack": attack, "recommender": "VBPR"}
     cell |= {"epsilon": None, "seed": 0, "source": "Sandal", "target": "Sneaker", "chr": 1.0}
     cell |= {"differences": "", "scenario": "poisoning" if is_attack else None, "control": None}
-    cell |= {"n_attacked": number if is_attack else None}
+    cell |= {"n_attacked": number if is_attack else None, "defence": None, "pipeline": None, "crafted_on": None}
     return Cell(**cell | (values if is_attack else {}) | changed)
 
 

@@ -20,7 +20,7 @@ from catwalk.results.store import StageCache
 from catwalk.study.grid import Grid
 from catwalk.study.progress import StudyProgress
 from catwalk.study.specifications import NamedAttack, modules_of
-from catwalk.study.stages.classifier import CLASSIFIER_FILE
+from catwalk.study.stages.classifier import CLASSIFIER_FILE, ClassifierStage
 from catwalk.study.stages.features import FeaturesStage
 from catwalk.study.stages.images import CatalogueFeatures
 from catwalk.study.stages.stage import Stage
@@ -59,6 +59,7 @@ class AttackStage(CatalogueFeatures):
         protocol: Protocol,
         undefended: FeaturesStage,
         known: KnownRecommender | None = None,
+        crafted_on: ClassifierStage | None = None,
     ) -> None:
         """Plan it.
 
@@ -70,6 +71,7 @@ class AttackStage(CatalogueFeatures):
             protocol: What is attacked, and what its budget means.
             undefended: Features of the undefended network, by which a protocol may choose what is attacked.
             known: The recommender that the attacker knows, trained on the clean catalogue, where it must know one.
+            crafted_on: The network on which the attack, a transfer, is crafted; None where it is the one under attack.
         """
         super().__init__(cache)
         self.name = attack.name
@@ -79,7 +81,8 @@ class AttackStage(CatalogueFeatures):
         self.known = known
         self._undefended = undefended
         self.chosen_by = undefended if protocol.source_items == "undefended" else None
-        self.inputs = tuple(stage for stage in (features, self.chosen_by, known) if stage is not None)
+        self.crafted_on = crafted_on
+        self.inputs = tuple(stage for stage in (features, self.chosen_by, known, crafted_on) if stage is not None)
         self.named_attack = attack
         self._stored: Inputs | None = None
         self.target = grid.target if attack.example.targeted else None
@@ -100,6 +103,8 @@ class AttackStage(CatalogueFeatures):
             self.settings["source items by"] = self.chosen_by.key
         if known is not None:
             self.settings["known recommender"] = known.key
+        if crafted_on is not None:
+            self.settings["crafted on"] = crafted_on.key
         self.files = features.files
         self._must_know_purchases = attack.example.knowledge == "network and purchases"
         if self._must_know_purchases:
@@ -169,6 +174,8 @@ class AttackStage(CatalogueFeatures):
         attack: Attack = self.named_attack.specification.instantiate()
         if self.known is not None:
             attack.recommender = self.known.checkpoint  # type: ignore[attr-defined]
+        if self.crafted_on is not None:
+            attack.surrogates = [self.crafted_on.folder / CLASSIFIER_FILE]  # type: ignore[attr-defined]
         return attack
 
     def _purchases(self) -> NDArray[np.int64] | None:

@@ -1,0 +1,100 @@
+"""Defences, pipelines and transfers of a study: which network sees what, and who crafted it."""
+
+import copy
+import csv
+
+import pytest
+import torch
+
+from catwalk.attacks import PGD
+from catwalk.networks.classifier import load_classifier
+from catwalk.networks.defended import defended
+from catwalk.processing import JPEG
+from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.images import load_images
+from catwalk.study.results import StudyResults
+
+JPEG_30 = {"class_path": "catwalk.processing.JPEG", "init_args": {"quality": 30}}
+SMALLER = {"class_path": "catwalk.processing.BitDepth", "init_args": {"bits": 3}}
+
+
+@pytest.fixture(scope="module")
+def study(study_settings, run_study, tmp_path_factory):
+    settings = copy.deepcopy(study_settings)
+    settings["attacks"] = settings["attacks"][1:]
+    del settings["recommenders"]["BPR-MF"]
+    settings["seeds"] = [0]
+    other = copy.deepcopy(settings["extractors"]["T"])
+    settings["extractors"]["other"] = {**other, "seed": 1}
+    settings["transfers"] = {"other": ["T"]}
+    settings["defences"] = {"fewer bits": {"network": "T", "input": [SMALLER]}}
+    settings["pipelines"] = {"JPEG 30": {"operations": [JPEG_30], "networks": ["T", "fewer bits"]}}
+    return run_study(settings, tmp_path_factory.mktemp("defences") / "runs")
+
+
+def cells_of(study, **values):
+    cells = StudyResults.read(study.folder).cells
+    return [cell for cell in cells if all(cell[name] == value for name, value in values.items())]
+
+
+def test_each_cell_says_what_stands_in_front_and_on_what_its_attack_was_crafted(study):
+    columns = ("extractor", "defence", "pipeline", "attack", "crafted_on")
+    found = [tuple(cell[name] for name in columns) for cell in cells_of(study)]
+    pgd = "PGD (ε = 32)"
+    expected = []
+    for network, defence, pipeline, further in (
+        ("T", None, None, []),
+        ("other", None, None, [(f"{pgd}, from T", "T")]),
+        ("fewer bits", "fewer bits", None, [(f"{pgd}, unaware", "T")]),
+        ("T behind JPEG 30", None, "JPEG 30", [(f"{pgd}, unaware", "T")]),
+        ("fewer bits behind JPEG 30", "fewer bits", "JPEG 30", [(f"{pgd}, unaware", "fewer bits")]),
+    ):
+        rows = [("No attack", None), (pgd, None), *further]
+        expected += [(network, defence, pipeline, *row) for row in rows]
+    assert found == expected
+
+
+def test_success_rates_are_those_of_the_operations_in_front_of_the_network_by_hand(study, shop):
+    catalogue = Catalogue.read(shop)
+    networks = [load_classifier(path) for path in (study.output / "cache" / "classifier").glob("*/classifier.ckpt")]
+    (cell,) = cells_of(study, extractor="T behind JPEG 30", attack="PGD (ε = 32), unaware")
+    images = torch.tensor(load_images(shop, catalogue.images, None)).float() / 255
+    matched = 0
+    for classifier in (each for each in networks if not each.network.input_operations):
+        behind = defended(classifier, [JPEG(quality=30)])
+        with torch.no_grad():
+            seen = classifier.network(images).argmax(1)
+            items = (seen == classifier.category_names.index("Sandal")).nonzero()[:, 0]
+            target = classifier.category_names.index("Sneaker")
+            attacked = PGD(epsilon=32)(
+                classifier.network,
+                images[items],
+                torch.full_like(items, target),
+                keys=torch.tensor(catalogue.keys)[items],
+            )
+            levels = (attacked.images * 255).round() / 255
+            rate = float((behind.network(levels).argmax(1) == target).double().mean())
+        matched += cell["n_attacked"] == len(items) and cell["sr"] == pytest.approx(rate)
+    assert matched == 1, "T's rate, and not the other network's"
+
+
+def test_the_same_items_are_attacked_with_and_without_what_stands_in_front(study):
+    numbers = {cell["n_attacked"] for cell in cells_of(study) if cell["extractor"] != "other" and cell["n_attacked"]}
+    assert len(numbers) == 1
+
+
+def test_a_table_puts_the_rates_beside_each_other(study):
+    with (study.folder / "defences.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["cnn"], row["attack"]) for row in rows] == [
+        (name, "PGD (ε = 32)") for name in ("fewer bits", "T behind JPEG 30", "fewer bits behind JPEG 30")
+    ]
+    for row in rows:
+        base = "fewer bits" if row["cnn"] == "fewer bits behind JPEG 30" else "T"
+        expected = [
+            cells_of(study, extractor=base, attack="PGD (ε = 32)"),
+            cells_of(study, extractor=row["cnn"], attack="PGD (ε = 32), unaware"),
+            cells_of(study, extractor=row["cnn"], attack="PGD (ε = 32)"),
+        ]
+        for column, cells in zip(("SR without", "SR unaware", "SR aware"), expected, strict=True):
+            assert float(row[column]) == pytest.approx(cells[0]["sr"])
