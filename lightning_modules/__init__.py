@@ -5,6 +5,7 @@ from lightning_modules.amr import AMR
 from lightning_modules.apr import APR
 from lightning_modules.bpr_mf import BPRMF
 from lightning_modules.cnn import ProductClassifier
+from lightning_modules.denoiser import ImageDenoiser
 from lightning_modules.fast_adversarial_cnn import FastAdversarialClassifier
 from lightning_modules.free_adversarial_cnn import FreeAdversarialClassifier
 from lightning_modules.pairwise import PairwiseRecommender
@@ -21,6 +22,7 @@ __all__ = [
     "AdversarialClassifier",
     "FastAdversarialClassifier",
     "FreeAdversarialClassifier",
+    "ImageDenoiser",
     "PairwiseRecommender",
     "Popularity",
     "ProductClassifier",

@@ -19,7 +19,7 @@ KNOWS = {
     "terminal": {"configuration"},
     "shop": {"configuration", "files"},
     "importers": {"files", "shop", "terminal"},
-    "processing": {"configuration"},
+    "processing": {"configuration", "files"},
     "networks": {"configuration", "files", "processing", "shop"},
     "recommenders": {"files", "networks", "shop"},
     "metrics": {"recommenders", "shop"},

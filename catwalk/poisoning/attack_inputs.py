@@ -105,6 +105,9 @@ def attack_inputs(
     }
     if own:
         settings["knowledge"] = {"adaptive": adaptive, "draws": draws}
+    weights = [dict(operation.state_dict()) for operation in operations]
+    if any(weights):
+        settings["weights of operations"] = weights
     if protocol.source_items == "undefended":
         if undefended is None:
             raise CatwalkError(NO_UNDEFENDED)

@@ -31,6 +31,7 @@ from catwalk.poisoning.attack_files import (
     AttackedItem,
     AttackSummary,
     _write_rows,
+    columns_of,
     png_name,
     remove_earlier_images,
 )
@@ -416,7 +417,9 @@ class Poisoning:
             sr_bare=None if success_bare is None else float(success_bare.double().mean()),
         )
         _write_rows(folder / ITEMS_FILE, rows)
-        write_text(folder / SUMMARY_FILE, json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n")
+        required = columns_of(AttackSummary)[0]
+        written = {name: value for name, value in asdict(summary).items() if name in required or value is not None}
+        write_text(folder / SUMMARY_FILE, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
         poisoned = table.poisoned(self.items, after.features)
         poisoned.write(folder, self.catalogue)
         return poisoned

@@ -1,6 +1,7 @@
 """What a shop or a defence does to images before a network sees them."""
 
 from catwalk.processing.codecs import JPEG, ColourConversion, WebP
+from catwalk.processing.denoiser import Denoiser
 from catwalk.processing.noise import GaussianNoise
 from catwalk.processing.operation import FileOperation, Operation, StraightThrough
 from catwalk.processing.resizing import RandomResizePad, Resize, Thumbnail
@@ -10,6 +11,7 @@ __all__ = [
     "JPEG",
     "BitDepth",
     "ColourConversion",
+    "Denoiser",
     "FileOperation",
     "GaussianNoise",
     "GaussianSmoothing",

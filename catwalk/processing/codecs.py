@@ -85,7 +85,7 @@ class WebP(FileOperation):
         return _read_back(image, "WEBP", quality=self.quality)
 
 
-Colours = Literal["grey", "ycbcr", "cmyk", "palette"]
+Colours = Literal["grey", "ycbcr", "palette"]
 """What images can be converted to."""
 
 
@@ -94,9 +94,8 @@ class ColourConversion(FileOperation):
 
     Args:
         colours: ``grey`` keeps the brightness alone (ITU-R 601); ``ycbcr`` goes through JPEG's own colours without
-            compression, and rounds; ``cmyk`` goes through the inks of printed catalogues, without a colour profile,
-            which loses nothing; ``palette`` keeps the image's own 256 colours, as GIF and PNG-8 do, dithered where that
-            is needed. The gradient is that of the brightness for ``grey``, and the identity's otherwise.
+            compression, and rounds; ``palette`` keeps the image's own 256 colours, as GIF and PNG-8 do, dithered where
+            that is needed. The gradient is that of the brightness for ``grey``, and the identity's otherwise.
 
     Raises:
         CatwalkError: If there are no such colours.
@@ -111,7 +110,7 @@ class ColourConversion(FileOperation):
         """Convert there and back."""
         if self.colours == "palette":
             return image.convert("P", palette=Image.Palette.ADAPTIVE).convert("RGB")
-        return image.convert({"grey": "L", "ycbcr": "YCbCr", "cmyk": "CMYK"}[self.colours]).convert("RGB")
+        return image.convert("L" if self.colours == "grey" else "YCbCr").convert("RGB")
 
     def approximate(self, images: Tensor) -> Tensor:
         """Return what the gradient is taken of."""

@@ -6,6 +6,7 @@ from typing import Any
 from catwalk.configuration.import_object import import_object
 from catwalk.errors import CatwalkError
 from catwalk.processing.codecs import JPEG, ColourConversion, WebP
+from catwalk.processing.denoiser import Denoiser
 from catwalk.processing.noise import GaussianNoise
 from catwalk.processing.operation import Operation, Specification
 from catwalk.processing.resizing import RandomResizePad, Resize, Thumbnail
@@ -14,8 +15,8 @@ from catwalk.processing.squeezing import BitDepth, GaussianSmoothing, Median, To
 OURS: dict[str, type[Operation]] = {
     f"catwalk.processing.{kind.__name__}": kind
     for kind in (
-        *(BitDepth, ColourConversion, GaussianNoise, GaussianSmoothing, JPEG, Median, RandomResizePad, Resize),
-        *(Thumbnail, TotalVariation, WebP),
+        *(BitDepth, ColourConversion, Denoiser, GaussianNoise, GaussianSmoothing, JPEG, Median, RandomResizePad),
+        *(Resize, Thumbnail, TotalVariation, WebP),
     )
 }
 """Operations of Catwalk, which a checkpoint may name."""

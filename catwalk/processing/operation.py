@@ -61,15 +61,17 @@ class Operation(nn.Module, abc.ABC):
         return ", ".join(f"{name}={value!r}" for name, value in self.specification["init_args"].items())
 
 
-class _StraightThrough(torch.autograd.Function):
+class StraightThroughFunction(torch.autograd.Function):
     """Gives the exact result, and lets gradients go to what stands in for it."""
 
     @staticmethod
     def forward(ctx: Any, smooth: Tensor, exact: Tensor) -> Tensor:
+        """Return what is exact."""
         return exact.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """Give the gradient to what is smooth."""
         return gradient, None
 
 
@@ -95,7 +97,7 @@ class StraightThrough(Operation):
             exact = self.process(images.detach()).to(images)
         if not (images.requires_grad and torch.is_grad_enabled()):
             return exact
-        return _StraightThrough.apply(self.approximate(images), exact)
+        return StraightThroughFunction.apply(self.approximate(images), exact)
 
 
 class FileOperation(StraightThrough):
