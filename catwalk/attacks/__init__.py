@@ -9,6 +9,7 @@ from catwalk.attacks.mi_fgsm import MIFGSM
 from catwalk.attacks.pgd import PGD
 from catwalk.attacks.random_noise import RandomNoise
 from catwalk.attacks.rank_attack import RankAttack
+from catwalk.attacks.square import Square
 from catwalk.attacks.threat_model import ThreatModel, ThreatModelError
 from catwalk.attacks.transfer import Transfer
 
@@ -24,6 +25,7 @@ __all__ = [
     "FeatureMatching",
     "RandomNoise",
     "RankAttack",
+    "Square",
     "ThreatModel",
     "ThreatModelError",
     "Transfer",

@@ -20,6 +20,7 @@ from catwalk.networks.batching import map_batches, padded_batches
 from catwalk.networks.frozen import Precision, eval_mode, exact_convolutions, frozen
 
 Knowledge = Literal["network", "network and purchases", "network and recommender"]
+Access = Literal["nothing", "gradients", "scores", "decisions", "lists"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,8 @@ class Attack(abc.ABC):
         epsilon: Budget in grey levels, a number or text such as ``"8/255"``, which are 8; None for an attack that has
             none.
         targeted: Whether ``targets`` are the categories to reach (True) or the ones to leave (False).
-        random_start: Whether images start from a random point, so that a call needs ``keys``.
+        random_start: Whether images start from a random point or are otherwise left to chance, so that a call needs
+            ``keys``.
         seed: Seed of the random starts.
         batch_size: Images per forward pass, at least 1; changes speed and memory, never the result.
         precision: ``"32"`` is exact float32, on GPUs as well; ``"tf32"`` lets GPUs round in convolutions, as PyTorch
@@ -97,7 +99,11 @@ class Attack(abc.ABC):
     """
 
     knowledge: Knowledge = "network"
-    """What the attacker must know."""
+    """What the attacker must know, or be able to ask."""
+
+    access: Access = "gradients"
+    """How much the attacker sees of that: nothing; gradients, and with them all parameters; the scores that the network
+    gives to all categories; its decisions, the category that it names, alone; or the lists that are shown to users."""
 
     def __init__(
         self,
@@ -290,6 +296,14 @@ class Attack(abc.ABC):
         """
         return iterations, iterations
 
+    def queries_of(self, iterations: Tensor) -> Tensor | None:
+        """Return how often the system under attack was asked about each image; None for an attack by gradients.
+
+        Args:
+            iterations: int64 ``(N,)``, as in :class:`AttackResult`.
+        """
+        return None if self.access == "gradients" else iterations
+
     def final_images(self, images: Tensor, clean: Tensor, success: Tensor) -> Tensor:
         """Return what to hand out, of adversarial images, the clean ones and whether they succeed: the adversarial."""
         return images
@@ -305,8 +319,8 @@ class Attack(abc.ABC):
                 raise ValueError(f"images: values must be in [0, 1], got {low:g} to {high:g}")
         if keys is None and self.random_start:
             raise ValueError(
-                f"keys: {type(self).__name__} starts from a random point, which it draws from (seed, key); "
-                "give each image's item key, or set random_start to False"
+                f"keys: {type(self).__name__} starts from a random point or draws others, by (seed, key); give each "
+                "image's item key, or set random_start to False where the attack has it"
             )
         self._check_layout_of_targets(images, targets)
         if keys is not None:

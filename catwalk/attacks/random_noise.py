@@ -45,6 +45,8 @@ class RandomNoise(Attack):
         tensor([-8.,  8.])
     """
 
+    access = "nothing"
+
     def __init__(
         self,
         epsilon: GreyLevels = 8.0,

@@ -5,7 +5,18 @@ import torch
 from torch import nn
 from visual_models import visual_model
 
-from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RandomNoise, RankAttack, Transfer
+from catwalk.attacks import (
+    APGD,
+    CarliniWagner,
+    FGSM,
+    FeatureMatching,
+    MIFGSM,
+    PGD,
+    RandomNoise,
+    RankAttack,
+    Square,
+    Transfer,
+)
 from catwalk.networks.classifier import Classifier
 
 ATTACKS = {
@@ -42,7 +53,14 @@ TRANSFER = {
 }
 """Attacks that are crafted on other networks than the one under attack."""
 
-ALL = {**ATTACKS, **CARLINI_WAGNER, **OF_OTHER_AIMS, **NOISE, **TRANSFER}
+
+BY_QUERIES = {
+    "square": lambda **kwargs: Square(queries=12, **kwargs),
+    "square in l2": lambda **kwargs: Square(queries=12, norm="l2", loss="ce", **kwargs),
+}
+"""Attacks without gradients."""
+
+ALL = {**ATTACKS, **CARLINI_WAGNER, **OF_OTHER_AIMS, **NOISE, **TRANSFER, **BY_QUERIES}
 attack_towards_a_category = pytest.mark.parametrize("make_attack", ATTACKS.values(), ids=ATTACKS.keys())
 every_attack = pytest.mark.parametrize("make_attack", ALL.values(), ids=ALL.keys())
 
