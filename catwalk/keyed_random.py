@@ -1,5 +1,7 @@
 """Random numbers that depend on a seed and a key alone, whatever the batch, the order or the device."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -39,6 +41,24 @@ def uniform(seed: int, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
     bits = _mix(_key_states(seed, keys)[:, None] + counters * _signed(_GAMMA))
     # float32 holds 24 bits exactly, so the division rounds nothing up to 1.
     return (_shift_right(bits, 40).to(torch.float32) * 2.0**-24).reshape(len(keys), *shape)
+
+
+def normal(seed: int, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Draw standard normal numbers for each key: the distribution's quantiles at what :func:`uniform` draws.
+
+    Args:
+        seed: Any integer; taken modulo 2⁶⁴.
+        keys: int64 ``(N,)``, any values; equal keys get equal rows.
+        shape: Shape of one key's row.
+
+    Returns:
+        float32 ``(N, *shape)``, at most 5.4 in size, on the device of ``keys``.
+
+    Raises:
+        ValueError: If ``keys`` is not an int64 vector.
+    """
+    # At the middles of the draws' 2²⁴ intervals, where the quantile function is finite.
+    return math.sqrt(2) * torch.erfinv(2 * uniform(seed, keys, shape) - (1 - 2.0**-24))
 
 
 def integers(seed: int, keys: Tensor, highs: Tensor) -> Tensor:

@@ -3,8 +3,11 @@
 from catwalk.attacks.apgd import APGD
 from catwalk.attacks.attack import Attack, AttackContext, AttackResult
 from catwalk.attacks.carlini_wagner import CarliniWagner
+from catwalk.attacks.estimated_gradient import NES, SPSA
 from catwalk.attacks.feature_matching import FeatureMatching
 from catwalk.attacks.fgsm import FGSM
+from catwalk.attacks.hop_skip_jump import HopSkipJump
+from catwalk.attacks.list_rank import ListRankAttack, ShownLists
 from catwalk.attacks.mi_fgsm import MIFGSM
 from catwalk.attacks.pgd import PGD
 from catwalk.attacks.random_noise import RandomNoise
@@ -12,19 +15,26 @@ from catwalk.attacks.rank_attack import RankAttack
 from catwalk.attacks.square import Square
 from catwalk.attacks.threat_model import ThreatModel, ThreatModelError
 from catwalk.attacks.transfer import Transfer
+from catwalk.attacks.zoo import ZOO
 
 __all__ = [
     "APGD",
     "FGSM",
     "MIFGSM",
+    "NES",
     "PGD",
+    "SPSA",
+    "ZOO",
     "Attack",
     "AttackContext",
     "AttackResult",
     "CarliniWagner",
     "FeatureMatching",
+    "HopSkipJump",
+    "ListRankAttack",
     "RandomNoise",
     "RankAttack",
+    "ShownLists",
     "Square",
     "ThreatModel",
     "ThreatModelError",

@@ -52,6 +52,8 @@ class AttackContext:
         categories: int64 ``(N,)``, what the network sees in the clean images.
         purchases: int64 ``(N,)``, how often each item was bought in the recommenders' training data; None if that is
             not known.
+        images_of: Returns the clean images of items, for their numbers int64 ``(m,)``: float32 ``(3, H, W)`` in [0, 1]
+            each; None if they are not at hand.
     """
 
     items: Tensor
@@ -61,6 +63,7 @@ class AttackContext:
     features: Tensor
     categories: Tensor
     purchases: Tensor | None
+    images_of: Callable[[Tensor], list[Tensor]] | None = None
 
 
 class AttackSettings(TypedDict, total=False):

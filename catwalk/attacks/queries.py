@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from catwalk.attacks.attack import Access, Attack, AttackSettings
-from catwalk.attacks.threat_model import GreyLevels, Norm
+from catwalk.attacks.threat_model import GreyLevels, Norm, ThreatModel
 from catwalk.limits import check_number
 from catwalk.networks.batching import ROW_MULTIPLE
 
@@ -204,3 +204,15 @@ def losses(logits: Tensor, targets: Tensor, targeted: bool, loss: Loss) -> Tenso
 def per_image(values: Tensor) -> Tensor:
     """Return ``(N,)`` as ``(N, 1, 1, 1)``, for images."""
     return values[:, None, None, None]
+
+
+def in_levels(points: Tensor, threat_model: ThreatModel) -> Tensor:
+    """Return coordinates ``(N, 3, H, W)`` of the 8-bit images that points become, clipped to those of [0, 1].
+
+    Where the threat model truncates instead of rounding, the points themselves, clipped.
+    """
+    scale = threat_model.scale(points)
+    images = (points if scale is None else points * scale).clamp(0, 1)
+    if threat_model.quantisation != "truncate":
+        images = (images * 255).round() / 255
+    return images if scale is None else images / scale

@@ -289,6 +289,10 @@ class Poisoning:
             features=table.features.to(device),
             categories=torch.from_numpy(table.categories).to(device),
             purchases=None if purchases is None else torch.from_numpy(purchases).to(device),
+            images_of=lambda items: [
+                to_float(torch.from_numpy(decode_item(catalogue, item, classifier.image_size)).to(device))
+                for item in items.tolist()
+            ],
         )
         targets = attack.targets_of(scene)
         clean = [decode_item(catalogue, item, classifier.image_size) for item in items]

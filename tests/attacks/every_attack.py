@@ -7,13 +7,19 @@ from visual_models import visual_model
 
 from catwalk.attacks import (
     APGD,
-    CarliniWagner,
     FGSM,
-    FeatureMatching,
     MIFGSM,
+    NES,
     PGD,
+    SPSA,
+    ZOO,
+    CarliniWagner,
+    FeatureMatching,
+    HopSkipJump,
+    ListRankAttack,
     RandomNoise,
     RankAttack,
+    ShownLists,
     Square,
     Transfer,
 )
@@ -28,11 +34,13 @@ ATTACKS = {
     "apgd": lambda **kwargs: APGD(iterations=3, **kwargs),
     "apgd in l2": lambda **kwargs: APGD(iterations=3, norm="l2", **kwargs),
 }
+
 OF_OTHER_AIMS = {
     "feature matching": lambda **kwargs: FeatureMatching(iterations=3, **kwargs),
     "feature matching in l2": lambda **kwargs: FeatureMatching(iterations=3, norm="l2", random_start=True, **kwargs),
     "rank attack": lambda **kwargs: rank_attack(**kwargs),
     "rank attack on the mean": lambda **kwargs: rank_attack(objective="mean", random_start=True, **kwargs),
+    "list rank attack": lambda **kwargs: list_rank_attack(**kwargs),
 }
 """Attacks whose targets are no categories."""
 
@@ -53,21 +61,39 @@ TRANSFER = {
 }
 """Attacks that are crafted on other networks than the one under attack."""
 
-
 BY_QUERIES = {
     "square": lambda **kwargs: Square(queries=12, **kwargs),
     "square in l2": lambda **kwargs: Square(queries=12, norm="l2", loss="ce", **kwargs),
+    "nes": lambda **kwargs: NES(queries=20, samples=3, **kwargs),
+    "nes in l2": lambda **kwargs: NES(queries=20, samples=3, norm="l2", **kwargs),
+    "spsa": lambda **kwargs: SPSA(queries=20, samples=3, **kwargs),
 }
 """Attacks without gradients."""
 
-ALL = {**ATTACKS, **CARLINI_WAGNER, **OF_OTHER_AIMS, **NOISE, **TRANSFER, **BY_QUERIES}
+BY_DISTANCE = {
+    "hop skip jump": lambda **kwargs: HopSkipJump(queries=80, samples=4, tries=10, **kwargs),
+    "hop skip jump in linf": lambda **kwargs: HopSkipJump("linf", queries=80, samples=4, tries=10, **kwargs),
+    "zoo": lambda **kwargs: ZOO(queries=64, coordinates=10, searches=1, learning_rate=120, **kwargs),
+}
+"""Attacks without gradients and without a budget, that may fail."""
+
+ALL = {**ATTACKS, **CARLINI_WAGNER, **OF_OTHER_AIMS, **NOISE, **TRANSFER, **BY_QUERIES, **BY_DISTANCE}
+
 attack_towards_a_category = pytest.mark.parametrize("make_attack", ATTACKS.values(), ids=ATTACKS.keys())
+
 every_attack = pytest.mark.parametrize("make_attack", ALL.values(), ids=ALL.keys())
 
 
 def rank_attack(**settings):
     attack, random = RankAttack(iterations=3, **settings), torch.Generator().manual_seed(2)
     attack.scorer = visual_model(*(torch.randn(shape, generator=random) for shape in ((7, 3), (5, 3), (7, 2), (32, 2))))
+    return attack
+
+
+def list_rank_attack(**settings):
+    attack, random = ListRankAttack(queries=12, top_k=2, **settings), torch.Generator().manual_seed(2)
+    model = visual_model(*(torch.randn(shape, generator=random) for shape in ((7, 3), (5, 3), (7, 2), (32, 2))))
+    attack.shown = ShownLists.of(model, torch.rand(5, 32, generator=random), 2)
     return attack
 
 
