@@ -33,11 +33,11 @@ class ZOO(QueryAttack):
     There is no budget: where no success is met, the clean image is returned, and counts as no success.
 
     Args:
-        queries: Largest number of queries for each image, at least ``searches·(2·coordinates + 2)``.
+        queries: Largest number of queries for each image, at least ``constants·(2·coordinates + 2)``.
         coordinates: Number of values that are changed at each step, at least 1.
         confidence: By how much κ the wanted logit must lead, at least 0.
         initial_c: The first c, above 0.
-        searches: Number of values of c that are tried for each image, at least 1.
+        constants: Number of values of c that are tried for each image, at least 1.
         learning_rate: Adam's, in grey levels, above 0; the paper's 0.01.
         h: How far the points of a difference are, in grey levels, above 0. The paper's 0.0001 of the range of a value
             is a fortieth of a level, too little for scores in float32.
@@ -57,7 +57,7 @@ class ZOO(QueryAttack):
         coordinates: int = 128,
         confidence: float = 0.0,
         initial_c: float = 1.0,
-        searches: int = 2,
+        constants: int = 2,
         learning_rate: GreyLevels = 2.55,
         h: GreyLevels = 0.5,
         rounded: bool = True,
@@ -67,20 +67,20 @@ class ZOO(QueryAttack):
     ) -> None:
         super().__init__("l2", None, queries, targeted=targeted, seed=seed, **settings)
         check_number(coordinates, "coordinates", least=1)
-        check_number(searches, "searches", least=1)
+        check_number(constants, "constants", least=1)
         check_number(confidence, "confidence", least=0)
         if not 0 < initial_c <= _LARGEST_C:
             raise CatwalkError(f"initial_c: must be a number above 0 and at most {_LARGEST_C:g}, got {initial_c!r}")
-        least = searches * (2 * coordinates + 2)
+        least = constants * (2 * coordinates + 2)
         if queries < least:
             raise CatwalkError(
-                f"queries: {searches} values of c take two for each of {coordinates} coordinates, and two more: must "
+                f"queries: {constants} values of c take two for each of {coordinates} coordinates, and two more: must "
                 f"be at least {least}, got {queries!r}; or give fewer coordinates"
             )
         self.coordinates = coordinates
         self.confidence = confidence
         self.initial_c = initial_c
-        self.searches = searches
+        self.constants = constants
         self.learning_rate = grey_levels(learning_rate, "learning_rate")
         self.h = grey_levels(h, "h")
         for argument, value in (("learning_rate", self.learning_rate), ("h", self.h)):
@@ -104,8 +104,8 @@ class ZOO(QueryAttack):
         active[rows] = ~is_clean  # who succeeds as it is needs nothing
         c, low = torch.full_like(distance, self.initial_c), torch.zeros_like(distance)
         high = torch.full_like(distance, math.inf)
-        steps = (self.queries - 1) // (self.searches * (2 * self.coordinates + 1))
-        for number in range(self.searches):
+        steps = (self.queries - 1) // (self.constants * (2 * self.coordinates + 1))
+        for number in range(self.constants):
             rows = oracle.rows_of(active)
             if not len(rows):
                 break

@@ -28,7 +28,7 @@ class AttackedItem:
         probability_after: The probability of that.
         success_float: Whether the network saw what it shall see before the image was rounded to 8 bits and saved.
         success: Whether it sees it in the file that was read back.
-        iterations: Gradient steps.
+        iterations: Gradient steps, or queries of an attack that has no gradients.
         feature_loss: Mean squared error between the features of the clean image and of the adversarial file.
         linf_levels: Largest change of a pixel, in grey levels (0..255).
         l2_levels: Euclidean distance from the clean image, over all values, in grey levels; 255 is a distance of 1
@@ -77,6 +77,8 @@ class AttackSummary:
         backwards: Mean number of backward passes per image; None where they were not counted.
         sr_bare: Share of the files read back that are where the attack wants them for the network without its input
             operations, as before a shop's pipeline or a defence; None where it has none.
+        access: How much the attacker sees: nothing, gradients, scores, decisions or lists; None where it was not noted.
+        queries: Mean number of questions to the system under attack per image; None for an attack by gradients.
     """
 
     attack: str
@@ -99,6 +101,8 @@ class AttackSummary:
     forwards: float | None = None
     backwards: float | None = None
     sr_bare: float | None = None
+    access: str | None = None
+    queries: float | None = None
 
 
 def read_summary(folder: Path) -> AttackSummary:

@@ -398,6 +398,7 @@ class Poisoning:
             for row, item in enumerate(self.items)
         ]
         forwards, backwards = (float(passes.double().mean()) for passes in attack.passes(iterations))
+        queries = attack.queries_of(iterations)
         summary = AttackSummary(
             attack=attack.name,
             norm=threat_model.norm,
@@ -419,6 +420,8 @@ class Poisoning:
             forwards=forwards,
             backwards=backwards,
             sr_bare=None if success_bare is None else float(success_bare.double().mean()),
+            access=attack.access,
+            queries=None if queries is None else float(queries.double().mean()),
         )
         _write_rows(folder / ITEMS_FILE, rows)
         required = columns_of(AttackSummary)[0]

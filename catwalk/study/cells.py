@@ -23,7 +23,7 @@ COSTS = ("seconds", "memory_mib", "gpu_memory_mib")
 
 OF_ATTACK = (
     *("epsilon", "target", "n_attacked", "sr_float", "sr", "sr_clean", "sr_net", "feature_loss"),
-    *("linf_levels", "l2_levels", "forwards", "backwards"),
+    *("linf_levels", "l2_levels", "forwards", "backwards", "queries"),
 )
 """What the summary of an attack says, under the names of the columns."""
 
@@ -101,6 +101,9 @@ class Cell:
         "Forward passes of the attack, mean per image; empty for an attack from before they were counted."
     )
     backwards: float | None = _measured("Backward passes of the attack, mean per image.")
+    queries: float | None = _measured(
+        "Questions that the attack put to the system, mean per image; empty for an attack by gradients."
+    )
     attack_seconds: float | None = _measured(
         "Seconds that the attack took, with writing its images and reading them back."
     )

@@ -73,7 +73,7 @@ BY_QUERIES = {
 BY_DISTANCE = {
     "hop skip jump": lambda **kwargs: HopSkipJump(queries=80, samples=4, tries=10, **kwargs),
     "hop skip jump in linf": lambda **kwargs: HopSkipJump("linf", queries=80, samples=4, tries=10, **kwargs),
-    "zoo": lambda **kwargs: ZOO(queries=64, coordinates=10, searches=1, learning_rate=120, **kwargs),
+    "zoo": lambda **kwargs: ZOO(queries=64, coordinates=10, constants=1, learning_rate=120, **kwargs),
 }
 """Attacks without gradients and without a budget, that may fail."""
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 from visual_models import visual_model
 
-from catwalk.attacks import APGD, FGSM, PGD, CarliniWagner, FeatureMatching, RandomNoise, RankAttack
+from catwalk.attacks import APGD, FGSM, PGD, CarliniWagner, FeatureMatching, RandomNoise, RankAttack, Square
 from catwalk.attacks.threat_model import ThreatModelError
 from catwalk.errors import CatwalkError
 from catwalk.networks.building import build_network
@@ -129,6 +129,8 @@ def test_the_files_on_disk_are_what_was_measured(trained, attacked):
         "l2_levels": pytest.approx(np.mean(lengths)),
         "forwards": 5,
         "backwards": 5,
+        "access": "gradients",
+        "queries": None,
     }
     assert dataclasses.asdict(read_summary(folder)) == summary
     np.testing.assert_allclose(poisoned.features[items].numpy(), features_after, rtol=1e-4, atol=1e-5)
@@ -136,10 +138,25 @@ def test_the_files_on_disk_are_what_was_measured(trained, attacked):
 
 def test_a_summary_from_before_passes_were_counted_is_read(attacked, tmp_path):
     summary = json.loads((attacked[0] / "attack.json").read_text())
+    later = dict.fromkeys(("forwards", "backwards", "access", "queries"))
     (tmp_path / "attack.json").write_text(
-        json.dumps({name: value for name, value in summary.items() if name not in ("forwards", "backwards")})
+        json.dumps({name: value for name, value in summary.items() if name not in later})
     )
-    assert dataclasses.asdict(read_summary(tmp_path)) == summary | {"forwards": None, "backwards": None}
+    assert dataclasses.asdict(read_summary(tmp_path)) == summary | later
+
+
+def test_queries_are_noted_of_an_attack_without_gradients(trained, tmp_path):
+    attack = Square(8, queries=7)
+    poison(
+        *(trained.classifier, attack, trained.catalogue, trained.table, tmp_path),
+        **{"source": SOURCE, "target": TARGET},
+    )
+    summary = read_summary(tmp_path)
+    with (tmp_path / "attacked_items.csv").open() as file:
+        asked = [int(row["iterations"]) for row in csv.DictReader(file)]
+    assert max(asked) == 7
+    assert (summary.access, summary.queries, summary.backwards) == ("scores", np.mean(asked), 0)
+    assert summary.forwards == summary.queries
 
 
 def test_only_the_attacked_rows_of_the_features_differ(trained, attacked):

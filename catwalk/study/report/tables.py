@@ -15,7 +15,7 @@ ABOUT = ("attack", "extractor", "recommender", "scenario", "protocol")
 
 OF_IMAGES = (
     *("n_attacked", "sr", "sr_clean", "sr_net", "feature_loss", "lpips", "ssim", "psnr", "linf_levels", "l2_levels"),
-    *("forwards", "backwards", "attack_seconds"),
+    *("forwards", "backwards", "queries", "attack_seconds"),
 )
 """Columns of ``cells.csv`` on what an attack did to its images."""
 
@@ -223,7 +223,7 @@ def _with_bounds(group: Cells, name: str, values: Mapping[str, float | None], bo
     value = values[name]
     if name in ("sr", "sr_clean", "sr_net"):
         entry = Entry("–") if value is None else Entry(f"{value:.2%}", value)
-    elif name in ("attack_seconds", "psnr", "l2_levels", "forwards", "backwards"):
+    elif name in ("attack_seconds", "psnr", "l2_levels", "forwards", "backwards", "queries"):
         entry = number(value, 1)
     else:
         entry = number(int(value) if name in ("n_attacked", "linf_levels") and value is not None else value, 5)
