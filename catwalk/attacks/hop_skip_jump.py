@@ -46,8 +46,8 @@ class HopSkipJump(QueryAttack):
     There is no budget: where no start succeeds, the clean image is returned, and counts as no success.
 
     A point at the border is carried over it by rounding to 8 bits as often as not. With ``rounded`` the last point is
-    therefore moved outwards, by up to 16 steps of a quarter of a level (in L2) or a sixteenth (in L-infinity), until
-    its rounded image succeeds, and that is what is kept.
+    therefore moved outwards, in 16 growing steps by up to 32 levels in L2, or 8 in L-infinity, until its rounded image
+    succeeds, and that is what is kept; where none does, the clean image.
 
     Args:
         norm: Distance that is to be small, ``"l2"`` or ``"linf"``.
@@ -270,13 +270,14 @@ class _Walk:
             return self.points
         moves = self.points - self.clean
         distance = self._distance(moves).clamp(min=torch.finfo(moves.dtype).tiny)
-        outward = (1 / 4 if self._norm == "l2" else 1 / 16) / 255
-        found, missing = self.points.clone(), self.active.clone()
+        outward = (1 / 8 if self._norm == "l2" else 1 / 32) / 255
+        missing = self.active.clone()
+        found = torch.where(per_image(missing), self.clean, self.points)
         for number in range(_OUTWARD_STEPS + 1):
             rows = self.oracle.rows_of(missing)
             if not len(rows):
                 break
-            points = self.clean[rows] + per_image(1 + number * outward / distance[rows]) * moves[rows]
+            points = self.clean[rows] + per_image(1 + number**2 * outward / distance[rows]) * moves[rows]
             points = in_levels(points, self.attack.threat_model)
             succeed = self.oracle(points, rows)
             found[rows] = torch.where(per_image(succeed), points, found[rows])
