@@ -6,6 +6,7 @@ from typing_extensions import Unpack
 
 from catwalk.attacks.attack import AttackContext, AttackSettings
 from catwalk.attacks.descent import DescentAttack, features_of
+from catwalk.attacks.intent import Intent, check_intent
 from catwalk.attacks.threat_model import GreyLevels, Norm
 from catwalk.errors import CatwalkError
 
@@ -24,8 +25,11 @@ class FeatureMatching(DescentAttack):
 
     In a catalogue all attacked items imitate the same one: the item with the given id, or, of those in which the
     network sees the target category, the one that was bought most often in the training data (of equal ones the
-    first). Called with tensors it takes the features to reach as ``targets``, float32 ``(N, D)``, a row for each image.
-    It succeeds where the network sees in the image the category that it sees in those features.
+    first). With the intent ``nuke`` it is the one that was bought least, which lowers items that sell: their images
+    become those of what nobody wants. To lead away from the item's own features would not do: a distance says nothing
+    of whether users like what lies in that direction. Called with tensors it takes the features to reach as
+    ``targets``, float32 ``(N, D)``, a row for each image. It succeeds where the network sees in the image the category
+    that it sees in those features.
 
     Costs a forward and a backward pass per step and one forward pass more.
 
@@ -38,6 +42,7 @@ class FeatureMatching(DescentAttack):
         norm: Distance that ``epsilon`` bounds, ``"linf"`` or ``"l2"``.
         random_start: Whether to start from a uniformly random point of the ball.
         seed: Seed of the random starts.
+        intent: ``push`` imitates what sells best, ``nuke`` what sells least; without effect where ``item`` is given.
         **settings: As in :class:`Attack`.
 
     Raises:
@@ -56,19 +61,25 @@ class FeatureMatching(DescentAttack):
         norm: Norm = "linf",
         random_start: bool = False,
         seed: int = 0,
+        intent: Intent = "push",
         **settings: Unpack[AttackSettings],
     ) -> None:
         super().__init__(epsilon, step, iterations, norm, random_start, seed, targeted=True, **settings)
+        check_intent(intent)
         self.item = item
+        self.intent: Intent = intent
 
     @property
     def title(self) -> str:
-        """``"Feature matching"``."""
-        return "Feature matching"
+        """``"Feature matching"``, or what it is called where it lowers items."""
+        return "Feature matching" if self.intent == "push" else "Nuking feature matching"
 
     def purpose(self, source: str, target: str | None) -> str:
         """Return what the attack is for, as half a sentence."""
-        return f"give {source} the features of {f'item {self.item}' if self.item else f'the most popular {target}'}"
+        popular = "most" if self.intent == "push" else "least"
+        return (
+            f"give {source} the features of {f'item {self.item}' if self.item else f'the {popular} popular {target}'}"
+        )
 
     def targets_of(self, scene: AttackContext) -> Tensor:
         """Return the features of the item to imitate, ``(n, D)``.
@@ -101,6 +112,8 @@ class FeatureMatching(DescentAttack):
                 f"target: the network sees {scene.category_names[scene.category]!r} in no item that could be imitated; "
                 "give the id of one (item) or another target"
             )
+        if self.intent == "nuke":
+            return int(scene.purchases.masked_fill(~candidates, torch.iinfo(torch.int64).max).argmin())
         return int(scene.purchases.masked_fill(~candidates, -1).argmax())
 
     def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ OF_OTHER_AIMS = {
     "feature matching": lambda **kwargs: FeatureMatching(iterations=3, **kwargs),
     "feature matching in l2": lambda **kwargs: FeatureMatching(iterations=3, norm="l2", random_start=True, **kwargs),
     "rank attack": lambda **kwargs: rank_attack(**kwargs),
+    "nuking rank attack on three recommenders": lambda **kwargs: rank_attack(3, intent="nuke", **kwargs),
     "rank attack on the mean": lambda **kwargs: rank_attack(objective="mean", random_start=True, **kwargs),
     "list rank attack": lambda **kwargs: list_rank_attack(**kwargs),
 }
@@ -84,9 +85,11 @@ attack_towards_a_category = pytest.mark.parametrize("make_attack", ATTACKS.value
 every_attack = pytest.mark.parametrize("make_attack", ALL.values(), ids=ALL.keys())
 
 
-def rank_attack(**settings):
+def rank_attack(number=1, **settings):
+    """A rank attack that knows a number of recommenders, each with other users."""
     attack, random = RankAttack(iterations=3, **settings), torch.Generator().manual_seed(2)
-    attack.scorer = visual_model(*(torch.randn(shape, generator=random) for shape in ((7, 3), (5, 3), (7, 2), (32, 2))))
+    shapes = [((users, 3), (5, 3), (users, 2), (32, 2)) for users in (7, 4, 9)[:number]]
+    attack.scorers = [visual_model(*(torch.randn(shape, generator=random) for shape in each)) for each in shapes]
     return attack
 
 

@@ -190,6 +190,7 @@ def test_refuses_wrong_targets(targets, error, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"intent": "pull"}, "intent must be one of push, nuke, got 'pull'"),
         ({"epsilon": -1.0}, "epsilon: .* got -1.0"),
         ({"step": -1.0}, "step: .* epsilon / 10, got -1.0"),
         ({"iterations": 0}, "iterations: must be at least 1, got 0"),
@@ -246,6 +247,22 @@ def test_imitates_the_most_popular_that_is_not_attacked(seed):
     assert all(torch.equal(target, scene.features[best]) for target in targets)
     targets.zero_()
     assert scene.features[best].any(), "the scene's features are not written to"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nuking_imitates_the_least_popular_that_is_not_attacked(seed):
+    scene = make_scene(seed)
+    worst = None
+    for number in range(30):
+        if int(scene.categories[number]) != 1 or number in scene.items.tolist():
+            continue
+        if worst is None or int(scene.purchases[number]) < int(scene.purchases[worst]):  # of equal ones the first
+            worst = number
+    attack = FeatureMatching(intent="nuke")
+    assert attack.imitated(scene) == worst
+    assert torch.equal(attack.targets_of(scene), scene.features[worst].repeat(8, 1))
+    assert attack.name == "Nuking feature matching (ε = 8)"
+    assert attack.purpose("Sandal", "Sneaker") == "give Sandal the features of the least popular Sneaker"
 
 
 def test_an_item_that_nobody_bought_may_be_the_most_popular():

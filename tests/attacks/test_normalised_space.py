@@ -396,7 +396,7 @@ def test_every_attack_stays_inside(kind, norm, epsilon, quantisation, clip, std,
         targets = torch.randn(3, 32)
     else:
         attack = RankAttack(epsilon, norm=norm, iterations=3, random_start=True)
-        attack.scorer = visual_model(*(torch.randn(shape) for shape in ((5, 2), (7, 2), (5, 4), (32, 4))))
+        attack.scorers = [visual_model(*(torch.randn(shape) for shape in ((5, 2), (7, 2), (5, 4), (32, 4))))]
     result = normalised(attack, clip, quantisation)(network, to_images(levels), targets, keys=keys)
     rounding = 1e-5 * epsilon + 1e-4 / min(std) * (1 if norm == "linf" else 11)
     far = distances(result.images * 255, levels, std, norm)

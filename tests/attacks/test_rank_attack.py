@@ -15,6 +15,7 @@ from visual_models import parameters_of, visual_model
 
 from catwalk.attacks import AttackContext, RankAttack
 from catwalk.attacks.pgd import random_point
+from catwalk.attacks.rank_attack import Surrogate
 from catwalk.errors import CatwalkError
 from catwalk.networks.building import build_network
 from catwalk.networks.features import FeatureTable
@@ -22,6 +23,7 @@ from catwalk.poisoning.attack_files import read_summary
 from catwalk.poisoning.poison import poison
 from catwalk.recommenders.checkpoints import read_visual_model
 from catwalk.recommenders.feature_rows import FeatureRows
+from catwalk.recommenders.sensitivity import visual_sensitivity
 from datamodules import InteractionTriplets
 from lightning_modules import AMR, BPRMF, VBPR
 
@@ -37,9 +39,9 @@ def make_scorer(num_users=37, num_features=32, size=1.0):
     return visual_model(*(size * torch.randn(shape, generator=random) for shape in shapes))
 
 
-def make_attack(scorer=None, **settings):
+def make_attack(*scorers, **settings):
     attack = RankAttack(**settings)
-    attack.scorer = make_scorer() if scorer is None else scorer
+    attack.scorers = list(scorers or [make_scorer()])
     return attack
 
 
@@ -191,6 +193,84 @@ def test_succeeds_where_the_objective_rises(objective):
     assert result.success[10:].all()
 
 
+def other_scorer(size, num_users=11, seed=8):
+    """A recommender of other users, with scores of another size."""
+    random = torch.Generator().manual_seed(seed)
+    shapes = (num_users, 4), (NUM_ITEMS, 4), (num_users, 3), (32, 3)
+    return visual_model(*(size * torch.randn(shape, generator=random) for shape in shapes))
+
+
+@every_objective
+@every_norm
+def test_nuking_equals_a_reference_step_by_step(objective, norm, epsilon):
+    network, images, scorer, items = smooth_network(), make_images(3), make_scorer(size=0.5), torch.tensor([3, 0, 8])
+    attack = make_attack(scorer, epsilon=epsilon, iterations=6, norm=norm, objective=objective, intent="nuke")
+    result = attack(network, images, items)
+    network.double()
+    for row in range(3):
+
+        def loss(image, item=int(items[row])):
+            return objective_by_hand(scorer, network, image, item, objective)
+
+        image = images[row].double().numpy()
+        values, points = plain_descent(loss, image, image, norm, epsilon / 255, epsilon / 2550, 6)
+        assert (abs(result.images[row].numpy() - points[int(np.argmin(values))]) < 2e-6).mean() > 0.98
+        with torch.no_grad():
+            assert bool(result.success[row]) == (min(values) < loss(images[row].double()).item())
+
+
+def test_the_sensitivity_is_the_mean_square_of_the_gradients_of_all_users():
+    scorer = make_scorer(size=0.7)
+    scorer.feature_scale = 3.0
+    features = torch.randn(1, 32, requires_grad=True)
+    scores = scorer.scores_of_images(features, torch.tensor([4]))[0]
+    squares = [torch.autograd.grad(score, features, retain_graph=True)[0].square().sum() for score in scores]
+    torch.testing.assert_close(visual_sensitivity(scorer), torch.stack(squares).mean().sqrt(), rtol=1e-5, atol=0)
+
+
+@every_objective
+@pytest.mark.parametrize("intent", ["push", "nuke"])
+def test_a_step_on_several_recommenders_goes_along_the_mean_of_their_normalised_gradients(objective, intent):
+    network, scorers = smooth_network(), [make_scorer(), other_scorer(0.1), other_scorer(3.0, 5, 9)]
+    images, items = 0.3 + 0.4 * torch.rand(3, 3, 6, 6), torch.tensor([2, 7, 0])
+    settings = {"epsilon": 60, "step": 30, "iterations": 1, "norm": "l2", "objective": objective, "intent": intent}
+    moves = make_attack(*scorers, **settings)(network, images, items).images - images
+    network.double()
+    for row in range(3):
+        total = torch.zeros(3, 6, 6, dtype=torch.float64)
+        for scorer in scorers:
+            rho, e = (tensor.double() for tensor in parameters_of(scorer)[2:])
+            sensitivity = (rho @ e.T).square().sum(1).mean().sqrt()
+            variable = images[row].double().requires_grad_()
+            value = objective_by_hand(scorer, network, variable, items[row], objective)
+            value = value if objective == "mean" else value.log()
+            (value / sensitivity).backward()
+            total += variable.grad if intent == "push" else -variable.grad
+        torch.testing.assert_close(moves[row].double() * 255 / 30, total / total.norm(), rtol=0, atol=1e-4)
+
+
+def test_an_ensemble_counts_each_recommender_alike_whatever_the_size_of_its_scores():
+    """By the mean objective, for which a larger projection is nothing but another unit."""
+    network, images, items = smooth_network(), make_images(6), torch.arange(6)
+    p, q, rho, e = parameters_of(other_scorer(1.0))
+    results = [
+        make_attack(make_scorer(), visual_model(p, q, rho, size * e), objective="mean", iterations=5)(
+            network, images, items
+        ).images
+        for size in (1.0, 64.0)
+    ]
+    assert ((results[0] - results[1]).abs() < 1e-6).float().mean() > 0.98
+    alone = make_attack(objective="mean", iterations=5)(network, images, items).images
+    assert ((results[0] - alone).abs() > 1e-3).float().mean() > 0.05, "the other one has a say"
+
+
+def test_refuses_one_of_several_that_does_not_look_at_images():
+    p, q, rho, e = parameters_of(make_scorer())
+    attack = make_attack(make_scorer(), visual_model(p, q, rho, 0 * e))
+    with pytest.raises(CatwalkError, match="recommender: one of several has no score that depends on images"):
+        attack(smooth_network(), make_images(1), torch.zeros(1).long())
+
+
 @pytest.fixture(scope="module")
 def features(trained, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("features")
@@ -324,13 +404,22 @@ def test_the_attack_reads_its_recommender_once_and_leaves_it_alone(vbpr, trained
     attack = RankAttack(iterations=1, recommender=path)
     network, images = trained.classifier.network, torch.rand(2, 3, 16, 16)
     first = attack(network, images, torch.tensor([0, 5])).images
-    scorer = attack.scorer
+    (scorer,) = attack.scorers
     weights = [tensor.clone() for tensor in scorer.parameters()]
     assert torch.equal(attack(network, images, torch.tensor([0, 5])).images, first)
-    assert attack.scorer is scorer
+    assert attack.scorers[0] is scorer
     assert all(map(torch.equal, scorer.parameters(), weights))
     assert not any(tensor.requires_grad for tensor in scorer.parameters())
     assert path.read_bytes() == content
+
+
+def test_several_checkpoints_are_as_several_models(vbpr, trained, shop, features, make_trainer, tmp_path):
+    amr = fit(AMR(factors=4, visual_factors=4, top_k=[5]), shop, features, make_trainer, tmp_path / "amr.ckpt")
+    by_path = RankAttack(iterations=2, recommender=[vbpr[1], amr])
+    by_model = make_attack(*map(read_visual_model, (vbpr[1], amr)), iterations=2)
+    arguments = trained.classifier.network, torch.rand(4, 3, 16, 16), torch.arange(4)
+    assert torch.equal(by_path(*arguments).images, by_model(*arguments).images)
+    assert not torch.equal(by_path(*arguments).images, RankAttack(iterations=2, recommender=vbpr[1])(*arguments).images)
 
 
 def test_poisons_where_gradients_are_off(vbpr, trained, tmp_path):
@@ -346,6 +435,8 @@ def test_poisons_where_gradients_are_off(vbpr, trained, tmp_path):
 def test_needs_a_recommender():
     with pytest.raises(CatwalkError, match="recommender: RankAttack needs the checkpoint of the recommender"):
         RankAttack()(smooth_network(), make_images(1), torch.zeros(1).long())
+    with pytest.raises(CatwalkError, match="surrogates: name recommenders of a study; give their checkpoints as"):
+        RankAttack(surrogates=["VBPR"])(smooth_network(), make_images(1), torch.zeros(1).long())
 
 
 def test_refuses_other_files(trained, shop, features, vbpr, make_trainer, tmp_path):
@@ -426,6 +517,12 @@ def test_refuses_a_recommender_of_another_catalogue(number):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"intent": "pull"}, "intent must be one of push, nuke, got 'pull'"),
+        ({"recommender": []}, "recommender: must name at least one checkpoint, got an empty list"),
+        ({"recommender": Path("x"), "surrogates": ["VBPR"]}, "surrogates: are recommenders of a study.*one of the two"),
+        ({"surrogates": ["VBPR@x"]}, "surrogates: each must be a name, or a name with a seed .*, got 'VBPR@x'"),
+        ({"surrogates": ["@1"]}, "surrogates: each must be a name, .*, got '@1'"),
+        ({"surrogates": ["VBPR@1", "VBPR@1"]}, "surrogates: each may occur once, got VBPR@1, VBPR@1"),
         ({"objective": "max"}, "objective: must be one of exponential, mean, got 'max'"),
         ({"epsilon": -1.0}, "epsilon: .* got -1.0"),
         ({"step": 0.0}, "step: .* epsilon / 10, got 0.0"),
@@ -443,3 +540,7 @@ def test_what_it_is_called_and_what_it_must_know():
     assert (attack.name, attack.targeted) == ("Rank attack (ε = 8)", False)
     assert attack.knowledge == "network and recommender"
     assert attack.purpose("Sandal", None) == "raise the scores of Sandal"
+    attack = RankAttack(intent="nuke", surrogates=["VBPR", "A@B@12"])
+    assert attack.name == "Nuking rank attack (ε = 8)"
+    assert attack.purpose("Sandal", None) == "lower the scores of Sandal"
+    assert attack.surrogates == [Surrogate("VBPR", None), Surrogate("A@B", 12)]

@@ -25,7 +25,7 @@ ITEMS, FEATURES = 90, 64
 def rank_attack(**settings):
     attack, random = RankAttack(**settings), torch.Generator().manual_seed(2)
     shapes = (20, 3), (ITEMS, 3), (20, 2), (FEATURES, 2)
-    attack.scorer = visual_model(*(torch.randn(shape, generator=random) for shape in shapes))
+    attack.scorers = [visual_model(*(torch.randn(shape, generator=random) for shape in shapes))]
     return attack
 
 

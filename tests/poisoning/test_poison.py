@@ -288,9 +288,8 @@ class TestShares:
         random = torch.Generator().manual_seed(0)
         num_items, num_features = trained.table.features.shape
         attack = RankAttack(iterations=3)
-        attack.scorer = visual_model(
-            *(torch.randn(shape, generator=random) for shape in ((9, 4), (num_items, 4), (9, 4), (num_features, 4)))
-        )
+        shapes = (9, 4), (num_items, 4), (9, 4), (num_features, 4)
+        attack.scorers = [visual_model(*(torch.randn(shape, generator=random) for shape in shapes))]
         return attack
 
     @pytest.mark.parametrize("world_size", [2, 3, 30])

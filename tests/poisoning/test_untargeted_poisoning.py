@@ -28,7 +28,7 @@ every_attack = pytest.mark.parametrize("make_attack", ATTACKS.values(), ids=ATTA
 
 def rank_attack():
     attack = RankAttack(iterations=2)
-    attack.scorer = visual_model(*(torch.ones(shape) for shape in ((5, 2), (90, 2), (5, 3), (64, 3))))
+    attack.scorers = [visual_model(*(torch.ones(shape) for shape in ((5, 2), (90, 2), (5, 3), (64, 3))))]
     return attack
 
 
