@@ -228,7 +228,7 @@ class InjectPoisonedImages(Callback):
             if self.output is not None and Path(data.features).resolve() == self.output.resolve():
                 raise CatwalkError(f"InjectPoisonedImages.output is {self.output}, where the clean features are")
             purchases = None
-            if self.attack.knowledge == "network and purchases":
+            if self.protocol.must_know_purchases(self.attack):
                 purchases = np.bincount(data.split.items, minlength=len(data.catalogue))
             inputs: Inputs | None = None
             with _together(trainer):

@@ -109,7 +109,7 @@ def attack_images(
     catalogue = Catalogue.read(dataset)
     images = watch_named(catalogue.folder, catalogue.images)
     check_folder(output, catalogue, "output")
-    purchases = _purchases(attack, catalogue)
+    purchases = _purchases(attack, catalogue, protocol)
     judge = None if by_undefended is None else FeatureTable.read(by_undefended, catalogue)
     place = _device(device)
     network = defended(load_classifier(classifier, backbone, backbone_args), operations or [])
@@ -168,13 +168,18 @@ def attack_images(
     return summary
 
 
-def _purchases(attack: Attack, catalogue: Catalogue) -> NDArray[np.int64] | None:
-    """Return how often each item was bought, for an attack that must know it."""
-    if attack.knowledge != "network and purchases":
+def _purchases(attack: Attack, catalogue: Catalogue, protocol: AttackProtocol) -> NDArray[np.int64] | None:
+    """Return how often each item was bought, where it must be known."""
+    if not protocol.must_know_purchases(attack):
         return None
     try:
         return np.bincount(read_split(catalogue).items, minlength=len(catalogue))
     except CatwalkError as error:
+        if attack.knowledge != "network and purchases":
+            raise CatwalkError(
+                f"protocol.source_popularity: is {protocol.source_popularity}, so the purchases of {catalogue.folder} "
+                f"must be known, and {error}; or let it be all"
+            ) from error
         raise CatwalkError(
             f"attack: {type(attack).__name__} must know the purchases of {catalogue.folder}, and {error}; the other "
             "attacks on a network need none"

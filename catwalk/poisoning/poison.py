@@ -18,6 +18,7 @@ from catwalk.errors import CatwalkError
 from catwalk.files.atomic import write_text
 from catwalk.metrics import AttackSuccessRate
 from catwalk.metrics.feature_loss import feature_loss
+from catwalk.metrics.groups import POPULARITY_GROUPS, popularity_groups
 from catwalk.networks.batching import map_batches, size_buckets
 from catwalk.networks.classifier import Classifier
 from catwalk.networks.defended import DRAWS, averaged, bare
@@ -35,7 +36,7 @@ from catwalk.poisoning.attack_files import (
     png_name,
     remove_earlier_images,
 )
-from catwalk.poisoning.protocol import NO_UNDEFENDED, AttackProtocol, ChosenBy
+from catwalk.poisoning.protocol import NO_UNDEFENDED, AttackedPopularity, AttackProtocol, ChosenBy
 from catwalk.shop.catalogue import Catalogue, number_of
 from catwalk.shop.decoding import UInt8Array, decode, decode_item
 from catwalk.shop.images import ReportProgress, save_png, to_float
@@ -47,8 +48,10 @@ def items_to_attack(
     source: str,
     chosen_by: ChosenBy = "network",
     undefended: FeatureTable | None = None,
+    popularity: AttackedPopularity = "all",
+    purchases: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
-    """Return the items of the source category, int64, in order.
+    """Return the items of the source category, int64, in order, or those of them of one popularity.
 
     Args:
         table: Clean features and predictions of the catalogue.
@@ -58,10 +61,13 @@ def items_to_attack(
             says), ``undefended`` those in which the undefended network sees it (as its published code does), and
             ``dataset`` those that the dataset labels so.
         undefended: Clean features and predictions of the catalogue by the undefended network; for ``undefended`` alone.
+        popularity: Which of these items, see :class:`~catwalk.poisoning.protocol.AttackProtocol`.
+        purchases: int64 ``(N,)``, how often each item was bought in the recommenders' training data; without effect
+            for ``all``.
 
     Raises:
-        CatwalkError: If the category is unknown, no item is in it, or the undefended network's predictions are missing
-            or of another catalogue.
+        CatwalkError: If the category is unknown, no item is in it or of that popularity, purchases are needed and not
+            given, or the undefended network's predictions are missing or of another catalogue.
     """
     by_network = number_of(source, table.category_names, "source")
     if chosen_by == "dataset":
@@ -73,7 +79,28 @@ def items_to_attack(
         items = np.flatnonzero(table.categories == by_network)
     if len(items) == 0:
         raise NothingToAttackError(_why_nothing(table, catalogue, source, chosen_by))
-    return items
+    return items if popularity == "all" else _of_popularity(items, popularity, purchases, source)
+
+
+def _of_popularity(
+    items: NDArray[np.int64], popularity: AttackedPopularity, purchases: NDArray[np.int64] | None, source: str
+) -> NDArray[np.int64]:
+    """Return those of the items that are of one popularity."""
+    if purchases is None:
+        raise CatwalkError(
+            f"protocol.source_popularity: is {popularity}, and it is not known what was bought; give purchases, or let "
+            "it be all"
+        )
+    groups = popularity_groups(torch.from_numpy(purchases))[torch.from_numpy(items)].numpy()
+    counts = np.bincount(groups, minlength=len(POPULARITY_GROUPS))
+    chosen = items[groups == POPULARITY_GROUPS.index(popularity)]
+    if len(chosen) == 0:
+        there = ", ".join(f"{count:,} {name}" for name, count in zip(POPULARITY_GROUPS, counts, strict=True) if count)
+        raise NothingToAttackError(
+            f"protocol.source_popularity: of the items of {source!r} none is {popularity} (there are {there}); choose "
+            "another, or all"
+        )
+    return chosen
 
 
 def _checked_undefended(undefended: FeatureTable | None, table: FeatureTable) -> FeatureTable:
@@ -161,7 +188,7 @@ def poison(
         protocol: Who says which items are of the source category, and how the attack's budget is meant: it replaces
             all of the attack's threat model but norm and ε.
         purchases: int64 ``(N,)``, how often each item was bought in the recommenders' training data, for attacks that
-            must know it.
+            must know it, and for a ``protocol.source_popularity`` other than ``all``.
         undefended: The catalogue's clean features by the undefended network, where ``protocol.source_items`` is
             ``undefended``; without effect otherwise.
         adaptive: Whether the attacker knows the network's input operations and attacks through them; otherwise the
@@ -269,7 +296,9 @@ class Poisoning:
         attack.check_eight_bit()
         view = averaged(network, draws) if adaptive else bare(network)
         label = label_of(attack, table, source, target)
-        items = items_to_attack(table, catalogue, source, protocol.source_items, undefended)
+        items = items_to_attack(
+            table, catalogue, source, protocol.source_items, undefended, protocol.source_popularity, purchases
+        )
         paths = [png_name(catalogue.images[item]) for item in items]
         if len(set(paths)) < len(paths):
             shared = next(path for path in paths if paths.count(path) > 1)

@@ -4,6 +4,7 @@ import inspect
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
+from catwalk.attacks.attack import Attack
 from catwalk.attacks.carlini_wagner import CarliniWagner
 from catwalk.attacks.threat_model import Quantisation, Space, ThreatModel
 from catwalk.limits import check_choice, check_number
@@ -13,6 +14,10 @@ FeaturesBy = Literal["network", "undefended"]
 
 ChosenBy = Literal["network", "undefended", "dataset"]
 """Who says of which category an item is: one of two networks, from its clean image, or the dataset."""
+
+AttackedPopularity = Literal["all", "cold", "tail", "head"]
+"""Which items of the source category are attacked: all, or those of one of
+:data:`~catwalk.metrics.groups.POPULARITY_GROUPS`, by the purchases that recommenders are trained on."""
 
 FeatureScale = Literal["clean", "own_matrix"]
 """What features are divided by: the largest absolute value of a network's clean features, or of the matrix itself."""
@@ -52,6 +57,9 @@ class AttackProtocol:
         clip: Whether attacks keep to [0, 1] at every step (the paper's code does not).
         quantise: How adversarial images become 8-bit: ``inside`` the ball, by ``round``, or ``truncate`` as in the
             paper's code. See :class:`~catwalk.attacks.ThreatModel`.
+        source_popularity: Which of these items are attacked: ``all``; those that nobody bought in training (``cold``);
+            those of the most popular fifth of the catalogue (``head``); or those between (``tail``). The attacker must
+            know the purchases then.
     """
 
     name: str = "corrected"
@@ -59,10 +67,15 @@ class AttackProtocol:
     epsilon_space: Space = "pixels"
     clip: bool = True
     quantise: Quantisation = "inside"
+    source_popularity: AttackedPopularity = "all"
 
     def threat_model(self, ball: ThreatModel) -> ThreatModel:
         """Return a threat model with the norm and the budget of another, and the rest as this protocol has it."""
         return replace(ball, space=self.epsilon_space, clip=self.clip, quantisation=self.quantise, std=None)
+
+    def must_know_purchases(self, attack: Attack) -> bool:
+        """Return whether it takes the purchases to say what is attacked, or how."""
+        return attack.knowledge == "network and purchases" or self.source_popularity != "all"
 
     @property
     def of_attack(self) -> dict[str, Any]:
@@ -282,6 +295,11 @@ MEANINGS: dict[str, dict[Any, str]] = {
     "source_items": {
         "undefended": "attacked items are those that the undefended network sees as the source",
         "dataset": "attacked items are those that the dataset labels as the source",
+    },
+    "source_popularity": {
+        "cold": "of these, items that nobody bought in training are attacked",
+        "tail": "of these, items that were bought, and are not of the most popular fifth, are attacked",
+        "head": "of these, items of the most popular fifth of the catalogue are attacked",
     },
     "epsilon_space": {
         "normalised": "ε counts after the network's normalisation, where 4 comes to less than one grey level"

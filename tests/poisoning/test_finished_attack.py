@@ -59,8 +59,10 @@ OTHERS = {
     "recommender": Path("recommender.ckpt"),
     "rounded": False,
     "searches": 3,
+    "intent": "nuke",
     "seed": 3,
     "step": 0.75,
+    "surrogates": ["VBPR"],
     "targeted": False,
 }
 """Another value than the default of each argument of an attack; None is what the default is not."""
@@ -146,6 +148,7 @@ class TestKeys:
             Protocol(epsilon_space="normalised"),
             Protocol(clip=False),
             Protocol(quantise="round"),
+            Protocol(source_popularity="cold"),
         ]
         keys = [key(), key(source="Bag"), key(target="Bag"), key(target=None)]
         keys += [key(protocol=protocol) for protocol in protocols]
@@ -206,9 +209,9 @@ class TestKeys:
 
     def test_a_known_recommender_by_its_parameters(self, key):
         attack = RankAttack()
-        attack.scorer = visual_model(*(torch.ones(3, 2) for _ in range(4)))
+        attack.scorers = [visual_model(*(torch.ones(3, 2) for _ in range(4)))]
         before = key(attack)
-        attack.scorer.items.weight[1, 1] += 1e-6
+        attack.scorers[0].items.weight[1, 1] += 1e-6
         assert None not in {before, key(attack)}
         assert before != key(attack)
 

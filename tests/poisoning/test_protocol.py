@@ -49,7 +49,7 @@ def test_differences_are_told_field_by_field():
     ]
     assert mixed.short_differences == "clip=False, factors=8"
     different = {each.field for each in AS_PUBLISHED.differences()}
-    assert different == {field.name for field in fields(Protocol)} - {"name", "chr_categories"}
+    assert different == {field.name for field in fields(Protocol)} - {"name", "chr_categories", "source_popularity"}
     assert all(AS_WRITTEN.describe())
 
 
@@ -146,6 +146,7 @@ def test_an_attack_depends_on_its_own_fields_alone():
         "epsilon_space": "normalised",
         "clip": False,
         "quantise": "truncate",
+        "source_popularity": "all",
     }
     assert AttackProtocol().of_attack == CORRECTED.of_attack
 

@@ -106,7 +106,7 @@ class AttackStage(CatalogueFeatures):
         if crafted_on is not None:
             self.settings["crafted on"] = crafted_on.key
         self.files = features.files
-        self._must_know_purchases = attack.example.knowledge == "network and purchases"
+        self._must_know_purchases = protocol.must_know_purchases(attack.example)
         if self._must_know_purchases:
             self.settings["interactions"] = features.shop.interactions.fingerprint
             self.files += features.shop.interactions.files
@@ -128,9 +128,11 @@ class AttackStage(CatalogueFeatures):
 
     @property
     def _chosen_by(self) -> str:
-        """Who chose the attacked items, where it was not the network under attack."""
+        """Who chose the attacked items, where it was not the network under attack, and of what popularity they are."""
         by = self.protocol.source_items if self.chosen_by is None else self.chosen_by.classifier.name
-        return "" if by == "network" else f", items by {by}"
+        popularity = self.protocol.source_popularity
+        which = "" if popularity == "all" else f", {popularity} items"
+        return which if by == "network" else f"{which}, items by {by}"
 
     @property
     def seen_by(self) -> str:
