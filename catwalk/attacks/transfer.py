@@ -39,6 +39,8 @@ class Transfer(Attack):
         'PGD (ε = 8), transferred'
     """
 
+    access = "nothing"
+
     def __init__(self, attack: Attack, surrogates: Sequence[Path | str] = ()) -> None:
         if attack.knowledge != "network" or isinstance(attack, Transfer):
             raise CatwalkError(

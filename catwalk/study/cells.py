@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ OF_ATTACK = (
 """What the summary of an attack says, under the names of the columns."""
 
 
-def _setting(meaning: str) -> Any:
+def _setting(meaning: str, default: Any = MISSING) -> Any:
     """Return a field that says what a cell is."""
-    return field(metadata={"meaning": meaning, "is_setting": True})
+    return field(default=default, metadata={"meaning": meaning, "is_setting": True})
 
 
 def _measured(meaning: str, name: str | None = None) -> Any:
@@ -68,6 +68,9 @@ class Cell:
     seed: int | None = _setting("Seed of the recommender's weights and batches.")
     source: str = _setting("Category whose images are attacked.")
     target: str | None = _setting("Category that the network shall see in them; empty for an untargeted attack.")
+    known_recommender: str | None = _setting(
+        "Recommenders that the attacker knows, such as `VBPR, seed 0`; empty for an attack that knows none.", None
+    )
     n_attacked: int | None = _measured("Number of attacked items.")
     chr: float | None = _measured("CHR@K of the source category: mean number of its items in a list.", "chr@{k}")
     ncdcg: float | None = _measured("nCDCG@K of the source category.", "ncdcg@{k}")
@@ -134,6 +137,7 @@ class Cell:
         if run.attack is not None:
             summary = run.attack.summary
             values |= {name: getattr(summary, name) for name in OF_ATTACK}
+            values["known_recommender"] = run.attack.known_recommender
             values |= {f"attack_{name}": run.attack.record.get(name) for name in COSTS}
             items = run.attack.items
             successes = sum(item.success for item in items)

@@ -132,6 +132,12 @@ class Grid:
                     f"attacks: {attack.name} knows the study's own recommenders, trained on the clean catalogue, so "
                     "leave recommender out"
                 )
+            for surrogate in getattr(attack.example, "surrogates", ()):
+                if surrogate.name not in self.recommenders:
+                    raise CatwalkError(
+                        f"attacks: {attack.name}: surrogates must be recommenders of the study "
+                        f"({', '.join(self.recommenders) or 'there is none'}), got {surrogate.name!r}"
+                    )
             if attack.example.knowledge == "network and recommender" and not self.recommenders:
                 raise CatwalkError(
                     f"attacks: {attack.name} must know a recommender, and the study has none: give it recommenders, or "

@@ -84,15 +84,16 @@ def _attacks(plan: Plan) -> list[dict[str, str | int | None]]:
     found: dict[str, dict[str, str | int | None]] = {}
     for run in plan.runs:
         if run.attack is not None:
-            known = run.attack.known
+            # Images that are shown to one recommender alone: by an attacker who knows that very one.
+            own = run.recommender if run.attack.known and not run.attack.surrogates else None
             found.setdefault(
                 f"{run.protocol.name}\n{run.row}\n{run.attack.place}",
                 {
                     "protocol": run.protocol.name,
                     "extractor": run.classifier.name,
                     "attack": run.row,
-                    "recommender": None if known is None else known.name,
-                    "seed": None if known is None else known.seed,
+                    "recommender": None if own is None else own.name,
+                    "seed": None if own is None else own.seed,
                     "images": run.attack.place,
                     "looks": None if run.perceptual is None else run.perceptual.place,
                 },

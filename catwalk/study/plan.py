@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from catwalk.attacks.rank_attack import Surrogate
+from catwalk.errors import CatwalkError
 from catwalk.perceptual import LPIPS
 from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
@@ -404,7 +406,7 @@ class _Recommenders:
                 if attack.must_know_recommender:
                     if training.looks_at_images:  # else it has no features that an image could change
                         for seed in self._grid.seeds:
-                            aimed = attack.knowing(self.trained(training, seed, of.clean, of.clean))
+                            aimed = attack.knowing(*self._known(attack, training, seed, of.clean))
                             yield from cells(aimed, of.to_train_on(aimed, aimed.name), [seed])
                             if controls.evasion:
                                 yield self._evaded(of, training, seed, aimed)
@@ -413,6 +415,22 @@ class _Recommenders:
                 if controls.evasion and training.looks_at_images:
                     for seed in self._grid.seeds:
                         yield self._evaded(of, training, seed, attack)
+
+    def _known(
+        self, attack: AttackStage, training: RecommenderTraining, seed: int, clean: FeaturesStage
+    ) -> list[RecommenderStage]:
+        """Return the recommenders that an attacker knows: the one under attack, or surrogates in its place."""
+        known = attack.surrogates or [Surrogate(training.name, seed)]
+        for each in known:
+            other = self._trainings[each.name]
+            if not (other.looks_at_images and other.learns):
+                raise CatwalkError(
+                    f"attacks: {attack.name}: surrogates must look at images and be trained, which {each.name} does not"
+                )
+        return [
+            self.trained(self._trainings[each.name], seed if each.seed is None else each.seed, clean, clean)
+            for each in known
+        ]
 
     def _evaded(self, of: _Images, training: RecommenderTraining, seed: int, attack: AttackStage) -> Run:
         """Return a cell whose recommender was trained on clean images and is shown attacked ones by its network."""

@@ -1,5 +1,6 @@
 """The stage that attacks the images of a category."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catwalk.attacks.attack import Attack
+from catwalk.attacks.rank_attack import Surrogate
 from catwalk.errors import CatwalkError
 from catwalk.networks.features import FeatureTable
 from catwalk.poisoning.attack_files import AttackedItem, AttackSummary, read_summary
@@ -58,7 +60,7 @@ class AttackStage(CatalogueFeatures):
         features: FeaturesStage,
         protocol: Protocol,
         undefended: FeaturesStage,
-        known: KnownRecommender | None = None,
+        known: Sequence[KnownRecommender] = (),
         crafted_on: ClassifierStage | None = None,
     ) -> None:
         """Plan it.
@@ -70,7 +72,7 @@ class AttackStage(CatalogueFeatures):
             features: Those of the network under attack.
             protocol: What is attacked, and what its budget means.
             undefended: Features of the undefended network, by which a protocol may choose what is attacked.
-            known: The recommender that the attacker knows, trained on the clean catalogue, where it must know one.
+            known: The recommenders that the attacker knows, trained on the clean catalogue, where it must know any.
             crafted_on: The network on which the attack, a transfer, is crafted; None where it is the one under attack.
         """
         super().__init__(cache)
@@ -78,16 +80,17 @@ class AttackStage(CatalogueFeatures):
         self.grid = grid
         self.features = features
         self.protocol = protocol
-        self.known = known
+        self.known = tuple(known)
         self._undefended = undefended
         self.chosen_by = undefended if protocol.source_items == "undefended" else None
         self.crafted_on = crafted_on
-        self.inputs = tuple(stage for stage in (features, self.chosen_by, known, crafted_on) if stage is not None)
+        inputs = (features, self.chosen_by, *self.known, crafted_on)
+        self.inputs = tuple(stage for stage in inputs if stage is not None)
         self.named_attack = attack
         self._stored: Inputs | None = None
         self.target = grid.target if attack.example.targeted else None
-        if known is not None:
-            goal = f"{grid.source} in {known.name}, seed {known.seed}"
+        if self.known:
+            goal = f"{grid.source} in {self.known_recommender}"
         else:
             goal = f"{grid.source} → {grid.target}" if attack.example.targeted else f"away from {grid.source}"
         self.description = f"{self.name}, {goal}, CNN {features.classifier.name}{self._chosen_by}"
@@ -101,8 +104,10 @@ class AttackStage(CatalogueFeatures):
         }
         if self.chosen_by is not None:
             self.settings["source items by"] = self.chosen_by.key
-        if known is not None:
-            self.settings["known recommender"] = known.key
+        if len(self.known) == 1:
+            self.settings["known recommender"] = self.known[0].key
+        elif self.known:
+            self.settings["known recommenders"] = [stage.key for stage in self.known]
         if crafted_on is not None:
             self.settings["crafted on"] = crafted_on.key
         self.files = features.files
@@ -120,11 +125,21 @@ class AttackStage(CatalogueFeatures):
         """Whether there is one such attack for each recommender and seed."""
         return self.named_attack.example.knowledge == "network and recommender"
 
-    def knowing(self, recommender: KnownRecommender) -> "AttackStage":
-        """Return the attack by somebody who knows a recommender that was trained on the clean catalogue."""
+    def knowing(self, *recommenders: KnownRecommender) -> "AttackStage":
+        """Return the attack by somebody who knows recommenders that were trained on the clean catalogue."""
         return AttackStage(
-            self.cache, self.grid, self.named_attack, self.features, self.protocol, self._undefended, recommender
+            self.cache, self.grid, self.named_attack, self.features, self.protocol, self._undefended, recommenders
         )
+
+    @property
+    def surrogates(self) -> Sequence[Surrogate]:
+        """The recommenders that are known in the place of the one under attack; empty if that one is."""
+        return getattr(self.named_attack.example, "surrogates", ())
+
+    @property
+    def known_recommender(self) -> str | None:
+        """The recommenders that the attacker knows, in words; None where it need not know any."""
+        return " + ".join(f"{stage.name}, seed {stage.seed}" for stage in self.known) or None
 
     @property
     def _chosen_by(self) -> str:
@@ -174,8 +189,10 @@ class AttackStage(CatalogueFeatures):
     def _complete_attack(self) -> Attack:
         """Return the attack with what it must know."""
         attack: Attack = self.named_attack.specification.instantiate()
-        if self.known is not None:
-            attack.recommender = self.known.checkpoint  # type: ignore[attr-defined]
+        if self.known:
+            paths = [stage.checkpoint for stage in self.known]
+            attack.recommender = paths[0] if len(paths) == 1 else paths  # type: ignore[attr-defined]
+            attack.surrogates = []  # type: ignore[attr-defined] - the same attack as by these checkpoints
         if self.crafted_on is not None:
             attack.surrogates = [self.crafted_on.folder / CLASSIFIER_FILE]  # type: ignore[attr-defined]
         return attack

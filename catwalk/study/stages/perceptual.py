@@ -43,7 +43,7 @@ class PerceptualStage(Stage):
         self.attack = attack
         self.lpips = lpips
         self.inputs = (attack,)
-        known = "" if attack.known is None else f", {attack.known.name}, seed {attack.known.seed}"
+        known = f", {attack.known_recommender}" if attack.known else ""
         self.description = f"Looks of {attack.name}, CNN {attack.features.classifier.name}{known}"
         self.files = attack.features.files
         self.modules = modules_of(measure_attacked_images)
