@@ -12,6 +12,7 @@ from callbacks.resumable_checkpoint import ResumableCheckpoint
 from callbacks.wandb_axes import WandbAxes
 from callbacks.write_attacked_items import WriteAttackedItems
 from callbacks.write_features import WriteFeatures
+from callbacks.write_reachable_shifts import WriteReachableShifts
 from callbacks.write_recommendations import WriteRecommendations
 from callbacks.write_user_metrics import WriteUserMetrics
 from catwalk.moved import renamed
@@ -29,6 +30,7 @@ __all__ = [
     "WandbAxes",
     "WriteAttackedItems",
     "WriteFeatures",
+    "WriteReachableShifts",
     "WriteRecommendations",
     "WriteUserMetrics",
 ]

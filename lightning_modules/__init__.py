@@ -8,6 +8,7 @@ from lightning_modules.cnn import ProductClassifier
 from lightning_modules.denoiser import ImageDenoiser
 from lightning_modules.fast_adversarial_cnn import FastAdversarialClassifier
 from lightning_modules.free_adversarial_cnn import FreeAdversarialClassifier
+from lightning_modules.image_robust_vbpr import ImageRobustVBPR
 from lightning_modules.pairwise import PairwiseRecommender
 from lightning_modules.popularity import Popularity
 from lightning_modules.random import Random
@@ -23,6 +24,7 @@ __all__ = [
     "FastAdversarialClassifier",
     "FreeAdversarialClassifier",
     "ImageDenoiser",
+    "ImageRobustVBPR",
     "PairwiseRecommender",
     "Popularity",
     "ProductClassifier",

@@ -26,7 +26,18 @@ KNOWS = {
     "attacks": {"networks", "recommenders"},
     "results": {"files"},
     "poisoning": {
-        *("attacks", "configuration", "files", "metrics", "networks", "processing", "results", "shop", "terminal"),
+        *(
+            "attacks",
+            "configuration",
+            "files",
+            "metrics",
+            "networks",
+            "processing",
+            "recommenders",
+            "results",
+            "shop",
+            "terminal",
+        ),
     },
     "perceptual": {"attacks", "files", "metrics", "networks", "poisoning", "shop"},
     "plots": {"files", "networks", "poisoning", "shop"},
@@ -39,7 +50,7 @@ KNOWS = {
     },
     "study": {
         *("attacks", "callbacks", "configuration", "datamodules", "files", "lightning_modules", "metrics", "networks"),
-        *("overview", "perceptual", "plots", "poisoning", "processing", "results", "shop", "terminal"),
+        *("overview", "perceptual", "plots", "poisoning", "processing", "recommenders", "results", "shop", "terminal"),
     },
     "tuning": {"configuration", "files", "lightning_modules", "networks", "shop", "study"},
     "cli": {

@@ -8,6 +8,7 @@ from typing import Any
 from catwalk.errors import CatwalkError
 from catwalk.limits import LARGEST_SEED, check_seed
 from catwalk.poisoning.protocol import Protocol
+from catwalk.recommenders.reachable_shifts import ShiftSettings
 from catwalk.study.controls import Controls, noise_beside
 from catwalk.study.derived import Defence, Derived, Pipeline, derived_networks
 from catwalk.study.specifications import NamedAttack, attack_of
@@ -32,6 +33,8 @@ class Training:
         seed: Seed of weights and batches of a network; recommenders take the study's seeds instead.
         warm_start: Another recommender of the study, with whose parameters this one begins: the one with the same seed
             on the same images.
+        shifts: How the shifts are found that images can reach, for a recommender that is trained against them
+            (:class:`~lightning_modules.ImageRobustVBPR`).
     """
 
     model: Settings
@@ -39,6 +42,7 @@ class Training:
     trainer: Settings | None = None
     seed: int = 0
     warm_start: str | None = None
+    shifts: ShiftSettings | None = None
 
 
 @dataclass
@@ -162,6 +166,8 @@ class Grid:
         for name, training in self.extractors.items():
             if training.warm_start is not None:
                 raise CatwalkError(f"extractors.{name}.warm_start: is for recommenders; a network has model.weights")
+            if training.shifts is not None:
+                raise CatwalkError(f"extractors.{name}.shifts: is for recommenders that are trained against them")
         before: list[str] = []
         for name, training in self.recommenders.items():
             if training.warm_start is not None and training.warm_start not in before:

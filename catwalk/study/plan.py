@@ -10,6 +10,7 @@ from catwalk.attacks.rank_attack import Surrogate
 from catwalk.errors import CatwalkError
 from catwalk.perceptual import LPIPS
 from catwalk.poisoning.protocol import Protocol
+from catwalk.recommenders.reachable_shifts import ShiftSettings
 from catwalk.results.store import StageCache
 from catwalk.shop.catalogue import number_of
 from catwalk.study.controls import OTHER_SEEDS, SHAM, Control, Scenario
@@ -28,6 +29,7 @@ from catwalk.study.stages.mixed_features import MixedFeaturesStage
 from catwalk.study.stages.perceptual import PerceptualStage
 from catwalk.study.stages.recommendations import RecommendationsStage
 from catwalk.study.stages.recommender import RecommenderStage
+from catwalk.study.stages.shifts import ShiftsStage
 from catwalk.study.stages.source_items import SourceItems
 from catwalk.study.stages.stage import Stage
 from catwalk.study.trainings import ClassifierTraining, RecommenderTraining
@@ -358,6 +360,7 @@ class _Recommenders:
         self._variant = variant
         self._trained: dict[tuple[str, int, str], RecommenderStage] = {}
         self._tested: dict[tuple[str, str], RecommendationsStage] = {}
+        self._found_shifts: dict[str, ShiftsStage] = {}
 
     def trained(
         self, training: RecommenderTraining, seed: int, images: CatalogueFeatures, clean: FeaturesStage
@@ -368,9 +371,25 @@ class _Recommenders:
         which = (training.name, seed, images.key)
         if which not in self._trained:
             start = None if training.start is None else self.trained(training.start, seed, images, clean)
-            stage = RecommenderStage(self._cache, self._shop, training, seed, images, start, self._variant)
+            shifts = None if training.shifts is None else self._shifts(training.shifts, images, clean)
+            stage = RecommenderStage(self._cache, self._shop, training, seed, images, start, self._variant, shifts)
             self._trained[which] = stage
         return self._trained[which]
+
+    def _shifts(self, settings: ShiftSettings, images: CatalogueFeatures, clean: FeaturesStage) -> ShiftsStage:
+        """Return the stage that finds the shifts of the images by which a recommender is trained."""
+        if isinstance(images, MixedFeaturesStage):
+            if images.background is not clean:
+                raise CatwalkError(
+                    "protocol.background_features: is undefended, and ImageRobustVBPR is trained against shifts of the "
+                    "features of one network: let it be network, or leave the recommender out"
+                )
+            images = images.rows
+        assert isinstance(images, AttackStage | FeaturesStage)
+        stage = ShiftsStage(self._cache, settings, clean)
+        if isinstance(images, AttackStage):
+            stage = ShiftsStage(self._cache, settings, clean, images, stage)
+        return self._found_shifts.setdefault(stage.key, stage)
 
     def _tested_on(self, of: _Images, recommender: RecommenderStage, images: CatalogueFeatures) -> RecommendationsStage:
         if not recommender.training.looks_at_images:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from catwalk.files.hashes import file_hash
 from catwalk.files.watched import WatchedFiles, watch
 from catwalk.networks.imagenet import imagenet_categories
 from catwalk.poisoning.protocol import CORRECTED, Protocol
+from catwalk.recommenders.reachable_shifts import ShiftSettings
 from catwalk.shop.splits import published_split
 from catwalk.study.grid import Grid, Settings, Training
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import IMAGES, TRIPLETS, classifier_of, data_of, recommender_of
 from catwalk.study.trainer import make_trainer
+from lightning_modules.image_robust_vbpr import ImageRobustVBPR
 from lightning_modules.pairwise import PairwiseRecommender
 from lightning_modules.recommender import Recommender
 
@@ -124,6 +126,7 @@ class RecommenderTraining:
         looks_at_images: Whether images make a difference to it.
         start: The training of the recommender with whose parameters it begins: that one's own, or, where the protocol
             wants it so, half of it.
+        shifts: How the shifts are found that it is trained against; None where it is trained against none.
     """
 
     name: str
@@ -133,6 +136,7 @@ class RecommenderTraining:
     learns: bool
     looks_at_images: bool
     start: "RecommenderTraining | None" = None
+    shifts: ShiftSettings | None = None
 
     @classmethod
     def of(
@@ -164,6 +168,7 @@ class RecommenderTraining:
                 f"recommenders.{name}.model.warm_start: leave it out, and name a recommender of the study as "
                 f"recommenders.{name}.warm_start"
             )
+        shifts = _shifts_of(training, name, example)
         start = None
         if training.warm_start is not None:
             start = others[training.warm_start]
@@ -190,7 +195,7 @@ class RecommenderTraining:
         stated = {**protocol.data_arguments(), **(training.data or {})}
         data = data_of(stated, TRIPLETS, f"recommenders.{name}.data", **given)
         data.instantiate()
-        return cls(name, trainer, model, data, example.learns, example.uses_features, start)
+        return cls(name, trainer, model, data, example.learns, example.uses_features, start, shifts)
 
     @property
     def trainer_argument(self) -> str:
@@ -205,6 +210,7 @@ class RecommenderTraining:
             "data": self.data.settings,
             "trainer": self.trainer or {},
             "start": None if self.start is None else self.start.settings,
+            "shifts": None if self.shifts is None else asdict(self.shifts),
         }
 
     @property
@@ -231,6 +237,20 @@ class RecommenderTraining:
             seed: Of the batches.
         """
         return self.data.with_arguments(features=features, seed=seed)
+
+
+def _shifts_of(training: Training, name: str, example: Recommender) -> ShiftSettings | None:
+    """Return how the shifts are found that a recommender is trained against, if it is."""
+    if not isinstance(example, ImageRobustVBPR):
+        if training.shifts is not None:
+            raise CatwalkError(
+                f"recommenders.{name}.shifts: is for ImageRobustVBPR; {type(example).__name__} is not trained against "
+                "shifts, so leave it out"
+            )
+        return None
+    if example.shifts is not None:
+        raise CatwalkError(f"recommenders.{name}.model.shifts: leave it out, the study finds its own")
+    return training.shifts or ShiftSettings()
 
 
 def protocol_arguments(protocol: Protocol, model: Specification) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from catwalk.study.shop import Shop
 from catwalk.study.specifications import modules_of
 from catwalk.study.stages.attack import RECOMMENDER_FILE, KnownRecommender
 from catwalk.study.stages.images import CatalogueFeatures
+from catwalk.study.stages.shifts import ShiftsStage
 from catwalk.study.trainer import make_trainer
 from catwalk.study.trainings import RecommenderTraining, without_paths
 
@@ -30,6 +31,7 @@ class RecommenderStage(KnownRecommender):
         images: CatalogueFeatures,
         start: "RecommenderStage | None" = None,
         variant: str = "",
+        shifts: ShiftsStage | None = None,
     ) -> None:
         """Plan it.
 
@@ -41,6 +43,7 @@ class RecommenderStage(KnownRecommender):
             images: The images by whose features it recommends: clean, attacked or mixed, where it looks at any.
             start: The recommender with whose parameters it begins.
             variant: What tells it from the same recommender under another protocol, for the screen.
+            shifts: What it is trained against, where it is.
         """
         super().__init__(cache)
         self.name = training.name
@@ -49,7 +52,8 @@ class RecommenderStage(KnownRecommender):
         self.seed = seed
         self.source = images
         self.start = start
-        self.inputs = (images,) if start is None else (images, start)
+        self.shifts = shifts
+        self.inputs = tuple(stage for stage in (images, start, shifts) if stage is not None)
         self.description = f"{self.name} on {images.seen_by}, {images.attack_name or NO_ATTACK}, seed {seed}{variant}"
         self.modules = modules_of(training.model, training.data)
         data = without_paths(training.data.settings)
@@ -65,6 +69,8 @@ class RecommenderStage(KnownRecommender):
         self.files = (*shop.items.files, *shop.interactions.files)
         if start is not None:
             self.settings["warm start"] = start.key
+        if shifts is not None:
+            self.settings["shifts"] = shifts.key
 
     def make(self, folder: Path, progress: StudyProgress) -> dict[str, Any]:
         """Train, if there is anything to learn."""
@@ -75,6 +81,8 @@ class RecommenderStage(KnownRecommender):
         model, data = training.model.instantiate(), training.data_on(self.source.folder, self.seed).instantiate()
         if self.start is not None:
             model.warm_start = self.start.checkpoint
+        if self.shifts is not None:
+            model.shifts = self.shifts.folder
         trainer = make_trainer(training.trainer, training.trainer_argument, folder, progress)
         trainer.fit(model, data)
         trainer.save_checkpoint(folder / RECOMMENDER_FILE)
