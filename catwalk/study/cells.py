@@ -8,9 +8,10 @@ from typing import Any
 
 from catwalk.files.atomic import open_text, write_bytes
 from catwalk.files.csv_text import to_cell
+from catwalk.metrics.share_interval import share_interval
 from catwalk.study.decomposition import Decomposition
 from catwalk.study.grid import Grid
-from catwalk.study.image_intervals import mean_interval, share_interval
+from catwalk.study.image_intervals import mean_interval
 from catwalk.study.plan import Run
 from catwalk.study.shop import Shop
 from catwalk.study.stages.recommendations import RecommendationsStage

@@ -1,26 +1,9 @@
-"""Intervals of what an attack did to its images: of shares and of means, over the images."""
+"""Intervals of what an attack did to its images on average, over the images."""
 
 import math
 from collections.abc import Sequence
 
 from scipy import stats
-
-
-def share_interval(successes: int, images: int, confidence: float) -> tuple[float, float]:
-    """Return Wilson's interval of a share (Wilson, JASA 1927).
-
-    Args:
-        successes: Number of images that count, ``0..images``.
-        images: Number of all, at least 1.
-        confidence: In (0, 1).
-
-    Example:
-        >>> low, high = share_interval(8, 10, 0.95)
-        >>> round(low, 2), round(high, 2)
-        (0.49, 0.94)
-    """
-    interval = stats.binomtest(successes, images).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def mean_interval(values: Sequence[float], confidence: float) -> tuple[float, float] | None:

@@ -5,7 +5,8 @@ from statistics import NormalDist, fmean, stdev
 
 import pytest
 
-from catwalk.study.image_intervals import mean_interval, share_interval
+from catwalk.metrics.share_interval import share_interval
+from catwalk.study.image_intervals import mean_interval
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
