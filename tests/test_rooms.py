@@ -23,7 +23,8 @@ KNOWS = {
     "networks": {"configuration", "files", "processing", "shop"},
     "recommenders": {"files", "networks", "shop"},
     "metrics": {"recommenders", "shop"},
-    "attacks": {"networks", "recommenders"},
+    "detectors": {"files", "networks", "shop"},
+    "attacks": {"detectors", "networks", "recommenders"},
     "results": {"files"},
     "poisoning": {
         *(

@@ -4,6 +4,7 @@ from catwalk.attacks.apgd import APGD
 from catwalk.attacks.attack import Attack, AttackContext, AttackResult
 from catwalk.attacks.carlini_wagner import CarliniWagner
 from catwalk.attacks.estimated_gradient import NES, SPSA
+from catwalk.attacks.evading_pgd import EvadingPGD
 from catwalk.attacks.feature_matching import FeatureMatching
 from catwalk.attacks.fgsm import FGSM
 from catwalk.attacks.hop_skip_jump import HopSkipJump
@@ -29,6 +30,7 @@ __all__ = [
     "AttackContext",
     "AttackResult",
     "CarliniWagner",
+    "EvadingPGD",
     "FeatureMatching",
     "HopSkipJump",
     "ListRankAttack",

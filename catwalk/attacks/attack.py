@@ -64,6 +64,8 @@ class AttackContext:
     categories: Tensor
     purchases: Tensor | None
     images_of: Callable[[Tensor], list[Tensor]] | None = None
+    declared: Tensor | None = None
+    keys: Tensor | None = None
 
 
 class AttackSettings(TypedDict, total=False):

@@ -7,6 +7,7 @@ replaced, never changed in place: one that was reset in inference mode could not
 from catwalk.metrics.attack_success_rate import AttackSuccessRate
 from catwalk.metrics.auc import AUC
 from catwalk.metrics.category_hit_ratio import CategoryHitRatio
+from catwalk.metrics.detection import DetectionAUROC, DetectionRate
 from catwalk.metrics.exposure import Exposure
 from catwalk.metrics.feature_loss import FeatureLoss
 from catwalk.metrics.hit_rate import HitRate
@@ -23,6 +24,8 @@ __all__ = [
     "AUC",
     "AttackSuccessRate",
     "CategoryHitRatio",
+    "DetectionAUROC",
+    "DetectionRate",
     "Exposure",
     "FeatureLoss",
     "HitRate",

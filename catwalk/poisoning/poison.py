@@ -103,6 +103,21 @@ def _of_popularity(
     return chosen
 
 
+def declared_categories(catalogue: Catalogue, category_names: Sequence[str]) -> Tensor:
+    """Return the category that the dataset lists each item under, int64 ``(N,)``, by a network's numbers.
+
+    Args:
+        catalogue: The catalogue.
+        category_names: The network's.
+
+    Returns:
+        -1 for an item whose category the network does not tell.
+    """
+    numbers = {name: number for number, name in enumerate(category_names)}
+    own = torch.tensor([numbers.get(name, -1) for name in catalogue.category_names], dtype=torch.int64)
+    return own[torch.from_numpy(catalogue.categories)]
+
+
 def _checked_undefended(undefended: FeatureTable | None, table: FeatureTable) -> FeatureTable:
     """Return the undefended network's table, or raise a CatwalkError if it is missing or of another catalogue."""
     if undefended is None:
@@ -322,6 +337,8 @@ class Poisoning:
                 to_float(torch.from_numpy(decode_item(catalogue, item, classifier.image_size)).to(device))
                 for item in items.tolist()
             ],
+            declared=declared_categories(catalogue, table.category_names).to(device),
+            keys=torch.from_numpy(catalogue.keys).to(device),
         )
         targets = attack.targets_of(scene)
         clean = [decode_item(catalogue, item, classifier.image_size) for item in items]

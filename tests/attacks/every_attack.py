@@ -14,6 +14,7 @@ from catwalk.attacks import (
     SPSA,
     ZOO,
     CarliniWagner,
+    EvadingPGD,
     FeatureMatching,
     HopSkipJump,
     ListRankAttack,
@@ -23,6 +24,7 @@ from catwalk.attacks import (
     Square,
     Transfer,
 )
+from catwalk.detectors import FeatureSqueezing, NeighbourDistance, Reference
 from catwalk.networks.classifier import Classifier
 
 ATTACKS = {
@@ -42,6 +44,8 @@ OF_OTHER_AIMS = {
     "nuking rank attack on three recommenders": lambda **kwargs: rank_attack(3, intent="nuke", **kwargs),
     "rank attack on the mean": lambda **kwargs: rank_attack(objective="mean", random_start=True, **kwargs),
     "list rank attack": lambda **kwargs: list_rank_attack(**kwargs),
+    "evading pgd": lambda **kwargs: evading_pgd(NeighbourDistance(), **kwargs),
+    "evading pgd in l2": lambda **kwargs: evading_pgd(FeatureSqueezing(window=3), weight=1.0, norm="l2", **kwargs),
 }
 """Attacks whose targets are no categories."""
 
@@ -93,6 +97,13 @@ def rank_attack(number=1, **settings):
     return attack
 
 
+def evading_pgd(detector, **settings):
+    attack, random = EvadingPGD(detector, iterations=3, **settings), torch.Generator().manual_seed(2)
+    reference = Reference(torch.randn(20, 32, generator=random), torch.arange(20) % 5)
+    attack.score = detector.fitted(reference)
+    return attack
+
+
 def list_rank_attack(**settings):
     attack, random = ListRankAttack(queries=12, top_k=2, **settings), torch.Generator().manual_seed(2)
     model = visual_model(*(torch.randn(shape, generator=random) for shape in ((7, 3), (5, 3), (7, 2), (32, 2))))
@@ -108,9 +119,11 @@ def transfer(number, **settings):
 
 
 def aims(attack, categories):
-    """Return targets of the kind that an attack takes, another for each category: features, items, or categories."""
+    """Return targets of the kind that an attack takes: features, items, categories, or pairs of them."""
     if isinstance(attack, FeatureMatching):
         return torch.rand(5, 32, generator=torch.Generator().manual_seed(1))[categories]
+    if isinstance(attack, EvadingPGD):
+        return torch.stack([categories, categories.flip(0)], dim=1)
     return categories
 
 
