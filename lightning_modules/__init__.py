@@ -1,4 +1,4 @@
-"""LightningModules: the CNNs that classify product images, and the recommenders that use their features."""
+"""LightningModules: CNNs that classify product images, detectors beside them, and recommenders of their features."""
 
 from lightning_modules.adversarial_cnn import AdversarialClassifier
 from lightning_modules.amr import AMR
@@ -10,6 +10,7 @@ from lightning_modules.fast_adversarial_cnn import FastAdversarialClassifier
 from lightning_modules.free_adversarial_cnn import FreeAdversarialClassifier
 from lightning_modules.image_robust_vbpr import ImageRobustVBPR
 from lightning_modules.pairwise import PairwiseRecommender
+from lightning_modules.poisoning_detector import PoisoningDetector
 from lightning_modules.popularity import Popularity
 from lightning_modules.random import Random
 from lightning_modules.recommender import Recommender
@@ -26,6 +27,7 @@ __all__ = [
     "ImageDenoiser",
     "ImageRobustVBPR",
     "PairwiseRecommender",
+    "PoisoningDetector",
     "Popularity",
     "ProductClassifier",
     "Random",

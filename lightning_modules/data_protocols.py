@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 import torch
 from pytorch_lightning import Trainer
 
+from catwalk.detectors import ItemRoles
 from catwalk.errors import CatwalkError
 from catwalk.files.watched import WatchedFiles
 from catwalk.networks.features import FeatureTable
@@ -96,6 +97,27 @@ class CatalogueImages(ClassifierData, Protocol):
     watched: tuple[WatchedFiles, ...]
 
 
+class DetectorData(Protocol):
+    """What a detector of poisoned images needs, such as ``datamodules.PoisonedImages`` has it.
+
+    The loaders give dictionaries of ``is_poisoned``, bool ``(N,)``, ``features``, float32 ``(N, D)`` of the classifier,
+    and, where all are of one size, ``images``, float32 ``(N, 3, H, W)`` in [0, 1].
+
+    Attributes:
+        num_features: D.
+        network_fingerprint: Fingerprint of the classifier.
+        attack_names: Names of the attacks that it has images of.
+        clean_per_poisoned: Clean training images for each attacked one.
+        roles: By which it chose the items to train on.
+    """
+
+    num_features: int
+    network_fingerprint: str
+    attack_names: Sequence[str]
+    clean_per_poisoned: float
+    roles: ItemRoles
+
+
 def recommender_data_of(trainer: Trainer, who: str = "a recommender") -> RecommenderData:
     """Return a Trainer's data module, which has what ``who`` needs of :class:`RecommenderData`.
 
@@ -113,6 +135,11 @@ def poisonable_data_of(trainer: Trainer, who: str) -> PoisonableData:
 def classifier_data_of(trainer: Trainer, who: str = "a classifier") -> ClassifierData:
     """Return a Trainer's data module, which has what ``who`` needs of :class:`ClassifierData`; see above."""
     return cast(ClassifierData, _data_with(trainer, ClassifierData, who, "datamodules.ProductImages"))
+
+
+def detector_data_of(trainer: Trainer, who: str = "a detector") -> DetectorData:
+    """Return a Trainer's data module, which has what ``who`` needs of :class:`DetectorData`; see above."""
+    return cast(DetectorData, _data_with(trainer, DetectorData, who, "datamodules.PoisonedImages"))
 
 
 def catalogue_images_of(trainer: Trainer, who: str) -> CatalogueImages:

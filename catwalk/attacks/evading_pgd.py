@@ -113,7 +113,8 @@ class EvadingPGD(Attack):
                 "detector: EvadingPGD must know the items' declared categories and their keys, and the scene holds none"
             )
         trusted = self.roles.has("fit", scene.keys)
-        self.score = self.detector.fitted(Reference(scene.features[trusted], scene.declared[trusted]))
+        reference = Reference(scene.features[trusted], scene.declared[trusted], roles=self.roles)
+        self.score = self.detector.fitted(reference)
         return torch.stack([torch.full_like(scene.items, scene.category), scene.declared[scene.items]], dim=1)
 
     def perturb(

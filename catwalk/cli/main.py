@@ -38,6 +38,7 @@ the whole experiment
 images alone
   defend     put a trained network behind input operations, such as JPEG compression; nothing is trained
   attack     attack a category's images and measure what a CNN takes them for; no purchases, no recommender
+  detect     judge detectors of poisoned uploads by the images of attacks
 
 before it, for fair metrics
   tune       search for a recommender's best hyper-parameters on the validation items
@@ -58,7 +59,8 @@ LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 GO_ON = {
     **dict.fromkeys(LIGHTNING_COMMANDS, "run the same command again"),
     **dict.fromkeys(
-        ("attack", "data", "defend", "report", "results"), "nothing is left half-done: run the same command again"
+        ("attack", "data", "defend", "detect", "report", "results"),
+        "nothing is left half-done: run the same command again",
     ),
     "study": "the same command goes on with what is left to do",
     "tune": "the same command goes on with the trial that it was at",
@@ -194,6 +196,8 @@ def _run_command(arguments: list[str]) -> None:
         _run_attack(rest)
     elif command == "defend":
         _run_defend(rest)
+    elif command == "detect":
+        _run_detect(rest)
     elif command == "results":
         _run_results(rest)
     else:
@@ -206,6 +210,7 @@ def _run_command(arguments: list[str]) -> None:
                 "attack",
                 "data",
                 "defend",
+                "detect",
                 "report",
                 "results",
                 "study",
@@ -434,6 +439,18 @@ def _run_defend(arguments: list[str]) -> None:
         )
     usage = "CHECKPOINT OUTPUT [--config FILE ...] [--operations LIST]"
     _run_function("defend", usage, defend, arguments, configured=True)
+
+
+def _run_detect(arguments: list[str]) -> None:
+    from catwalk.detection.command import detect
+
+    _run_configured(
+        "detect",
+        detect,
+        "Judge detectors of poisoned uploads by the images of attacks, and print how many they find at how many false "
+        "alarms. For example: catwalk detect --config configs/detect/demo.yaml --attacked '[runs/images/pgd8]'",
+        arguments,
+    )
 
 
 def _run_configured(command: str, function: Callable[..., object], description: str, arguments: list[str]) -> None:

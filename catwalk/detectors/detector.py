@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from catwalk.detectors.item_roles import ItemRoles
 from catwalk.errors import CatwalkError
 from catwalk.networks.batching import padded_batches, size_buckets
 from catwalk.networks.frozen import eval_mode, exact_convolutions
@@ -28,11 +29,13 @@ class Reference:
         declared: The category that each was uploaded under, int64 ``(M,)``, by the network's numbers;
             :data:`UNKNOWN` where it has none.
         network: Fingerprint of the network; None where it is not known.
+        roles: By which these items were chosen; None where that is not known.
     """
 
     features: Tensor
     declared: Tensor
     network: str | None = None
+    roles: ItemRoles | None = None
 
 
 class Score(Protocol):

@@ -57,8 +57,8 @@ class NeighbourDistance(Detector):
 
     @property
     def title(self) -> str:
-        """Such as ``"Neighbours (knn, declared)"``."""
-        return f"Neighbours ({self.measure}, {self.category})"
+        """Such as ``"kNN (declared)"``."""
+        return f"{'kNN' if self.measure == 'knn' else 'Mahalanobis'} ({self.category})"
 
     @property
     def passes(self) -> int:

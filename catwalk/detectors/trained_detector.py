@@ -15,7 +15,7 @@ from catwalk.networks.compact_cnn import compact_cnn
 
 Sees = Literal["features", "images"]
 
-SETTINGS = ("sees", "width", "num_features", "network", "trained_on")
+SETTINGS = ("sees", "width", "num_features", "network", "trained_on", "roles")
 """What a checkpoint says of its detector besides the weights."""
 
 
@@ -81,10 +81,11 @@ class TrainedDetector(Detector):
 
     @torch.inference_mode(False)
     def fitted(self, reference: Reference) -> Score:
-        """Return the score, the logit; the reference tells whether it is of the same network.
+        """Return the score, the logit; the reference tells whether it is of the same network and roles.
 
         Raises:
-            CatwalkError: If the checkpoint is missing or none of a detector, or was trained beside another network.
+            CatwalkError: If the checkpoint is missing or none of a detector, or was trained beside another network or
+                with other roles.
         """
         trained = self.read()
         of_features = trained.settings["sees"] == "features"
@@ -92,6 +93,12 @@ class TrainedDetector(Detector):
             raise CatwalkError(
                 f"detector: {self.checkpoint} was trained on the features of another network: train it on those of the "
                 "network that it is to protect"
+            )
+        trained_with = trained.settings["roles"]
+        if reference.roles is not None and vars(reference.roles) != trained_with:
+            raise CatwalkError(
+                f"roles: {self.checkpoint} was trained with {trained_with}, and {vars(reference.roles)} are given: "
+                "items that it was trained on would be among those to judge it by; give the same"
             )
         return _Logit(trained.head(), trained.settings["num_features"])
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -16,6 +15,7 @@ from catwalk.errors import CatwalkError
 from catwalk.files.watched import watch, watch_folder, watch_named
 from catwalk.networks.classifier import Classifier, load_classifier
 from catwalk.networks.defended import DRAWS, defended
+from catwalk.networks.device import device_of
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
 from catwalk.networks.network import network_fingerprint
 from catwalk.networks.prediction import predict
@@ -111,7 +111,7 @@ def attack_images(
     check_folder(output, catalogue, "output")
     purchases = _purchases(attack, catalogue, protocol)
     judge = None if by_undefended is None else FeatureTable.read(by_undefended, catalogue)
-    place = _device(device)
+    place = device_of(device)
     network = defended(load_classifier(classifier, backbone, backbone_args), operations or [])
     network.network.to(place)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -184,16 +184,6 @@ def _purchases(attack: Attack, catalogue: Catalogue, protocol: AttackProtocol) -
             f"attack: {type(attack).__name__} must know the purchases of {catalogue.folder}, and {error}; the other "
             "attacks on a network need none"
         ) from error
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(1).to(name).device
-    except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that is not there
-        reason = str(error).splitlines()[0]
-        raise CatwalkError(f"device: {name!r} cannot be used, give cpu or a GPU such as cuda:0: {reason}") from error
 
 
 def _clean_features(classifier: Classifier, catalogue: Catalogue, progress: ReportProgress) -> FeatureTable:
