@@ -14,6 +14,7 @@ from catwalk.study.cells import COLUMNS, column_name
 from catwalk.study.configuration import CONFIGURATION_FILE, write_configuration
 from catwalk.study.controls import Controls
 from catwalk.study.derived import Defence, Pipeline
+from catwalk.study.detectors import StudyDetectors
 from catwalk.study.effects import Statistics
 from catwalk.study.estimate import show_estimates
 from catwalk.study.executor import run_waiting, workers_for
@@ -24,6 +25,7 @@ from catwalk.study.plan import Plan
 from catwalk.study.remarks import what_is_replaced
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import accuracy_attack_of, split_of
+from catwalk.study.stages.detection import DetectionSettings
 from catwalk.study.stages.perceptual import PerceptualSettings
 from catwalk.study.variants import varied
 from catwalk.study.wandb import CellRun, WandbMode, require_login, write_runs
@@ -55,6 +57,8 @@ def run_study(
     smallest_effect: float = 0.05,
     confidence: float = 0.95,
     accuracy_attack: Settings | None = None,
+    detectors: dict[str, Training] | None = None,
+    detection: DetectionSettings = DetectionSettings(),  # noqa: B008 - frozen
     lpips: PerceptualSettings = PerceptualSettings(),  # noqa: B008 - frozen
     split: Settings | None = None,
     wandb: WandbMode | None = None,
@@ -101,6 +105,10 @@ def run_study(
         confidence: Share of all studies in which an interval is to hold the true effect, in (0, 0.995].
         accuracy_attack: ``class_path`` and ``init_args`` of the untargeted attack under which the networks' accuracy on
             the test images is measured; by default PGD with ε = 8 grey levels, ten steps of ε/6 and a random start.
+        detectors: Detectors of poisoned uploads by name, judged by every attack: ``model`` is one of
+            ``catwalk.detectors``, or ``lightning_modules.PoisoningDetector`` with ``data.attacked``, the names of the
+            attacks that it is trained on.
+        detection: How they are judged.
         lpips: How LPIPS of the adversarial images is measured.
         split: ``class_path`` and ``init_args`` of the rule by which purchases are divided, one of
             ``catwalk.shop.splits``; by default the publisher's split, or else every user's last purchase is the test.
@@ -118,7 +126,7 @@ def run_study(
             beside the study's.
 
     Returns:
-        The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*``,
+        The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*``, ``detectors.*``,
         ``plots/``, ``report/index.html``, ``study.yaml`` and ``manifest.json``.
 
     Raises:
@@ -156,7 +164,8 @@ def run_study(
         )
     of_everybody = [f"{name}@{top_k}" for name in OF_EVERYBODY] if grid.recommenders else []
     further = Metrics.of([*of_everybody, *metrics], columns, len(shop.catalogue), source)
-    plan = Plan.of(grid, shop, cache, under, measure, further)
+    judged = StudyDetectors.of(detectors or {}, grid, detection, confidence)
+    plan = Plan.of(grid, shop, cache, under, measure, further, judged)
     if wandb == "online":
         require_login()
     if not dry_run:

@@ -90,7 +90,7 @@ class Grid:
         for seed in self.seeds:
             check_seed(seed, "seeds: each")
         for argument in ("extractors", "recommenders", "defences", "pipelines"):
-            _check_names(argument, list(getattr(self, argument)))
+            check_names(argument, list(getattr(self, argument)))
         self.derived: list[Derived] = derived_networks(self.extractors, self.defences, self.pipelines)
         self._check_transfers()
         for argument in ("extractors", "recommenders"):
@@ -178,7 +178,7 @@ class Grid:
             before.append(name)
 
 
-def _check_names(argument: str, names: list[str]) -> None:
+def check_names(argument: str, names: list[str]) -> None:
     """Raise a CatwalkError unless names can head rows and columns of a table, and readers can tell them apart."""
     for name in names:
         if name != " ".join(name.split()) or not name or not name.isprintable():

@@ -15,6 +15,7 @@ from catwalk.results.store import StageCache
 from catwalk.shop.catalogue import number_of
 from catwalk.study.controls import OTHER_SEEDS, SHAM, Control, Scenario
 from catwalk.study.derived import UNAWARE, Derived
+from catwalk.study.detectors import StudyDetectors
 from catwalk.study.grid import NO_ATTACK, Grid
 from catwalk.study.metrics import Metrics
 from catwalk.study.shop import Shop
@@ -23,6 +24,7 @@ from catwalk.study.stages.accuracy import AccuracyStage
 from catwalk.study.stages.attack import AttackStage
 from catwalk.study.stages.classifier import ClassifierStage
 from catwalk.study.stages.defended_classifier import DefendedClassifierStage
+from catwalk.study.stages.detection import DetectionStage
 from catwalk.study.stages.features import FeaturesStage
 from catwalk.study.stages.images import CatalogueFeatures
 from catwalk.study.stages.mixed_features import MixedFeaturesStage
@@ -113,9 +115,11 @@ class Plan:
 
     Attributes:
         runs: The cells.
+        detections: What judges detectors by the attacks of all networks and protocols; no part of any cell.
     """
 
     runs: list[Run]
+    detections: list[DetectionStage] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -126,6 +130,7 @@ class Plan:
         accuracy_attack: NamedAttack,
         lpips: LPIPS | None,
         metrics: Metrics,
+        detectors: StudyDetectors | None = None,
     ) -> "Plan":
         """Check all settings, each once, and plan the stages; nothing runs.
 
@@ -136,6 +141,7 @@ class Plan:
             accuracy_attack: Under which the networks' accuracy is measured.
             lpips: Measures LPIPS; None leaves it out.
             metrics: What else to measure of the recommenders.
+            detectors: What is judged by the attacks.
 
         Raises:
             CatwalkError: If a class refuses its arguments, or the grid does not fit the dataset.
@@ -162,11 +168,14 @@ class Plan:
         undefended = networks[grid.undefended].features
         recommenders = _recommenders(cache, shop, grid, metrics)
         runs: list[Run] = []
+        detections: dict[str, DetectionStage] = {}
         for protocol, of_one in zip(grid.protocols, recommenders, strict=True):
             for network in networks.values():
                 images = _Images(cache, grid, protocol, network, undefended, lpips)
                 runs += of_one.runs(images) if grid.recommenders else images.runs()
-        return cls(runs)
+                for stage in detectors.stages(cache, images.attacks) if detectors is not None else ():
+                    detections.setdefault(stage.key, stage)
+        return cls(runs, list(detections.values()))
 
     @cached_property
     def stages(self) -> list[Stage]:
@@ -184,6 +193,8 @@ class Plan:
             for stage in column:
                 if stage is not None:
                     add(stage)
+        for detection in self.detections:
+            add(detection)
         return list(ordered.values())
 
     @property

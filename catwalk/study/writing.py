@@ -12,6 +12,7 @@ from rich.console import Console
 from catwalk.perceptual import LPIPS
 from catwalk.study.cells import Cell, write_cells, write_users
 from catwalk.study.controls import OTHER_SEEDS
+from catwalk.study.detectors_table import detectors_table
 from catwalk.study.effects import Effect, Statistics, effects_of, write_effects
 from catwalk.study.grid import NO_ATTACK, Grid
 from catwalk.study.manifest import write_manifest
@@ -24,7 +25,7 @@ from catwalk.study.stages.recommendations import USERS_FILE
 from catwalk.study.table import Table
 from catwalk.study.tables import PaperTables, defences_table, networks_table, table_1, table_2
 
-TABLES = ("table1", "evasion", "shams", "table2", "defences", "networks")
+TABLES = ("table1", "evasion", "shams", "table2", "defences", "networks", "detectors")
 """Names of all tables that a study may have."""
 
 USERS_AT_ONCE = 256
@@ -121,6 +122,8 @@ def write_results(
     if grid.derived:
         tables["defences"] = defences_table(cells, effects, top_k, of_attacks)
     tables["networks"] = _networks(shop, plan, " ".join(filter(None, [*of_protocols, remarks])))
+    if plan.detections:
+        tables["detectors"] = detectors_table(plan.detections, len(grid.protocols) > 1)
     for stem in TABLES:
         for path in folder.glob(f"{stem}.*") if stem not in tables else ():  # of an earlier study of this name
             path.unlink()
