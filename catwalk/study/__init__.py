@@ -126,8 +126,8 @@ def run_study(
             beside the study's.
 
     Returns:
-        The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*``, ``detectors.*``,
-        ``plots/``, ``report/index.html``, ``study.yaml`` and ``manifest.json``.
+        The study's folder, with ``cells.csv``, ``table1.*`` (of recommenders), ``table2.*``, ``networks.*``,
+        ``detectors.*``, ``plots/``, ``report/index.html``, ``study.yaml`` and ``manifest.json``.
 
     Raises:
         CatwalkError: If the grid does not fit the dataset, or LPIPS or W&B's account cannot be had; nothing has been
