@@ -91,9 +91,10 @@ class ListRankAttack(Square):
     For every query the attacker uploads an image of an item and looks where the item stands in the top-K lists of some
     users. What is raised is ``Σ_u 1 / log2(place + 2)`` over the lists that it is in, the discount of DCG, so that both
     another list and a better place count. The search is :class:`~catwalk.attacks.Square`'s, an evolution of one parent
-    and one child, by recoloured squares; a child that is as good as its parent takes its place, for lists are the same
-    on wide plateaus. The black-box attacks of Cohen et al., "A Black-Box Attack Model for Visually-Aware Recommender
-    Systems" (WSDM 2021), have this attacker's knowledge, and estimate gradients from the order of items instead.
+    and one child, by recoloured squares. It begins with the clean image, and a child that is as good as its parent
+    takes its place, for lists are the same on wide plateaus. The black-box attacks of Cohen et al., "A Black-Box Attack
+    Model for Visually-Aware Recommender Systems" (WSDM 2021), have this attacker's knowledge, and estimate gradients
+    from the order of items instead.
 
     ``targets`` are the numbers of the items whose images are attacked, int64 ``(N,)``. There is no target category; it
     succeeds where what is raised is higher than for the clean image. An item that is in no list, and comes into none
@@ -122,6 +123,7 @@ class ListRankAttack(Square):
 
     knowledge = "network and recommender"
     access = "lists"
+    asks_about_clean = True
 
     def __init__(
         self,

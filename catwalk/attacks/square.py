@@ -60,6 +60,9 @@ class Square(QueryAttack):
         True
     """
 
+    asks_about_clean = False
+    """Whether the first query is about the clean image, so that no image becomes worse than that."""
+
     def __init__(
         self,
         epsilon: GreyLevels = 8.0,
@@ -82,7 +85,8 @@ class Square(QueryAttack):
         """Return the best point met of each image; see :meth:`QueryAttack.search`."""
         start, propose = (_stripes, _propose_linf) if self.threat_model.norm == "linf" else (_tiles, _propose_l2)
         radius = self.threat_model.budget / 255
-        best = self.threat_model.project(start(images, radius, self.seed, keys), images)
+        first = self.threat_model.project(start(images, radius, self.seed, keys), images)
+        best = images.clone() if self.asks_about_clean else first.clone()
         rows = oracle.rows_of(torch.ones_like(keys, dtype=torch.bool))
         least, succeeds = self.judge(oracle(best[rows], rows), targets[rows])
         for step in range(1, self.queries):
@@ -91,8 +95,11 @@ class Square(QueryAttack):
                 break
             current, clean = best[rows], images[rows]
             side = self.side(step, images.shape)
-            changed = propose(current, clean, side, radius, derived_seed(self.seed, step), keys[rows])
-            points = self.threat_model.project(changed, clean)
+            if step == 1 and self.asks_about_clean:
+                points = first[rows]
+            else:
+                changed = propose(current, clean, side, radius, derived_seed(self.seed, step), keys[rows])
+                points = self.threat_model.project(changed, clean)
             values, are_done = self.judge(oracle(points, rows), targets[rows])
             is_better = self.improves(values, least[rows]) | are_done
             best[rows] = torch.where(per_image(is_better), points, current)

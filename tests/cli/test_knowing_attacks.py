@@ -75,6 +75,16 @@ def test_the_rank_attack_raises_what_the_known_recommender_thinks(work, run, com
         assert not torch.equal(trained["model.projection"], known["state_dict"]["model.projection"])
 
 
+def test_the_list_rank_attack_asks_the_recommender_for_its_lists(work, run) -> None:
+    lists = ["--config", "configs/attack/list_rank8.yaml", f"{ATTACK}.queries=20"]
+    outcome = run("test", *VBPR, *lists, INTO, *EVADE)
+    assert (outcome.code, outcome.err) == (0, "")
+    summary = read_summary(OUTPUT)
+    assert (summary.attack, summary.access, summary.target) == ("List rank attack (ε = 8)", "lists", None)
+    assert 1 <= summary.queries <= 20
+    assert summary.n_attacked == len(seen("Sandal"))
+
+
 @pytest.mark.parametrize("command", [["test", *EVADE], pytest.param(["fit", *SHORT], marks=pytest.mark.slow)])
 def test_feature_matching_makes_images_like_the_best_seller(work, run, command: list) -> None:
     outcome = run(command[0], *VBPR, *MATCHING, INTO, *command[1:])
