@@ -1,10 +1,13 @@
 """Attacks on networks and on what recommends by them, each in its own file, and the threat model that bounds them."""
 
 from catwalk.attacks.apgd import APGD
+from catwalk.attacks.apgd_t import APGDT
 from catwalk.attacks.attack import Attack, AttackContext, AttackResult
+from catwalk.attacks.auto_attack import AutoAttack, EnsembleResult
 from catwalk.attacks.carlini_wagner import CarliniWagner
 from catwalk.attacks.estimated_gradient import NES, SPSA
 from catwalk.attacks.evading_pgd import EvadingPGD
+from catwalk.attacks.fab import FAB
 from catwalk.attacks.feature_matching import FeatureMatching
 from catwalk.attacks.fgsm import FGSM
 from catwalk.attacks.hop_skip_jump import HopSkipJump
@@ -20,6 +23,8 @@ from catwalk.attacks.zoo import ZOO
 
 __all__ = [
     "APGD",
+    "APGDT",
+    "FAB",
     "FGSM",
     "MIFGSM",
     "NES",
@@ -29,7 +34,9 @@ __all__ = [
     "Attack",
     "AttackContext",
     "AttackResult",
+    "AutoAttack",
     "CarliniWagner",
+    "EnsembleResult",
     "EvadingPGD",
     "FeatureMatching",
     "HopSkipJump",

@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from catwalk.attacks.attack import Attack, AttackSettings, check_steps
 from catwalk.attacks.pgd import random_point, steepest
-from catwalk.attacks.threat_model import GreyLevels, Norm, grey_levels
+from catwalk.attacks.threat_model import GreyLevels, Norm, ThreatModel, grey_levels
 from catwalk.errors import CatwalkError
 
 Loss = Literal["ce", "dlr"]
@@ -107,45 +107,10 @@ class APGD(Attack):
             hits = logits.argmax(dim=1) == targets
             return hits if self.targeted else ~hits
 
-        current = images
+        start = images
         if self.random_start:
-            current = ball.clamp(random_point(images, ball.norm, ball.budget, self.seed, keys))
-        previous = current
-        logits, value, gradient = _evaluate(network, current, objective)
-        best, best_value, best_gradient = current, value, gradient
-        result, result_value, result_succeeds = current, value, succeeds(logits)
-        step = images.new_full((len(images), 1, 1, 1), 2 * ball.budget / 255)
-        rises, halved, value_at_check = torch.zeros_like(targets), torch.zeros_like(result_succeeds), value
-        last_check, checks = 0, checkpoints(self.iterations)
-        for number in range(1, self.iterations + 1):
-            moved = ball.project(current + step * steepest(gradient, ball.norm), images)
-            if number > 1:
-                moved = current + _MOMENTUM * (moved - current) + (1 - _MOMENTUM) * (current - previous)
-                moved = ball.project(moved, images)
-            previous, current = current, moved
-            if number < self.iterations:
-                logits, new_value, gradient = _evaluate(network, current, objective)
-            else:  # where nobody needs a gradient any more
-                with torch.no_grad():
-                    logits = network(current).float()
-                    new_value = objective(logits)
-            rises = rises + (new_value > value)
-            value = new_value
-
-            succeeded = succeeds(logits)
-            better = torch.where(succeeded == result_succeeds, value > result_value, succeeded)
-            result, result_value = _where(better, current, result), torch.where(better, value, result_value)
-            result_succeeds = result_succeeds | succeeded
-
-            improved = value > best_value
-            best, best_value = _where(improved, current, best), torch.where(improved, value, best_value)
-            best_gradient = _where(improved, gradient, best_gradient)
-            if number in checks:
-                halved = (rises < _RISING * (number - last_check)) | (~halved & (best_value == value_at_check))
-                step = _where(halved, step / 2, step)
-                current, value = _where(halved, best, current), torch.where(halved, best_value, value)
-                gradient = _where(halved, best_gradient, gradient)
-                rises, value_at_check, last_check = torch.zeros_like(rises), best_value, number
+            start = ball.clamp(random_point(images, ball.norm, ball.budget, self.seed, keys))
+        result, _ = ascend(network, start, images, ball, objective, succeeds, self.iterations)
         return result, torch.full_like(targets, self.iterations)
 
     def passes(self, iterations: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +127,71 @@ class APGD(Attack):
             return lambda logits: _difference_of_logits_ratio(logits, targets)
         with torch.no_grad():
             origins = _without(network(images).float(), targets).argmax(dim=1)
-        return lambda logits: _targeted_difference_of_logits_ratio(logits, origins, targets)
+        return lambda logits: targeted_difference_of_logits_ratio(logits, origins, targets)
+
+
+def ascend(
+    network: nn.Module,
+    start: Tensor,
+    clean: Tensor,
+    threat_model: ThreatModel,
+    objective: Callable[[Tensor], Tensor],
+    succeeds: Callable[[Tensor], Tensor],
+    iterations: int,
+) -> tuple[Tensor, Tensor]:
+    """Climb an objective inside the ball by the steps of :class:`APGD`.
+
+    Args:
+        network: Takes images, returns logits ``(N, C)``.
+        start: float32 ``(N, 3, H, W)``, inside the ball.
+        clean: float32 ``(N, 3, H, W)``, its centre.
+        threat_model: The ball.
+        objective: Maps float32 logits ``(N, C)`` to what is maximised for each image, ``(N,)``.
+        succeeds: Maps them to whether the attack has succeeded, bool ``(N,)``.
+        iterations: Number of steps. There is one forward pass more than steps.
+
+    Returns:
+        ``(images, success)``: the point of the largest objective among the successes, or among all where there is none;
+        and whether it is one, bool ``(N,)``.
+    """
+    previous = current = start
+    logits, value, gradient = evaluate(network, current, objective)
+    best, best_value, best_gradient = current, value, gradient
+    result, result_value, result_succeeds = current, value, succeeds(logits)
+    step = clean.new_full((len(clean), 1, 1, 1), 2 * threat_model.budget / 255)
+    rises = torch.zeros_like(value, dtype=torch.int64)
+    halved, value_at_check = torch.zeros_like(result_succeeds), value
+    last_check, checks = 0, checkpoints(iterations)
+    for number in range(1, iterations + 1):
+        moved = threat_model.project(current + step * steepest(gradient, threat_model.norm), clean)
+        if number > 1:
+            moved = current + _MOMENTUM * (moved - current) + (1 - _MOMENTUM) * (current - previous)
+            moved = threat_model.project(moved, clean)
+        previous, current = current, moved
+        if number < iterations:
+            logits, new_value, gradient = evaluate(network, current, objective)
+        else:  # where nobody needs a gradient any more
+            with torch.no_grad():
+                logits = network(current).float()
+                new_value = objective(logits)
+        rises = rises + (new_value > value)
+        value = new_value
+
+        succeeded = succeeds(logits)
+        better = torch.where(succeeded == result_succeeds, value > result_value, succeeded)
+        result, result_value = where(better, current, result), torch.where(better, value, result_value)
+        result_succeeds = result_succeeds | succeeded
+
+        improved = value > best_value
+        best, best_value = where(improved, current, best), torch.where(improved, value, best_value)
+        best_gradient = where(improved, gradient, best_gradient)
+        if number in checks:
+            halved = (rises < _RISING * (number - last_check)) | (~halved & (best_value == value_at_check))
+            step = where(halved, step / 2, step)
+            current, value = where(halved, best, current), torch.where(halved, best_value, value)
+            gradient = where(halved, best_gradient, gradient)
+            rises, value_at_check, last_check = torch.zeros_like(rises), best_value, number
+    return result, result_succeeds
 
 
 def checkpoints(iterations: int) -> set[int]:
@@ -177,7 +206,7 @@ def checkpoints(iterations: int) -> set[int]:
     return numbers
 
 
-def _evaluate(
+def evaluate(
     network: nn.Module, images: Tensor, objective: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits in float32, the objective of each image and its gradient with respect to the image."""
@@ -195,7 +224,7 @@ def _difference_of_logits_ratio(logits: Tensor, categories: Tensor) -> Tensor:
     return (others - _entries(logits, categories)) / (largest[:, 0] - largest[:, 2] + 1e-12)
 
 
-def _targeted_difference_of_logits_ratio(logits: Tensor, origins: Tensor, targets: Tensor) -> Tensor:
+def targeted_difference_of_logits_ratio(logits: Tensor, origins: Tensor, targets: Tensor) -> Tensor:
     """Return ``(z_t - z_y) / (z_π1 - (z_π3 + z_π4) / 2)`` for each row."""
     largest = _largest(logits, 4, "towards a category")
     spread = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2
@@ -220,11 +249,22 @@ def _entries(logits: Tensor, categories: Tensor) -> Tensor:
     return logits.gather(1, categories[:, None])[:, 0]
 
 
+def most_likely_others(logits: Tensor, categories: Tensor, count: int) -> Tensor:
+    """Return the categories of the largest logits in descending order, without one of each row, int64 ``(N, count)``.
+
+    Args:
+        logits: ``(N, C)``.
+        categories: int64 ``(N,)``, the ones to leave out.
+        count: How many, at most C - 1.
+    """
+    return _without(logits, categories).argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
 def _without(logits: Tensor, categories: Tensor) -> Tensor:
     """Return the logits with minus infinity for one category of each row."""
     return logits.scatter(1, categories[:, None], -torch.inf)
 
 
-def _where(chosen: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
+def where(chosen: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
     """Return row by row, of tensors ``(N, ...)``, what a mask ``(N,)`` chooses."""
     return torch.where(chosen.view(-1, *[1] * (ours.ndim - 1)), ours, theirs)

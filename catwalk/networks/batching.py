@@ -66,6 +66,23 @@ def padded_batches(num_rows: int, batch_size: int, alone: bool = False) -> Itera
         yield torch.arange(start, start + padded).clamp_(max=num_rows - 1), count
 
 
+def padded_rows(chosen: Tensor) -> tuple[Tensor, int]:
+    """Return the rows of a batch that go on when others leave it, padded as the batch was.
+
+    Args:
+        chosen: bool ``(N,)``, the rows that go on, one at least. Whether N is a multiple of :data:`ROW_MULTIPLE` tells
+            whether the batch was padded (:func:`padded_batches`).
+
+    Returns:
+        ``(rows, count)``: int64 indices, of which the first ``count`` are those rows and the rest repeat the last.
+    """
+    rows = chosen.nonzero()[:, 0]
+    count = len(rows)
+    if len(chosen) % ROW_MULTIPLE == 0:
+        rows = torch.cat([rows, rows[-1:].expand(-count % ROW_MULTIPLE)])
+    return rows, count
+
+
 def map_batches(function: Callable[..., Tensor], *rows: Tensor, batch_size: int, alone: bool = False) -> Tensor:
     """Apply ``function`` to batches of rows and join what it returns.
 

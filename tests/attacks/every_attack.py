@@ -7,12 +7,15 @@ from visual_models import visual_model
 
 from catwalk.attacks import (
     APGD,
+    APGDT,
+    FAB,
     FGSM,
     MIFGSM,
     NES,
     PGD,
     SPSA,
     ZOO,
+    AutoAttack,
     CarliniWagner,
     EvadingPGD,
     FeatureMatching,
@@ -54,6 +57,19 @@ CARLINI_WAGNER = {
 }
 """An attack without a budget, that may fail."""
 
+UNTARGETED = {
+    "apgd-t": lambda **kwargs: APGDT(iterations=3, num_targets=2, **kwargs),
+    "fab-t": lambda **kwargs: FAB(iterations=3, num_targets=2, **kwargs),
+    "auto attack": lambda **kwargs: AutoAttack(iterations=3, num_targets=2, queries=5, **kwargs),
+}
+"""Attacks that lead away from a category, and stop for each image where it has left it."""
+
+BOUNDARY = {
+    "fab": lambda **kwargs: FAB(iterations=3, targeted=True, **kwargs),
+    "fab without a budget": lambda **kwargs: FAB(epsilon=None, norm="l2", iterations=3, num_targets=2, **kwargs),
+}
+"""Attacks that look for the nearest image beyond a boundary."""
+
 NOISE = {
     "noise": lambda **kwargs: RandomNoise(**kwargs),
     "uniform noise": lambda **kwargs: RandomNoise(distribution="uniform", **kwargs),
@@ -82,7 +98,17 @@ BY_DISTANCE = {
 }
 """Attacks without gradients and without a budget, that may fail."""
 
-ALL = {**ATTACKS, **CARLINI_WAGNER, **OF_OTHER_AIMS, **NOISE, **TRANSFER, **BY_QUERIES, **BY_DISTANCE}
+ALL = {
+    **ATTACKS,
+    **CARLINI_WAGNER,
+    **OF_OTHER_AIMS,
+    **NOISE,
+    **TRANSFER,
+    **BY_QUERIES,
+    **BY_DISTANCE,
+    **UNTARGETED,
+    **BOUNDARY,
+}
 
 attack_towards_a_category = pytest.mark.parametrize("make_attack", ATTACKS.values(), ids=ATTACKS.keys())
 
