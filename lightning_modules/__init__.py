@@ -14,6 +14,7 @@ from lightning_modules.poisoning_detector import PoisoningDetector
 from lightning_modules.popularity import Popularity
 from lightning_modules.random import Random
 from lightning_modules.recommender import Recommender
+from lightning_modules.trades_cnn import TradesClassifier
 from lightning_modules.vbpr import VBPR
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "ProductClassifier",
     "Random",
     "Recommender",
+    "TradesClassifier",
 ]

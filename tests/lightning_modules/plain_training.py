@@ -67,3 +67,39 @@ def free_adversarial_training(
                 rows.copy_(torch.clamp(rows + epsilon * torch.sign(perturbed.grad), -epsilon, epsilon))
             losses.append(float(loss.detach()))
     return losses, delta
+
+
+def trades_loss(network: nn.Module, x: Tensor, perturbed: Tensor, y: Tensor, beta: float) -> Tensor:
+    """TRADES's objective, written out with probabilities."""
+    p, q = torch.softmax(network(x), dim=1), torch.softmax(network(perturbed), dim=1)
+    right = p[torch.arange(len(y)), y]
+    return -right.log().mean() + beta * (p * (p.log() - q.log())).sum() / len(y)
+
+
+def trades(
+    network: nn.Module, batches: Batches, lr: float, epsilon: float, step: float, iterations: int, beta: float
+) -> list[float]:
+    """TRADES with plain SGD, on batches that bring the noise of the start along; return the losses."""
+    network.train()
+    losses = []
+    for x, y, noise in batches:  # type: ignore[misc]
+        flags = {module: module.training for module in network.modules()}
+        network.eval()
+        p = torch.softmax(network(x), dim=1).detach()
+        perturbed = x + 0.001 * noise
+        for _ in range(iterations):
+            perturbed = perturbed.detach().requires_grad_(True)
+            q = torch.softmax(network(perturbed), dim=1)
+            (gradient,) = torch.autograd.grad((p * (p.log() - q.log())).sum(), [perturbed])
+            moved = perturbed.detach() + step * torch.sign(gradient)
+            perturbed = torch.clamp(torch.max(torch.min(moved, x + epsilon), x - epsilon), 0, 1)
+        for module, flag in flags.items():
+            module.training = flag
+        loss = trades_loss(network, x, perturbed.detach(), y, beta)
+        network.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter -= lr * parameter.grad
+        losses.append(float(loss.detach()))
+    return losses

@@ -3,6 +3,7 @@
 import copy
 import itertools
 
+import numpy as np
 import plain_training
 import pytest
 import torch
@@ -20,9 +21,12 @@ from lightning_modules import (
     FastAdversarialClassifier,
     FreeAdversarialClassifier,
     ProductClassifier,
+    TradesClassifier,
 )
+from lightning_modules.trades_cnn import divergences
 
-DEFENCES = (AdversarialClassifier, FastAdversarialClassifier, FreeAdversarialClassifier)
+DEFENCES = (AdversarialClassifier, FastAdversarialClassifier, FreeAdversarialClassifier, TradesClassifier)
+QUICK_FIRST = (*DEFENCES[:3], pytest.param(TradesClassifier, marks=pytest.mark.slow))
 LR = 0.05
 
 
@@ -31,7 +35,11 @@ def test_epsilon_may_be_a_share(make, recwarn):
     model, same = make(epsilon="8/255"), make(epsilon=8.0)
     assert model.hparams["epsilon"] == model.hparams_initial["epsilon"] == 8.0
     assert dict(model.hparams) == dict(same.hparams)
-    if make is not FreeAdversarialClassifier:
+    if make is TradesClassifier:
+        stepping = make(epsilon="4/255", step="1/255")
+        assert (stepping.ball.epsilon, stepping.step, stepping.hparams["step"]) == (4.0, 1.0, 1.0)
+        assert model.step == same.step == 2.0
+    elif make is not FreeAdversarialClassifier:
         stepping = make(epsilon="4/255", step="1/255")
         assert (stepping.attack.threat_model.epsilon, stepping.attack.step, stepping.hparams["step"]) == (4.0, 1.0, 1.0)
         assert model.attack.step == same.attack.step
@@ -159,6 +167,29 @@ def test_free_at_keeps_its_perturbation_over_epochs_and_for_batches_that_grow(ma
     assert torch.equal(model._perturbation, delta)
 
 
+@pytest.mark.parametrize("beta", [0.0, 6.0])
+def test_trades_is_the_plain_algorithm_step_by_step(make_trainer, monkeypatch, beta):
+    batches, start = make_batches(), []
+    noise = [torch.randn(x.shape, generator=torch.Generator().manual_seed(7)) for x, _ in batches]
+    model = make(TradesClassifier, "without_statistics", epsilon=6, step=2.5, iterations=3, beta=beta)
+    coming = iter(noise)
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning_modules.trades_cnn.torch.randn_like", lambda _: next(coming))
+        recorder = train(make_trainer, model, batches, start)
+    with_noise = [(x, y, z) for (x, y), z in zip(batches, noise, strict=True)]
+    losses = plain_training.trades(start[0], with_noise, LR, 6 / 255, 2.5 / 255, 3, beta)
+    assert recorder.losses == pytest.approx(losses, rel=1e-5)
+    assert_equal_networks(model.network, start[0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_divergence_is_that_of_numpy():
+    generator = torch.Generator().manual_seed(0)
+    logits, others = (3 * torch.randn(5, 4, generator=generator) for _ in range(2))
+    p, q = (np.exp(z.double().numpy()) / np.exp(z.double().numpy()).sum(1, keepdims=True) for z in (logits, others))
+    np.testing.assert_allclose(divergences(logits, others), (p * np.log(p / q)).sum(1), rtol=1e-5)
+    assert divergences(logits, logits).abs().max() < 1e-6
+
+
 def test_random_starts_lie_in_the_ball_and_differ_from_visit_to_visit(make_trainer):
     """With one tiny step, what the network is trained on is the random start, almost."""
     (images, categories), seen = make_batches(1, last=8)[0], []
@@ -205,6 +236,7 @@ def test_fast_at_takes_one_long_step(make_trainer):
         (AdversarialClassifier, {"iterations": 7}, 7, 1),
         (FastAdversarialClassifier, {"check_every_n_steps": 0}, 1, 1),
         (FreeAdversarialClassifier, {"replays": 4}, 0, 4),
+        (TradesClassifier, {"iterations": 10}, 11, 2),
     ],
 )
 def test_a_step_costs_the_passes_that_it_must(make_trainer, cls, settings, eval_passes, train_passes):
@@ -369,7 +401,7 @@ def test_an_overflow_in_float16_holds_weights_and_perturbation(make_trainer):
 # What all three share with T ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cls", DEFENCES)
+@pytest.mark.parametrize("cls", QUICK_FIRST)
 def test_checkpoints_load_everywhere(shop, make_trainer, tmp_path, cls):
     seed_everything(0, verbose=False)
     model = cls(epsilon=4, backbone="catwalk.networks.compact_cnn", backbone_args={"width": 8})
@@ -424,11 +456,11 @@ def test_every_batch_has_random_numbers_of_its_own(make_trainer):
     assert len(set(seeds)) == len(seeds) == 8
 
 
-@pytest.mark.parametrize("cls", DEFENCES)
+@pytest.mark.parametrize("cls", QUICK_FIRST)
 def test_they_learn_to_withstand(shop, make_trainer, cls):
     """On the same batches T learns features that PGD turns round."""
     seed_everything(0, verbose=False)
-    settings = {"iterations": 3} if cls is AdversarialClassifier else {}
+    settings = {"iterations": 3} if cls in (AdversarialClassifier, TradesClassifier) else {}
     model = cls(backbone="catwalk.networks.compact_cnn", backbone_args={"width": 8}, **settings)
     data = ProductImages(shop, batch_size=32, shift=1)
     make_trainer(max_epochs=12).fit(model, data)
@@ -447,6 +479,9 @@ def test_they_learn_to_withstand(shop, make_trainer, cls):
         (FastAdversarialClassifier, {"max_drop": 0}, "max_drop: must be"),
         (FastAdversarialClassifier, {"check_iterations": 0}, "iterations: must be"),
         (FreeAdversarialClassifier, {"replays": 0}, "replays: must be at least 1"),
+        (TradesClassifier, {"step": 0}, "step: must be"),
+        (TradesClassifier, {"iterations": 0}, "iterations: must be at least 1"),
+        (TradesClassifier, {"beta": -1}, "beta: must be a number of 0 or above, got -1"),
     ],
 )
 def test_bad_settings(cls, settings, message):

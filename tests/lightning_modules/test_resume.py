@@ -21,6 +21,7 @@ TRAININGS = {
     "AdversarialClassifier": {"iterations": 2},
     "FastAdversarialClassifier": {"check_every_n_steps": 5},  # when a checkpoint is saved
     "FreeAdversarialClassifier": {"replays": 2},
+    "TradesClassifier": {"iterations": 2},
 }
 
 
