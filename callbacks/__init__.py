@@ -9,6 +9,7 @@ from callbacks.inject_poisoned_images import InjectPoisonedImages
 from callbacks.perceptual_distance import PerceptualDistance
 from callbacks.ranking_metrics import RankingMetrics
 from callbacks.resumable_checkpoint import ResumableCheckpoint
+from callbacks.robust_accuracy import RobustAccuracy
 from callbacks.wandb_axes import WandbAxes
 from callbacks.write_attacked_items import WriteAttackedItems
 from callbacks.write_features import WriteFeatures
@@ -27,6 +28,7 @@ __all__ = [
     "PerceptualDistance",
     "RankingMetrics",
     "ResumableCheckpoint",
+    "RobustAccuracy",
     "WandbAxes",
     "WriteAttackedItems",
     "WriteFeatures",
