@@ -31,13 +31,13 @@ def has_no_gradient(network: nn.Module, images: Tensor, categories: Tensor) -> T
         images: float32 ``(N, 3, H, W)`` in [0, 1].
         categories: int64 ``(N,)``.
     """
-    index = categories.clone()[:, None]
 
     def lead(logits: Tensor) -> Tensor:
         others = logits.scatter(1, index, -torch.inf).amax(dim=1)
         return logits.gather(1, index)[:, 0] - others
 
     with torch.inference_mode(False), torch.enable_grad(), eval_mode(network):
+        index = categories.clone()[:, None]  # an inference tensor could take no part in a gradient
         _, _, gradient = evaluate(network, images.clone(), lead)
     return (gradient == 0).flatten(1).all(dim=1)
 
