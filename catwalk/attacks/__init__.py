@@ -5,11 +5,13 @@ from catwalk.attacks.apgd_t import APGDT
 from catwalk.attacks.attack import Attack, AttackContext, AttackResult
 from catwalk.attacks.auto_attack import AutoAttack, EnsembleResult
 from catwalk.attacks.carlini_wagner import CarliniWagner
+from catwalk.attacks.ddn import DDN
 from catwalk.attacks.estimated_gradient import NES, SPSA
 from catwalk.attacks.evading_pgd import EvadingPGD
 from catwalk.attacks.fab import FAB
 from catwalk.attacks.feature_matching import FeatureMatching
 from catwalk.attacks.fgsm import FGSM
+from catwalk.attacks.fmn import FMN
 from catwalk.attacks.hop_skip_jump import HopSkipJump
 from catwalk.attacks.list_rank import ListRankAttack, ShownLists
 from catwalk.attacks.mi_fgsm import MIFGSM
@@ -24,8 +26,10 @@ from catwalk.attacks.zoo import ZOO
 __all__ = [
     "APGD",
     "APGDT",
+    "DDN",
     "FAB",
     "FGSM",
+    "FMN",
     "MIFGSM",
     "NES",
     "PGD",

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from catwalk.attacks.attack import Attack, AttackSettings
+from catwalk.attacks.attack import AttackSettings
+from catwalk.attacks.least_change import LeastChange, as_saved, per_image
 from catwalk.attacks.threat_model import ThreatModel
 from catwalk.errors import CatwalkError
 from catwalk.networks.batching import ROW_MULTIPLE
@@ -29,9 +30,6 @@ _LARGEST_C = 1e10
 
 _NO_PROGRESS = 0.9999
 """An image whose loss does not fall below this share of what it was has come to its end."""
-
-_ROUNDING = 1e-6
-"""By how much an image that nothing has moved may differ from the clean one, for it was divided and multiplied."""
 
 _BETAS, _ADAM_EPSILON = (0.9, 0.999), 1e-8
 """Adam's other settings, which are its authors'."""
@@ -107,7 +105,7 @@ class _Box:
         further, usual = shares.new_tensor(_INSIDE_AT_BORDER), shares.new_tensor(_INSIDE)
         inside = torch.where(self.at_border(images), further, usual)
         # In float64, for atanh has other last bits at the end of an array than within, which rounding takes away.
-        return torch.atanh(_per_image(inside) * (2 * shares - 1)).to(images.dtype)
+        return torch.atanh(per_image(inside) * (2 * shares - 1)).to(images.dtype)
 
     def images(self, w: Tensor) -> Tensor:
         """Return the images at w."""
@@ -118,11 +116,7 @@ class _Box:
 
     def shown(self, images: Tensor) -> Tensor:
         """Return what is left of images when they are saved and read back."""
-        if not self.is_rounded:
-            return images.clone()
-        pixels = images if self.highest is None else images / self.highest
-        rounded = (pixels.clamp(0, 1) * 255).round_().div_(255)
-        return rounded if self.highest is None else rounded.mul_(self.highest)
+        return as_saved(images, self.highest) if self.is_rounded else images.clone()
 
     def gradient(self, gradient: Tensor, images: Tensor) -> Tensor:
         """Return the gradient with respect to w, of one with respect to the images there, which it overwrites."""
@@ -197,7 +191,7 @@ class _Rows:
 
         Their next step, which must have no gradient, leaves them there.
         """
-        pixels = _per_image(begins)
+        pixels = per_image(begins)
         self.w = torch.where(pixels, box.places(self.clean), self.w)
         self.first.masked_fill_(pixels, 0)
         self.second.masked_fill_(pixels, 0)
@@ -208,7 +202,7 @@ class _Rows:
         self.steps = self.steps.masked_fill(begins, -1)
 
 
-class CarliniWagner(Attack):
+class CarliniWagner(LeastChange):
     """Looks for the image nearest to the clean one, in L2, that the network takes for the target category.
 
     In tanh space no image can leave [0, 1]: ``x'(w) = (tanh(w + atanh(0.999999·(2x - 1))) + 1) / 2``, with 0.999 for
@@ -267,7 +261,7 @@ class CarliniWagner(Attack):
         targeted: bool = True,
         **settings: Unpack[AttackSettings],
     ) -> None:
-        super().__init__("l2", None, targeted=targeted, **settings)
+        super().__init__("l2", rounded=rounded, targeted=targeted, **settings)
         if not 0 <= confidence < math.inf:
             raise CatwalkError(f"confidence: must be a finite number, at least 0, got {confidence!r}")
         if not 0 < initial_c <= _LARGEST_C:
@@ -291,7 +285,6 @@ class CarliniWagner(Attack):
         self.searches = searches
         self.iterations = iterations
         self.learning_rate = learning_rate
-        self.rounded = rounded
         self.check_every = max(1, iterations // 10) if check_every is None else check_every
 
     @property
@@ -335,7 +328,7 @@ class CarliniWagner(Attack):
             begins = torch.zeros_like(rows.found)
             begins[targets.new_tensor(ended)] = True
             rows.start(begins, rows.c.new_tensor([search.c for search in searches]), box)
-            gradient = gradient.masked_fill(_per_image(begins), 0)
+            gradient = gradient.masked_fill(per_image(begins), 0)
             needed = -(-len(order) // ROW_MULTIPLE) * ROW_MULTIPLE
             if needed < len(searches):
                 order += [place for place, search in enumerate(searches) if search.tried >= self.searches]
@@ -370,7 +363,7 @@ class CarliniWagner(Attack):
         images = box.images(rows.w)
         shown = (box.shown(images) if self.rounded else images.clone()).requires_grad_()
         logits = network(shown)
-        margin, direction = self._margin(logits.detach(), rows.targets)
+        margin, direction = self.lag(logits.detach(), rows.targets)
         excess = (margin + self.confidence).clamp(min=0)
         (gradient,) = torch.autograd.grad(logits, shown, (direction * (excess > 0)[:, None]).to(logits.dtype))
         shown = shown.detach()
@@ -382,34 +375,14 @@ class CarliniWagner(Attack):
         rows.found |= success
         closer = success & (distance_shown < rows.distance)
         rows.distance = torch.where(closer, distance_shown, rows.distance)
-        rows.nearest = torch.where(_per_image(closer), shown, rows.nearest)
+        rows.nearest = torch.where(per_image(closer), shown, rows.nearest)
         loss = (distance + rows.c * excess).masked_fill(rows.steps == 0, math.inf)
         rows.least = torch.minimum(rows.least, loss)
-        return box.gradient((gradient * _per_image(rows.c)).add_(difference.mul_(2)), images)
-
-    def _margin(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return by how much the unwanted logit leads the wanted one ``(N,)``, and the gradient of that ``(N, C)``."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        index = targets[:, None]
-        other, its_index = logits.scatter(1, index, -math.inf).max(dim=1, keepdim=True)
-        margin = (other - logits.gather(1, index))[:, 0]
-        direction = torch.zeros_like(logits).scatter(1, its_index, 1.0).scatter(1, index, -1.0)
-        return (margin, direction) if self.targeted else (-margin, -direction)
+        return box.gradient((gradient * per_image(rows.c)).add_(difference.mul_(2)), images)
 
     def passes(self, iterations: Tensor) -> tuple[Tensor, Tensor]:
         """Return those of each image: with every c the clean image is looked at, too, before the first step."""
         return iterations + self.searches, iterations + self.searches
-
-    def final_images(self, images: Tensor, clean: Tensor, success: Tensor) -> Tensor:
-        """Return the clean image for each that the network does not take as wanted.
-
-        Most of those are clean already. Of some, found at the very border, the logits have other last bits now. What
-        was found outside of [0, 1] and clipped is handed out whatever the network makes of it, as in the reproduced
-        paper's code, which judges before it clips.
-        """
-        if not self.threat_model.clip:
-            success = success | ((images - clean).abs().flatten(1).amax(dim=1) > _ROUNDING)
-        return torch.where(_per_image(success), images, clean)
 
     def _adam_factors(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factor and the ε of each step from 0 to ``iterations``, for the sums that :class:`_Rows` keeps.
@@ -426,7 +399,7 @@ class CarliniWagner(Attack):
 def _adam_step(rows: _Rows, gradient: Tensor, factors: tuple[Tensor, Tensor]) -> None:
     """Move w by one step of Adam, each row by its own count of steps."""
     rows.steps += 1
-    factor, epsilon = (_per_image(values[rows.steps]) for values in factors)
+    factor, epsilon = (per_image(values[rows.steps]) for values in factors)
     rows.first.mul_(_BETAS[0]).add_(gradient)
     rows.second.mul_(_BETAS[1]).add_(gradient.square())
     denominator = rows.second.sqrt().add_(epsilon)
@@ -435,8 +408,3 @@ def _adam_step(rows: _Rows, gradient: Tensor, factors: tuple[Tensor, Tensor]) ->
 
 def _squared_length(images: Tensor) -> Tensor:
     return images.square().flatten(1).sum(dim=1)
-
-
-def _per_image(values: Tensor) -> Tensor:
-    """Return ``(N,)`` as ``(N, 1, 1, 1)``, for images."""
-    return values[:, None, None, None]
