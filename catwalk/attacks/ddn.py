@@ -25,11 +25,12 @@ class DDN(RadiusSearch):
     "Decoupling Direction and Norm for Efficient Gradient-Based L2 Adversarial Attacks and Defenses", CVPR 2019,
     algorithm 1).
 
-    Three things differ from the paper, each of which makes the changes smaller. γ falls, as in FMN, where theirs stays:
-    at 5% the length found is known no better than that. The gradient is that of the difference between the wanted logit
-    and the largest other, which says where the border is; the cross-entropy, ``loss: ce``, also pulls at the other
-    categories. And δ is not rounded itself, but the image that the network is shown: rounding takes short steps away.
-    ``DDN(loss="ce", final_gamma=0.05, rounded=False)`` is the attack of the paper but for that rounding.
+    Three things differ from the paper, each of which makes the changes smaller. γ falls, as in FMN, from where an image
+    has both succeeded and failed on; theirs stays, and at 5% the length found is known no better than that. The
+    gradient is that of the difference between the wanted logit and the largest other, which says where the border is;
+    the cross-entropy, ``loss: ce``, also pulls at the other categories. And δ is not rounded itself, but the image that
+    the network is shown: rounding takes short steps away. ``DDN(loss="ce", final_gamma=0.05, rounded=False)`` is the
+    attack of the paper but for that rounding.
 
     An image without gradient stays where it is, where theirs takes a random step.
 
@@ -94,7 +95,9 @@ class DDN(RadiusSearch):
 
     def next_radius(self, rows: Rows, lag: Tensor, gradient: Tensor, gamma: float) -> Tensor:
         """Return a share less or more than before; see :meth:`RadiusSearch.next_radius`."""
-        return torch.where(rows.is_success, rows.radius * (1 - gamma), rows.radius * (1 + gamma))
+        is_between = rows.has_failed & (rows.distance < math.inf)
+        shares = torch.where(is_between, gamma, self.gamma).to(rows.radius)
+        return rows.radius * torch.where(rows.is_success, 1 - shares, 1 + shares)
 
     def onto_ball(self, perturbation: Tensor, radius: Tensor) -> Tensor:
         """Return perturbations of the length of the radius; one of length 0 stays."""

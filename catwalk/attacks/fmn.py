@@ -22,7 +22,9 @@ class FMN(RadiusSearch):
     larger than the least distance so far, and a failure the share γ larger. α and γ fall along half a cosine (Pintor et
     al., "Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints", NeurIPS 2021, algorithm 1).
 
-    On 8-bit images distances in L-infinity are whole levels. ε then stays a level below the least that has succeeded,
+    What is shorter than half a level is rounded away, and the network sees the same image again. With ``rounded``, ε
+    therefore grows by γ at least until the first success. On 8-bit images distances in L-infinity are whole levels. ε
+    then stays a level below the least that has succeeded,
     for no other success would be worth anything.
 
     Args:
@@ -80,6 +82,9 @@ class FMN(RadiusSearch):
         """Return the radius by what is known of the border; see :meth:`RadiusSearch.next_radius`."""
         dual = gradient.abs().sum(dim=(1, 2, 3)) if self.threat_model.norm == "linf" else _euclidean(gradient)
         border = rows.length + lag.abs() / dual.clamp(min=torch.finfo(dual.dtype).tiny)
+        if self._rounds:
+            is_first = rows.radius == math.inf
+            border = torch.where(is_first, border, torch.maximum(border, rows.radius * (1 + self.gamma)))
         smaller = torch.minimum(rows.radius * (1 - gamma), rows.distance)
         larger = torch.where(rows.distance < math.inf, rows.radius * (1 + gamma), border)
         radius = torch.where(rows.is_success, smaller, larger)

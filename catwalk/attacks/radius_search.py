@@ -37,6 +37,7 @@ class Rows:
         distance: ``(N,)``, its distance; infinite where there is none.
         is_success: bool ``(N,)``, whether the image that was shown last succeeds.
         length: ``(N,)``, how far ``points`` are from ``clean``.
+        has_failed: bool ``(N,)``, whether an image after the clean one has not succeeded.
     """
 
     place: Tensor
@@ -49,6 +50,7 @@ class Rows:
     distance: Tensor
     is_success: Tensor
     length: Tensor
+    has_failed: Tensor
 
     def select(self, rows: Tensor) -> "Rows":
         """Return a copy of some rows."""
@@ -173,6 +175,7 @@ class RadiusSearch(LeastChange, abc.ABC):
             distance=infinite,
             is_success=torch.zeros_like(targets, dtype=torch.bool),
             length=torch.zeros_like(infinite),
+            has_failed=torch.zeros_like(targets, dtype=torch.bool),
         )
         nearest, iterations = images.clone(), torch.full_like(targets, self.iterations)
         for number in range(self.iterations):
@@ -181,6 +184,8 @@ class RadiusSearch(LeastChange, abc.ABC):
             step = (self.final_step + (self.step - self.final_step) * falling) / 255
             shown = as_saved(rows.points, highest) if self._rounds else rows.points.clone()
             lag, gradient = self._judge(network, shown.requires_grad_(), rows)
+            if number > 0:
+                rows.has_failed = rows.has_failed | ~rows.is_success
             rows.radius = torch.minimum(self.next_radius(rows, lag, gradient, gamma), rows.longest)
             # Products and sums apart, for a fused multiply-add rounds otherwise at the end of an array than within.
             moved = rows.points - rows.clean + steepest(gradient, "l2") * step
