@@ -7,6 +7,7 @@ All have the same networks, images and targets, and are judged by their images r
 """
 
 import argparse
+import importlib
 import importlib.util
 import math
 import sys
@@ -84,9 +85,8 @@ def ours(attack: LeastChange, task: Task) -> tuple[Tensor, float | None]:
 
 
 def theirs(attack: str, task: Task, **arguments: object) -> tuple[Tensor, float | None]:
-    import adv_lib.attacks
-
-    craft = partial(getattr(adv_lib.attacks, attack), task.network, targeted=True, **arguments)
+    attacks = importlib.import_module(f"{PEER}.attacks")
+    craft = partial(getattr(attacks, attack), task.network, targeted=True, **arguments)
     return task.in_batches(lambda images, targets: craft(images, targets).detach()), None
 
 
@@ -95,6 +95,8 @@ def contestants(steps: list[int]) -> list[Contestant]:
     carlini_wagner = CarliniWagner(searches=5, iterations=300, learning_rate=0.01)
     found = [Contestant("C&W (5 × 300)", "L2", None, partial(ours, carlini_wagner))]
     has_peer = importlib.util.find_spec(PEER) is not None
+    if has_peer:
+        importlib.import_module(f"{PEER}.attacks")  # which takes a second, and is no attack's
     for count in steps:
         found.append(Contestant("DDN", "L2", count, partial(ours, DDN(iterations=count))))
         found.append(Contestant("FMN", "L2", count, partial(ours, FMN("l2", iterations=count))))
