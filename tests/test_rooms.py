@@ -24,7 +24,7 @@ KNOWS = {
     "recommenders": {"files", "networks", "shop"},
     "metrics": {"recommenders", "shop"},
     "detectors": {"files", "networks", "shop"},
-    "attacks": {"detectors", "networks", "recommenders"},
+    "attacks": {"detectors", "networks", "recommenders", "shop"},
     "results": {"files"},
     "poisoning": {
         *("attacks", "configuration", "files", "metrics", "networks", "processing", "recommenders", "results"),

@@ -4,20 +4,21 @@ import abc
 import copy
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypedDict, get_args
+from typing import Literal, TypedDict, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from catwalk.attacks.threat_model import GreyLevels, Norm, ThreatModel, below_half_a_level, grey_levels
+from catwalk.attacks.masks import Mask
+from catwalk.attacks.threat_model import Distance, GreyLevels, Norm, ThreatModel, below_half_a_level, grey_levels
 from catwalk.errors import CatwalkError
 from catwalk.limits import check_seed
-from catwalk.networks.batching import map_batches, padded_batches
-from catwalk.networks.frozen import Precision, eval_mode, exact_convolutions, frozen
+from catwalk.networks.batching import ROW_MULTIPLE, map_batches, padded_batches
+from catwalk.networks.frozen import FrozenNetwork, Precision, eval_mode, exact_convolutions, frozen
 
 Knowledge = Literal["network", "network and purchases", "network and recommender"]
 Access = Literal["nothing", "gradients", "scores", "decisions", "lists"]
@@ -32,11 +33,13 @@ class AttackResult:
         success: bool ``(N,)``: what the attack wants of an image has come true for these float images, by the network
             in float32.
         iterations: int64 ``(N,)``, what each image cost: gradient steps, or queries of an attack that has no gradients.
+        perturbation: float32 ``(3, H, W)``, what an attack has added to all images alike; None where there is no such.
     """
 
     images: Tensor
     success: Tensor
     iterations: Tensor
+    perturbation: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +72,68 @@ class AttackContext:
 
 
 class AttackSettings(TypedDict, total=False):
-    """The arguments that every attack hands on to :class:`Attack`: how it computes, not what."""
+    """The arguments that every attack hands on to :class:`Attack`: where it may change images, and how it computes."""
 
+    mask: Mask | None
     batch_size: int
     precision: Precision
     compiled: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some of the images of a call, as an attack sees them.
+
+    Attributes:
+        network: Takes coordinates of these images, one row for each, and returns logits; it is shown the clean images
+            outside of a mask's region.
+        threat_model: With the region of these images.
+        images: float32 ``(n, 3, H, W)``, coordinates of the clean images.
+        targets: What to aim at, a row for each.
+        keys: int64 ``(n,)``, each item's key; None where the call was given none.
+        count: How many of the rows are images of the call; the others pad the batch.
+    """
+
+    network: nn.Module
+    threat_model: ThreatModel
+    images: Tensor
+    targets: Tensor
+    keys: Tensor | None
+    count: int
+
+
+class MaskedNetwork(nn.Module):
+    """What an attack sees of a network where it may change images within a region alone.
+
+    Args:
+        network: The network in its quickest form.
+        threat_model: With the region of a batch of images.
+        clean: Coordinates of these images.
+    """
+
+    def __init__(self, network: FrozenNetwork, threat_model: ThreatModel, clean: Tensor) -> None:
+        super().__init__()
+        self._network = network
+        self._threat_model = threat_model
+        self._clean = clean
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of images, one for each of the batch, with the clean images outside of their regions."""
+        return cast(Tensor, self._network(self._composed(images)))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features of such images."""
+        return self._network.features(self._composed(images))
+
+    def _composed(self, images: Tensor) -> Tensor:
+        if len(images) != len(self._clean):
+            raise CatwalkError(
+                f"mask: the attack asks the network about {len(images)} images at once, and {len(self._clean)} were "
+                "given to it, so that nobody knows which region each has; use it without a mask, or let it ask about "
+                "all rows of its batch in their order"
+            )
+        return self._threat_model.compose(images, self._clean.to(images.dtype))
 
 
 class Attack(abc.ABC):
@@ -86,12 +146,13 @@ class Attack(abc.ABC):
 
     Args:
         norm: Distance between images.
-        epsilon: Budget in grey levels, a number or text such as ``"8/255"``, which are 8; None for an attack that has
-            none.
+        epsilon: Budget in grey levels, a number or text such as ``"8/255"``, which are 8, or for ``"l0"`` in pixels;
+            None for an attack that has none.
         targeted: Whether ``targets`` are the categories to reach (True) or the ones to leave (False).
         random_start: Whether images start from a random point or are otherwise left to chance, so that a call needs
             ``keys``.
         seed: Seed of the random starts.
+        mask: Where an image may change (:mod:`catwalk.attacks.masks`); None means everywhere.
         batch_size: Images per forward pass, at least 1; changes speed and memory, never the result.
         precision: ``"32"`` is exact float32, on GPUs as well; ``"tf32"`` lets GPUs round in convolutions, as PyTorch
             does by default; ``"bf16"`` lets the network compute in bfloat16 inside. Images and perturbations stay
@@ -110,14 +171,24 @@ class Attack(abc.ABC):
     """How much the attacker sees of that: nothing; gradients, and with them all parameters; the scores that the network
     gives to all categories; its decisions, the category that it names, alone; or the lists that are shown to users."""
 
+    norms: tuple[Distance, ...] = get_args(Norm)
+    """In which norms its budget can be stated."""
+
+    is_joint: bool = False
+    """Whether what comes of an image depends on the other images of the call, so that processes cannot share them."""
+
+    one_by_one: bool = False
+    """Whether each image goes through the network by itself, whatever the call says."""
+
     def __init__(
         self,
-        norm: Norm,
+        norm: Distance,
         epsilon: GreyLevels | None,
         *,
         targeted: bool = True,
         random_start: bool = False,
         seed: int = 0,
+        mask: Mask | None = None,
         batch_size: int = 64,
         precision: Precision = "32",
         compiled: bool = False,
@@ -127,7 +198,9 @@ class Attack(abc.ABC):
         if precision not in get_args(Precision):
             raise CatwalkError(f"precision: must be one of {', '.join(get_args(Precision))}, got {precision!r}")
         check_seed(seed)
-        self.threat_model = ThreatModel(norm, None if epsilon is None else grey_levels(epsilon))
+        if norm not in self.norms:
+            raise CatwalkError(f"norm: must be one of {', '.join(self.norms)}, got {norm!r}")
+        self.threat_model = ThreatModel(norm, None if epsilon is None else grey_levels(epsilon), mask=mask)
         self.targeted = targeted
         self.random_start = random_start
         self.seed = seed
@@ -142,11 +215,18 @@ class Attack(abc.ABC):
 
     @property
     def name(self) -> str:
-        """Name for tables, with the budget in grey levels: ``"FGSM (ε = 4)"``, ``"PGD-L2 (ε = 255)"``."""
-        epsilon = self.threat_model.epsilon
-        if epsilon is None:
-            return self.title
-        return f"{self.title}{'' if self.threat_model.norm == 'linf' else '-L2'} (ε = {epsilon:g})"
+        """Name for tables, with the budget in grey levels, or pixels, and the mask.
+
+        Such as ``"FGSM (ε = 4)"``, ``"PGD-L2 (ε = 255)"``, ``"JSMA (20 pixels)"``, ``"PGD (ε = 8, background)"``.
+        """
+        ball = self.threat_model
+        limits = []
+        if ball.epsilon is not None:
+            limits.append(f"{ball.epsilon:g} pixels" if ball.norm == "l0" else f"ε = {ball.epsilon:g}")
+        if ball.mask is not None:
+            limits.append(ball.mask.name)
+        norm = "-L2" if ball.norm == "l2" and ball.epsilon is not None else ""
+        return f"{self.title}{norm} ({', '.join(limits)})" if limits else self.title
 
     def check_eight_bit(self) -> None:
         """Raise a CatwalkError if ε is above 0, and yet so small that no 8-bit image would change."""
@@ -233,14 +313,14 @@ class Attack(abc.ABC):
                 return AttackResult(images.clone(), none.bool(), none)
             with eval_mode(network):
                 self.check_targets(network, images[:1].clone(), targets)
-            adversarial, iterations = self._craft(network, images, targets, keys, alone, progress)
+            adversarial, iterations, perturbation = self._craft(network, images, targets, keys, alone, progress)
             with eval_mode(network), torch.no_grad(), exact_convolutions():
                 rows = adversarial, images, targets
                 succeeds = partial(self.succeeds, network)
                 success = map_batches(succeeds, *rows, batch_size=self.batch_size, alone=alone)
             adversarial = self.final_images(adversarial, images, success)
-        self.threat_model.of(network).verify(adversarial, images)
-        return AttackResult(adversarial, success, iterations)
+        self.threat_model.of(network).for_images(images, keys).verify(adversarial, images)
+        return AttackResult(adversarial, success, iterations, perturbation)
 
     def _craft(
         self,
@@ -250,31 +330,62 @@ class Attack(abc.ABC):
         keys: Tensor | None,
         alone: bool,
         progress: Callable[[int, int], None] | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return adversarial images and iterations, crafted batch by batch on the network's quickest form."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return adversarial images, iterations and what all share, crafted on the network's quickest form."""
         inside = copy.copy(self)
-        inside.threat_model = self.threat_model.of(network)
-        scale = inside.threat_model.scale(images)
+        ball = inside.threat_model = self.threat_model.of(network).for_images(images, keys)
+        scale = ball.scale(images)
         done, parts = 0, []
         with frozen(network, images, precision=self.precision, scale=scale, compiled=self.compiled) as view:
-            for rows, count in padded_batches(len(images), self.batch_size, alone):
-                rows = rows.to(images.device)
-                clean = images[rows] if scale is None else images[rows] / scale
-                returned = inside.perturb(view, clean, targets[rows], None if keys is None else keys[rows])
+
+            def batches(order: Tensor | None) -> Iterator[Batch]:
+                # With a mask the fewest there are: nobody would know the regions where rows have left a larger batch.
+                size = self.batch_size if ball.mask is None else ROW_MULTIPLE
+                for rows, count in padded_batches(len(images), size, alone or self.one_by_one):
+                    rows = rows.to(images.device)
+                    if order is not None:
+                        rows = order[rows]
+                    clean = images[rows] if scale is None else images[rows] / scale
+                    own = ball if ball.region is None else replace(ball, region=ball.region[rows])
+                    seen = view if ball.mask is None else MaskedNetwork(view, own, clean)
+                    yield Batch(seen, own, clean, targets[rows], None if keys is None else keys[rows], count)
+
+            order = None if keys is None else keys.argsort(stable=True)
+            shared = inside.learn(partial(batches, order))
+            for batch in batches(None):
+                inside.threat_model = batch.threat_model
+                returned = inside.perturb(batch.network, batch.images, batch.targets, batch.keys)
                 if not (isinstance(returned, tuple) and len(returned) == 2):
                     raise CatwalkError(
                         f"{type(self).__name__}.perturb returns a {type(returned).__name__}: return two tensors, the "
                         "adversarial images and the number of steps of each"
                     )
                 adversarial, iterations = returned
-                parts.append((adversarial[:count].detach(), iterations[:count]))
-                done += count
+                parts.append((adversarial[: batch.count].detach(), iterations[: batch.count]))
+                done += batch.count
                 if progress is not None:
                     progress(done, len(images))
         adversarial, iterations = (torch.cat(part) for part in zip(*parts, strict=True))
         if scale is not None or not self.threat_model.clip:
             adversarial = (adversarial if scale is None else adversarial * scale).clamp(0, 1)
-        return adversarial, iterations
+        if shared is not None and scale is not None:
+            shared = shared * scale[0]
+        return ball.restore(adversarial, images), iterations, shared
+
+    def learn(self, batches: Callable[[], Iterator[Batch]]) -> Tensor | None:
+        """Learn what is to be known of all images of a call before :meth:`perturb` is given the first batch.
+
+        For attacks whose images depend on each other, which set :attr:`is_joint`; it may keep what it learns on itself.
+
+        Args:
+            batches: Gives the batches of all images, as often as it is called. They are in the order of the keys, and
+                their sizes are multiples of :data:`~catwalk.networks.batching.ROW_MULTIPLE`, or 1, so that a sum need
+                depend neither on the order of the images nor on ``batch_size``.
+
+        Returns:
+            float32 ``(3, H, W)``, what is added to the coordinates of all images alike; None where there is no such.
+        """
+        return None
 
     def succeeds(self, network: nn.Module, images: Tensor, clean: Tensor, targets: Tensor) -> Tensor:
         """Return whether what the attack wants of each image has come true, bool ``(N,)``.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from catwalk.attacks.attack import Attack, AttackSettings, check_steps, cross_entropy_gradient
-from catwalk.attacks.threat_model import GreyLevels, Norm, grey_levels
+from catwalk.attacks.threat_model import Distance, GreyLevels, Norm, grey_levels
 from catwalk.keyed_random import uniform
 
 
@@ -84,7 +84,7 @@ class PGD(Attack):
         return adversarial, torch.full_like(targets, self.iterations)
 
 
-def random_point(images: Tensor, norm: Norm, epsilon: float, seed: int, keys: Tensor | None) -> Tensor:
+def random_point(images: Tensor, norm: Distance, epsilon: float, seed: int, keys: Tensor | None) -> Tensor:
     """Return a uniformly random point of the ball around each image.
 
     In L2 the direction is that of a vector of normal numbers and the length is ``ε·U^(1/D)``, for an image of D
@@ -93,7 +93,7 @@ def random_point(images: Tensor, norm: Norm, epsilon: float, seed: int, keys: Te
 
     Args:
         images: float32 ``(N, 3, H, W)`` in [0, 1].
-        norm: The ball's norm.
+        norm: The ball's norm, ``"linf"`` or ``"l2"``.
         epsilon: The ball's radius in grey levels.
         seed: Seed of the points.
         keys: int64 ``(N,)``, each item's key; its point depends on it, the seed and its image alone. None draws all
@@ -119,7 +119,7 @@ def random_point(images: Tensor, norm: Norm, epsilon: float, seed: int, keys: Te
     return images + perturbation.reshape(images.shape)
 
 
-def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+def steepest(gradient: Tensor, norm: Distance) -> Tensor:
     """Return the direction of length 1 in a norm along which a function with this gradient rises most.
 
     Args:

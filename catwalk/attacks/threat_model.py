@@ -1,16 +1,22 @@
 """Threat models: what an attack may do to an image, and the check that it did no more."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from catwalk.attacks.masks import Mask
 from catwalk.errors import CatwalkError
 
 Norm = Literal["linf", "l2"]
+"""Norms whose ball an attack can follow a gradient in."""
+
+Distance = Literal["linf", "l2", "l0"]
+"""All norms that a budget may be stated in."""
+
 Space = Literal["pixels", "normalised"]
 Quantisation = Literal["inside", "round", "truncate"]
 
@@ -78,7 +84,8 @@ class ThreatModelError(RuntimeError):
 class ThreatModel:
     """The ball around each clean image in which its adversarial image must lie, and the 8-bit lattice it ends on.
 
-    Every adversarial image also lies in [0, 1], or 0..255 in grey levels.
+    Every adversarial image also lies in [0, 1], or 0..255 in grey levels. With a mask it also differs from the clean
+    image within a region alone (:class:`~catwalk.attacks.masks.Mask`), which :meth:`for_images` finds.
 
     In the space of the pixels a distance is one between images. In the normalised space it is one between what a
     network makes of them first, ``(x - mean) / std``: a change of a pixel by one grey level counts as ``1 / std``
@@ -86,10 +93,11 @@ class ThreatModel:
     ``x / std`` in the normalised space, which are its *coordinates*.
 
     Attributes:
-        norm: Distance between images, ``"linf"`` (largest change of a value) or ``"l2"`` (Euclidean, over all
-            channels and pixels of an image).
-        epsilon: Radius of the ball in grey levels (8 means 8/255), any real number of 0 or above; None for an
-            attack that minimises the distance and has no budget. With 0 nothing may change: the attack is a control.
+        norm: Distance between images, ``"linf"`` (largest change of a value), ``"l2"`` (Euclidean, over all
+            channels and pixels of an image) or ``"l0"`` (number of pixels that changed, each with all its channels).
+        epsilon: Radius of the ball in grey levels (8 means 8/255), any real number of 0 or above, and for ``"l0"`` a
+            whole number of pixels; None for an attack that minimises the distance and has no budget. With 0 nothing
+            may change: the attack is a control.
         quantisation: How images become 8-bit. ``"inside"`` rounds to the nearest level and then moves back what
             left the ball. ``"round"`` only rounds and may leave the ball by half a level per value. ``"truncate"``
             cuts off the fraction, as ``(x * 255).astype(uint8)`` does, and may leave it by a level per value.
@@ -97,21 +105,25 @@ class ThreatModel:
             ε = 4 comes to less than one grey level).
         clip: Whether an attack keeps to [0, 1] at every step, or only its outcome is clipped.
         std: What the network divides each colour channel by, above 0. An attack in the normalised space fills it in.
+        mask: Where an image may change; None means everywhere.
+        region: What the mask comes to for a batch of images, bool ``(N, 1, H, W)``; :meth:`for_images` fills it in.
 
     Raises:
         CatwalkError: If a field has a value that is not allowed.
     """
 
-    norm: Norm
+    norm: Distance
     epsilon: float | None
     quantisation: Quantisation = "inside"
     space: Space = "pixels"
     clip: bool = True
     std: tuple[float, float, float] | None = None
+    mask: Mask | None = None
+    region: Tensor | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for argument, allowed, value in (
-            ("norm", get_args(Norm), self.norm),
+            ("norm", get_args(Distance), self.norm),
             ("quantisation", get_args(Quantisation), self.quantisation),
             ("space", get_args(Space), self.space),
         ):
@@ -122,10 +134,12 @@ class ThreatModel:
                 f"epsilon: must be a number of grey levels of 0 or above (8 means 8/255), or null for no budget, "
                 f"got {self.epsilon!r}"
             )
+        if self.norm == "l0" and self.epsilon is not None and self.epsilon != int(self.epsilon):
+            raise CatwalkError(f"epsilon: in l0 it is a whole number of pixels, got {self.epsilon!r}")
 
     @property
     def budget(self) -> float:
-        """ε in grey levels.
+        """ε in grey levels, or pixels for ``"l0"``.
 
         Raises:
             ValueError: If there is none.
@@ -151,6 +165,35 @@ class ThreatModel:
             )
         return replace(self, std=tuple(std.flatten().tolist()))
 
+    def for_images(self, images: Tensor, keys: Tensor | None) -> "ThreatModel":
+        """Return the threat model with the region of each image that its mask leaves free.
+
+        Args:
+            images: float32 ``(N, 3, H, W)`` in [0, 1], clean images as pixels.
+            keys: int64 ``(N,)``, each item's key, for masks that come with the items.
+
+        Raises:
+            CatwalkError: If an image has no such region.
+        """
+        return self if self.mask is None else replace(self, region=self.mask.region(images, keys))
+
+    def free(self, clean: Tensor) -> Tensor | None:
+        """Return where images may change, bool ``(N, 1, H, W)``; None where that is everywhere.
+
+        Raises:
+            ValueError: If there is a mask and its region is missing, or that of other images.
+        """
+        if self.mask is None:
+            return None
+        if self.region is None or self.region.shape != (len(clean), 1, *clean.shape[-2:]):
+            raise ValueError("region: a mask has another one for each image; use ThreatModel.for_images(images, keys)")
+        return self.region
+
+    def compose(self, images: Tensor, clean: Tensor) -> Tensor:
+        """Return the images where they may change and the clean ones elsewhere, ``(N, 3, H, W)``."""
+        region = self.free(clean)
+        return images if region is None else torch.where(region, images, clean)
+
     def scale(self, images: Tensor) -> Tensor | None:
         """Return what coordinates are multiplied by to give pixels, ``(1, 3, 1, 1)``; None where they are pixels.
 
@@ -173,16 +216,23 @@ class ThreatModel:
     def project(self, images: Tensor, clean: Tensor) -> Tensor:
         """Return the images moved onto the ball around the clean images, then clipped (see :meth:`clamp`).
 
+        Outside of a mask's region they become the clean images first.
+
         Args:
             images: float32 ``(N, 3, H, W)``, coordinates of any value.
             clean: float32 ``(N, 3, H, W)``, coordinates of images in [0, 1].
 
         Returns:
-            float32 ``(N, 3, H, W)``. For ``"linf"`` the nearest point that is allowed. For ``"l2"`` the
-            perturbation is scaled to length ε first; clipping only brings it nearer to the clean image.
+            float32 ``(N, 3, H, W)``. For ``"linf"`` and ``"l0"`` the nearest point that is allowed: for ``"l0"`` the
+            ε pixels keep their change whose loss would carry the image furthest from where it was (Croce and Hein,
+            "Sparse and Imperceivable Adversarial Attacks", ICCV 2019, section 2.2), of equals the first. For
+            ``"l2"`` the perturbation is scaled to length ε first; clipping only brings it nearer to the clean image.
         """
+        images = self.compose(images, clean)
         if self.epsilon is None:
             return self.clamp(images)
+        if self.norm == "l0":
+            return self._fewest_pixels(images, clean)
         radius = self.epsilon / 255
         perturbation = images - clean
         if self.norm == "linf":
@@ -193,6 +243,30 @@ class ThreatModel:
             perturbation = perturbation * (radius / lengths).clamp(max=1)
         return self.clamp(clean + perturbation)
 
+    def _fewest_pixels(self, images: Tensor, clean: Tensor) -> Tensor:
+        """Return the images, clipped, with the clean image's pixels but for the ε that matter most."""
+        clipped = self.clamp(images)
+        # By how much the squared distance from the images grows where a pixel goes back to the clean one.
+        gains = ((images - clean).double().square() - (images - clipped).double().square()).sum(dim=1).flatten(1)
+        order = gains.argsort(dim=1, descending=True, stable=True)
+        kept = torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, : int(self.budget)], True)
+        return torch.where(kept.reshape(len(images), 1, *images.shape[-2:]), clipped, clean)
+
+    def restore(self, images: Tensor, clean: Tensor) -> Tensor:
+        """Return pixels of which those that no attack has moved are the clean image's to the last bit.
+
+        Coordinates of the normalised space were divided and multiplied, and a value that stayed where it was may come
+        out a bit beside; that must not count as a pixel that changed.
+
+        Args:
+            images: float32 ``(N, 3, H, W)`` in [0, 1], adversarial.
+            clean: float32 ``(N, 3, H, W)`` in [0, 1].
+        """
+        images = self.compose(images, clean)
+        if self.norm != "l0":
+            return images
+        return torch.where((images - clean).abs() <= 2 * _FLOAT32_ROUNDING / 255, clean, images)
+
     def quantise(self, images: Tensor, clean: Tensor) -> Tensor:
         """Return the 8-bit grey levels in which the images are to be saved.
 
@@ -200,6 +274,8 @@ class ThreatModel:
         the normalised space) from the clean ones.
         With ``"inside"`` and ``"l2"``, values that differ from the clean image are moved one level towards it until
         the image is inside the ball, those first that rounding had carried furthest away from it.
+        With ``"l0"``, and outside of a mask's region, values that did not change keep their level however the others
+        become 8-bit.
 
         Args:
             images: float32 ``(N, 3, H, W)`` in [0, 1].
@@ -216,24 +292,28 @@ class ThreatModel:
         clean_levels = (clean * 255).round()
         if not bool(((clean * 255 - clean_levels).abs() < 1e-3).all()):
             raise ValueError("clean: must be 8-bit grey levels divided by 255; quantise the clean images first")
-        if self.quantisation == "truncate":
-            return (images * 255).to(torch.uint8)
-        levels = (images * 255).round()
-        if self.quantisation == "round" or self.epsilon is None:
-            return levels.to(torch.uint8)
+        levels = self.compose(self._levels(images, clean, clean_levels), clean_levels)
+        return levels.to(torch.uint8)
+
+    def _levels(self, images: Tensor, clean: Tensor, clean_levels: Tensor) -> Tensor:
+        """Return whole grey levels as float32, by the way of quantising and the norm; masks come after."""
+        levels = (images * 255).floor() if self.quantisation == "truncate" else (images * 255).round()
+        if self.norm == "l0":
+            return torch.where(images == clean, clean_levels, levels)
+        if self.quantisation != "inside" or self.epsilon is None:
+            return levels
         scale = self.scale(images)
         if self.norm == "linf":
             # In float64: in float32 an ε next below a whole number would become that.
             reach = self.epsilon * (images.new_ones((), dtype=torch.float64) if scale is None else scale.double())
             reach = reach.floor().to(images)
-            levels = torch.minimum(torch.maximum(levels, clean_levels - reach), clean_levels + reach)
-            return levels.to(torch.uint8)
+            return torch.minimum(torch.maximum(levels, clean_levels - reach), clean_levels + reach)
         perturbation = (self._nearest(images, clean) - clean) * 255
         if scale is None:
             steps = _shorten(perturbation, torch.ones_like(clean[:1]).double(), math.floor(self.epsilon**2))
         else:
             steps = _shorten(perturbation, (scale.double() ** -2).expand_as(clean[:1]), self.epsilon**2)
-        return (clean_levels + steps).to(torch.uint8)
+        return clean_levels + steps
 
     def _nearest(self, images: Tensor, clean: Tensor) -> Tensor:
         """Return pixels moved onto the ball, which float32 may have left by its last bits."""
@@ -251,9 +331,11 @@ class ThreatModel:
             first: Position that messages give to the first image, where the images are part of a larger batch.
 
         Raises:
-            ThreatModelError: If dtype, shape or range are wrong or a distance exceeds ε; names the first such image.
+            ThreatModelError: If dtype, shape or range are wrong, a distance exceeds ε, or something changed outside of
+                a mask's region; names the first such image.
         """
         _check_images(images, clean, first)
+        self._check_region(images, clean, first)
         if self.epsilon is None:
             return
         self._check_distances(images, clean, 0.0, self._tolerance(images), first)
@@ -267,25 +349,31 @@ class ThreatModel:
             first: Position that messages give to the first image, where the images are part of a larger batch.
 
         Raises:
-            ThreatModelError: If dtype or shape are wrong or a distance exceeds ε (by more than the chosen
-                quantisation may add, unless that is ``"inside"``); names the first such image.
+            ThreatModelError: If dtype or shape are wrong, a distance exceeds ε (by more than the chosen
+                quantisation may add, unless that is ``"inside"``), or something changed outside of a mask's region;
+                names the first such image.
         """
         _check_layout(levels, clean_levels, torch.uint8)
+        self._check_region(levels, clean_levels, first)
         if self.epsilon is None:
             return
-        slack = _SLACK[self.quantisation]
+        slack = 0.0 if self.norm == "l0" else _SLACK[self.quantisation]
         exact = 0.0 if self.space == "pixels" else 1e-9 * self.epsilon  # but for float64's quotients
         # With slack, float32 may have misplaced what was then rounded.
         self._check_distances(levels, clean_levels, slack, self._tolerance(levels) if slack else exact, first)
 
     def _tolerance(self, images: Tensor) -> float:
         """Return the grey levels by which rounding in float32 may carry an image beyond the ball."""
+        if self.norm == "l0":
+            return 0.0
         values = 1.0 if self.norm == "linf" else math.sqrt(images.shape[1:].numel())
         scale = 1.0 if self.std is None else 1 / min(self.std)
         return _FLOAT32_ROUNDING * values * scale + 1e-5 * (self.epsilon or 0)
 
     def _distances(self, images: Tensor, clean: Tensor, slack: float) -> Tensor:
         """Return how far images are from the clean ones in grey levels ``(N,)``, each value up to ``slack`` nearer."""
+        if self.norm == "l0":
+            return changed(images, clean).flatten(1).sum(dim=1)
         scale = self.scale(images.new_zeros((), dtype=torch.float64))
         if slack == 0 and scale is None:
             return (linf_levels if self.norm == "linf" else l2_levels)(images, clean)
@@ -297,11 +385,29 @@ class ThreatModel:
             nearer = nearer / scale
         return torch.linalg.vector_norm(nearer.flatten(1), math.inf if self.norm == "linf" else 2, dim=1)
 
+    def _check_region(self, images: Tensor, clean: Tensor, first: int) -> None:
+        region = self.free(clean)
+        if region is None:
+            return
+        outside = (changed(images, clean) & ~region).flatten(1).sum(dim=1)
+        offenders = outside.nonzero()
+        if len(offenders) and self.mask is not None:
+            position = int(offenders[0])
+            raise ThreatModelError(
+                f"adversarial image {first + position} differs from the clean image in {int(outside[position])} "
+                f"pixels outside of its mask ({self.mask.name})"
+            )
+
     def _check_distances(self, images: Tensor, clean: Tensor, slack: float, tolerance: float, first: int) -> None:
         distances = self._distances(images, clean, slack)
         offenders = (distances > self.budget + tolerance).nonzero()
         if len(offenders):
             position = int(offenders[0])
+            if self.norm == "l0":
+                raise ThreatModelError(
+                    f"adversarial image {first + position} differs from the clean image in {int(distances[position])} "
+                    f"pixels, beyond its budget of {int(self.budget)} pixels"
+                )
             where = self.norm if self.space == "pixels" else f"{self.norm} of the normalised space"
             rounded = f" (of which {slack:g} of each value is due to {self.quantisation})" if slack else ""
             raise ThreatModelError(
@@ -346,6 +452,11 @@ def l2_levels(images: Tensor, clean: Tensor) -> Tensor:
     squares = (differences**2).sum(dim=1, dtype=torch.int64)
     # torch's vectorised float64 root may be off by its last bit, which is too much for a distance of exactly ε.
     return torch.tensor([math.sqrt(square) for square in squares.tolist()], dtype=torch.float64, device=images.device)
+
+
+def changed(images: Tensor, clean: Tensor) -> Tensor:
+    """Return which pixels of each image differ from the clean one in any channel, bool ``(N, 1, H, W)``."""
+    return (images != clean).any(dim=1, keepdim=True)
 
 
 def _differences(images: Tensor, clean: Tensor) -> Tensor:

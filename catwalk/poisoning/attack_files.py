@@ -6,14 +6,21 @@ from collections.abc import Collection, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 
+import torch
+from torch import Tensor
+
 from catwalk.errors import CatwalkError
 from catwalk.files.atomic import open_text
 from catwalk.files.csv_text import to_cell
+from catwalk.shop.images import save_png
 
 ITEMS_FILE = "attacked_items.csv"
 
 
 SUMMARY_FILE = "attack.json"
+
+PERTURBATION = "perturbation_{}x{}.png"
+"""Name of the picture of what an attack has added to all images of a width and height alike."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,8 @@ class AttackSummary:
 
     Attributes:
         attack: The attack's name.
-        norm: Distance that the budget bounds, ``linf`` or ``l2``; what the attack minimises where it has none.
-        epsilon: Budget in grey levels; None where the attack has none.
+        norm: Distance that the budget bounds, ``linf``, ``l2`` or ``l0``; what the attack minimises where it has none.
+        epsilon: Budget in grey levels, or pixels in ``l0``; None where the attack has none.
         space: Where the distance is measured, see :class:`~catwalk.attacks.ThreatModel`.
         clip: Whether the attack kept to [0, 1] at every step.
         quantisation: How the images became 8-bit.
@@ -79,6 +86,7 @@ class AttackSummary:
             operations, as before a shop's pipeline or a defence; None where it has none.
         access: How much the attacker sees: nothing, gradients, scores, decisions or lists; None where it was not noted.
         queries: Mean number of questions to the system under attack per image; None for an attack by gradients.
+        mask: Where alone the images may have changed, such as ``background``; None for everywhere.
     """
 
     attack: str
@@ -103,6 +111,7 @@ class AttackSummary:
     sr_bare: float | None = None
     access: str | None = None
     queries: float | None = None
+    mask: str | None = None
 
 
 def read_summary(folder: Path) -> AttackSummary:
@@ -129,6 +138,19 @@ def png_name(image: str) -> str:
     return image if PurePosixPath(image).suffix == ".png" else f"{image}.png"
 
 
+def save_perturbation(perturbation: Tensor, folder: Path) -> None:
+    """Save what was added to all images of a size alike as an 8-bit PNG: grey is 0, a level more is a level added.
+
+    Changes of more than 127 levels are cut off there.
+
+    Args:
+        perturbation: float32 ``(3, H, W)`` in [-1, 1].
+        folder: Where to write.
+    """
+    levels = (128 + (perturbation * 255).round()).clamp(0, 255).to(torch.uint8)
+    save_png(levels, folder / PERTURBATION.format(perturbation.shape[2], perturbation.shape[1]))
+
+
 def remove_earlier_images(folder: Path, but: Collection[str] = ()) -> None:
     """Remove the images that an earlier attack wrote here, but certain ones: its items may have been others.
 
@@ -139,6 +161,10 @@ def remove_earlier_images(folder: Path, but: Collection[str] = ()) -> None:
         is_inside = not image.is_absolute() and ".." not in image.parts
         if name not in but and is_inside and (folder / image).is_file():
             (folder / image).unlink(missing_ok=True)
+    if lists_attacked_items(folder):
+        for path in folder.glob(PERTURBATION.format("*", "*")):
+            if path.name not in but:
+                path.unlink(missing_ok=True)
 
 
 def lists_attacked_items(folder: Path) -> bool:

@@ -187,7 +187,9 @@ def files_of(attack: Attack) -> list[Path]:
 
 
 def _named_files(value: Any) -> Iterator[str | Path]:
-    if isinstance(value, str | Path):
+    if isinstance(value, Path) and value.is_dir():
+        yield from _files_in(value)
+    elif isinstance(value, str | Path):
         if file_hash(value) is not None:
             yield value
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -199,6 +201,11 @@ def _named_files(value: Any) -> Iterator[str | Path]:
     elif isinstance(value, list | tuple):
         for entry in value:
             yield from _named_files(entry)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Return the files of a folder, whose contents count where an argument names it as a path."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 class _NoContentError(Exception):
@@ -213,7 +220,7 @@ def _by_content(value: Any) -> Any:
     """
     if isinstance(value, Path):
         if value.is_dir():
-            raise _NoContentError
+            return {"folder": {str(file.relative_to(value)): file_hash(file) for file in _files_in(value)}}
         return {"file": file_hash(value) or str(value)}
     if isinstance(value, str):
         file = file_hash(value)  # which an argument may name as well

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from catwalk.attacks import Attack, AttackContext
-from catwalk.attacks.threat_model import l2_levels, linf_levels
+from catwalk.attacks.masks import MaskError
+from catwalk.attacks.threat_model import ThreatModel, l2_levels, linf_levels
 from catwalk.errors import CatwalkError
 from catwalk.files.atomic import write_text
 from catwalk.metrics import AttackSuccessRate
@@ -35,6 +36,7 @@ from catwalk.poisoning.attack_files import (
     columns_of,
     png_name,
     remove_earlier_images,
+    save_perturbation,
 )
 from catwalk.poisoning.protocol import NO_UNDEFENDED, AttackedPopularity, AttackProtocol, ChosenBy
 from catwalk.shop.catalogue import Catalogue, number_of
@@ -243,11 +245,14 @@ class Shard(NamedTuple):
         rows: Which of the attacked items, int64 ``(n,)``.
         categories: What the network sees in the images before they become 8-bit, int64 ``(n,)``.
         iterations: What each image cost, int64 ``(n,)``.
+        perturbations: What the attack has added to all images of a size alike, float32 ``(3, H, W)`` for each size;
+            empty where there is no such.
     """
 
     rows: NDArray[np.int64]
     categories: Tensor
     iterations: Tensor
+    perturbations: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,7 +347,21 @@ class Poisoning:
         )
         targets = attack.targets_of(scene)
         clean = [decode_item(catalogue, item, classifier.image_size) for item in items]
-        return cls(network, view, attack, catalogue, table, source, target, label, items, paths, clean, targets)
+        planned = cls(network, view, attack, catalogue, table, source, target, label, items, paths, clean, targets)
+        for row, item in enumerate(items):
+            try:
+                planned.threat_model_of(row)
+            except MaskError as error:
+                raise CatwalkError(f"attack.mask: item {catalogue.item_ids[item]}: {error.problem}") from error
+        return planned
+
+    def threat_model_of(self, row: int) -> ThreatModel:
+        """Return what the attack may do to one of the images, by its row among them."""
+        threat_model = self.attack.threat_model.of(self.network)
+        if threat_model.mask is None:
+            return threat_model
+        image = to_float(torch.from_numpy(self.clean[row])[None])
+        return threat_model.for_images(image, torch.from_numpy(self.catalogue.keys[self.items[[row]]]))
 
     def craft(
         self, rank: int = 0, world_size: int = 1, progress: ReportProgress | None = None
@@ -359,40 +378,54 @@ class Poisoning:
         """
         device, threat_model = self.network.mean.device, self.attack.threat_model.of(self.network)
         keys = torch.from_numpy(self.catalogue.keys[self.items]).to(device)
-        buckets, before = [], 0
+        buckets, own, before = [], [], 0
         for bucket in size_buckets(image.shape[1:] for image in self.clean):
             # Every world_size-th image of all, so that shards are equal where there are few of each size.
-            buckets.append(bucket._replace(rows=bucket.rows[(rank - before) % world_size :: world_size]))
+            share = slice((rank - before) % world_size, None, world_size)
             before += len(bucket.rows)
+            if len(bucket.rows[share]) and self.attack.is_joint:  # it must see all, whoever saves what comes of them
+                buckets.append(bucket)
+                own.append(share)
+            elif len(bucket.rows[share]):
+                buckets.append(bucket._replace(rows=bucket.rows[share]))
+                own.append(slice(None))
         levels: list[Tensor] = []
         none = torch.zeros(0, dtype=torch.int64)
-        categories, iterations = [none], [none]
-        total = sum(len(bucket.rows) for bucket in buckets)
+        attacked, categories, iterations = [np.zeros(0, np.int64)], [none], [none]
+        perturbations = []
+        done, total = 0, sum(len(bucket.rows) for bucket in buckets)
 
         def report(count: int, _: int) -> None:
             if progress is not None:
-                progress(len(levels) + count, total)
+                progress(done + count, total)
 
-        for rows, alone in (bucket for bucket in buckets if len(bucket.rows)):
+        for (rows, alone), share in zip(buckets, own, strict=True):
             images = to_float(torch.from_numpy(np.stack([self.clean[row] for row in rows])).to(device))
             places = torch.from_numpy(rows).to(device)
             result = self.attack(
                 self.view, images, self.targets[places], keys=keys[places], alone=alone, progress=report
             )
-            levels.extend(threat_model.quantise(result.images, images).cpu())
+            done += len(rows)
+            free = threat_model.for_images(images, keys[places])
+            levels.extend(free.quantise(result.images, images)[share].cpu())
             with torch.inference_mode(), exact_convolutions():
                 seen = map_batches(
                     lambda batch: self.network(batch).argmax(dim=1), result.images, batch_size=256, alone=alone
                 )
-            categories.append(seen.cpu())
-            iterations.append(result.iterations.cpu())
-        attacked = np.concatenate([bucket.rows for bucket in buckets])
-        return Shard(attacked, torch.cat(categories), torch.cat(iterations)), levels
+            attacked.append(rows[share])
+            categories.append(seen[share].cpu())
+            iterations.append(result.iterations[share].cpu())
+            if result.perturbation is not None:
+                perturbations.append(result.perturbation.cpu())
+        shard = Shard(np.concatenate(attacked), torch.cat(categories), torch.cat(iterations), tuple(perturbations))
+        return shard, levels
 
     def save(self, shard: Shard, levels: Sequence[Tensor], folder: Path) -> None:
-        """Save the images of a shard."""
+        """Save the images of a shard, and what was added to all of one size alike."""
         for row, image in zip(shard.rows, levels, strict=True):
             save_png(image, folder / self.paths[row])
+        for perturbation in shard.perturbations:
+            save_perturbation(perturbation, folder)
 
     def complete(self, shards: Sequence[Shard], folder: Path) -> FeatureTable:
         """Read back the images that all processes have saved, and write and return what comes of them.
@@ -411,7 +444,7 @@ class Poisoning:
             for now, then in zip(read_back, self.clean, strict=True)
         ]
         for row, (now, then) in enumerate(pairs):
-            threat_model.verify_levels(now, then, first=row)
+            self.threat_model_of(row).verify_levels(now, then, first=row)
 
         after = predict(self.network, read_back)
         losses = feature_loss(table.features[torch.from_numpy(self.items)], after.features)
@@ -468,6 +501,7 @@ class Poisoning:
             sr_bare=None if success_bare is None else float(success_bare.double().mean()),
             access=attack.access,
             queries=None if queries is None else float(queries.double().mean()),
+            mask=None if threat_model.mask is None else threat_model.mask.name,
         )
         _write_rows(folder / ITEMS_FILE, rows)
         required = columns_of(AttackSummary)[0]

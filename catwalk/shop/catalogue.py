@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from catwalk.configuration.names import closest
 from catwalk.errors import CatwalkError
 from catwalk.shop.columns import find_table, read_table
-from catwalk.shop.ids import first_clash, id_key, plain_id
+from catwalk.shop.ids import first_clash, id_key, item_keys, plain_id
 
 LISTED = 20
 """Categories that a message lists at most."""
@@ -131,8 +131,7 @@ class Catalogue:
     @cached_property
     def keys(self) -> NDArray[np.int64]:
         """A 64-bit number per item, int64 ``(N,)``, made from its id alone: it seeds what is random about the item."""
-        digests = b"".join(hashlib.sha256(item.encode()).digest()[:8] for item in self.item_ids)
-        return np.frombuffer(digests, dtype="<i8").astype(np.int64)
+        return item_keys(self.item_ids)
 
     def category(self, name: str, argument: str) -> int:
         """Return the number of a category.

@@ -1,5 +1,6 @@
 """Ids as people and programs write them: the same one in several spellings, and different ones that look alike."""
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,12 @@ FLOAT = re.compile(r"([+-]?\d+)\.0+", re.ASCII)
 
 EXPONENT = re.compile(r"[+-]?(\d)(?:\.(\d+))?[eE]\+?(\d+)", re.ASCII)
 """A number in scientific notation, as spreadsheets show long ones."""
+
+
+def item_keys(ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return a 64-bit number for each id, int64 ``(N,)``, made from it alone: seeds of what is random about items."""
+    digests = b"".join(hashlib.sha256(item.encode()).digest()[:8] for item in ids)
+    return np.frombuffer(digests, dtype="<i8").astype(np.int64)
 
 
 def plain_id(text: str) -> str:

@@ -82,7 +82,7 @@ def test_the_remedy_is_what_was_meant():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"norm": "l1"}, "norm: must be one of linf, l2, got 'l1'"),
+        ({"norm": "l1"}, "norm: must be one of linf, l2, l0, got 'l1'"),
         ({"quantisation": "ceil"}, "quantisation: must be one of inside, round, truncate, got 'ceil'"),
         ({"epsilon": -8.0}, "epsilon: .*, got -8.0"),
         ({"epsilon": math.nan}, "epsilon: .*, got nan"),

@@ -139,7 +139,7 @@ def test_an_option_that_a_command_does_not_have(text: str, line: str) -> None:
 def test_an_unknown_option_of_a_class_comes_with_those_that_there_are() -> None:
     fgsm = {"class_path": "catwalk.attacks.FGSM", "init_args": {"epsilom": 8}}
     line = one_line(message({"attack": fgsm}, attack=Attack))
-    options = "epsilon, targeted, batch_size, precision, compiled"
+    options = "epsilon, targeted, mask, batch_size, precision, compiled"
     expected = f"attack: catwalk.attacks.FGSM: there is no option epsilom; did you mean epsilon? There are {options}"
     assert line == expected
 

@@ -20,6 +20,7 @@ from visual_models import visual_model
 from catwalk import attacks
 from catwalk.attacks import FGSM, PGD, CarliniWagner, FeatureMatching, RankAttack, Transfer
 from catwalk.attacks.attack import Attack, AttackSettings
+from catwalk.attacks.masks import Border
 from catwalk.poisoning import finished_attack
 from catwalk.poisoning.attack_inputs import attack_inputs
 from catwalk.poisoning.finished_attack import (
@@ -51,6 +52,7 @@ OTHERS = {
     "iterations": 3,
     "learning_rate": 0.25,
     "loss": "dlr",
+    "mask": Border(3),
     "momentum": 0.5,
     "norm": "l2",
     "objective": "mean",

@@ -131,6 +131,7 @@ def test_the_files_on_disk_are_what_was_measured(trained, attacked):
         "backwards": 5,
         "access": "gradients",
         "queries": None,
+        "mask": None,
     }
     assert dataclasses.asdict(read_summary(folder)) == summary
     np.testing.assert_allclose(poisoned.features[items].numpy(), features_after, rtol=1e-4, atol=1e-5)
@@ -138,7 +139,7 @@ def test_the_files_on_disk_are_what_was_measured(trained, attacked):
 
 def test_a_summary_from_before_passes_were_counted_is_read(attacked, tmp_path):
     summary = json.loads((attacked[0] / "attack.json").read_text())
-    later = dict.fromkeys(("forwards", "backwards", "access", "queries"))
+    later = dict.fromkeys(("forwards", "backwards", "access", "queries", "mask"))
     (tmp_path / "attack.json").write_text(
         json.dumps({name: value for name, value in summary.items() if name not in later})
     )
