@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -37,7 +37,7 @@ class EnsembleResult(AttackResult):
             mistakes the clean image, -1 where no component has misled it.
     """
 
-    misled_by: Tensor
+    misled_by: Tensor = field(kw_only=True)
 
 
 class _Run(Protocol):
@@ -181,7 +181,7 @@ class AutoAttack(Attack):
             )
         if progress is not None and len(images):
             progress(len(images), len(images))
-        return EnsembleResult(adversarial, misled_by != ROBUST, iterations, misled_by)
+        return EnsembleResult(adversarial, misled_by != ROBUST, iterations, misled_by=misled_by)
 
     def perturb(
         self, network: nn.Module, images: Tensor, targets: Tensor, keys: Tensor | None
