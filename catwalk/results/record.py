@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +33,10 @@ class Origin(NamedTuple):
     before: Record | None = None
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: Path, name: str = RECORD_FILE) -> Record | None:
     """Return the whole record of a folder; None where it is missing or no JSON object."""
     try:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        record = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
@@ -49,11 +49,22 @@ def write_record(folder: Path, record: Record) -> None:
         folder: A folder that nobody reads yet.
         record: What the record is to say besides.
     """
-    record = {**record, "files": _content(folder)}
-    text = json.dumps({**record, "sha256": _hash(record)}, indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / RECORD_FILE).write_text(record_of(folder, record, folder.rglob("*")), encoding="utf-8")
     for path in [*folder.rglob("*"), folder]:
         flush(path)
+
+
+def record_of(folder: Path, record: Record, files: Iterable[Path]) -> str:
+    """Return the text of a record, with the sizes and hashes of files of a folder, and its own hash.
+
+    Args:
+        folder: The folder.
+        record: What the record is to say besides.
+        files: The files; what is a folder among them is passed over.
+    """
+    record = {**record, "files": _content(folder, files)}
+    text = json.dumps({**record, "sha256": _hash(record)}, indent=2, sort_keys=True, ensure_ascii=False)
+    return f"{text}\n"
 
 
 def damage_of_record(record: Record | None, stage: str, key: str) -> str | None:
@@ -90,11 +101,11 @@ def damage_of_files(
     return None
 
 
-def _content(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return size and SHA-256 of every file in a folder, by its path below that."""
+def _content(folder: Path, files: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Return size and SHA-256 of files in a folder, by their paths below that."""
     return {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
-        for path in sorted(folder.rglob("*"))
+        for path in sorted(files)
         if path.is_file()
     }
 

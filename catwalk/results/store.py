@@ -43,10 +43,12 @@ class Result(NamedTuple):
     Attributes:
         record: Its metrics.
         files: Its files, as they were when they were checked.
+        sha256: The hash of its record, and so of them.
     """
 
     record: dict[str, Any]
     files: WatchedFiles
+    sha256: str
 
 
 class Entry(NamedTuple):
@@ -147,7 +149,7 @@ class StageCache:
         if damage is not None:
             return None, damage
         self._note_verified(stage, key, record, files)
-        result = Result({name: value for name, value in record.items() if name not in STORAGE}, files)
+        result = Result({name: value for name, value in record.items() if name not in STORAGE}, files, record["sha256"])
         self._taken[stage, key] = result
         return result, None
 
@@ -187,10 +189,21 @@ class StageCache:
         Raises:
             CatwalkError: If there is no sound result.
         """
+        return self._there(stage, key).record
+
+    def digest(self, stage: str, key: str) -> str:
+        """Return the SHA-256 of what a result's ``stage.json`` says, the hashes of its files included.
+
+        Raises:
+            CatwalkError: If there is no sound result.
+        """
+        return self._there(stage, key).sha256
+
+    def _there(self, stage: str, key: str) -> Result:
         result = self.take(stage, key)
         if result is None:
             raise CatwalkError(f"{self.path(stage, key)} has gone or was damaged meanwhile: run the same command again")
-        return result.record
+        return result
 
     def write(
         self,

@@ -18,11 +18,14 @@ from catwalk.study.detectors import StudyDetectors
 from catwalk.study.effects import Statistics
 from catwalk.study.estimate import show_estimates
 from catwalk.study.executor import run_waiting, workers_for
+from catwalk.study.findings import FindingsFile
 from catwalk.study.grid import Grid, Settings, Training
+from catwalk.study.manifest import manifest_of
 from catwalk.study.metrics import OF_EVERYBODY, Metrics
 from catwalk.study.paper import Paper, PaperDataset
 from catwalk.study.plan import Plan
 from catwalk.study.remarks import what_is_replaced
+from catwalk.study.results import REPORT_FILE
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import accuracy_attack_of, split_of
 from catwalk.study.stages.detection import DetectionSettings
@@ -134,8 +137,6 @@ def run_study(
             written then.
     """
     arguments = dict(locals())
-    from catwalk.study.report import write_report  # its imports would slow down the help
-
     console = Console()
     tell = partial(console.print, markup=False, highlight=False, style="yellow")
     cache = StageCache(output / "cache", tell, verify, read_only=dry_run)
@@ -188,23 +189,32 @@ def run_study(
         show_estimates(stages, waiting, cache, workers_for(waiting, workers), console)
         return folder
     run_waiting(waiting, cache, console, workers)
-    outcome = write_results(
-        *(folder, shop, grid, plan, statistics),
-        lpips_net=lpips.net,
-        lpips=measure,
-        why_no_lpips=why_not,
-        paper=None if paper is None else Paper(paper, top_k),
-    )
-    outcome.show(console)
-    write_configuration(folder / CONFIGURATION_FILE, arguments)
-    report = write_report(folder)
-    if wandb is not None:
-        rows = [
-            CellRun(name, cell, top_k, list(filter(None, run.stages)), len(grid.protocols) > 1)
-            for run, cell in zip(runs, outcome.cells, strict=True)
-        ]
-        console.print()
-        write_runs(rows, folder, [*outcome.tables, "cells"], wandb, wandb_artifacts, console)
+    manifest = manifest_of(folder, shop, grid, plan, statistics, measure, why_not)
+    file = FindingsFile(folder, arguments, shop, plan, manifest)
+    # W&B is given what the files do not have, such as which stages a cell is of.
+    findings = file.read() if wandb is None else None
+    if findings is not None:
+        findings.show(console)
+    else:
+        from catwalk.study.report import write_report  # its imports would slow down the help
+
+        outcome = write_results(
+            *(folder, shop, grid, plan, statistics),
+            manifest=manifest,
+            lpips_net=lpips.net,
+            paper=None if paper is None else Paper(paper, top_k),
+        )
+        outcome.findings.show(console)
+        write_configuration(folder / CONFIGURATION_FILE, arguments)
+        write_report(folder)
+        file.write(outcome.findings)
+        if wandb is not None:
+            rows = [
+                CellRun(name, cell, top_k, list(filter(None, run.stages)), len(grid.protocols) > 1)
+                for run, cell in zip(runs, outcome.cells, strict=True)
+            ]
+            console.print()
+            write_runs(rows, folder, [*outcome.tables, "cells"], wandb, wandb_artifacts, console)
     console.print(f"\nTables and cells are in {folder}", highlight=False)
-    console.print(f"The report is {report}", highlight=False)
+    console.print(f"The report is {folder / REPORT_FILE}", highlight=False)
     return folder

@@ -22,8 +22,12 @@ def write_configuration(path: Path, arguments: Mapping[str, Any]) -> None:
         path: The file.
         arguments: Those of :func:`catwalk.study.run_study`, by name; how it runs and where is left out.
     """
-    settings = {name: _plain(value) for name, value in arguments.items() if name not in OF_ONE_RUN}
-    write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120))
+    write_text(path, yaml.safe_dump(settings_of(arguments), sort_keys=False, allow_unicode=True, width=120))
+
+
+def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a study that say what it is, as plain values."""
+    return {name: _plain(value) for name, value in arguments.items() if name not in OF_ONE_RUN}
 
 
 def _plain(value: Any) -> Any:

@@ -125,6 +125,11 @@ class Effect:
         others = ("p_adjusted", "verdict", "seeds_needed", "sentence")
         return values | {name: getattr(self, name) for name in others}
 
+    @property
+    def cells(self) -> dict[str, Any]:
+        """The row as it is written; what the effect does not have is empty."""
+        return {name: "" if value is None else to_cell(value) for name, value in self.row.items()}
+
     @classmethod
     def of_row(cls, row: Mapping[str, str]) -> "Effect":
         """Return the effect of a row of ``effects.csv``.
@@ -241,14 +246,13 @@ def places_of(cells: Sequence[Cell], users: ReadUsers, top_k: int, expected: int
 
 def write_effects(effects: Iterable[Effect], path: Path) -> None:
     """Write a row for each effect; what an effect does not have is empty."""
-    rows = [effect.row for effect in effects]
+    rows = [effect.cells for effect in effects]
     with open_text(path) as file:
         if not rows:
             return
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        for row in rows:
-            writer.writerow({name: "" if value is None else to_cell(value) for name, value in row.items()})
+        writer.writerows(rows)
 
 
 def read_effects(path: Path) -> list[Effect]:

@@ -1,16 +1,14 @@
 """What a study says of how it was run: versions, hardware, data, and where its results are."""
 
-import json
 import os
 import platform
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from catwalk import __version__
-from catwalk.files.atomic import write_text
 from catwalk.perceptual import LPIPS
 from catwalk.study.effects import Statistics
 from catwalk.study.grid import Grid
@@ -18,20 +16,31 @@ from catwalk.study.plan import Plan
 from catwalk.study.shop import Shop
 
 
-def write_manifest(
-    path: Path,
+def manifest_of(
+    folder: Path,
     shop: Shop,
     grid: Grid,
     plan: Plan,
     statistics: Statistics,
-    notes: Sequence[str],
-    shams: Sequence[str],
     lpips: LPIPS | None,
     why_no_lpips: str | None,
-) -> None:
-    """Write what is needed to repeat the study, and where its results are in the cache."""
-    manifest = {
-        "study": path.parent.name,
+) -> dict[str, Any]:
+    """Return what is needed to repeat a study, and where its results are in the cache, as JSON has it.
+
+    Args:
+        folder: The study's folder.
+        shop: The dataset.
+        grid: The study's.
+        plan: Its stages, all of them done.
+        statistics: How effects are judged.
+        lpips: What measured LPIPS; None where nothing did.
+        why_no_lpips: Why nothing did.
+
+    Returns:
+        The manifest; ``shams`` and ``notes`` are empty until the study is written.
+    """
+    return {
+        "study": folder.name,
         "catwalk": __version__,
         "python": platform.python_version(),
         "packages": {
@@ -45,7 +54,7 @@ def write_manifest(
         },
         "dataset": {
             "name": shop.catalogue.name,
-            "folder": os.path.relpath(shop.catalogue.folder, path.parent),
+            "folder": os.path.relpath(shop.catalogue.folder, folder),
             "catalogue": shop.items.fingerprint,
             "labelled images": shop.labelled_images.fingerprint,
             "interactions": shop.interactions.fingerprint if grid.recommenders else None,
@@ -59,9 +68,9 @@ def write_manifest(
         "undefended": grid.undefended,
         "controls": vars(grid.controls),
         "statistics": vars(statistics),
-        "shams": list(shams),
-        "notes": [note for note in notes if note],
-        "store": os.path.relpath(plan.stages[0].cache.folder, path.parent),
+        "shams": [],
+        "notes": [],
+        "store": os.path.relpath(plan.stages[0].cache.folder, folder),
         "attacks": _attacks(plan),
         "stages": plan.places,
         "keys": plan.keys,
@@ -76,7 +85,6 @@ def write_manifest(
         if lpips is None
         else {"net": lpips.net, "trunk_sha256": lpips.trunk_sha256, "trunk": lpips.trunk_origin},
     }
-    write_text(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def _attacks(plan: Plan) -> list[dict[str, str | int | None]]:

@@ -15,6 +15,11 @@ from catwalk.study.effects import Effect, read_effects
 
 CELLS_FILE, EFFECTS_FILE, MANIFEST_FILE = "cells.csv", "effects.csv", "manifest.json"
 
+PLOTS_FOLDER, REPORT_FILE = "plots", Path("report/index.html")
+
+TABLES = ("table1", "evasion", "shams", "table2", "defences", "networks", "detectors")
+"""Names of all tables that a study may have."""
+
 
 @dataclass(frozen=True)
 class StudyResults:

@@ -1,32 +1,30 @@
 """What a study writes when its stages are done: cells, users, effects, tables, manifest, report."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 
-from catwalk.perceptual import LPIPS
+from catwalk.files.atomic import write_text
 from catwalk.study.cells import Cell, write_cells, write_users
 from catwalk.study.controls import OTHER_SEEDS
 from catwalk.study.detectors_table import detectors_table
 from catwalk.study.effects import Effect, Statistics, effects_of, write_effects
+from catwalk.study.findings import Findings
 from catwalk.study.grid import NO_ATTACK, Grid
-from catwalk.study.manifest import write_manifest
 from catwalk.study.mixing import compare_with_shams, conclusion, mixing_table
 from catwalk.study.plan import Plan, Run
 from catwalk.study.remarks import on_core, on_protocol, remarks_on_networks
-from catwalk.study.results import CELLS_FILE, EFFECTS_FILE, MANIFEST_FILE
+from catwalk.study.results import CELLS_FILE, EFFECTS_FILE, MANIFEST_FILE, TABLES
 from catwalk.study.shop import Shop
 from catwalk.study.stages.recommendations import USERS_FILE
 from catwalk.study.table import Table
 from catwalk.study.tables import PaperTables, defences_table, networks_table, table_1, table_2
-
-TABLES = ("table1", "evasion", "shams", "table2", "defences", "networks", "detectors")
-"""Names of all tables that a study may have."""
 
 USERS_AT_ONCE = 256
 """Cells whose users are kept in memory at a time."""
@@ -48,16 +46,11 @@ class Outcome:
     tables: dict[str, Table]
     says: str
 
-    def show(self, console: Console) -> None:
-        """Print the tables and what each attack did, in a sentence."""
-        for table in self.tables.values():
-            console.print()
-            table.show(console)
+    @property
+    def findings(self) -> Findings:
+        """What of it is told."""
         lines = [each.sentence for each in self.effects if each.is_headline]
-        if lines:
-            console.print("\n[bold]What the attacks did[/]", highlight=False)
-        for line in filter(None, (*lines, self.says)):
-            console.print(line, markup=False, highlight=False)
+        return Findings(self.tables, [*lines, *filter(None, [self.says])])
 
 
 def write_results(
@@ -67,9 +60,8 @@ def write_results(
     plan: Plan,
     statistics: Statistics,
     *,
+    manifest: Mapping[str, Any],
     lpips_net: str,
-    lpips: LPIPS | None,
-    why_no_lpips: str | None,
     paper: PaperTables | None,
 ) -> Outcome:
     """Write a study's folder, but for plots and report, which are made of it.
@@ -80,9 +72,8 @@ def write_results(
         grid: The study's.
         plan: Its stages, all of them done.
         statistics: How effects are judged.
+        manifest: How it was run.
         lpips_net: The network under LPIPS.
-        lpips: What measured LPIPS; None where nothing did.
-        why_no_lpips: Why nothing did.
         paper: The paper's own values, which stand beside the study's.
     """
     runs, top_k = plan.runs, grid.top_k
@@ -130,7 +121,8 @@ def write_results(
     for stem, table in tables.items():
         table.write(folder / stem)
     beside_shams = [conclusion(shams), *(each.sentence for each in shams)] if shams else []
-    write_manifest(folder / MANIFEST_FILE, shop, grid, plan, statistics, notes, beside_shams, lpips, why_no_lpips)
+    told = {**manifest, "shams": beside_shams, "notes": [note for note in notes if note]}
+    write_text(folder / MANIFEST_FILE, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
     return Outcome(cells, effects, tables, conclusion(shams))
 
 

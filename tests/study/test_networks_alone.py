@@ -34,6 +34,7 @@ def test_without_recommenders_networks_and_attacks_are_measured(
     assert {path.name for path in study.folder.iterdir()} == TABLES | {
         "cells.csv",
         "effects.csv",
+        "findings.json",
         "manifest.json",
         "study.yaml",
         "plots",

@@ -74,5 +74,5 @@ def test_the_synthetic_study_runs_as_a_new_user_runs_it(tmp_path: Path, monkeypa
     main(["study", "--config", "configs/study/synthetic.yaml", "--workers", "1"])
     written = {path.name for path in Path("runs/synthetic").iterdir()}
     tables = {f"{stem}.{kind}" for stem in ("table1", "evasion", "table2", "networks") for kind in ("csv", "md", "tex")}
-    others = {"cells.csv", "effects.csv", "manifest.json", "study.yaml", "users", "plots", "report"}
+    others = {"cells.csv", "effects.csv", "findings.json", "manifest.json", "study.yaml", "users", "plots", "report"}
     assert written == others | tables

@@ -42,7 +42,7 @@ def cells(finished) -> list[dict[str, str]]:
 
 def test_all_files_are_there(finished) -> None:
     tables = {f"{stem}.{kind}" for stem in ("table1", "table2", "networks") for kind in ("csv", "md", "tex")}
-    others = {"cells.csv", "effects.csv", "manifest.json", "study.yaml", "users", "plots", "report"}
+    others = {"cells.csv", "effects.csv", "findings.json", "manifest.json", "study.yaml", "users", "plots", "report"}
     assert {path.name for path in finished.folder.iterdir()} == others | tables
 
 

@@ -8,13 +8,10 @@ from catwalk.plots.style import drawn
 from catwalk.study.plots import StudyPlot, draw_plots
 from catwalk.study.report.content import content
 from catwalk.study.report.page import render
-from catwalk.study.results import StudyResults
+from catwalk.study.results import PLOTS_FOLDER, REPORT_FILE, StudyResults
 from catwalk.study.stored import StoredResults
 
 __all__ = ["report", "write_report"]
-
-PLOTS_FOLDER, REPORT_FILE = "plots", Path("report/index.html")
-"""Where in a study's folder its plots and its report are."""
 
 KINDS = ("svg", "png")
 """Kinds of files of which every plot is one."""

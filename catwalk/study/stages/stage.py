@@ -78,6 +78,11 @@ class Stage(abc.ABC):
         return self.cache.read(self.kind, self.stored.key)
 
     @property
+    def digest(self) -> str:
+        """The hash of the record, and so of the result."""
+        return self.cache.digest(self.kind, self.stored.key)
+
+    @property
     def is_done(self) -> bool:
         """Whether the result is there, whole and as it was written."""
         return self.cache.take(self.kind, self.stored.key, self.description) is not None
