@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from catwalk.study.stages.detection import DetectionStage
-from catwalk.study.tables import Row, Table, Value
+from catwalk.study.table import Row, Table, Value
 
 
 def detectors_table(stages: Sequence[DetectionStage], with_protocol: bool) -> Table:
