@@ -1,7 +1,7 @@
 """VBPR trained against perturbations of images, by the shifts of features that these can reach."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
@@ -43,7 +43,7 @@ class ImageRobustVBPR(VBPR):
         super().__init__(**settings)
         # Where files are is no part of what was learnt.
         for kept in (self._hparams, self._hparams_initial):
-            kept.pop("shifts", None)
+            cast(dict[str, Any], kept).pop("shifts", None)
         self.shifts = shifts
         self.settings = self.settings_of(ImageRobustVBPRSettings)
 

@@ -1,6 +1,7 @@
 """The fast adaptive boundary attack: the nearest image on the other side of a boundary between categories."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +147,7 @@ class FAB(Attack):
             nearest: The nearest successes so far.
             distance: Their distances, infinite where there is none.
         """
-        norm = self.threat_model.norm
+        norm = cast(Norm, self.threat_model.norm)
         index = targets[:, None]
 
         def lead(logits: Tensor) -> Tensor:
@@ -186,7 +187,7 @@ class FAB(Attack):
         if self.threat_model.clip:
             scale = self.threat_model.scale(points)
             highest = torch.ones_like(points) if scale is None else (1 / scale).expand_as(points)
-        return steps_to_boundary(points, gradient, value, self.threat_model.norm, highest)
+        return steps_to_boundary(points, gradient, value, cast(Norm, self.threat_model.norm), highest)
 
 
 def steps_to_boundary(points: Tensor, gradient: Tensor, value: Tensor, norm: Norm, highest: Tensor | None) -> Tensor:

@@ -152,7 +152,7 @@ class QueryAttack(Attack, abc.ABC):
             points: float32 ``(n, 3, H, W)``, coordinates of images.
             targets: Those of the images, n rows.
         """
-        return network(points)  # type: ignore[no-any-return]
+        return network(points)
 
     @torch.no_grad()
     def perturb(

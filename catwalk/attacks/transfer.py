@@ -106,7 +106,7 @@ class Transfer(Attack):
         keys: Tensor | None,
         alone: bool,
         progress: Callable[[int, int], None] | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Craft on the surrogates in the place of the network."""
         surrogates = [surrogate.network for surrogate in self._loaded(images.device)]
         surrogate = surrogates[0] if len(surrogates) == 1 else MeanOfNetworks(surrogates)

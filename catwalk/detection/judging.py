@@ -10,7 +10,7 @@ from torch import Tensor
 
 from catwalk.detection.clean_items import CleanItems
 from catwalk.detectors import Detector, TrainedDetector
-from catwalk.detectors.detector import scores_of
+from catwalk.detectors.detector import Score, scores_of
 from catwalk.errors import CatwalkError
 from catwalk.metrics import DetectionAUROC, DetectionRate
 from catwalk.metrics.detection import calibrated_threshold
@@ -119,7 +119,7 @@ def judge(
     for detector in detectors:
         score = detector.fitted(clean.reference)
 
-        def scores(levels: Sequence, items: np.ndarray, score=score) -> Tensor:
+        def scores(levels: Sequence, items: np.ndarray, score: Score = score) -> Tensor:
             return scores_of(score, clean.network, levels, clean.declared[torch.from_numpy(items)], batch_size)
 
         calibration, judging = np.flatnonzero(clean.with_role("calibrate")), np.flatnonzero(by)

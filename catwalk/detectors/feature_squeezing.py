@@ -85,8 +85,8 @@ class FeatureSqueezing(Detector):
         if self.median is not None:
             squeezers.append(functools.partial(median_filter, side=self.median))
         if self.smoothing is not None:
-            means = {"strength": self.smoothing, "window": self.window, "patch": self.patch}
-            squeezers.append(functools.partial(non_local_means, **means))
+            of_means = functools.partial(non_local_means, window=self.window, patch=self.patch)
+            squeezers.append(functools.partial(of_means, strength=self.smoothing))
         return squeezers
 
     def fitted(self, reference: Reference) -> Score:

@@ -1,7 +1,6 @@
 """How well scores tell poisoned images from clean ones: AUROC, and rates at a threshold that clean images set."""
 
 import math
-from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -169,6 +168,6 @@ class DetectionRate(Metric):
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in zip(names, values, strict=True)}
 
 
-def _joined(parts: Sequence[Tensor] | Tensor) -> Tensor:
+def _joined(parts: list[Tensor] | Tensor) -> Tensor:
     """Return scores as one tensor, also where there are none."""
     return dim_zero_cat(parts) if len(parts) else torch.zeros(0)

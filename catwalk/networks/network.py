@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from catwalk.errors import CatwalkError
 from catwalk.processing.known import specifications_of
-from catwalk.processing.operation import Operation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,7 +41,7 @@ class Network(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         head_name: str = "",
-        input_operations: Iterable[Operation] = (),
+        input_operations: Iterable[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.input_operations = nn.ModuleList(input_operations)
@@ -78,7 +77,7 @@ class Network(nn.Module):
         """Whether an input operation is."""
         return any(operation.is_random for operation in self.input_operations)
 
-    def behind(self, operations: Iterable[Operation], draws: tuple[int, ...] = (0,)) -> "Network":
+    def behind(self, operations: Iterable[nn.Module], draws: tuple[int, ...] = (0,)) -> "Network":
         """Return a network of the same layers, which are shared, behind other input operations.
 
         Args:

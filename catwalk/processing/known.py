@@ -1,7 +1,9 @@
 """Operations by their specifications, as configurations and checkpoints hold them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 from catwalk.configuration.import_object import import_object
 from catwalk.errors import CatwalkError
@@ -22,9 +24,9 @@ OURS: dict[str, type[Operation]] = {
 """Operations of Catwalk, which a checkpoint may name."""
 
 
-def specifications_of(operations: Iterable[Operation]) -> list[Specification]:
+def specifications_of(operations: Iterable[nn.Module]) -> list[Specification]:
     """Return the specification of each operation, as plain values."""
-    return [operation.specification for operation in operations]
+    return [cast(Operation, operation).specification for operation in operations]
 
 
 def build_operations(

@@ -70,7 +70,7 @@ class StraightThroughFunction(torch.autograd.Function):
         return exact.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Give the gradient to what is smooth."""
         return gradient, None
 

@@ -77,10 +77,12 @@ class StudyDetectors:
         judged_by = [attack for attack in attacks if not attack.must_know_recommender]
         stages = []
         for each in self.detectors:
-            detector = each.detector
-            if isinstance(detector, DetectorTraining):
+            detector: Specification | DetectorStage
+            if isinstance(each.detector, DetectorTraining):
                 learnt = tuple(attack for attack in judged_by if attack.name in each.trained_on)
-                detector = DetectorStage(cache, each.name, detector, learnt[0].features, learnt)
+                detector = DetectorStage(cache, each.name, each.detector, learnt[0].features, learnt)
+            else:
+                detector = each.detector
             stages += [
                 DetectionStage(cache, each.name, detector, attack, self.settings, self.confidence)
                 for attack in judged_by

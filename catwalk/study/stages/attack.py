@@ -192,7 +192,7 @@ class AttackStage(CatalogueFeatures):
         if self.known:
             paths = [stage.checkpoint for stage in self.known]
             attack.recommender = paths[0] if len(paths) == 1 else paths  # type: ignore[attr-defined]
-            attack.surrogates = []  # type: ignore[attr-defined] - the same attack as by these checkpoints
+            attack.surrogates = []  # type: ignore[attr-defined]  # the same attack as by these checkpoints
         if self.crafted_on is not None:
             attack.surrogates = [self.crafted_on.folder / CLASSIFIER_FILE]  # type: ignore[attr-defined]
         return attack
