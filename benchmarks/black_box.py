@@ -222,7 +222,7 @@ def main() -> None:
             curves += curve
             print(*row, sep=" | ", file=sys.stderr, flush=True)  # a run takes minutes
             record.table("attacks", HEADER, rows)
-            record.table("success against queries", CURVE, curves)
+            record.table("curve", CURVE, curves)
         for name, craft in peers(task).items() if arguments.peers else ():
             torch.manual_seed(0)
             start = clock.now()
@@ -237,7 +237,7 @@ def main() -> None:
             print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
     print(f"{len(images)} images, at most {arguments.queries} queries each\n")
     print(record.table("attacks", HEADER, rows), "\n")
-    print(record.table("success against queries", CURVE, curves))
+    print(record.table("curve", CURVE, curves))
 
 
 if __name__ == "__main__":
