@@ -13,14 +13,17 @@ from catwalk.attacks.feature_matching import FeatureMatching
 from catwalk.attacks.fgsm import FGSM
 from catwalk.attacks.fmn import FMN
 from catwalk.attacks.hop_skip_jump import HopSkipJump
+from catwalk.attacks.jsma import JSMA
 from catwalk.attacks.list_rank import ListRankAttack, ShownLists
 from catwalk.attacks.mi_fgsm import MIFGSM
 from catwalk.attacks.pgd import PGD
 from catwalk.attacks.random_noise import RandomNoise
 from catwalk.attacks.rank_attack import RankAttack
+from catwalk.attacks.sparse_rs import SparseRS
 from catwalk.attacks.square import Square
 from catwalk.attacks.threat_model import ThreatModel, ThreatModelError
 from catwalk.attacks.transfer import Transfer
+from catwalk.attacks.universal_perturbation import UniversalPerturbation
 from catwalk.attacks.zoo import ZOO
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "FAB",
     "FGSM",
     "FMN",
+    "JSMA",
     "MIFGSM",
     "NES",
     "PGD",
@@ -48,8 +52,10 @@ __all__ = [
     "RandomNoise",
     "RankAttack",
     "ShownLists",
+    "SparseRS",
     "Square",
     "ThreatModel",
     "ThreatModelError",
     "Transfer",
+    "UniversalPerturbation",
 ]

@@ -10,6 +10,7 @@ from catwalk.attacks import (
     APGDT,
     FAB,
     FGSM,
+    JSMA,
     MIFGSM,
     NES,
     PGD,
@@ -24,8 +25,10 @@ from catwalk.attacks import (
     RandomNoise,
     RankAttack,
     ShownLists,
+    SparseRS,
     Square,
     Transfer,
+    UniversalPerturbation,
 )
 from catwalk.detectors import FeatureSqueezing, NeighbourDistance, Reference
 from catwalk.networks.classifier import Classifier
@@ -76,6 +79,19 @@ NOISE = {
 }
 """Attacks that ask the network nothing."""
 
+SPARSE = {
+    "jsma": lambda **kwargs: JSMA(**{"pixels": 5} | kwargs),
+    "jsma by single values": lambda **kwargs: JSMA(**{"pixels": 4, "pairs": False, "theta": 130} | kwargs),
+    "sparse-rs": lambda **kwargs: SparseRS(**{"pixels": 6, "queries": 12} | kwargs),
+}
+"""Attacks whose budget is a number of pixels."""
+
+JOINT = {
+    "universal": lambda **kwargs: UniversalPerturbation(iterations=3, **kwargs),
+    "universal in l2": lambda **kwargs: UniversalPerturbation(iterations=3, norm="l2", **kwargs),
+}
+"""Attacks that make something of all images together."""
+
 TRANSFER = {
     "transfer": lambda **kwargs: transfer(1, **kwargs),
     "transfer from two networks": lambda **kwargs: transfer(2, **kwargs),
@@ -108,6 +124,8 @@ ALL = {
     **BY_DISTANCE,
     **UNTARGETED,
     **BOUNDARY,
+    **SPARSE,
+    **JOINT,
 }
 
 attack_towards_a_category = pytest.mark.parametrize("make_attack", ATTACKS.values(), ids=ATTACKS.keys())

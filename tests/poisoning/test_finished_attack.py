@@ -45,6 +45,7 @@ from catwalk.shop.catalogue import Catalogue
 
 GIVEN = {
     "batch_size": 7,
+    "alpha": 0.5,
     "check_every": 3,
     "components": ("square",),
     "item": "42",
