@@ -13,6 +13,8 @@ from torch import nn
 
 from catwalk.attacks import APGD, APGDT, FAB, AutoAttack, Square
 from catwalk.errors import CatwalkError
+from catwalk.poisoning.attack_files import read_summary
+from catwalk.poisoning.poison import poison
 from catwalk.study.specifications import attack_of
 
 FEW = {"iterations": 6, "num_targets": 3, "queries": 40}
@@ -140,3 +142,12 @@ def test_leaves_what_a_peer_leaves(norm, epsilon):
         theirs = network(craft(images, own)).argmax(1) != own
     assert 10 < int(theirs.sum()) < 90
     assert abs(int(ours.success.sum()) - int(theirs.sum())) <= 1
+
+
+def test_poisons_a_shop(trained, tmp_path):
+    attack = AutoAttack(8, **FEW)
+    poison(trained.classifier, attack, trained.catalogue, trained.table, tmp_path, source="Sandal", target=None)
+    summary = read_summary(tmp_path)
+    assert summary.n_attacked > 5
+    assert summary.sr > summary.sr_clean
+    assert summary.linf_levels <= 8

@@ -25,6 +25,7 @@ PACKAGES = ("callbacks", "catwalk", "datamodules", "lightning_modules")
 PROJECT = Path(__file__).parents[2]
 ASIDE = {
     "catwalk/files/atomic.py": "it is how files are written aside",
+    "catwalk/files/append_only.py": "what is added to a file that only grows, of which whole lines alone are read",
     "catwalk/results/record.py": "within a folder that is made aside, and flushed",
     "catwalk/poisoning/finished_attack.py": "copied into a folder that is made aside",
     "catwalk/networks/features.py": "to the path that `written_aside` gives",
