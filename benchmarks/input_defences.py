@@ -49,8 +49,7 @@ def operations(denoiser: Path | None) -> dict[str, list[Operation]]:
         "JPEG 90": [JPEG(90)],
         "JPEG 75": [JPEG(75)],
         "JPEG 50": [JPEG(50)],
-        "JPEG 75, differentiable": [JPEG(75, gradient="differentiable")],
-        "JPEG 50, differentiable": [JPEG(50, gradient="differentiable")],
+        "JPEG 75, identity's gradient": [JPEG(75, gradient="identity")],
         "WebP 80": [WebP(80)],
         "resize to half": [Resize(scale=0.5)],
         "resize to three quarters": [Resize(scale=0.75)],
@@ -111,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--iterations", type=int, default=10, help="steps of PGD; default: 10")
     parser.add_argument("--draws", type=int, default=10, help="draws of random operations in a step; default: 10")
     parser.add_argument("--labelled", type=int, default=500, help="items for the accuracy; default: 500")
+    parser.add_argument("--only", nargs="*", help="names of the operations to measure; default: all")
     parser.add_argument("--denoiser", type=Path, help="checkpoint of a denoiser for the network")
     add_record_argument(parser)
     options = parser.parse_args(arguments)
@@ -125,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[tuple[str, ...]] = []
     print(f"{len(levels)} images of {options.source}, {attack.name}, {options.iterations} steps\n")
     for name, each in operations(options.denoiser).items():
+        if options.only and name not in options.only:
+            continue
         network = defended(classifier, each).network
         adaptive = crafted(attack, averaged(network, options.draws), levels, target) if each else plain
         measured = [

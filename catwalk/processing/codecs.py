@@ -14,7 +14,7 @@ from catwalk.processing.smooth_jpeg import smooth_jpeg
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 """How coarse a JPEG's colours are: full, half as wide, or half as wide and half as high as the brightness."""
 
-JPEGGradient = Literal["identity", "differentiable"]
+JPEGGradient = Literal["differentiable", "identity"]
 """Whose gradient stands for that of a JPEG file."""
 
 
@@ -27,8 +27,8 @@ class JPEG(FileOperation):
     Args:
         quality: Pillow's, 1 (smallest file) to 100; shops use 70 to 90.
         subsampling: Of the colours; ``4:2:0`` is the default of Pillow and of most software.
-        gradient: For attacks: that of the ``identity``, or of a ``differentiable`` approximation of the codec, which
-            knows what its tables suppress (:mod:`catwalk.processing.smooth_jpeg`).
+        gradient: For attacks: that of a ``differentiable`` approximation of the codec, which knows what its tables
+            suppress (:mod:`catwalk.processing.smooth_jpeg`), or of the ``identity``, after which fewer images succeed.
 
     Raises:
         CatwalkError: If an argument is out of its range.
@@ -42,7 +42,7 @@ class JPEG(FileOperation):
     """
 
     def __init__(
-        self, quality: int = 75, subsampling: Subsampling = "4:2:0", gradient: JPEGGradient = "identity"
+        self, quality: int = 75, subsampling: Subsampling = "4:2:0", gradient: JPEGGradient = "differentiable"
     ) -> None:
         super().__init__()
         _check_quality(quality)

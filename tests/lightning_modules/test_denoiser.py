@@ -37,8 +37,9 @@ def learnt(trained, shop, tmp_path_factory):
 
     path = tmp_path_factory.mktemp("denoiser") / "denoiser.ckpt"
     seed_everything(0, verbose=False)
-    model = ImageDenoiser(str(trained.checkpoint), width=4, depth=1, epsilon=16, iterations=2)
-    trainer = quiet_trainer(max_epochs=6, limit_val_batches=0)
+    settings = {"epsilon": 16, "iterations": 1, "optimizer": lambda weights: torch.optim.Adam(weights, lr=0.01)}
+    model = ImageDenoiser(str(trained.checkpoint), width=4, depth=1, **settings)
+    trainer = quiet_trainer(max_epochs=12, limit_val_batches=0)
     trainer.fit(model, small_images(shop))
     trainer.save_checkpoint(path)
     return model, path

@@ -14,7 +14,7 @@ from catwalk.networks.classifier import Classifier, load_classifier
 from catwalk.networks.defended import averaged, bare, defended, write_defended_checkpoint
 from catwalk.networks.frozen import frozen
 from catwalk.networks.network import network_fingerprint
-from catwalk.processing import JPEG, BitDepth, Denoiser, GaussianNoise, Median, RandomResizePad
+from catwalk.processing import JPEG, BitDepth, Denoiser, GaussianNoise, Median, RandomResizePad, WebP
 
 
 def make_network():
@@ -57,8 +57,8 @@ def test_the_network_itself_stays_as_it_was():
 def test_the_gradient_is_that_at_the_processed_image():
     """BPDA: the operation's derivative is taken for the identity, and the network's is that at what it sees."""
     network, images = make_network(), make_images().requires_grad_()
-    behind(network, JPEG(50))(images)[:, 1].sum().backward()
-    processed = JPEG(50)(images.detach()).requires_grad_()
+    behind(network, WebP(50))(images)[:, 1].sum().backward()
+    processed = WebP(50)(images.detach()).requires_grad_()
     network(processed)[:, 1].sum().backward()
     assert torch.equal(images.grad, processed.grad)
 

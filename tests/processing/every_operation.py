@@ -20,8 +20,8 @@ from catwalk.processing import (
 )
 
 OPERATIONS = {
-    "jpeg": lambda: JPEG(quality=60),
-    "jpeg with its own gradient": lambda: JPEG(quality=60, gradient="differentiable"),
+    "jpeg": lambda: JPEG(quality=60, gradient="identity"),
+    "jpeg with its own gradient": lambda: JPEG(quality=60),
     "webp": lambda: WebP(quality=60),
     "grey": lambda: ColourConversion("grey"),
     "ycbcr": lambda: ColourConversion("ycbcr"),

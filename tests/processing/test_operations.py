@@ -279,7 +279,7 @@ def test_noise_is_normal():
         (lambda: JPEG(0), "quality must be at least 1, got 0"),
         (lambda: JPEG(101), "quality must be at most 100, got 101"),
         (lambda: JPEG(75, "4:1:1"), "subsampling must be one of 4:4:4, 4:2:2, 4:2:0, got '4:1:1'"),
-        (lambda: JPEG(gradient="none"), "gradient must be one of identity, differentiable, got 'none'"),
+        (lambda: JPEG(gradient="none"), "gradient must be one of differentiable, identity, got 'none'"),
         (lambda: WebP(101), "quality must be at most 100"),
         (lambda: ColourConversion("lab"), "colours must be one of grey, ycbcr, palette, got 'lab'"),
         (lambda: Resize(), "Resize: give one of size and scale, got size None and scale None"),
