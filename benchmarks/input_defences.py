@@ -46,16 +46,12 @@ def operations(denoiser: Path | None) -> dict[str, list[Operation]]:
     """Return what is measured, by name."""
     measured: dict[str, list[Operation]] = {
         "none": [],
-        "JPEG 90": [JPEG(90)],
         "JPEG 75": [JPEG(75)],
-        "JPEG 50": [JPEG(50)],
         "JPEG 75, identity's gradient": [JPEG(75, gradient="identity")],
         "WebP 80": [WebP(80)],
         "resize to half": [Resize(scale=0.5)],
-        "resize to three quarters": [Resize(scale=0.75)],
         "thumbnail of 20 pixels, JPEG 75": [Thumbnail(20), JPEG(75)],
         "bit depth 3": [BitDepth(3)],
-        "median 2×2": [Median(2)],
         "median 3×3": [Median(3)],
         "total variation 0.1": [TotalVariation(0.1)],
         "Gaussian smoothing 0.7": [GaussianSmoothing(0.7)],
