@@ -44,7 +44,7 @@ def detect(
     dataset: Path,
     classifier: Path,
     attacked: list[Path],
-    detectors: list[Detector] | None = None,
+    detectors: list[Detector] = [],  # noqa: B006 - a default that is shown in the help and never changed
     output: Path | None = None,
     false_positives: float = 0.01,
     confidence: float = 0.95,
@@ -62,7 +62,7 @@ def detect(
         dataset: The dataset folder.
         classifier: Checkpoint of the network that the detectors protect, which ``catwalk fit`` wrote.
         attacked: Folders with attacked images, which ``catwalk attack`` or ``catwalk fit`` wrote.
-        detectors: The detectors; by default all that need no training.
+        detectors: The detectors; without any, all that need no training.
         output: Folder for ``detections.csv`` and ``roc.svg``; nothing is written without.
         false_positives: Share of clean images that may be flagged, in (0, 1).
         confidence: Of all intervals, in (0, 1).
@@ -92,7 +92,7 @@ def detect(
 
         clean = CleanItems.see(network, catalogue, roles, report("Decoding images"))
         judged = judge(
-            untrained_detectors() if detectors is None else detectors,
+            detectors or untrained_detectors(),
             clean,
             [Path(folder) for folder in attacked],
             false_positives=false_positives,
