@@ -20,7 +20,7 @@ from catwalk.limits import check_seed
 from catwalk.networks.batching import ROW_MULTIPLE, map_batches, padded_batches
 from catwalk.networks.frozen import FrozenNetwork, Precision, eval_mode, exact_convolutions, frozen
 
-Knowledge = Literal["network", "network and purchases", "network and recommender"]
+Knowledge = Literal["network", "network and detector", "network and purchases", "network and recommender"]
 Access = Literal["nothing", "gradients", "scores", "decisions", "lists"]
 
 
@@ -57,6 +57,9 @@ class AttackContext:
             not known.
         images_of: Returns the clean images of items, for their numbers int64 ``(m,)``: float32 ``(3, H, W)`` in [0, 1]
             each; None if they are not at hand.
+        declared: The category that the shop lists each item under, int64 ``(N,)`` by the network's numbers, -1 where
+            the network does not tell it; None if that is not known.
+        keys: int64 ``(N,)``, each item's key; None if that is not known.
     """
 
     items: Tensor

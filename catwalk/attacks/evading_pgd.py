@@ -64,6 +64,8 @@ class EvadingPGD(Attack):
         >>> attack.threat_model.verify(result.images, images)  # raises if one has left the ball
     """
 
+    knowledge = "network and detector"
+
     def __init__(
         self,
         detector: Detector,

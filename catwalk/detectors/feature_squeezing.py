@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from catwalk.detectors.detector import Detector, Reference, Score
 from catwalk.errors import CatwalkError
@@ -85,8 +85,9 @@ class FeatureSqueezing(Detector):
         if self.median is not None:
             squeezers.append(functools.partial(median_filter, side=self.median))
         if self.smoothing is not None:
-            of_means = functools.partial(non_local_means, window=self.window, patch=self.patch)
-            squeezers.append(functools.partial(of_means, strength=self.smoothing))
+            squeezers.append(
+                functools.partial(non_local_means, strength=self.smoothing, window=self.window, patch=self.patch)
+            )
         return squeezers
 
     def fitted(self, reference: Reference) -> Score:
@@ -143,16 +144,32 @@ def non_local_means(images: Tensor, strength: float, window: int, patch: int) ->
     height, width = images.shape[2:]
     wide = _mirrored(images, reach + half, reach + half)
     own = wide[:, :, reach : reach + height + 2 * half, reach : reach + width + 2 * half]
-    total = torch.zeros_like(images)
-    weights = torch.zeros_like(images[:, :1])
-    for down in range(window):
+
+    def along_a_row(wide: Tensor, own: Tensor, down: int) -> tuple[Tensor, Tensor]:
+        """Return the sums over the q of one row of the square."""
+        total, weights = torch.zeros_like(images), torch.zeros_like(images[:, :1])
         for right in range(window):
             other = wide[:, :, down : down + height + 2 * half, right : right + width + 2 * half]
             squares = (own - other).square().mean(dim=1, keepdim=True)
-            weight = torch.exp(-F.avg_pool2d(squares, patch, stride=1) / (strength / 255) ** 2)
+            weight = torch.exp(-_window_means(squares, patch) / (strength / 255) ** 2)
             total = total + weight * other[:, :, half : half + height, half : half + width]
             weights = weights + weight
+        return total, weights
+
+    if torch.is_grad_enabled() and images.requires_grad:  # or the shifts of all rows would be kept for the gradient
+        along = functools.partial(checkpoint, along_a_row, use_reentrant=False, preserve_rng_state=False)
+    else:
+        along = along_a_row
+    sums = [along(wide, own, down) for down in range(window)]
+    total, weights = (functools.reduce(torch.add, each) for each in zip(*sums, strict=True))
     return total / weights
+
+
+def _window_means(values: Tensor, side: int) -> Tensor:
+    """Return the mean of every window of values ``(N, 1, H, W)``: sums of shifts, whose gradient is quick on CPUs."""
+    height, width = (length - side + 1 for length in values.shape[2:])
+    rows = functools.reduce(torch.add, [values[:, :, first : first + height] for first in range(side)])
+    return functools.reduce(torch.add, [rows[..., first : first + width] for first in range(side)]) / side**2
 
 
 def _mirrored(images: Tensor, before: int, after: int) -> Tensor:

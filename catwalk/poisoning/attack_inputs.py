@@ -115,7 +115,7 @@ def attack_inputs(
     library = module.partition(".")[0]
     with contextlib.suppress(PackageNotFoundError):  # whose networks change in time
         settings["library"] = f"{library} {version(library)}"
-    kinds = [kind for each in _attacks_in(attack) for kind in type(each).__mro__]
+    kinds = [kind for each in _parts_of(attack) for kind in type(each).__mro__]
     kinds += [import_object(each["class_path"], "input_operations") for each in own]
     modules = {module, *(kind.__module__ for kind in kinds)}
     modules = {module for module in modules if module.partition(".")[0] not in sys.stdlib_module_names}
@@ -133,13 +133,15 @@ def _of_attack(attack: Attack) -> dict[str, Any]:
     return {"class": f"{type(attack).__module__}.{type(attack).__qualname__}", "arguments": arguments}
 
 
-def _attacks_in(attack: Attack) -> Iterator[Attack]:
-    """Yield an attack, and those of which it is made."""
+def _parts_of(attack: Attack) -> Iterator[Any]:
+    """Yield an attack, and those of its arguments that compute: other attacks, and whatever is a dataclass."""
     yield attack
     for value in vars(attack).values():
         for each in value if isinstance(value, list | tuple) else [value]:
             if isinstance(each, Attack):
-                yield from _attacks_in(each)
+                yield from _parts_of(each)
+            elif dataclasses.is_dataclass(each) and not isinstance(each, type):
+                yield each
 
 
 def _states(*paths: Path) -> list[FileState | None]:

@@ -51,6 +51,17 @@ def test_non_local_means_by_brute_force() -> None:
                 assert np.abs(outcome[:, row, column] - total / weights).max() < 1e-5
 
 
+def test_gradients_of_non_local_means_are_those_of_differences() -> None:
+    images = IMAGES.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(non_local_means(images, 60.0, 5, 3).square().sum(), images)
+    for place in ((0, 0, 0, 0), (0, 2, 3, 4), (1, 1, 6, 8)):
+        moved = [IMAGES.double().clone() for _ in range(2)]
+        moved[0][place] += 1e-5
+        moved[1][place] -= 1e-5
+        values = [non_local_means(each, 60.0, 5, 3).square().sum() for each in moved]
+        assert float(gradient[place]) == pytest.approx(float(values[0] - values[1]) / 2e-5, rel=1e-4)
+
+
 class Sums(torch.nn.Module):
     """Logits that are sums over an image."""
 
