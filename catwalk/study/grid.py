@@ -8,7 +8,6 @@ from typing import Any
 from catwalk.errors import CatwalkError
 from catwalk.limits import LARGEST_SEED, check_seed
 from catwalk.poisoning.protocol import Protocol
-from catwalk.recommenders.reachable_shifts import ShiftSettings
 from catwalk.study.controls import Controls, noise_beside
 from catwalk.study.derived import Defence, Derived, Pipeline, derived_networks
 from catwalk.study.specifications import NamedAttack, attack_of
@@ -34,7 +33,8 @@ class Training:
         warm_start: Another recommender of the study, with whose parameters this one begins: the one with the same seed
             on the same images.
         shifts: How the shifts are found that images can reach, for a recommender that is trained against them
-            (:class:`~lightning_modules.ImageRobustVBPR`).
+            (:class:`~lightning_modules.ImageRobustVBPR`): fields of
+            :class:`~catwalk.recommenders.reachable_shifts.ShiftSettings`.
     """
 
     model: Settings
@@ -42,7 +42,7 @@ class Training:
     trainer: Settings | None = None
     seed: int = 0
     warm_start: str | None = None
-    shifts: ShiftSettings | None = None
+    shifts: Settings | None = None
 
 
 @dataclass

@@ -390,12 +390,10 @@ class _Recommenders:
     def _shifts(self, settings: ShiftSettings, images: CatalogueFeatures, clean: FeaturesStage) -> ShiftsStage:
         """Return the stage that finds the shifts of the images by which a recommender is trained."""
         if isinstance(images, MixedFeaturesStage):
-            if images.background is not clean:
-                raise CatwalkError(
-                    "protocol.background_features: is undefended, and ImageRobustVBPR is trained against shifts of the "
-                    "features of one network: let it be network, or leave the recommender out"
-                )
-            images = images.rows
+            raise CatwalkError(
+                "protocol: ImageRobustVBPR is trained on the features of one network as they are, not mixed or divided "
+                "anew: let background_features be network and feature_scale clean, or leave it out"
+            )
         assert isinstance(images, AttackStage | FeaturesStage)
         stage = ShiftsStage(self._cache, settings, clean)
         if isinstance(images, AttackStage):

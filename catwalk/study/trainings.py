@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -250,7 +250,15 @@ def _shifts_of(training: Training, name: str, example: Recommender) -> ShiftSett
         return None
     if example.shifts is not None:
         raise CatwalkError(f"recommenders.{name}.model.shifts: leave it out, the study finds its own")
-    return training.shifts or ShiftSettings()
+    try:
+        return ShiftSettings(**(training.shifts or {}))
+    except CatwalkError as error:
+        raise CatwalkError(f"recommenders.{name}.{error}") from error
+    except TypeError as error:
+        allowed = ", ".join(field.name for field in fields(ShiftSettings))
+        raise CatwalkError(
+            f"recommenders.{name}.shifts: must be numbers called {allowed}, got {training.shifts!r}"
+        ) from error
 
 
 def protocol_arguments(protocol: Protocol, model: Specification) -> dict[str, Any]:

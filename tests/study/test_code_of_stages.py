@@ -16,11 +16,12 @@ from catwalk.study.stages.mixed_features import MixedFeaturesStage
 from catwalk.study.stages.perceptual import PerceptualStage
 from catwalk.study.stages.recommendations import RecommendationsStage
 from catwalk.study.stages.recommender import RecommenderStage
+from catwalk.study.stages.shifts import ShiftsStage
 from catwalk.study.stages.stage import Stage
 
 KINDS = (
     *(ClassifierStage, AccuracyStage, FeaturesStage, AttackStage, PerceptualStage, RecommenderStage),
-    *(MixedFeaturesStage, RecommendationsStage),
+    *(MixedFeaturesStage, RecommendationsStage, ShiftsStage),
 )
 
 WITHOUT_TRACE = (
@@ -75,6 +76,11 @@ def test_what_runs_in_a_stage_is_in_its_key(settings, run_study, tmp_path: Path,
     settings["split"] = {"class_path": "catwalk.shop.splits.RatioSplit"}
     settings["extractors"]["T"]["trainer"]["max_epochs"] = 6
     settings["attacks"].append({"class_path": "catwalk.attacks.RankAttack", "init_args": {"epsilon": 32}})
+    run_study(settings, tmp_path / "runs")
+    robust = {"class_path": "lightning_modules.ImageRobustVBPR", "init_args": {"factors": 4, "visual_factors": 4}}
+    trained = {"model": robust, "trainer": {"max_epochs": 1, "accelerator": "cpu"}}
+    settings |= {"protocol": {}, "metrics": [], "attacks": settings["attacks"][:1], "name": "robust"}
+    settings["recommenders"] = {"robust": trained | {"shifts": {"directions": 1, "iterations": 1}}}
     run_study(settings, tmp_path / "runs")
     assert set(ran) == {kind.kind for kind in KINDS}
     assert all(len(modules) > 10 for modules in ran.values())
