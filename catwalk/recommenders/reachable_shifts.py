@@ -14,6 +14,7 @@ from catwalk.errors import CatwalkError
 from catwalk.files.atomic import flush, written_aside
 from catwalk.limits import check_count, check_number
 from catwalk.networks.features import STAMP, FeatureTable
+from catwalk.recommenders.losses import dot
 
 SHIFTS_FILE = "reachable_shifts.safetensors"
 
@@ -116,9 +117,14 @@ def reachable_drop(directions: Tensor, bought: Tensor, others: Tensor) -> Tensor
         bought: Shifts of the items bought, ``(B, J, D)``.
         others: Shifts of those that were not, ``(B, J, D)``.
     """
-    lowered = torch.einsum("bjd,bd->bj", bought, directions).amin(dim=1).clamp(max=0)
-    raised = torch.einsum("bjd,bd->bj", others, directions).amax(dim=1).clamp(min=0)
-    return raised - lowered
+    return _furthest(directions, others) + _furthest(-directions, bought)
+
+
+def _furthest(directions: Tensor, shifts: Tensor) -> Tensor:
+    """Return how far the shift that goes furthest along each direction does, ``(B,)``, at least 0."""
+    with torch.no_grad():  # which shift it is, among all; the gradient needs that one alone
+        chosen = torch.bmm(shifts, directions[:, :, None])[:, :, 0].argmax(dim=1)
+    return dot(directions, shifts[torch.arange(len(shifts), device=shifts.device), chosen]).clamp(min=0)
 
 
 def _digest(tensor: Tensor) -> str:
