@@ -12,6 +12,7 @@ from catwalk.attacks.fab import FAB
 from catwalk.attacks.feature_matching import FeatureMatching
 from catwalk.attacks.fgsm import FGSM
 from catwalk.attacks.fmn import FMN
+from catwalk.attacks.foreign_attack import ForeignAttack
 from catwalk.attacks.hop_skip_jump import HopSkipJump
 from catwalk.attacks.jsma import JSMA
 from catwalk.attacks.list_rank import ListRankAttack, ShownLists
@@ -47,6 +48,7 @@ __all__ = [
     "EnsembleResult",
     "EvadingPGD",
     "FeatureMatching",
+    "ForeignAttack",
     "HopSkipJump",
     "ListRankAttack",
     "RandomNoise",

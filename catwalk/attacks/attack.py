@@ -217,6 +217,11 @@ class Attack(abc.ABC):
         return type(self).__name__
 
     @property
+    def other_modules(self) -> tuple[str, ...]:
+        """Names of modules whose code makes its images besides those of its class: of stored results they are part."""
+        return ()
+
+    @property
     def name(self) -> str:
         """Name for tables, with the budget in grey levels, or pixels, and the mask.
 

@@ -155,10 +155,10 @@ class JSMA(Attack):
             values.flatten(1).cpu().numpy() for values in (rises, falls, may_move, touched)
         )
         for row in np.flatnonzero(left.any(axis=1)):
-            both_ways = [np.concatenate([values[row], -values[row]]) for values in (up_rises, up_falls)]
+            to_rise, to_fall = (np.concatenate([values[row], -values[row]]) for values in (up_rises, up_falls))
             free = int(self.threat_model.budget) - int(used[row].sum())
             choose = _best_pair if self.pairs else _best_move
-            chosen[row, choose(*both_ways, left[row], np.tile(used[row], 6), free)] = True
+            chosen[row, choose(to_rise, to_fall, left[row], np.tile(used[row], 6), free)] = True
         return torch.from_numpy(chosen).to(rises.device).view_as(may_move)
 
     def passes(self, iterations: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,7 +232,7 @@ def hardly_inferior(rises: Floats, falls: Floats, chosen: Bools) -> Numbers:
 
 def _best_within_a_pixel(rises: Floats, falls: Floats, chosen: Bools) -> Numbers:
     """Return the pair of chosen moves of one pixel with the largest saliency, int64 ``(2,)``, or nothing, ``(0,)``."""
-    rises, falls, chosen = (values.reshape(6, -1) for values in (rises, falls, chosen))
+    rises, falls, chosen = rises.reshape(6, -1), falls.reshape(6, -1), chosen.reshape(6, -1)
     first, second = np.triu_indices(6, k=1)
     both_rise, both_fall = rises[first] + rises[second], falls[first] + falls[second]
     fits = chosen[first] & chosen[second] & (both_rise > 0) & (both_fall > 0)

@@ -157,7 +157,9 @@ def non_local_means(images: Tensor, strength: float, window: int, patch: int) ->
         return total, weights
 
     if torch.is_grad_enabled() and images.requires_grad:  # or the shifts of all rows would be kept for the gradient
-        along = functools.partial(checkpoint, along_a_row, use_reentrant=False, preserve_rng_state=False)
+        along: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] = functools.partial(
+            checkpoint, along_a_row, use_reentrant=False, preserve_rng_state=False
+        )
     else:
         along = along_a_row
     sums = [along(wide, own, down) for down in range(window)]

@@ -117,7 +117,7 @@ def attack_inputs(
         settings["library"] = f"{library} {version(library)}"
     kinds = [kind for each in _parts_of(attack) for kind in type(each).__mro__]
     kinds += [import_object(each["class_path"], "input_operations") for each in own]
-    modules = {module, *(kind.__module__ for kind in kinds)}
+    modules = {module, *(kind.__module__ for kind in kinds), *attack.other_modules}
     modules = {module for module in modules if module.partition(".")[0] not in sys.stdlib_module_names}
     if not modules <= modules_imported_by(modules):  # where they have no source
         return None

@@ -20,7 +20,7 @@ from PIL import Image
 from visual_models import visual_model
 
 from catwalk import attacks
-from catwalk.attacks import FGSM, PGD, EvadingPGD, FeatureMatching, RankAttack, Transfer
+from catwalk.attacks import FGSM, PGD, EvadingPGD, FeatureMatching, ForeignAttack, RankAttack, Transfer
 from catwalk.attacks.attack import Attack, AttackSettings
 from catwalk.attacks.masks import Border
 from catwalk.errors import CatwalkError
@@ -73,8 +73,9 @@ CLASSES = sorted(
     (kind for kind in vars(attacks).values() if inspect.isclass(kind) and issubclass(kind, Attack)),
     key=lambda kind: kind.__name__,
 )
-CONCRETE = [kind for kind in CLASSES if not inspect.isabstract(kind) and kind not in (EvadingPGD, Transfer)]
-"""All but those that are made of something else."""
+OF_OTHERS = (EvadingPGD, ForeignAttack, Transfer)
+CONCRETE = [kind for kind in CLASSES if not inspect.isabstract(kind) and kind not in OF_OTHERS]
+"""All that can be made without an argument."""
 
 
 @pytest.fixture(scope="module")
