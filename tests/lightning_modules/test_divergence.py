@@ -22,6 +22,7 @@ from lightning_modules import (
     FastAdversarialClassifier,
     FreeAdversarialClassifier,
     ProductClassifier,
+    TradesClassifier,
 )
 
 BACKBONE = {"backbone": "catwalk.networks.compact_cnn", "backbone_args": {"width": 4}}
@@ -141,13 +142,20 @@ class TestTrainingsThatDiverge:
 
     @pytest.mark.parametrize("share", [0.1, 0])
     @pytest.mark.parametrize(
-        "kind", [ProductClassifier, AdversarialClassifier, FastAdversarialClassifier, FreeAdversarialClassifier]
+        "kind",
+        [
+            ProductClassifier,
+            AdversarialClassifier,
+            FastAdversarialClassifier,
+            FreeAdversarialClassifier,
+            TradesClassifier,
+        ],
     )
     def test_a_network(self, shop, make_trainer, tmp_path, kind, share):
         checkpoints = ResumableCheckpoint(str(tmp_path), "classifier")
         trainer = make_trainer(max_epochs=1, callbacks=[checkpoints], enable_checkpointing=True, limit_train_batches=4)
         data = ProductImages(shop, batch_size=16, validation_share=share)
-        few = {"iterations": 1} if kind is AdversarialClassifier else {}
+        few = {"iterations": 1} if kind in (AdversarialClassifier, TradesClassifier) else {}
         model = kind(**BACKBONE, **few, optimizer=sgd(1e30))
         with pytest.raises(DivergedError, match=f"training of {kind.__name__} has diverged: .* in epoch 1"):
             trainer.fit(model, data)
