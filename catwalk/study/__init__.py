@@ -98,7 +98,7 @@ def run_study(
         controls: What stands beside the attacks: noise of the same budget, other seeds, evasion, shams.
         defences: Input defences by name: ``network``, the extractor that one defends, and ``input``, the operations in
             front of it. Each is a network of its own in every table. Attacks on it know them; rows that end in
-            ``unaware`` are crafted on the network without them.
+            ``plain`` are crafted on the network without them.
         pipelines: The shop's own processing of uploaded images by name: ``operations``, and ``networks``, the
             extractors and defences behind it, all extractors by default. Rows as of defences.
         transfers: By network, a list of others of the study on which attacks on it are crafted as well, as an attacker

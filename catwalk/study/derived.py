@@ -9,7 +9,7 @@ from catwalk.errors import CatwalkError
 Settings = dict
 """``class_path`` and ``init_args`` of an operation, checked when the network is planned."""
 
-UNAWARE = "unaware"
+PLAIN = "plain"
 """What rows of attacks end with that know the network, but not what stands in front of it."""
 
 

@@ -14,7 +14,7 @@ from catwalk.recommenders.reachable_shifts import ShiftSettings
 from catwalk.results.store import StageCache
 from catwalk.shop.catalogue import number_of
 from catwalk.study.controls import OTHER_SEEDS, SHAM, Control, Scenario
-from catwalk.study.derived import UNAWARE, Derived
+from catwalk.study.derived import PLAIN, Derived
 from catwalk.study.detectors import StudyDetectors
 from catwalk.study.grid import NO_ATTACK, Grid
 from catwalk.study.metrics import Metrics
@@ -160,7 +160,7 @@ class Plan:
             defended = DefendedClassifierStage(cache, shop, base.classifier, derived)
             accuracy = base.accuracy and AccuracyStage(cache, shop, accuracy_attack, defended)
             networks[derived.name] = _Network(
-                defended, accuracy, FeaturesStage(cache, shop, defended), {UNAWARE: base}, base.first or base, derived
+                defended, accuracy, FeaturesStage(cache, shop, defended), {PLAIN: base}, base.first or base, derived
             )
         for name, surrogates in grid.transfers.items():
             networks[name].transfers.update({f"from {each}": networks[each] for each in surrogates})

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from catwalk.study.cells import Cell, distinct, where
 from catwalk.study.controls import Scenario
-from catwalk.study.derived import UNAWARE
+from catwalk.study.derived import PLAIN
 from catwalk.study.effects import Effect
 from catwalk.study.grid import NO_ATTACK
 from catwalk.study.table import Row, Table, Value, on_one_line, percentage
@@ -194,30 +194,32 @@ def defences_table(cells: Sequence[Cell], effects: Sequence[Effect], top_k: int,
         of_protocol = where(cells, protocol=protocol)
         for name in distinct([cell for cell in of_protocol if cell.defence or cell.pipeline], "extractor"):
             its_cells = where(of_protocol, extractor=name)
-            unaware = {cell.attack: cell for cell in its_cells if cell.crafted_on and cell.attack.endswith(UNAWARE)}
+            plain = {cell.attack: cell for cell in its_cells if cell.crafted_on and cell.attack.endswith(PLAIN)}
             for attack in distinct([cell for cell in its_cells if cell.sr is not None], "attack"):
-                other = unaware.get(f"{attack}, {UNAWARE}")
+                other = plain.get(f"{attack}, {PLAIN}")
                 if other is None:
                     continue
-                aware = where(its_cells, attack=attack)
+                adaptive = where(its_cells, attack=attack)
                 without = where(of_protocol, attack=attack, extractor=other.crafted_on)
-                not_aware = where(its_cells, attack=other.attack)
-                values = [_of_images(_one_of_each(group), "sr", 1, 100, "%") for group in (without, not_aware, aware)]
+                not_adaptive = where(its_cells, attack=other.attack)
+                values = [
+                    _of_images(_one_of_each(group), "sr", 1, 100, "%") for group in (without, not_adaptive, adaptive)
+                ]
                 for recommender in recommenders:
                     for row in (other.attack, attack):
                         effect = by_labels.get((protocol, name, recommender, row))
                         values.append(None if effect is None else Value((effect.size.attacked,), effect=effect))
                 labels = (name, attack) if len(protocols) == 1 else (protocol, name, attack)
                 rows.append((labels, tuple(values)))
-    headings = ["without", "unaware", "aware", *(["unaware", "aware"] * len(recommenders))]
+    headings = ["without", "plain", "adaptive", *(["plain", "adaptive"] * len(recommenders))]
     groups = ["SR"] * 3 + [f"CHR@{top_k}, {name}" for name in recommenders for _ in range(2)]
     return Table(
         name="Defences",
         title=f"attacks on {source} images of {dataset} behind defences and pipelines",
         notes=_sentences(
             "SR: share of the images where the attack wants them, judged by the 8-bit files read back and what stands "
-            "in front of the network. Without: on the network without it. Unaware: crafted on that network, judged "
-            "behind it. Aware: crafted through it.",
+            "in front of the network. Without: on the network without it. Plain: crafted on that network, judged "
+            "behind it. Adaptive: crafted through it.",
             f"CHR@{top_k} with its change from no attack behind the same operations." if recommenders else "",
             *notes,
         ),

@@ -45,9 +45,9 @@ def test_each_cell_says_what_stands_in_front_and_on_what_its_attack_was_crafted(
     for network, defence, pipeline, further in (
         ("T", None, None, []),
         ("other", None, None, [(f"{pgd}, from T", "T")]),
-        ("fewer bits", "fewer bits", None, [(f"{pgd}, unaware", "T")]),
-        ("T behind JPEG 30", None, "JPEG 30", [(f"{pgd}, unaware", "T")]),
-        ("fewer bits behind JPEG 30", "fewer bits", "JPEG 30", [(f"{pgd}, unaware", "fewer bits")]),
+        ("fewer bits", "fewer bits", None, [(f"{pgd}, plain", "T")]),
+        ("T behind JPEG 30", None, "JPEG 30", [(f"{pgd}, plain", "T")]),
+        ("fewer bits behind JPEG 30", "fewer bits", "JPEG 30", [(f"{pgd}, plain", "fewer bits")]),
     ):
         rows = [("No attack", None), (pgd, None), *further]
         expected += [(network, defence, pipeline, *row) for row in rows]
@@ -57,7 +57,7 @@ def test_each_cell_says_what_stands_in_front_and_on_what_its_attack_was_crafted(
 def test_success_rates_are_those_of_the_operations_in_front_of_the_network_by_hand(study, shop):
     catalogue = Catalogue.read(shop)
     networks = [load_classifier(path) for path in (study.output / "cache" / "classifier").glob("*/classifier.ckpt")]
-    (cell,) = cells_of(study, extractor="T behind JPEG 30", attack="PGD (ε = 32), unaware")
+    (cell,) = cells_of(study, extractor="T behind JPEG 30", attack="PGD (ε = 32), plain")
     images = torch.tensor(load_images(shop, catalogue.images, None)).float() / 255
     matched = 0
     for classifier in (each for each in networks if not each.network.input_operations):
@@ -93,8 +93,8 @@ def test_a_table_puts_the_rates_beside_each_other(study):
         base = "fewer bits" if row["cnn"] == "fewer bits behind JPEG 30" else "T"
         expected = [
             cells_of(study, extractor=base, attack="PGD (ε = 32)"),
-            cells_of(study, extractor=row["cnn"], attack="PGD (ε = 32), unaware"),
+            cells_of(study, extractor=row["cnn"], attack="PGD (ε = 32), plain"),
             cells_of(study, extractor=row["cnn"], attack="PGD (ε = 32)"),
         ]
-        for column, cells in zip(("SR without", "SR unaware", "SR aware"), expected, strict=True):
+        for column, cells in zip(("SR without", "SR plain", "SR adaptive"), expected, strict=True):
             assert float(row[column]) == pytest.approx(cells[0]["sr"])
