@@ -3,11 +3,13 @@
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from catwalk.attacks.attack import Attack, AttackContext
+from catwalk.attacks.threat_model import Distance
 from catwalk.errors import CatwalkError
 from catwalk.networks.classifier import Classifier, load_classifier
 
@@ -40,6 +42,7 @@ class Transfer(Attack):
     """
 
     access = "nothing"
+    norms = get_args(Distance)
 
     def __init__(self, attack: Attack, surrogates: Sequence[Path | str] = ()) -> None:
         if attack.knowledge != "network" or isinstance(attack, Transfer):
@@ -56,7 +59,10 @@ class Transfer(Attack):
             batch_size=attack.batch_size,
             precision=attack.precision,
             compiled=attack.compiled,
+            mask=attack.threat_model.mask,
         )
+        self.is_joint = attack.is_joint
+        self.one_by_one = attack.one_by_one
         self.attack = attack
         self.surrogates = [Path(path) for path in surrogates]
         self.networks: list[Classifier] | None = None

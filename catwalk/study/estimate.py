@@ -34,6 +34,7 @@ from catwalk.study.progress import StudyProgress
 from catwalk.study.stages.accuracy import AccuracyStage
 from catwalk.study.stages.attack import AttackStage
 from catwalk.study.stages.classifier import ClassifierStage
+from catwalk.study.stages.defended_classifier import DefendedClassifierStage
 from catwalk.study.stages.features import FeaturesStage
 from catwalk.study.stages.perceptual import PerceptualStage
 from catwalk.study.stages.recommendations import RecommendationsStage
@@ -261,7 +262,8 @@ def _measure(stage: Stage) -> Cost | None:
         of_features = 4.0 * len(catalogue) * network.num_features
         if isinstance(stage, ClassifierStage):
             size = sum(float(weight.nbytes) for weight in network.module.state_dict().values())
-            return Cost(_fit(stage, network, Path(folder)) if stage.training.is_trained_here else 1.0, size)
+            is_fitted = stage.training.is_trained_here and not isinstance(stage, DefendedClassifierStage)
+            return Cost(_fit(stage, network, Path(folder)) if is_fitted else 1.0, size)
         if isinstance(stage, FeaturesStage):
             return Cost(_features(network) * len(catalogue), of_features)
         if isinstance(stage, AccuracyStage):
@@ -270,7 +272,8 @@ def _measure(stage: Stage) -> Cost | None:
             if stage.must_know_recommender or stage.named_attack.example.knowledge != "network":
                 return None
             count = _num_attacked(stage)
-            seconds = _attacked(network, stage.named_attack.specification) + _features(network)
+            attack = stage.named_attack.transfer_of or stage.named_attack
+            seconds = _attacked(network, attack.specification) + _features(network)
             return Cost(seconds * count, of_features + 3.0 * count * network.size[0] * network.size[1])
         if isinstance(stage, PerceptualStage):
             levels = torch.randint(256, (BATCH, 3, *network.size), dtype=torch.uint8, device=network.training.device)

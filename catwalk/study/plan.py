@@ -173,7 +173,10 @@ class Plan:
             for network in networks.values():
                 images = _Images(cache, grid, protocol, network, undefended, lpips)
                 runs += of_one.runs(images) if grid.recommenders else images.runs()
-                for stage in detectors.stages(cache, images.attacks) if detectors is not None else ():
+                # By attacks on networks of the study's own, crafted on them.
+                judged_by = [attack for attack in images.attacks if attack.crafted_on is None]
+                is_judged = detectors is not None and network.derived is None
+                for stage in detectors.stages(cache, judged_by) if is_judged else ():
                     detections.setdefault(stage.key, stage)
         return cls(runs, list(detections.values()))
 

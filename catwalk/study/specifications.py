@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
@@ -41,11 +42,13 @@ class NamedAttack:
         name: What tables call it.
         specification: Its class with its arguments.
         example: One such attack, to ask what it is and needs; each stage makes its own.
+        transfer_of: The attack that is crafted on another network, of a transfer.
     """
 
     name: str
     specification: Specification
     example: Attack
+    transfer_of: "NamedAttack | None" = None
 
     def under(self, protocol: Protocol) -> "NamedAttack":
         """Return the attack with what a protocol has in the place of its class's defaults."""
@@ -66,9 +69,14 @@ class NamedAttack:
         Args:
             name: What tables call it.
         """
+        specification, example = self._transfer
+        return NamedAttack(name, specification, example, self)
+
+    @cached_property
+    def _transfer(self) -> tuple[Specification, Attack]:
         settings = {"class_path": "catwalk.attacks.Transfer", "init_args": {"attack": self.specification.settings}}
         specification = attack_of(settings)
-        return NamedAttack(name, specification, specification.instantiate())
+        return specification, specification.instantiate()
 
 
 def is_noise(attack: NamedAttack) -> bool:
