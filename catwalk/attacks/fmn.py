@@ -22,10 +22,10 @@ class FMN(RadiusSearch):
     larger than the least distance so far, and a failure the share γ larger. α and γ fall along half a cosine (Pintor et
     al., "Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints", NeurIPS 2021, algorithm 1).
 
-    What is shorter than half a level is rounded away, and the network sees the same image again. With ``rounded``, ε
-    therefore grows by γ at least until the first success. On 8-bit images distances in L-infinity are whole levels. ε
-    then stays a level below the least that has succeeded,
-    for no other success would be worth anything.
+    Until the first success, ε here also grows by γ at least. Towards a border that is nearly a plane it would otherwise
+    come closer for ever and not cross it, and what is shorter than half a level is rounded away, so that the network
+    sees the same image again. On 8-bit images distances in L-infinity are whole levels: ε stays a level below the least
+    that has succeeded, for no other success would be worth anything.
 
     Args:
         norm: The distance that is made least: ``"l2"``, the Euclidean one, or ``"linf"``, the largest change of a
@@ -82,16 +82,21 @@ class FMN(RadiusSearch):
         """Return the radius by what is known of the border; see :meth:`RadiusSearch.next_radius`."""
         dual = gradient.abs().sum(dim=(1, 2, 3)) if self.threat_model.norm == "linf" else _euclidean(gradient)
         border = rows.length + lag.abs() / dual.clamp(min=torch.finfo(dual.dtype).tiny)
-        if self._rounds:
-            is_first = rows.radius == math.inf
-            border = torch.where(is_first, border, torch.maximum(border, rows.radius * (1 + self.gamma)))
+        before = torch.where(rows.radius < math.inf, rows.radius, self._least_radius(gradient))
+        border = torch.maximum(border, before * (1 + self.gamma))
         smaller = torch.minimum(rows.radius * (1 - gamma), rows.distance)
         larger = torch.where(rows.distance < math.inf, rows.radius * (1 + gamma), border)
         radius = torch.where(rows.is_success, smaller, larger)
         if self.threat_model.norm == "linf" and self._rounds:
-            scale = self.threat_model.scale(gradient)
-            radius = torch.minimum(radius, rows.distance - level_of(None if scale is None else 1 / scale))
+            radius = torch.minimum(radius, rows.distance - 2 * self._least_radius(gradient))
         return radius.clamp(min=0)
+
+    def _least_radius(self, images: Tensor) -> float:
+        """Return half a grey level in coordinates, below which rounding leaves nothing; 0 where nothing is rounded."""
+        if not self._rounds:
+            return 0.0
+        scale = self.threat_model.scale(images)
+        return level_of(None if scale is None else 1 / scale) / 2
 
     def onto_ball(self, perturbation: Tensor, radius: Tensor) -> Tensor:
         """Return the nearest perturbations of the ball: scaled in L2, clamped in L-infinity."""

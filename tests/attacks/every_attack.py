@@ -8,8 +8,10 @@ from visual_models import visual_model
 from catwalk.attacks import (
     APGD,
     APGDT,
+    DDN,
     FAB,
     FGSM,
+    FMN,
     JSMA,
     MIFGSM,
     NES,
@@ -59,6 +61,13 @@ CARLINI_WAGNER = {
     "c&w": lambda **kwargs: CarliniWagner(searches=2, iterations=8, initial_c=1.0, learning_rate=0.02, **kwargs)
 }
 """An attack without a budget, that may fail."""
+
+RADIUS_SEARCH = {
+    "ddn": lambda **kwargs: DDN(iterations=6, **kwargs),
+    "fmn": lambda **kwargs: FMN("linf", iterations=6, **kwargs),
+    "fmn in l2": lambda **kwargs: FMN("l2", iterations=6, **kwargs),
+}
+"""Attacks without a budget, that may fail and have no confidence."""
 
 UNTARGETED = {
     "apgd-t": lambda **kwargs: APGDT(iterations=3, num_targets=2, **kwargs),
@@ -114,19 +123,21 @@ BY_DISTANCE = {
 }
 """Attacks without gradients and without a budget, that may fail."""
 
-ALL = {
-    **ATTACKS,
-    **CARLINI_WAGNER,
-    **OF_OTHER_AIMS,
-    **NOISE,
-    **TRANSFER,
-    **BY_QUERIES,
-    **BY_DISTANCE,
-    **UNTARGETED,
-    **BOUNDARY,
-    **SPARSE,
-    **JOINT,
-}
+KINDS = [
+    ATTACKS,
+    CARLINI_WAGNER,
+    OF_OTHER_AIMS,
+    NOISE,
+    TRANSFER,
+    BY_QUERIES,
+    BY_DISTANCE,
+    UNTARGETED,
+    BOUNDARY,
+    SPARSE,
+    JOINT,
+    RADIUS_SEARCH,
+]
+ALL = {name: make_attack for kind in KINDS for name, make_attack in kind.items()}
 
 attack_towards_a_category = pytest.mark.parametrize("make_attack", ATTACKS.values(), ids=ATTACKS.keys())
 

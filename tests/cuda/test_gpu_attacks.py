@@ -10,7 +10,7 @@ import torch
 from gpu import DEVICE, deterministic_kernels
 from visual_models import visual_model
 
-from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RandomNoise, RankAttack
+from catwalk.attacks import APGD, DDN, FGSM, FMN, MIFGSM, PGD, CarliniWagner, FeatureMatching, RandomNoise, RankAttack
 from catwalk.networks.building import build_network
 from catwalk.networks.classifier import Classifier
 from catwalk.poisoning.attack_files import read_summary
@@ -37,6 +37,8 @@ ATTACKS = {
     "apgd": lambda **settings: APGD(epsilon=8, iterations=20, **settings),
     "apgd by dlr in l2": lambda **settings: APGD(epsilon=255, norm="l2", loss="dlr", iterations=20, **settings),
     "c&w": lambda **settings: CarliniWagner(initial_c=1.0, searches=2, iterations=60, learning_rate=0.02, **settings),
+    "ddn": lambda **settings: DDN(iterations=20, **settings),
+    "fmn": lambda **settings: FMN("linf", iterations=20, **settings),
     "feature matching": lambda **settings: FeatureMatching(epsilon=8, iterations=20, **settings),
     "noise": lambda **settings: RandomNoise(epsilon=8, **settings),
     "rank attack": lambda **settings: rank_attack(epsilon=8, iterations=20, **settings),
@@ -142,7 +144,7 @@ def test_the_batch_hardly_shows(make_attack, on_gpu, images, record_property):
     assert torch.equal(parts[0].images, parts[1].images)
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "c&w"])
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in {"c&w", "ddn", "fmn"}])
 def test_bf16_reaches_as_much(name, on_gpu, images, record_property):
     """C&W is left out: it stops right at the border between categories, which bfloat16 sees elsewhere."""
     plain, quick = (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from visual_models import visual_model
 
-from catwalk.attacks import APGD, FGSM, MIFGSM, PGD, CarliniWagner, FeatureMatching, RandomNoise, RankAttack
+from catwalk.attacks import APGD, DDN, FGSM, FMN, MIFGSM, PGD, CarliniWagner, FeatureMatching, RandomNoise, RankAttack
 from catwalk.errors import CatwalkError
 from catwalk.poisoning.poison import poison
 
@@ -20,6 +20,8 @@ ATTACKS = {
     "apgd": lambda: APGD(iterations=2, targeted=False),
     "apgd by dlr": lambda: APGD(iterations=2, targeted=False, loss="dlr"),
     "c&w": lambda: CarliniWagner(searches=1, iterations=5, targeted=False),
+    "ddn": lambda: DDN(iterations=5, targeted=False),
+    "fmn": lambda: FMN("linf", iterations=5, targeted=False),
     "noise": lambda: RandomNoise(targeted=False),
     "rank attack": lambda: rank_attack(),
 }
