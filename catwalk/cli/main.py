@@ -37,7 +37,8 @@ the whole experiment
 
 images alone
   defend     put a trained network behind input operations, such as JPEG compression; nothing is trained
-  attack     attack a category's images and measure what a CNN takes them for; no purchases, no recommender
+  attack     attack a category's images and measure what a CNN takes them for; no purchases, no recommender;
+             `attack curve` tells which ε suffices for which share of them
   detect     judge detectors of poisoned uploads by the images of attacks
 
 before it, for fair metrics
@@ -419,6 +420,9 @@ def _run_tune(arguments: list[str]) -> None:
 
 
 def _run_attack(arguments: list[str]) -> None:
+    if arguments[:1] == ["curve"]:
+        _draw_curve(arguments[1:])
+        return
     from catwalk.poisoning.attack_images import attack_images
 
     _run_configured(
@@ -451,6 +455,14 @@ def _run_detect(arguments: list[str]) -> None:
         "alarms. For example: catwalk detect --config configs/detect/demo.yaml --attacked '[runs/images/pgd8]'",
         arguments,
     )
+
+
+def _draw_curve(arguments: list[str]) -> None:
+    from catwalk.cli.attack_curve import curve
+
+    if not arguments:
+        raise CatwalkError("folder is missing: catwalk attack curve FOLDER, which `catwalk attack` wrote")
+    _run_function("attack curve", "FOLDER [--beside FOLDERS] [--output FILE]", curve, arguments)
 
 
 def _run_configured(command: str, function: Callable[..., object], description: str, arguments: list[str]) -> None:
