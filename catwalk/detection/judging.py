@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from catwalk.detection.clean_items import CleanItems
-from catwalk.detectors import Detector, TrainedDetector
-from catwalk.detectors.detector import Score, scores_of
+from catwalk.detectors import Detector, Score, TrainedDetector
+from catwalk.detectors.detector import scores_of
 from catwalk.errors import CatwalkError
 from catwalk.metrics import DetectionAUROC, DetectionRate
 from catwalk.metrics.detection import calibrated_threshold
 from catwalk.poisoning.uploads import AttackedUploads
+from catwalk.shop.decoding import UInt8Array
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,7 @@ def judge(
             )
     judged: list[Judged] = []
     for detector in detectors:
-        score = detector.fitted(clean.reference)
-
-        def scores(levels: Sequence, items: np.ndarray, score: Score = score) -> Tensor:
-            return scores_of(score, clean.network, levels, clean.declared[torch.from_numpy(items)], batch_size)
-
+        scores = partial(_scores, detector.fitted(clean.reference), clean, batch_size)
         calibration, judging = np.flatnonzero(clean.with_role("calibrate")), np.flatnonzero(by)
         threshold = calibrated_threshold(scores(clean.levels(calibration), calibration), false_positives)
         of_clean = scores(clean.levels(judging), judging)
@@ -132,6 +131,13 @@ def judge(
             if progress is not None:
                 progress(len(judged), len(detectors) * len(uploads))
     return judged
+
+
+def _scores(
+    score: Score, clean: CleanItems, batch_size: int, levels: Sequence[UInt8Array], items: NDArray[np.int64]
+) -> Tensor:
+    """Return the scores of images that are uploaded for items."""
+    return scores_of(score, clean.network, levels, clean.declared[torch.from_numpy(items)], batch_size)
 
 
 def _detection(

@@ -168,6 +168,6 @@ class DetectionRate(Metric):
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in zip(names, values, strict=True)}
 
 
-def _joined(parts: list[Tensor] | Tensor) -> Tensor:
+def _joined(parts: Tensor | list[Tensor]) -> Tensor:
     """Return scores as one tensor, also where there are none."""
     return dim_zero_cat(parts) if len(parts) else torch.zeros(0)
