@@ -84,7 +84,7 @@ class RankAttack(DescentAttack):
         step: GreyLevels | None = None,
         iterations: int = 100,
         objective: Objective = "exponential",
-        recommender: Path | list[Path] | None = None,
+        recommender: list[Path] | Path | None = None,
         norm: Norm = "linf",
         random_start: bool = False,
         seed: int = 0,

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from edge_images import make_images
+from jsonargparse import ArgumentParser
 from PIL import Image
 from plain_descent import plain_descent, smooth_network
 from pytorch_lightning import seed_everything
@@ -420,6 +422,17 @@ def test_several_checkpoints_are_as_several_models(vbpr, trained, shop, features
     arguments = trained.classifier.network, torch.rand(4, 3, 16, 16), torch.arange(4)
     assert torch.equal(by_path(*arguments).images, by_model(*arguments).images)
     assert not torch.equal(by_path(*arguments).images, RankAttack(iterations=2, recommender=vbpr[1])(*arguments).images)
+
+
+@pytest.mark.parametrize("stated", ["a.ckpt", ["a.ckpt", "b.ckpt"], None])
+def test_a_configuration_names_one_checkpoint_or_several_and_is_saved_as_it_was(stated):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(RankAttack, "attack")
+    parsed = parser.parse_object({"attack": {"recommender": stated}})
+    assert yaml.safe_load(parser.dump(parsed))["attack"]["recommender"] == stated
+    made = parser.instantiate_classes(parsed)["attack"]
+    expected = [Path(path) for path in stated] if isinstance(stated, list) else stated and Path(stated)
+    assert made.recommender == expected
 
 
 def test_poisons_where_gradients_are_off(vbpr, trained, tmp_path):
