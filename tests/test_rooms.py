@@ -48,8 +48,8 @@ KNOWS = {
     "tuning": {"configuration", "files", "lightning_modules", "networks", "shop", "study"},
     "cli": {
         *("attacks", "callbacks", "configuration", "datamodules", "detection", "files", "importers"),
-        *("lightning_modules", "networks", "overview", "plots", "poisoning", "processing", "recommenders", "results"),
-        *("shop", "study", "terminal", "tuning"),
+        *("lightning_modules", "networks", "overview", "perceptual", "plots", "poisoning", "processing"),
+        *("recommenders", "results", "shop", "study", "terminal", "tuning"),
     },
 }
 """The rooms in the order of the flow, and for each the rooms that it may import from."""

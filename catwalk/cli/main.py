@@ -38,7 +38,8 @@ the whole experiment
 images alone
   defend     put a trained network behind input operations, such as JPEG compression; nothing is trained
   attack     attack a category's images and measure what a CNN takes them for; no purchases, no recommender;
-             `attack curve` tells which ε suffices for which share of them
+             `attack curve` tells which ε suffices for which share of them, and `attack verify` judges images that
+             others have attacked: budget, success, distances
   detect     judge detectors of poisoned uploads by the images of attacks
 
 before it, for fair metrics
@@ -70,6 +71,9 @@ GO_ON = {
 
 VERDICTS_DIFFER = 3
 """Exit code of ``catwalk study compare`` where the two studies have another verdict on an effect."""
+
+NOT_AS_CLAIMED = 3
+"""Exit code of ``catwalk attack verify`` where an image exceeds its budget or leaves its mask."""
 
 SWITCHES = {"--dry-run": "--dry_run=true"}
 """Options of a study that may stand without a value."""
@@ -419,9 +423,23 @@ def _run_tune(arguments: list[str]) -> None:
     )
 
 
+def _verify_images(arguments: list[str]) -> None:
+    from catwalk.cli.verify import verify
+
+    if not arguments:
+        raise CatwalkError(
+            "folder is missing: catwalk attack verify FOLDER DATASET, a folder of attacked images, and the clean shop's"
+        )
+    if not _run_function("attack verify", "FOLDER DATASET [--epsilon 8] [OPTION ...]", verify, arguments):
+        raise SystemExit(NOT_AS_CLAIMED)
+
+
 def _run_attack(arguments: list[str]) -> None:
     if arguments[:1] == ["curve"]:
         _draw_curve(arguments[1:])
+        return
+    if arguments[:1] == ["verify"]:
+        _verify_images(arguments[1:])
         return
     from catwalk.poisoning.attack_images import attack_images
 

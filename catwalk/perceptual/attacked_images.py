@@ -70,6 +70,32 @@ def measure_attacked_images(
     item_ids = tuple(row.item_id for row in rows)
     adversarial = [decode(folder / row.image) for row in rows]
     originals = [decode_item(catalogue, item, _size(now)) for item, now in zip(items, adversarial, strict=True)]
+    distances = measure_pairs(originals, adversarial, lpips, batch_size=batch_size, device=device, progress=progress)
+    return AttackedImages(item_ids, distances)
+
+
+def measure_pairs(
+    originals: Sequence[UInt8Array],
+    adversarial: Sequence[UInt8Array],
+    lpips: LPIPS | None = None,
+    *,
+    batch_size: int = 16,
+    device: torch.device | str = "cpu",
+    progress: ReportProgress | None = None,
+) -> ImageDistances:
+    """Measure images beside their originals, those of one size together.
+
+    Args:
+        originals: One image at least, uint8 ``(3, H, W)`` each.
+        adversarial: As many, each of its original's size.
+        lpips: See :func:`measure_attacked_images`, as for the others.
+        batch_size: See there.
+        device: See there.
+        progress: See there.
+
+    Returns:
+        The distances in the order of the images, on the CPU.
+    """
     places, parts = [], []
     done = 0
     for numbers, alone in size_buckets(_size(image) for image in adversarial):
@@ -87,7 +113,7 @@ def measure_attacked_images(
         places.append(numbers)
         done += len(numbers)
     order = torch.from_numpy(np.concatenate(places).argsort())
-    return AttackedImages(item_ids, _joined(parts, order))
+    return _joined(parts, order)
 
 
 def _joined(parts: Sequence[ImageDistances], order: torch.Tensor) -> ImageDistances:
