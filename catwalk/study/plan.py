@@ -175,8 +175,8 @@ class Plan:
                 runs += of_one.runs(images) if grid.recommenders else images.runs()
                 # By attacks on networks of the study's own, crafted on them.
                 judged_by = [attack for attack in images.attacks if attack.crafted_on is None]
-                is_judged = detectors is not None and network.derived is None
-                for stage in detectors.stages(cache, judged_by) if is_judged else ():
+                judges = detectors if network.derived is None else None
+                for stage in judges.stages(cache, judged_by) if judges is not None else ():
                     detections.setdefault(stage.key, stage)
         return cls(runs, list(detections.values()))
 
