@@ -273,7 +273,10 @@ def _measure(stage: Stage) -> Cost | None:
                 return None
             count = _num_attacked(stage)
             attack = stage.named_attack.transfer_of or stage.named_attack
-            seconds = _attacked(network, attack.specification) + _features(network)
+            try:
+                seconds = _attacked(network, attack.specification) + _features(network)
+            except CatwalkError:  # random images are not what it takes, such as ones with a plain background
+                return None
             return Cost(seconds * count, of_features + 3.0 * count * network.size[0] * network.size[1])
         if isinstance(stage, PerceptualStage):
             levels = torch.randint(256, (BATCH, 3, *network.size), dtype=torch.uint8, device=network.training.device)
