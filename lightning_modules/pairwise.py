@@ -24,6 +24,7 @@ from catwalk.recommenders.pairwise_model import PairwiseModel
 from lightning_modules.checkpoints import check_checkpoint
 from lightning_modules.data_protocols import RecommenderData
 from lightning_modules.recommender import TRAINED_ON, Recommender, check_same
+from lightning_modules.short_steps import shorten_steps
 
 OPTIMIZER = "optimizer"
 """Key of a checkpoint with the name of the optimizer's class."""
@@ -163,19 +164,23 @@ class PairwiseRecommender(Recommender):
         """Return the loss of a batch of triplets."""
         loss = self.model.loss(*batch)
         self.watch_loss(loss)
-        if self._loss_is_read():
+        # Logging takes as long as computing it.
+        if self.trainer.is_last_batch or self.loss_is_read(self.trainer.fit_loop.total_batch_idx + 1):
             self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
         return loss
 
-    def _loss_is_read(self) -> bool:
-        """Whether somebody reads the loss of this batch: logging it takes as long as computing it.
+    def loss_is_read(self, number: int) -> bool:
+        """Return whether somebody reads the loss of a batch, by its number over all epochs, from 1.
 
-        Without a logger and Lightning's bar those of an epoch's last batch, and of every few, are left.
+        Without a logger and Lightning's bar that of every few is left, and of an epoch's last batch, whichever it is.
         """
         trainer = self.trainer
-        if trainer.loggers or trainer.progress_bar_callback is not None or trainer.is_last_batch:
-            return True
-        return (trainer.fit_loop.total_batch_idx + 1) % LOGGED == 0
+        return bool(trainer.loggers) or trainer.progress_bar_callback is not None or number % LOGGED == 0
+
+    def on_train_start(self) -> None:
+        """Take short steps where nobody would notice."""
+        if type(self).training_step is PairwiseRecommender.training_step:
+            shorten_steps(self.trainer)
 
     def prepare_scores(self, data: RecommenderData) -> None:
         """Compute the items' vectors."""

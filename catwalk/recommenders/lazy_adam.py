@@ -74,8 +74,7 @@ class LazyAdam(Optimizer):
         corrected = (new_second / (1 - beta_2 ** state["step"])).sqrt_().add_(group["eps"])
         change = new_first.div(corrected).mul_(-group["lr"] / (1 - beta_1 ** state["step"]))
         is_used = _rows_with_gradient(gradient)
-        # Chosen by `where`, not by indices, and on a GPU always: it need not say then how many there are.
-        if gradient.device.type != "cpu" or not bool(is_used.all()):
+        if is_used is not None:
             new_first, new_second = torch.where(is_used, new_first, first), torch.where(is_used, new_second, second)
             change = torch.where(is_used, change, 0.0)
         if rows is None:
@@ -88,9 +87,19 @@ class LazyAdam(Optimizer):
             parameter.index_add_(0, rows, change)
 
 
-def _rows_with_gradient(gradient: Tensor) -> Tensor:
-    """Return which rows are not all zeros, a boolean ``(R, 1, …)`` that broadcasts to the gradient."""
+def _rows_with_gradient(gradient: Tensor) -> Tensor | None:
+    """Return which rows are not all zeros, a boolean ``(R, 1, …)`` that broadcasts to the gradient; None for all.
+
+    On a GPU always the booleans, chosen by `where` and not by indices: it need not say then how many there are.
+    """
+    on_cpu = gradient.device.type == "cpu"
     if gradient.ndim < 2:
-        return gradient != 0
-    # No sum of absolute values is 0 unless all of them are, and `any` of booleans takes ten times as long on a CPU.
-    return (gradient.abs().flatten(1).sum(dim=1) != 0).view(-1, *[1] * (gradient.ndim - 1))
+        is_used = gradient != 0
+    else:
+        columns = gradient.flatten(1)
+        # One entry that is not 0 will do, and hardly any row has a 0 in the first column.
+        if on_cpu and columns.shape[1] and bool((columns[:, 0] != 0).all()):
+            return None
+        # No sum of absolute values is 0 unless all of them are, and `any` of booleans takes ten times as long on a CPU.
+        is_used = (columns.abs().sum(dim=1) != 0).view(-1, *[1] * (gradient.ndim - 1))
+    return None if on_cpu and bool(is_used.all()) else is_used
