@@ -50,6 +50,7 @@ class SparseRS(Attack):
         [10, 10]
     """
 
+    access = "scores"
     norms: tuple[Distance, ...] = ("l0",)
 
     def __init__(
