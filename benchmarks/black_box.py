@@ -22,10 +22,23 @@ from record import Record, add_record_argument
 from timing import Clock, add_clock_arguments, describe_run, make_clock
 from torch import Tensor, nn
 
-from catwalk.attacks import NES, PGD, SPSA, ZOO, Attack, HopSkipJump, Square
+from catwalk.attacks import (
+    NES,
+    PGD,
+    SPSA,
+    ZOO,
+    Attack,
+    HopSkipJump,
+    ListRankAttack,
+    RandomNoise,
+    RankAttack,
+    ShownLists,
+    Square,
+)
 from catwalk.errors import CatwalkError
 from catwalk.networks.classifier import load_classifier
 from catwalk.networks.prediction import predict
+from catwalk.recommenders.checkpoints import read_visual_model
 from catwalk.shop.catalogue import Catalogue, number_of
 from catwalk.shop.images import load_images, to_float
 
@@ -38,6 +51,8 @@ STARTS = 16
 
 HEADER = ("attack", "goal", "sees", "seconds", "median queries of a success", "success, 8-bit", "mean L2")
 CURVE = ("attack", "goal", "queries", "success", "mean L2")
+LISTS = ("attack", "queries", "items that rose", "lists an item is in, mean", "lists an item is in, median")
+TOP_K = 20
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,58 @@ def peers(task: Task) -> dict[str, Callable[[], Tensor]]:
     return found
 
 
+def lists(
+    network: nn.Module, images: Tensor, items: Tensor, features: Tensor, recommender: Path, most: int
+) -> list[list[str]]:
+    """Return rows on what the attacks on lists reach, beside noise and the attack that knows the recommender.
+
+    Args:
+        network: The network whose features the recommender takes.
+        images: float32 ``(N, 3, H, W)``, the images of the attacked items.
+        items: int64 ``(N,)``, their numbers.
+        features: float32, of the whole catalogue.
+        recommender: Checkpoint of the recommender.
+        most: Largest number of queries for each image.
+    """
+    model = read_visual_model(recommender)
+    shown = ShownLists.of(model, features, TOP_K)
+    rank_attack = RankAttack(EPSILON)
+    rank_attack.scorer = model
+
+    def of_lists(queries: int) -> Attack:
+        attack = ListRankAttack(EPSILON, queries=queries, top_k=TOP_K)
+        attack.shown = shown
+        return attack
+
+    @torch.no_grad()
+    def places(found: Tensor) -> Tensor:
+        on_file = (found * 255).round() / 255
+        return shown.places(torch.cat([network.features(batch) for batch in on_file.split(64)]), items)  # type: ignore
+
+    def gain(found: Tensor) -> Tensor:
+        return torch.where(found < TOP_K, 1 / (found.double() + 2).log2(), 0.0).sum(dim=1)
+
+    clean = places(images)
+    attacks: dict[str, Attack] = {"Noise": RandomNoise(EPSILON)}
+    attacks |= {f"List rank attack, {queries}": of_lists(queries) for queries in STEPS if queries <= most}
+    attacks["Rank attack"] = rank_attack
+    in_lists = (clean < TOP_K).sum(dim=1).double()
+    rows = [["No attack", "–", "–", f"{float(in_lists.mean()):.1f}", f"{float(in_lists.median()):.0f}"]]
+    for name, attack in attacks.items():
+        targets = torch.zeros_like(items) if isinstance(attack, RandomNoise) else items
+        found = places(attack(network, images, targets, keys=torch.arange(len(items))).images)
+        in_lists, rose = (found < TOP_K).sum(dim=1).double(), (gain(found) > gain(clean)).double().mean()
+        queries = f"{attack.queries}" if isinstance(attack, ListRankAttack) else "–"
+        rows.append(
+            [
+                *(name.partition(",")[0], queries, f"{float(rose):.1%}"),
+                *(f"{float(in_lists.mean()):.1f}", f"{float(in_lists.median()):.0f}"),
+            ]
+        )
+        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
+    return rows
+
+
 def steps_for(queries: int) -> int:
     """Return how many steps of HopSkipJump spend about so many queries, of 100·√t and about 30 each."""
     steps, spent = 0, 50.0
@@ -179,8 +246,9 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, required=True, help="dataset folder")
     parser.add_argument("--source", required=True, help="category whose images are attacked")
     parser.add_argument("--target", required=True, help="category that the network shall see in them")
+    parser.add_argument("--recommender", type=Path, help="checkpoint of VBPR on the network's features, for its lists")
     parser.add_argument("--attacks", nargs="+", help="some of ours; default: all")
-    parser.add_argument("--goals", nargs="+", choices=["targeted", "untargeted"], default=["targeted", "untargeted"])
+    parser.add_argument("--goals", nargs="*", choices=["targeted", "untargeted"], default=["targeted", "untargeted"])
     parser.add_argument("--images", type=int, default=100, help="default: 100")
     parser.add_argument("--queries", type=int, default=5000, help="largest number for each image; default: 5000")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="leave out other libraries")
@@ -208,6 +276,12 @@ def main() -> None:
 
     images, starts = images_of(arguments.source, arguments.images), list(images_of(arguments.target, STARTS))
     network = classifier.network.requires_grad_(False)
+    if arguments.recommender is not None:
+        levels = torch.tensor(load_images(catalogue.folder, catalogue.images, classifier.image_size))
+        seen = predict(network, levels)
+        items = (seen.categories == source).nonzero()[: arguments.images, 0]
+        found = lists(network, to_float(levels[items]), items, seen.features, arguments.recommender, arguments.queries)
+        print(record.table("lists", LISTS, found), "\n", flush=True)
     rows: list[Sequence[str]] = []
     curves: list[Sequence[str]] = []
     for goal in arguments.goals:
@@ -236,8 +310,9 @@ def main() -> None:
             )
             print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
     print(f"{len(images)} images, at most {arguments.queries} queries each\n")
-    print(record.table("attacks", HEADER, rows), "\n")
-    print(record.table("curve", CURVE, curves))
+    if rows:
+        print(record.table("attacks", HEADER, rows), "\n")
+        print(record.table("curve", CURVE, curves))
 
 
 if __name__ == "__main__":

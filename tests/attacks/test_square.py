@@ -20,12 +20,12 @@ from catwalk.study.specifications import attack_of
 
 @pytest.mark.parametrize(("loss", "targeted"), [("ce", True), ("margin", False)])
 def test_reaches_the_corner_of_a_linear_network(loss, targeted):
-    network, images, keys = linear(4, lead=5.0), grey_images(3, 4), torch.arange(3)
-    targets = torch.full((3,), int(targeted))
-    square = Square(8, queries=1500, loss=loss, targeted=targeted)(network, images, targets, keys=keys)
+    network, images, keys = linear(3, lead=5.0), grey_images(2, 3), torch.arange(2)
+    targets = torch.full((2,), int(targeted))
+    square = Square(8, queries=900, loss=loss, targeted=targeted)(network, images, targets, keys=keys)
     corner = FGSM(8, targeted=targeted)(network, images, targets)
     torch.testing.assert_close(square.images, corner.images, atol=1e-6, rtol=0)
-    assert square.iterations.tolist() == [1500] * 3
+    assert square.iterations.tolist() == [900] * 2
     assert not square.success.any()
 
 
@@ -40,8 +40,8 @@ def test_comes_near_the_best_point_of_a_linear_network_in_l2():
         assert moves.norm(dim=1).sub(60 / 255).abs().max() < 1e-5, "all of the budget is used"
         return moves @ direction
 
-    many, best = gains(800), 60 / 255 * direction.norm()
-    assert (many > 0.5 * best).all()
+    many, best = gains(600), 60 / 255 * direction.norm()
+    assert (many > 0.4 * best).all()
     assert (many > 2 * gains(10)).all()
 
 
