@@ -5,8 +5,8 @@ half a point.
 
     python benchmarks/robust_accuracy.py --dataset data/demo --classifiers T.ckpt AT.ckpt FAT.ckpt --done done.jsonl
 
-attacks the first test images of the dataset, away from their labels, ε = 8 grey levels in L-infinity, 16 images at a
-time: first the first 16 by every attack on every network, then the next. What is done is appended to the file
+attacks the first test images of the dataset, away from their labels, ε = 8 grey levels in L-infinity, 64 images at a
+time: first the first 64 by every attack on every network, then the next. What is done is appended to the file
 ``--done``, so that a run that was stopped goes on, and the table counts the images that everyone has attacked. Seconds
 are processor time of one thread. torchattacks is left out where it is not installed; its FAB takes 10 steps for each
 category, where ours and the original take 100.
@@ -35,7 +35,7 @@ from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import load_images, to_float
 from catwalk.shop.labelled_images import LabelledImages
 
-EPSILON, CHUNK = 8, 16
+EPSILON, CHUNK = 8, 64
 BASELINE, THEIRS, OURS = "PGD-10", "torchattacks' AutoAttack", "AutoAttack"
 COMPONENTS = [component.title for component in AutoAttack().components]
 HEADER = ["network, attack", "images", "clean", "robust", *(f"by {title}" for title in COMPONENTS), "s an image"]

@@ -33,7 +33,7 @@ def test_others_come_in_the_order_of_their_logits():
     assert most_likely_others(logits, torch.tensor([1, 3]), 3).tolist() == [[2, 3, 0], [2, 0, 1]]
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 16.0), ("l2", 90.0)])
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 16.0), pytest.param("l2", 90.0, marks=pytest.mark.slow)])
 def test_tries_the_next_likely_categories_by_apgd_until_one_will_do(norm, epsilon):
     network, images, keys = smooth_network(), make_images(16), torch.arange(16) * 3
     own = make_targets(network, images, targeted=False)

@@ -30,7 +30,7 @@ def task():
     return network, images, torch.where(torch.arange(96) % 8 == 0, random, categories), keys
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.9), ("l2", 10.0)])
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.9), pytest.param("l2", 10.0, marks=pytest.mark.slow)])
 def test_withstands_all_or_falls_to_the_first(task, norm, epsilon):
     network, images, categories, keys = task
     attack = AutoAttack(epsilon, norm, seed=3, **FEW)
@@ -73,7 +73,7 @@ def test_components_keep_to_a_replaced_threat_model(task):
 def test_progress_goes_up_to_the_end(task):
     network, images, categories, keys = task
     told = []
-    AutoAttack(0.5, components=["apgd-ce", "apgd-t"], batch_size=16, **FEW)(
+    AutoAttack(0.5, components=["apgd-ce", "apgd-t"], batch_size=16, iterations=2, num_targets=1)(
         network, images, categories, keys=keys, progress=lambda done, total: told.append((done, total))
     )
     done = [number for number, _ in told]

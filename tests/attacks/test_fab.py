@@ -82,6 +82,20 @@ def test_without_a_box_it_is_the_distance_from_a_plane(norm):
     assert (steps[4] == 0).all()
 
 
+def bisect(x, w, value, norm):
+    """Return the same as :func:`solve`, or the corner of the box where that finds nothing, for many values."""
+    towards = -w * np.sign(value) if norm == "l2" else -np.sign(w) * np.sign(value)
+
+    def step(multiplier):
+        return np.clip(multiplier * towards, -x, 1 - x)
+
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if abs(w @ step(middle)) < abs(value) else (low, middle)
+    return step(high)
+
+
 class Linear(nn.Module):
     def __init__(self, categories=4, size=4):
         super().__init__()
@@ -99,8 +113,9 @@ def best_distances(network, images, norm):
         weights = network.weight.detach().double().numpy()
         z = weights @ image
         own = int(z.argmax())
-        steps = [solve(image, weights[t] - weights[own], z[t] - z[own], norm) for t in range(len(z)) if t != own]
-        found.append(255 * min(length(step, norm) for step in steps if step is not None))
+        planes = [(weights[t] - weights[own], z[t] - z[own]) for t in range(len(z)) if t != own]
+        steps = [(bisect(image, w, value, norm), w, value) for w, value in planes]
+        found.append(255 * min(length(step, norm) for step, w, value in steps if abs(value + w @ step) < 1e-6))
     return torch.tensor(found)
 
 
@@ -127,20 +142,6 @@ def test_towards_a_category_of_a_linear_network(norm):
     distances = 255 * (result.images - images).flatten(1).norm(p=math.inf if norm == "linf" else 2, dim=1)
     assert result.success.all()
     assert ((distances >= best * 0.9999) & (distances < 1.02 * best)).all()
-
-
-def bisect(x, w, value, norm):
-    """Return the same as :func:`solve`, or the corner of the box where that finds nothing, for many values."""
-    towards = -w * np.sign(value) if norm == "l2" else -np.sign(w) * np.sign(value)
-
-    def step(multiplier):
-        return np.clip(multiplier * towards, -x, 1 - x)
-
-    low, high = 0.0, 1e6
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if abs(w @ step(middle)) < abs(value) else (low, middle)
-    return step(high)
 
 
 def reference_fab(network, clean, own, aim, norm, iterations):

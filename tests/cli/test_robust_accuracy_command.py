@@ -42,6 +42,7 @@ def test_the_test_logs_what_is_left(work: Path, run) -> None:
     assert "apgd-t" in refused.err
 
 
+@pytest.mark.slow
 def test_the_shipped_configuration_is_accepted(work: Path, run) -> None:
     outcome = run("test", *CNN, *SMALL, "--config", "configs/trainer/robust_accuracy.yaml", "--print_config")
     assert outcome.code == 0, outcome.err

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from catwalk.networks.batching import ROW_MULTIPLE, map_batches, padded_batches, size_buckets
+from catwalk.networks.batching import ROW_MULTIPLE, map_batches, padded_batches, padded_rows, size_buckets
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 15, 16, 17, 63, 64, 65, 100])
@@ -91,3 +91,17 @@ def test_map_batches_hands_over_multiples_and_keeps_rows_together():
 def test_map_batches_refuses_no_rows():
     with pytest.raises(ValueError, match="at least one row"):
         map_batches(lambda rows: rows, torch.zeros(0, 2), batch_size=4)
+
+
+@pytest.mark.parametrize(("size", "chosen", "expected"), [(32, [3, 20], [3] + [20] * 15), (1, [0], [0]), (5, [1], [1])])
+def test_rows_that_go_on_are_padded_as_the_batch_was(size, chosen, expected):
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[chosen] = True
+    rows, count = padded_rows(mask)
+    assert rows.tolist() == expected
+    assert count == len(chosen)
+
+
+def test_a_full_batch_goes_on_as_it_is():
+    rows, count = padded_rows(torch.ones(16, dtype=torch.bool))
+    assert (rows.tolist(), count) == (list(range(16)), 16)
