@@ -52,6 +52,7 @@ def operations(denoiser: Path | None) -> dict[str, list[Operation]]:
         "resize to half": [Resize(scale=0.5)],
         "thumbnail of 20 pixels, JPEG 75": [Thumbnail(20), JPEG(75)],
         "bit depth 3": [BitDepth(3)],
+        "bit depth 5": [BitDepth(5)],
         "median 3×3": [Median(3)],
         "total variation 0.1": [TotalVariation(0.1)],
         "Gaussian smoothing 0.7": [GaussianSmoothing(0.7)],

@@ -218,7 +218,7 @@ class ProductClassifier(MeasuredModule):
                 "out, or write another checkpoint with `catwalk defend`"
             )
         self.hparams["input_operations"] = found
-        if self.is_built and specifications_of(self.network.input_operations) != found:
+        if self.is_built and specifications_of(self.network.operations) != found:
             self.network = self.network.behind(operations)
 
     def forward(self, images: Tensor) -> Tensor:

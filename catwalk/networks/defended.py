@@ -43,7 +43,7 @@ def defended(classifier: Classifier, operations: Sequence[Operation]) -> Classif
         True
     """
     network = classifier.network
-    return replace(classifier, network=network.behind([*operations, *network.input_operations]))
+    return replace(classifier, network=network.behind([*operations, *network.operations]))
 
 
 def bare(network: Network) -> Network:
@@ -70,7 +70,7 @@ def averaged(network: Network, draws: int) -> Network:
         raise CatwalkError(f"draws: must be at least 1, got {draws}")
     if not network.is_random:
         return network
-    return network.behind(network.input_operations, tuple(range(1, draws + 1)))
+    return network.behind(network.operations, tuple(range(1, draws + 1)))
 
 
 def write_defended_checkpoint(source: Path, operations: Sequence[Operation], output: Path) -> None:

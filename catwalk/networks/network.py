@@ -73,9 +73,14 @@ class Network(nn.Module):
         return images
 
     @property
+    def operations(self) -> list[Operation]:
+        """The input operations, in the order in which they are applied."""
+        return [operation for operation in self.input_operations if isinstance(operation, Operation)]
+
+    @property
     def is_random(self) -> bool:
         """Whether an input operation is."""
-        return any(operation.is_random for operation in self.input_operations)
+        return any(operation.is_random for operation in self.operations)
 
     def behind(self, operations: Iterable[nn.Module], draws: tuple[int, ...] = (0,)) -> "Network":
         """Return a network of the same layers, which are shared, behind other input operations.
@@ -155,7 +160,7 @@ def network_fingerprint(network: Network) -> str:
     """Return the SHA-256 of a network's weights, statistics, normalisation and input operations, in hexadecimal."""
     digest = hashlib.sha256()
     if len(network.input_operations):
-        operations = {"operations": specifications_of(network.input_operations), "draws": network.draws}
+        operations = {"operations": specifications_of(network.operations), "draws": network.draws}
         digest.update(f"{json.dumps(operations, sort_keys=True)}\0".encode())
     tensors = {**network.state_dict(), "mean": network.mean, "std": network.std}
     for name, tensor in sorted(tensors.items()):
