@@ -106,7 +106,8 @@ class RankAttack(DescentAttack):
         if len(set(self.surrogates)) < len(self.surrogates):
             raise CatwalkError(f"surrogates: each may occur once, got {', '.join(surrogates)}")
         self.objective = objective
-        self.recommender = recommender
+        # A configuration's list may hold text.
+        self.recommender = [Path(path) for path in recommender] if isinstance(recommender, list) else recommender
         self.intent: Intent = intent
         self.scorers: list[VBPRModel] = []
 

@@ -53,7 +53,7 @@ def test_their_settings_are_accepted(shop: Path, tmp_path: Path, name: str) -> N
     grid = Grid(dataset=shop, **{"seeds": [0], "top_k": 20} | settings, protocols=protocols, controls=controls)
     under, nothing = accuracy_attack_of(ACCURACY_ATTACK), Metrics((), grid.source)
     plan = Plan.of(grid, Shop.read(shop), StageCache(tmp_path), under, None, nothing)
-    rows = 1 + len(grid.attacks) + controls.other_seeds + controls.sham
+    rows = 1 + (1 + controls.evasion) * len(grid.attacks) + controls.other_seeds + controls.sham
     assert len(plan.runs) == (len(protocols) * len(grid.extractors) * rows * len(grid.recommenders) * len(grid.seeds))
     assert list(tmp_path.iterdir()) == []
 
