@@ -1,7 +1,7 @@
 """VBPR trained against perturbations of images, by the shifts of features that these can reach."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
@@ -42,8 +42,9 @@ class ImageRobustVBPR(VBPR):
     ) -> None:
         super().__init__(**settings)
         # Where files are is no part of what was learnt.
-        for kept in (self._hparams, self._hparams_initial):
-            cast(dict[str, Any], kept).pop("shifts", None)
+        kept: tuple[Any, Any] = self._hparams, self._hparams_initial
+        for arguments in kept:
+            arguments.pop("shifts", None)
         self.shifts = shifts
         self.settings = self.settings_of(ImageRobustVBPRSettings)
 

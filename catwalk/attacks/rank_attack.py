@@ -106,8 +106,7 @@ class RankAttack(DescentAttack):
         if len(set(self.surrogates)) < len(self.surrogates):
             raise CatwalkError(f"surrogates: each may occur once, got {', '.join(surrogates)}")
         self.objective = objective
-        # A configuration's list may hold text.
-        self.recommender = [Path(path) for path in recommender] if isinstance(recommender, list) else recommender
+        self.recommender = recommender
         self.intent: Intent = intent
         self.scorers: list[VBPRModel] = []
 

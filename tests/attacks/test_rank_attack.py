@@ -1,5 +1,6 @@
 """The rank attack against sums over all users by hand, and against the recommender that it knows."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -428,7 +429,7 @@ def test_several_checkpoints_are_as_several_models(vbpr, trained, shop, features
 def test_a_configuration_names_one_checkpoint_or_several_and_is_saved_as_it_was(stated):
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(RankAttack, "attack")
-    parsed = parser.parse_object({"attack": {"recommender": stated}})
+    parsed = parser.parse_object({"attack": {"recommender": copy.copy(stated)}})
     assert yaml.safe_load(parser.dump(parsed))["attack"].get("recommender") == stated
     made = parser.instantiate_classes(parsed)["attack"]
     expected = [Path(path) for path in stated] if isinstance(stated, list) else stated and Path(stated)
