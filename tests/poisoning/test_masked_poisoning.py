@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from importlib.resources import files
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from catwalk.attacks import PGD
@@ -18,6 +20,7 @@ from catwalk.poisoning.attack_inputs import attack_inputs, files_of
 from catwalk.poisoning.poison import Poisoning, poison
 from catwalk.poisoning.protocol import AttackProtocol
 from catwalk.shop.decoding import decode
+from catwalk.study.specifications import attack_of
 
 GOAL = {"source": "Sandal", "target": "Sneaker"}
 
@@ -131,3 +134,20 @@ def test_the_command_line_takes_a_mask(trained, shop, tmp_path, monkeypatch, cap
         main([*arguments, "--attack.mask=catwalk.attacks.masks.Border", "--attack.mask.width=0"])
     assert end.value.code == 2
     assert "mask.width must be at least 1, got 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ("jsma", "JSMA (20 pixels)"),
+        ("sparse_rs", "Sparse-RS (20 pixels)"),
+        ("universal8", "Universal (ε = 8)"),
+        ("pgd8_background", "PGD (ε = 8, background)"),
+        ("patch", "PGD (ε = 255, patch 0.25 × 0.25 bottom right)"),
+    ],
+)
+def test_the_configurations_are_of_these_attacks(config, name):
+    settings = yaml.safe_load((files("configs") / "attack" / f"{config}.yaml").read_text("utf-8"))
+    specification = attack_of(settings["poison"]["attack"])
+    assert specification.instantiate().name == name
+    assert ("catwalk.attacks.masks" in specification.modules) == ("mask" in str(settings))
