@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from catwalk.errors import CatwalkError
 from catwalk.processing.known import specifications_of
+from catwalk.processing.operation import Operation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -137,3 +137,20 @@ def test_an_attack_on_another_catalogue(clean, attacked, tmp_path, shop_of_many_
 
     with pytest.raises(CatwalkError, match="another catalogue"):
         AttackedUploads.read(attacked["fgsm"], Catalogue.read(shop_of_many_sizes))
+
+
+def test_an_attack_past_a_detector_is_told_from_one_past_another(shop, trained, tmp_path, capsys) -> None:
+    def run(*detector: str) -> bool:
+        main(
+            [
+                *("attack", "--dataset", str(shop), "--classifier", str(trained.checkpoint), "--source", "Sandal"),
+                *("--target", "Sneaker", "--attack", "EvadingPGD", "--attack.iterations=2", "--device=cpu"),
+                *(f"--attack.detector{option}" for option in detector),
+                *("--output", str(tmp_path / "o"), "--results", str(tmp_path / "store")),
+            ]
+        )
+        return "as an earlier run left them" in capsys.readouterr().out
+
+    assert [run("=NeighbourDistance"), run("=NeighbourDistance")] == [False, True]
+    assert not run("=NeighbourDistance", ".neighbours=3")
+    assert not run("=DeclaredCategory")

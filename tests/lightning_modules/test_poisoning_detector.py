@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from catwalk.attacks import FGSM, PGD
+from catwalk.cli.main import main
 from catwalk.detection.clean_items import CleanItems
 from catwalk.detection.judging import judge
 from catwalk.detectors import ItemRoles, Reference, TrainedDetector
@@ -118,3 +119,18 @@ def test_what_makes_no_sense(shop, trained, attacked, tmp_path, data, make_train
         data.test_dataloader()
     with pytest.raises(CatwalkError, match="is not a checkpoint of a detector"):
         TrainedDetector(trained.checkpoint).fitted(Reference(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)))
+
+
+def test_the_shipped_configurations_train_and_judge(shop, trained, attacked, tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--data.dataset", str(shop), "--data.classifier", str(trained.checkpoint)]
+    given += ["--data.attacked", f"[{attacked['fgsm']}]", "--trainer.max_epochs=1", "--trainer.logger=false"]
+    main(["fit", "--config", "configs/detector/trained.yaml", *given, "--trainer.accelerator=cpu"])
+    capfd.readouterr()
+    given = ["--dataset", str(shop), "--classifier", str(trained.checkpoint), "--false_positives=0.1", "--device=cpu"]
+    given += ["--attacked", f"[{attacked['fgsm']}, {attacked['pgd']}]"]
+    main(["detect", "--config", "configs/detect/demo.yaml", "--config", "configs/detect/trained.yaml", *given])
+    shown = capfd.readouterr().out
+    assert "FGSM (ε = 48) (trained on it)" in shown
+    assert "PGD (ε = 48) (trained on it)" not in shown
+    assert (tmp_path / "runs" / "detect" / "detections.csv").is_file()

@@ -11,6 +11,7 @@ from catwalk.results.keys import OUR_PACKAGES, modules_imported_by
 from catwalk.study.stages.accuracy import AccuracyStage
 from catwalk.study.stages.attack import AttackStage
 from catwalk.study.stages.classifier import ClassifierStage
+from catwalk.study.stages.detection import DetectionStage, DetectorStage
 from catwalk.study.stages.features import FeaturesStage
 from catwalk.study.stages.mixed_features import MixedFeaturesStage
 from catwalk.study.stages.perceptual import PerceptualStage
@@ -21,7 +22,7 @@ from catwalk.study.stages.stage import Stage
 
 KINDS = (
     *(ClassifierStage, AccuracyStage, FeaturesStage, AttackStage, PerceptualStage, RecommenderStage),
-    *(MixedFeaturesStage, RecommendationsStage, ShiftsStage),
+    *(MixedFeaturesStage, RecommendationsStage, ShiftsStage, DetectorStage, DetectionStage),
 )
 
 WITHOUT_TRACE = (
@@ -76,6 +77,16 @@ def test_what_runs_in_a_stage_is_in_its_key(settings, run_study, tmp_path: Path,
     settings["split"] = {"class_path": "catwalk.shop.splits.RatioSplit"}
     settings["extractors"]["T"]["trainer"]["max_epochs"] = 6
     settings["attacks"].append({"class_path": "catwalk.attacks.RankAttack", "init_args": {"epsilon": 32}})
+    attacked = settings["attacks"][0]
+    settings["detectors"] = {
+        "squeezing": {"model": {"class_path": "catwalk.detectors.FeatureSqueezing"}},
+        "learnt": {
+            "model": {"class_path": "lightning_modules.PoisoningDetector"},
+            "data": {"attacked": [f"FGSM (ε = {attacked['init_args']['epsilon']})"]},
+            "trainer": {"max_epochs": 1, "accelerator": "cpu"},
+        },
+    }
+    settings["detection"] = {"false_positives": 0.1}
     run_study(settings, tmp_path / "runs")
     robust = {"class_path": "lightning_modules.ImageRobustVBPR", "init_args": {"factors": 4, "visual_factors": 4}}
     trained = {"model": robust, "trainer": {"max_epochs": 1, "accelerator": "cpu"}}
