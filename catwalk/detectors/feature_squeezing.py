@@ -156,12 +156,9 @@ def non_local_means(images: Tensor, strength: float, window: int, patch: int) ->
             weights = weights + weight
         return total, weights
 
+    along: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] = along_a_row
     if torch.is_grad_enabled() and images.requires_grad:  # or the shifts of all rows would be kept for the gradient
-        along: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] = functools.partial(
-            checkpoint, along_a_row, use_reentrant=False, preserve_rng_state=False
-        )
-    else:
-        along = along_a_row
+        along = functools.partial(checkpoint, along_a_row, use_reentrant=False, preserve_rng_state=False)
     sums = [along(wide, own, down) for down in range(window)]
     total, weights = (functools.reduce(torch.add, each) for each in zip(*sums, strict=True))
     return total / weights
