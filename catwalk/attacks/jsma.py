@@ -155,10 +155,11 @@ class JSMA(Attack):
             values.flatten(1).cpu().numpy() for values in (rises, falls, may_move, touched)
         )
         for row in np.flatnonzero(left.any(axis=1)):
-            to_rise, to_fall = (np.concatenate([values[row], -values[row]]) for values in (up_rises, up_falls))
+            its_rises = np.concatenate([up_rises[row], -up_rises[row]])
+            its_falls = np.concatenate([up_falls[row], -up_falls[row]])
             free = int(self.threat_model.budget) - int(used[row].sum())
             choose = _best_pair if self.pairs else _best_move
-            chosen[row, choose(to_rise, to_fall, left[row], np.tile(used[row], 6), free)] = True
+            chosen[row, choose(its_rises, its_falls, left[row], np.tile(used[row], 6), free)] = True
         return torch.from_numpy(chosen).to(rises.device).view_as(may_move)
 
     def passes(self, iterations: Tensor) -> tuple[Tensor, Tensor]:
