@@ -91,7 +91,9 @@ class ProductClassifier(MeasuredModule):
             raise CatwalkError(f"categories: must be dataset or imagenet, got {categories!r}")
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         # Plain values, which every checkpoint may hold.
-        stated = None if input_operations is None else specifications_of(_operations(input_operations))
+        # No modules of this one until the network is built; a checkpoint holds their specifications and weights.
+        self._stated = None if input_operations is None else _operations(input_operations)
+        stated = None if self._stated is None else specifications_of(self._stated)
         plain = {
             "mean": list(mean),
             "std": list(std),
@@ -157,9 +159,11 @@ class ProductClassifier(MeasuredModule):
             category_names=settings["category_names"],
             keep_head=pretrained and settings["categories"] == "imagenet",
         )
-        # A checkpoint's are looked at where it is loaded; what stands here was stated, or has been looked at.
-        operations = settings["input_operations"]
-        network = network.behind(build_operations(operations, "model.input_operations", operations))
+        operations = self._stated
+        if operations is None:  # the checkpoint's, which have been looked at
+            found = settings["input_operations"]
+            operations = build_operations(found, "model.input_operations", found)
+        network = network.behind(operations)
         if settings["freeze_up_to"] is not None:
             network.freeze_up_to(settings["freeze_up_to"])
             # Lightning's warning that something is in eval mode when training begins: it is meant to be.

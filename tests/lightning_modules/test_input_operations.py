@@ -9,7 +9,7 @@ from catwalk.cli.main import main
 from catwalk.errors import CatwalkError
 from catwalk.networks.classifier import load_classifier
 from catwalk.networks.defended import write_defended_checkpoint
-from catwalk.processing import JPEG, BitDepth, GaussianNoise
+from catwalk.processing import JPEG, BitDepth, Denoiser, GaussianNoise
 from lightning_modules import ProductClassifier
 
 
@@ -53,6 +53,18 @@ def _watch(model, seen):
     network.body.register_forward_pre_hook(
         lambda module, inputs: seen.append((inputs[0] * std + mean).detach().round(decimals=4).abs())
     )
+
+
+def test_a_trained_operation_keeps_its_weights(shop, make_trainer, tmp_path):
+    denoiser = Denoiser(width=2, depth=1)
+    denoiser.unet.last.weight.fill_(0.3)
+    model, images = small_classifier(input_operations=[denoiser]), torch.rand(2, 3, 16, 16)
+    expected = denoiser(images)
+    trainer = make_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    trainer.fit(model, small_images(shop))
+    assert torch.equal(model.network.input_operations[0](images), expected)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert torch.equal(load_classifier(tmp_path / "a.ckpt").network.input_operations[0](images), expected)
 
 
 def test_a_checkpoints_operations_are_taken(behind, shop, trained, make_trainer):
