@@ -36,6 +36,9 @@ class FMN(RadiusSearch):
         step: α of the first step in grey levels, above 0: with either norm a Euclidean length over all values of an
             image, where 255 is a distance of 1 between images in [0, 1].
         final_step: α towards the end, above 0 and at most ``step``.
+        check_every: In the second half of the steps an image ends where its least distance has not fallen by a
+            thousandth within so many steps, at least 1; None means a tenth of ``iterations``, and from ``iterations``
+            on every step is taken.
         rounded: Whether the network is shown images rounded to 8 bits, so that what succeeds is what will be saved.
         targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
         **settings: As in :class:`Attack`; ``precision`` must stay 32.
@@ -62,11 +65,12 @@ class FMN(RadiusSearch):
         final_gamma: float = 0.001,
         step: GreyLevels = 255.0,
         final_step: GreyLevels = 2.55,
+        check_every: int | None = None,
         rounded: bool = True,
         targeted: bool = True,
         **settings: Unpack[AttackSettings],
     ) -> None:
-        schedule = iterations, step, final_step, gamma, final_gamma
+        schedule = iterations, step, final_step, gamma, final_gamma, check_every
         super().__init__(norm, *schedule, rounded=rounded, targeted=targeted, **settings)
 
     @property

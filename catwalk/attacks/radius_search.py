@@ -22,6 +22,10 @@ _NEARLY = 1.001
 """Factor by which a distance of a whole level may be off, for it was computed."""
 
 
+_NO_PROGRESS = 0.999
+"""An image whose least distance has not fallen below this share of what it was has come to its end."""
+
+
 @dataclass
 class Rows:
     """What the images that are not done have on the device, one row each.
@@ -38,6 +42,7 @@ class Rows:
         is_success: bool ``(N,)``, whether the image that was shown last succeeds.
         length: ``(N,)``, how far ``points`` are from ``clean``.
         has_failed: bool ``(N,)``, whether an image after the clean one has not succeeded.
+        checked: ``(N,)``, ``distance`` at the last check; infinite before the first.
     """
 
     place: Tensor
@@ -51,6 +56,7 @@ class Rows:
     is_success: Tensor
     length: Tensor
     has_failed: Tensor
+    checked: Tensor
 
     def select(self, rows: Tensor) -> "Rows":
         """Return a copy of some rows."""
@@ -66,7 +72,8 @@ class RadiusSearch(LeastChange, abc.ABC):
 
     Unless ``rounded`` is False, the network is shown the image rounded to 8 bits, and the gradient there is taken for
     that at the image itself (a straight-through estimate, as in :class:`CarliniWagner`): what is kept are 8-bit images.
-    An image leaves the batch when no 8-bit image but the clean one can be nearer.
+    An image leaves the batch when no 8-bit image but the clean one can be nearer, and in the second half of the steps
+    when its least distance has not fallen by a thousandth within ``check_every`` of them.
 
     Args:
         norm: The distance that is made least.
@@ -76,6 +83,8 @@ class RadiusSearch(LeastChange, abc.ABC):
         final_step: α towards the end, above 0 and at most ``step``.
         gamma: γ of the first step, between 0 and 1.
         final_gamma: γ towards the end, at least 0 and at most ``gamma``.
+        check_every: After how many steps progress is looked at, at least 1; None means a tenth of ``iterations``, and
+            from ``iterations`` on every step is taken.
         rounded: Whether the network is shown images rounded to 8 bits.
         targeted: Whether ``targets`` are the categories to reach (True) or to leave (False).
         **settings: As in :class:`Attack`.
@@ -92,6 +101,7 @@ class RadiusSearch(LeastChange, abc.ABC):
         final_step: GreyLevels,
         gamma: float,
         final_gamma: float,
+        check_every: int | None,
         *,
         rounded: bool,
         targeted: bool,
@@ -113,6 +123,10 @@ class RadiusSearch(LeastChange, abc.ABC):
             raise CatwalkError(
                 f"final_gamma: must be a share of at least 0 and at most gamma, {gamma:g}, got {final_gamma!r}"
             )
+        if check_every is not None and check_every < 1:
+            raise CatwalkError(
+                f"check_every: must be at least 1, or null for a tenth of iterations, got {check_every!r}"
+            )
         if self.precision != "32":
             raise CatwalkError(
                 f"precision: {self.precision} moves the border between categories, where the least change lies, and "
@@ -123,6 +137,7 @@ class RadiusSearch(LeastChange, abc.ABC):
         self.final_step = final_step
         self.gamma = gamma
         self.final_gamma = final_gamma
+        self.check_every = max(1, iterations // 10) if check_every is None else check_every
 
     @abc.abstractmethod
     def first_radius(self, longest: Tensor) -> Tensor:
@@ -176,6 +191,7 @@ class RadiusSearch(LeastChange, abc.ABC):
             is_success=torch.zeros_like(targets, dtype=torch.bool),
             length=torch.zeros_like(infinite),
             has_failed=torch.zeros_like(targets, dtype=torch.bool),
+            checked=infinite,
         )
         nearest, iterations = images.clone(), torch.full_like(targets, self.iterations)
         for number in range(self.iterations):
@@ -191,6 +207,9 @@ class RadiusSearch(LeastChange, abc.ABC):
             moved = rows.points - rows.clean + steepest(gradient, "l2") * step
             rows.points = self.threat_model.clamp(rows.clean + self.onto_ball(moved, rows.radius))
             is_done = rows.distance <= least
+            if (number + 1) % self.check_every == 0 and 2 * (number + 1) >= self.iterations:
+                is_done |= rows.distance > _NO_PROGRESS * rows.checked
+                rows.checked = rows.distance
             # Images that were done before go on as padding, and nobody looks at what comes of them.
             ends = is_done & (iterations[rows.place] == self.iterations)
             iterations[rows.place[ends]] = number + 1

@@ -10,7 +10,7 @@ from catwalk.attacks import DDN
 from catwalk.attacks.threat_model import l2_levels
 from catwalk.errors import CatwalkError
 
-AS_PUBLISHED = {"loss": "ce", "final_gamma": 0.05, "rounded": False}
+AS_PUBLISHED = {"loss": "ce", "final_gamma": 0.05, "check_every": 1000, "rounded": False}
 
 
 def reference(network, image, category, *, targeted, iterations, gamma=0.05, initial_norm=1.0):

@@ -56,7 +56,7 @@ def images_and_targets(network, targeted, number=6):
 def test_equals_the_paper(norm, targeted):
     network = smooth_network()
     images, targets = images_and_targets(network, targeted)
-    attack = FMN(norm, iterations=40, rounded=False, targeted=targeted)
+    attack = FMN(norm, iterations=40, check_every=40, rounded=False, targeted=targeted)
     found, iterations = attack.perturb(network, images, targets, None)
     assert iterations.tolist() == [40] * 6
     for row in range(6):
@@ -73,7 +73,9 @@ def test_is_as_near_as_adversarial_library(norm, targeted):
     attacks = pytest.importorskip("adv_lib.attacks")
     network = smooth_network()
     images, targets = images_and_targets(network, targeted)
-    found, _ = FMN(norm, iterations=60, rounded=False, targeted=targeted).perturb(network, images, targets, None)
+    found, _ = FMN(norm, iterations=60, check_every=60, rounded=False, targeted=targeted).perturb(
+        network, images, targets, None
+    )
     peer = attacks.fmn(network, images, targets, norm=2.0 if norm == "l2" else math.inf, targeted=targeted, steps=60)
     ours, theirs = ((those - images).flatten(1).norm(2 if norm == "l2" else math.inf, dim=1) for those in (found, peer))
     success = theirs > 0  # it hands out the clean image otherwise

@@ -127,12 +127,29 @@ def test_nothing_is_nearer_than_a_level():
             return torch.stack([torch.zeros_like(rest), rest - needed[first]], dim=1)
 
     clean = images.clone()
-    result = FMN("linf", iterations=30)(Own(), images, torch.ones(20).long())
+    result = FMN("linf", iterations=30, check_every=10)(Own(), images, torch.ones(20).long())
     assert result.success.all()
     found = (linf_levels(result.images, images)).round()
     assert found.min() == 1
-    assert (result.iterations[found == 1] < 30).all()
-    assert (result.iterations[found > 1] == 30).all()
+    assert (result.iterations[found == 1] < 15).all()
+    assert (result.iterations[found > 1] > 15).all()
+
+
+@each
+def test_an_image_ends_where_its_distance_falls_no_more(make_attack):
+    images = inner_images(9)
+    network, _, _ = halves(images)
+    targets = torch.ones(9).long()
+    whole = make_attack(iterations=200, check_every=200)(network, images, targets)
+    result = make_attack(iterations=200, check_every=20)(network, images, targets)
+    assert whole.iterations.tolist() == [200] * 9
+    # Not in the first half, and at a check alone.
+    assert (result.iterations > 100).all()
+    assert (result.iterations % 20 == 0).all()
+    assert (result.iterations < 200).any()
+    attack = make_attack()
+    found, least = (lengths(attack, those.images, images) for those in (result, whole))
+    assert (found <= 1.01 * least).all()
 
 
 @each
@@ -186,6 +203,7 @@ def test_more_steps_are_no_worse(make_attack):
         ({"gamma": 1.0}, "gamma: .* got 1.0"),
         ({"final_gamma": -0.1}, "final_gamma: must be a share of at least 0 and at most gamma, 0.05, got -0.1"),
         ({"final_gamma": 0.1}, "final_gamma: .* got 0.1"),
+        ({"check_every": 0}, "check_every: must be at least 1, or null for a tenth of iterations, got 0"),
         ({"precision": "bf16"}, "precision: bf16 moves the border between categories"),
     ],
 )
