@@ -90,20 +90,20 @@ class Task:
 
 def ours(task: Task) -> dict[str, Callable[[int], Attack]]:
     """Return our attacks by name; each is made for a number of queries."""
-    targeted = {"targeted": task.targeted}
+    targeted = task.targeted
 
     def hop_skip_jump(queries: int) -> Attack:
-        attack = HopSkipJump(queries=queries, **targeted)
+        attack = HopSkipJump(queries=queries, targeted=targeted)
         attack.starts = task.starts if task.targeted else ()
         return attack
 
     return {
-        "PGD-10": lambda queries: PGD(EPSILON, **targeted),
-        "Square": lambda queries: Square(EPSILON, queries=queries, **targeted),
-        "NES": lambda queries: NES(EPSILON, queries=queries, **targeted),
-        "SPSA": lambda queries: SPSA(EPSILON, queries=queries, **targeted),
+        "PGD-10": lambda queries: PGD(EPSILON, targeted=targeted),
+        "Square": lambda queries: Square(EPSILON, queries=queries, targeted=targeted),
+        "NES": lambda queries: NES(EPSILON, queries=queries, targeted=targeted),
+        "SPSA": lambda queries: SPSA(EPSILON, queries=queries, targeted=targeted),
         "HopSkipJump": hop_skip_jump,
-        "ZOO": lambda queries: ZOO(queries, **targeted),
+        "ZOO": lambda queries: ZOO(queries, targeted=targeted),
     }
 
 
@@ -300,12 +300,12 @@ def main() -> None:
         for name, craft in peers(task).items() if arguments.peers else ():
             torch.manual_seed(0)
             start = clock.now()
-            found = craft().detach()
-            seconds, success = clock.now() - start, task.succeed(found)
+            crafted = craft().detach()
+            seconds, success = clock.now() - start, task.succeed(crafted)
             rows.append(
                 [
                     *(name, task.goal, "–", f"{seconds:.1f}", "–", f"{float(success.float().mean()):.1%}"),
-                    lengths(task, found, success),
+                    lengths(task, crafted, success),
                 ]
             )
             print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
