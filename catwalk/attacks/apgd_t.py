@@ -23,7 +23,7 @@ class APGDT(Attack):
     to ``num_targets`` other categories t are tried. Each run maximises the targeted difference of logits ratio,
     ``-(z_y - z_t) / (z_π1 - (z_π3 + z_π4) / 2)`` with y the image's own category and π the descending order of the
     logits, from a random start of its own (Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an
-    Ensemble of Diverse Parameter-free Attacks", ICML 2020, section 4.2 and Eq. 8; APGD-T of AutoAttack, with nine
+    Ensemble of Diverse Parameter-free Attacks", ICML 2020, targeted DLR loss; APGD-T of AutoAttack, with nine
     categories). An image that a run has led away leaves, and so does one that the network mistakes already.
 
     Costs a forward pass, and up to ``num_targets`` times what a run of APGD does.

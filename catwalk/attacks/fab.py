@@ -36,8 +36,8 @@ class FAB(Attack):
     to ``x ← clip((1 - α)·(x + η·δ) + α·(x₀ + η·δ₀))`` with ``α = min(‖δ‖ / (‖δ‖ + ‖δ₀‖), 0.1)`` and η = 1.05. Where the
     network is misled there, x then goes back to ``x₀ + 0.9·(x - x₀)``. Of all successes on the way the nearest is kept
     (Croce and Hein, "Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack", ICML 2020,
-    algorithm 1 and section 3.3; the targeted form is that of "Reliable Evaluation of Adversarial Robustness ...", ICML
-    2020, section 4). As in AutoAttack there is neither a random start nor a final search.
+    algorithm 1; trying one category at a time is of their "Reliable Evaluation of Adversarial Robustness ...", ICML
+    2020). As in AutoAttack there is neither a random start nor a final search.
 
     Towards a category t, f is by how much t leads the other categories, of which the largest counts at each point.
 
@@ -197,8 +197,8 @@ def steps_to_boundary(points: Tensor, gradient: Tensor, value: Tensor, norm: Nor
     All values move the way that brings f nearer to 0, by ``min(s·a, room)`` with ``room`` up to the box's side and a
     equal to 1 (``"linf"``) or the size of the gradient (``"l2"``). What that adds to f is concave and piecewise linear
     in s, so that Newton's method, from s = 0, reaches the s that is needed after finitely many steps. Where no point of
-    the box will do, every value goes as far as it can (Croce and Hein, "Minimally distorted ...", section 2.2 and the
-    appendix, where the same is solved by sorting).
+    the box will do, every value goes as far as it can (Croce and Hein, "Minimally distorted ...", projection on a
+    hyperplane with box constraints, which they solve by sorting).
 
     Args:
         points: float32 ``(N, ...)``, inside the box.

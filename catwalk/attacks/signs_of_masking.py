@@ -1,7 +1,7 @@
 """Signs that attacks have not found what there is to find: the network hides its gradient, or is not what it seems.
 
-The signs are those of Carlini et al., "On Evaluating Adversarial Robustness", arXiv 1902.06705, 2019, sections 4 and 5,
-and of the flags that AutoAttack raises.
+The signs are those of Carlini et al., "On Evaluating Adversarial Robustness", arXiv 1902.06705, 2019, and
+of the flags that AutoAttack raises.
 """
 
 import torch
