@@ -40,7 +40,7 @@ def shorten_steps(trainer: Trainer) -> None:
         loop.advance = ShortSteps(trainer)  # type: ignore[method-assign]
 
 
-def may_be_short(trainer: Trainer) -> bool:
+def may_be_short(trainer: Any) -> bool:
     """Return whether steps may be short: one process on a CPU, a plain optimizer, and nobody who looks into a step.
 
     What stands against it: gradients that are clipped or accumulated, another precision than float32, a scheduler that

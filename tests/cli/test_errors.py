@@ -133,7 +133,7 @@ ON_THE_LINE = {
     "unknown class": (["fit", *VBPR, "--model=Nonsense"], ["model: ", "Nonsense", "VBPR", "lightning_modules.VBPR"]),
     "unknown class path": (
         ["fit", *VBPR, "--model=lightning_modules.VPBR"],
-        ["VPBR", "FreeAdversarialClassifier, Popularity, ProductClassifier, Random, VBPR"],
+        ["VPBR", "FreeAdversarialClassifier, PoisoningDetector, Popularity, ProductClassifier, Random, VBPR"],
     ),
     "unknown module": (["fit", *VBPR, "--model=nowhere.VBPR"], ["model: ", "nowhere"]),
     "wrong type": (["fit", *VBPR, "--model.factors=abc"], ["model.factors: expected int, got abc"]),

@@ -20,9 +20,10 @@ from PIL import Image
 from visual_models import visual_model
 
 from catwalk import attacks
-from catwalk.attacks import FGSM, PGD, EvadingPGD, FeatureMatching, ForeignAttack, RankAttack, Transfer
+from catwalk.attacks import FGSM, PGD, FeatureMatching, ForeignAttack, RankAttack, Transfer
 from catwalk.attacks.attack import Attack, AttackSettings
 from catwalk.attacks.masks import Border
+from catwalk.detectors import DeclaredCategory, ItemRoles, NeighbourDistance
 from catwalk.errors import CatwalkError
 from catwalk.poisoning import finished_attack
 from catwalk.poisoning.attack_inputs import attack_inputs
@@ -48,12 +49,15 @@ GIVEN = {
     "alpha": 0.5,
     "check_every": 3,
     "components": ("square",),
+    "detector": DeclaredCategory(),
     "item": "42",
     "mask": Border(3),
     "recommender": Path("recommender.ckpt"),
+    "roles": ItemRoles(seed=1),
     "step": 0.75,
     "surrogates": ["VBPR"],
     "users": 3,
+    "weight": 0.5,
 }
 """Another value than the default of arguments whose type and default do not tell one."""
 
@@ -69,13 +73,16 @@ def another(name: str, default: Any, kind: Any) -> Any:
     return default + 1 if isinstance(default, int) else 0.75 * default or 0.5
 
 
+REQUIRED = {"detector": NeighbourDistance()}
+"""Arguments that have no default."""
+
 CLASSES = sorted(
     (kind for kind in vars(attacks).values() if inspect.isclass(kind) and issubclass(kind, Attack)),
     key=lambda kind: kind.__name__,
 )
-OF_OTHERS = (EvadingPGD, ForeignAttack, Transfer)
+OF_OTHERS = (ForeignAttack, Transfer)
 CONCRETE = [kind for kind in CLASSES if not inspect.isabstract(kind) and kind not in OF_OTHERS]
-"""All that can be made without an argument."""
+"""All that are not made of another attack."""
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +114,16 @@ class TestKeys:
     def test_every_argument_but_those_of_speed(self, key, kind, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
         parameters = inspect.signature(kind).parameters
-        defaults = {name: p.default for name, p in parameters.items() if p.kind != p.VAR_KEYWORD}
+        required = {name: value for name, value in REQUIRED.items() if name in parameters}
+        defaults = {name: p.default for name, p in parameters.items() if p.kind != p.VAR_KEYWORD} | required
         kinds = get_type_hints(AttackSettings) | get_type_hints(kind.__init__)
         of_settings = {"batch_size": 64, "compiled": False, "mask": None, "precision": "32"}
         assert set(of_settings) == set(AttackSettings.__annotations__)
-        assert key(kind()) == key(kind(**defaults))
-        keys = {"": key(kind())}
+        assert key(kind(**required)) == key(kind(**defaults))
+        keys = {"": key(kind(**required))}
         for name, default in (defaults | of_settings).items():
             with contextlib.suppress(*[CatwalkError] * (name in ("precision", "mask"))):  # which some refuse
-                keys[name] = key(kind(**{name: another(name, default, kinds[name])}))
+                keys[name] = key(kind(**{**required, name: another(name, default, kinds[name])}))
         assert None not in keys.values()
         assert keys[""] == keys.pop("batch_size")
         assert len(set(keys.values())) == len(keys)
