@@ -107,3 +107,11 @@ def test_says_what_is_wrong(study_settings, tmp_path: Path, monkeypatch, capsys,
         main(["study", "--config", str(path), "--output", str(tmp_path / "runs"), "--workers", "1"])
     assert exit_code.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_dry_run_says_that_it_cannot_measure_them(study_settings, tmp_path: Path, monkeypatch, capsys):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study_settings | {"recommenders": {"robust": robust()}}))
+    monkeypatch.setattr("sys.argv", ["catwalk"])
+    main(["study", "--config", str(path), "--output", str(tmp_path / "runs"), "--dry-run"])
+    assert "Not known: shifts, recommender; nothing of that kind" in " ".join(capsys.readouterr().out.split())
