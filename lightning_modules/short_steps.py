@@ -47,22 +47,23 @@ def may_be_short(trainer: Any) -> bool:
     counts steps, a profiler, a hook that comes before the end of a batch, and batches that a hook changes.
     """
     module = trainer.lightning_module
+    also: Any = trainer  # of which Lightning declares not all attributes
     is_plain = (
         type(trainer.strategy) is SingleDeviceStrategy
         and trainer.strategy.root_device.type == "cpu"
         and type(trainer.precision_plugin) is Precision
-        and isinstance(trainer.profiler, PassThroughProfiler)
+        and isinstance(also.profiler, PassThroughProfiler)
         and trainer.accumulate_grad_batches == 1
         and not trainer.gradient_clip_val
         and len(trainer.optimizers) == 1
         and module.automatic_optimization
         and math.isfinite(trainer.num_training_batches)
     )
-    data: Any = getattr(trainer, "datamodule", None)
+    data = getattr(trainer, "datamodule", None)
     return (
         is_plain
         and all(config.interval == "epoch" for config in trainer.lr_scheduler_configs)
-        and not any(_overrides(callback, Callback, AROUND_A_STEP) for callback in trainer.callbacks)
+        and not any(_overrides(callback, Callback, AROUND_A_STEP) for callback in also.callbacks)
         and not _overrides(module, LightningModule, (*AROUND_A_STEP, *OF_MODULE, *OF_BATCHES))
         and (data is None or not _overrides(data, LightningDataModule, OF_BATCHES))
     )
@@ -82,9 +83,9 @@ class ShortSteps:
         trainer: The Trainer.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
-        self._module: Any = trainer.lightning_module
+        self._module = trainer.lightning_module
         self._loop = trainer.fit_loop.epoch_loop
         self._at_end = [
             callback for callback in trainer.callbacks if _overrides(callback, Callback, ("on_train_batch_end",))

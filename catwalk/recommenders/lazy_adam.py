@@ -69,22 +69,25 @@ class LazyAdam(Optimizer):
             gradient = gradient.coalesce()
             rows, gradient = gradient.indices()[0], gradient.values()
             first, second = first.index_select(0, rows), second.index_select(0, rows)
-        new_first = first.lerp(gradient, 1 - beta_1)
-        new_second = (second * beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
-        corrected = (new_second / (1 - beta_2 ** state["step"])).sqrt_().add_(group["eps"])
-        change = new_first.div(corrected).mul_(-group["lr"] / (1 - beta_1 ** state["step"]))
         is_used = _rows_with_gradient(gradient)
+        # In the memory of the moments, or of their rows: on a CPU new memory costs more than the arithmetic.
+        new_first, new_second = (first, second) if is_used is None else (first.clone(), second.clone())
+        new_first.lerp_(gradient, 1 - beta_1)
+        new_second.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
+        corrected = (new_second / (1 - beta_2 ** state["step"])).sqrt_().add_(group["eps"])
+        change = torch.div(new_first, corrected, out=corrected).mul_(-group["lr"] / (1 - beta_1 ** state["step"]))
         if is_used is not None:
             new_first, new_second = torch.where(is_used, new_first, first), torch.where(is_used, new_second, second)
             change = torch.where(is_used, change, 0.0)
-        if rows is None:
-            state["exp_avg"].copy_(new_first)
-            state["exp_avg_sq"].copy_(new_second)
-            parameter.add_(change)
-        else:
+        if rows is not None:
             state["exp_avg"].index_copy_(0, rows, new_first)
             state["exp_avg_sq"].index_copy_(0, rows, new_second)
             parameter.index_add_(0, rows, change)
+            return
+        if is_used is not None:
+            first.copy_(new_first)
+            second.copy_(new_second)
+        parameter.add_(change)
 
 
 def _rows_with_gradient(gradient: Tensor) -> Tensor | None:
