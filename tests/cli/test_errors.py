@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from catwalk.cli import commands
 from catwalk.cli import main as cli
 
 DATA = ["--config", "configs/data/synthetic.yaml", "--trainer.logger=false"]
@@ -388,7 +389,7 @@ def test_a_bug_of_ours_keeps_its_traceback(work, monkeypatch: pytest.MonkeyPatch
     def broken(*_: object) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(cli, "_run_importer", broken)
+    monkeypatch.setattr(commands, "_run_importer", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["data"])
 
@@ -399,7 +400,7 @@ def test_interruption_by_the_user(work, run, monkeypatch: pytest.MonkeyPatch, wh
         raise KeyboardInterrupt
 
     target = {
-        "before Lightning": "catwalk.cli.main._run_lightning",
+        "before Lightning": "catwalk.cli.commands._run_lightning",
         "inside Lightning": "lightning_modules.vbpr.VBPR.training_step",
     }[where]
     monkeypatch.setattr(target, interrupted)
@@ -443,7 +444,7 @@ def test_what_a_disk_refuses_names_a_file_or_folder(tmp_path, run, monkeypatch: 
     def refused(_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_run_study", refused)
+    monkeypatch.setattr(commands, "_run_study", refused)
     outcome = run("study")
     assert_one_line(outcome)
     assert re.match(f"catwalk: error: {words.replace('HERE', re.escape(str(tmp_path)))}", outcome.err), outcome.err
@@ -457,7 +458,7 @@ def test_other_errors_of_the_system_are_bugs(monkeypatch: pytest.MonkeyPatch, er
     def broken(_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_run_study", broken)
+    monkeypatch.setattr(commands, "_run_study", broken)
     with pytest.raises(OSError) as caught:  # noqa: PT011 - it is this one
         cli.main(["study"])
     assert caught.value is error
@@ -477,8 +478,10 @@ def test_a_full_disk_below_the_output(tmp_path, run, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("of_rich", [True, False])
 def test_whoever_reads_only_the_first_lines_ends_it_quietly(of_rich: bool) -> None:
     """As in ``catwalk … | head -1``."""
-    script = "import sys; from catwalk.cli import main as cli; from rich.console import Console\n"
-    script += f"cli._run_study = lambda _: [{'Console().print' if of_rich else 'print'}(i) for i in range(100_000)]\n"
+    script = "import sys; from catwalk.cli import commands, main as cli; from rich.console import Console\n"
+    script += (
+        f"commands._run_study = lambda _: [{'Console().print' if of_rich else 'print'}(i) for i in range(100_000)]\n"
+    )
     script += "cli.main(['study'])"
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from catwalk.cli import commands
 from catwalk.cli import main as cli
 from catwalk.cli.main import main
 from catwalk.terminal import stopping
@@ -198,7 +199,7 @@ def test_a_signal_that_somebody_swallows_still_ends_with_143(capfd, monkeypatch,
             if swallow == "turned into another error":
                 raise RuntimeError("a collective has failed") from error
 
-    monkeypatch.setattr(cli, "_run_study", command)
+    monkeypatch.setattr(commands, "_run_study", command)
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     with pytest.raises(SystemExit) as caught:
         main(["study"])
@@ -216,7 +217,7 @@ def test_a_scheduler_that_sends_it_twice(capfd, monkeypatch) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             cleaned.append("up")
 
-    monkeypatch.setattr(cli, "_run_study", command)
+    monkeypatch.setattr(commands, "_run_study", command)
     with pytest.raises(SystemExit) as caught:
         main(["study"])
     assert (caught.value.code, cleaned) == (143, ["up"])
@@ -238,7 +239,7 @@ def test_whoever_calls_main_has_his_own_handler_back(capfd, earlier) -> None:
 
 def test_only_the_first_process_of_a_run_speaks(capfd, monkeypatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(cli, "_run_study", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(commands, "_run_study", lambda _: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as caught:
         main(["study"])
     assert caught.value.code == 143
