@@ -194,6 +194,7 @@ class RadiusSearch(LeastChange, abc.ABC):
             checked=infinite,
         )
         nearest, iterations = images.clone(), torch.full_like(targets, self.iterations)
+        has_ended = torch.zeros_like(targets, dtype=torch.bool)
         for number in range(self.iterations):
             falling = (1 + math.cos(math.pi * number / self.iterations)) / 2
             gamma = self.final_gamma + (self.gamma - self.final_gamma) * falling
@@ -211,16 +212,20 @@ class RadiusSearch(LeastChange, abc.ABC):
                 is_done |= rows.distance > _NO_PROGRESS * rows.checked
                 rows.checked = rows.distance
             # Images that were done before go on as padding, and nobody looks at what comes of them.
-            ends = is_done & (iterations[rows.place] == self.iterations)
+            had_ended = has_ended[rows.place]
+            ends = is_done & ~had_ended
             iterations[rows.place[ends]] = number + 1
             nearest[rows.place[ends]] = rows.nearest[ends]
+            is_done = is_done | had_ended
+            has_ended[rows.place] = is_done
             order = is_done.to(torch.int8).argsort(stable=True)
             needed = -(-int((~is_done).sum()) // ROW_MULTIPLE) * ROW_MULTIPLE
             if needed == 0:
                 break
             if needed < len(order):
                 rows = rows.select(order[:needed])
-        nearest[rows.place] = rows.nearest
+        goes_on = ~has_ended[rows.place]
+        nearest[rows.place[goes_on]] = rows.nearest[goes_on]
         return nearest, iterations
 
     def _judge(self, network: nn.Module, shown: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
