@@ -18,7 +18,7 @@ class ImageRobustVBPRSettings(VBPRSettings):
         CatwalkError: If a setting is out of its range.
     """
 
-    adversarial_weight: float = 1.0
+    adversarial_weight: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -55,14 +55,14 @@ def plain_worst(model, shifts, user, bought, other):
     return min(pairs, key=lambda value: value.item())
 
 
-@pytest.mark.parametrize("arguments", [{}, {"visual_bias": True, "reduction": "sum"}, {"adversarial_weight": 0.3}])
+@pytest.mark.parametrize("arguments", [{}, {"visual_bias": True, "reduction": "sum"}, {"adversarial_weight": 2.0}])
 def test_the_loss_and_its_gradients_are_those_of_the_worst_of_all_pairs_of_shifts(arguments):
     settings = {"regularization": 0.3, "projection_regularization": 0.07, **arguments}
     model, shifts = make_model(**settings), make_shifts()
     model.be_ready_for(FeatureRows(shifts.flatten(1)))
     loss = model.loss(*BATCH)
     ours = torch.autograd.grad(loss, list(model.parameters()))
-    weight = settings.pop("adversarial_weight", 1.0)
+    weight = settings.pop("adversarial_weight", 0.1)
     plain = make_model(VBPRModel, VBPRSettings, **settings)
     worst = torch.stack([plain_worst(plain, shifts, *row) for row in zip(*(b.tolist() for b in BATCH), strict=True)])
     adversarial = F.softplus(-worst).sum() if settings.get("reduction") == "sum" else F.softplus(-worst).mean()
