@@ -44,20 +44,18 @@ class Controls:
 
 
 def noise_beside(attacks: Sequence[NamedAttack], distributions: Sequence[Distribution]) -> list[NamedAttack]:
-    """Return attacks with random noise behind the last one of every L∞ budget.
+    """Return attacks with random noise behind the last one of every L∞ budget, in the same part of the images.
 
     Args:
         attacks: The attacks of a study.
         distributions: Which noise; a study that names it itself has it once.
     """
-    by_budget = {
-        attack.example.threat_model.epsilon: attack
-        for attack in attacks
-        if not is_noise(attack)
-        and attack.example.threat_model.norm == "linf"
-        and attack.example.threat_model.epsilon is not None
-    }
-    last = {attack.name: epsilon for epsilon, attack in by_budget.items()}
+    by_budget = {}
+    for attack in attacks:
+        ball = attack.example.threat_model
+        if not is_noise(attack) and ball.norm == "linf" and ball.epsilon is not None:
+            by_budget[ball.epsilon, None if ball.mask is None else ball.mask.name] = attack
+    last = {attack.name: epsilon for (epsilon, _), attack in by_budget.items()}
     named = {attack.name for attack in attacks}
     complete: list[NamedAttack] = []
     for attack in attacks:
@@ -67,6 +65,8 @@ def noise_beside(attacks: Sequence[NamedAttack], distributions: Sequence[Distrib
         for distribution in distributions:
             targeted = attack.example.targeted  # what counts as success
             arguments = {"epsilon": last[attack.name], "distribution": distribution, "targeted": targeted}
+            if attack.example.threat_model.mask is not None:
+                arguments["mask"] = attack.specification.settings["init_args"]["mask"]
             specification = attack_of({"class_path": "catwalk.attacks.RandomNoise", "init_args": arguments}, "controls")
             example: RandomNoise = specification.instantiate()
             if example.name not in named:

@@ -278,6 +278,20 @@ def test_noise_stands_behind_the_last_attack_of_its_budget() -> None:
     assert {attack.example.threat_model.norm for attack in found if attack.name.startswith("Noise")} == {"linf"}
 
 
+def test_noise_beside_an_attack_with_a_mask_stays_in_the_same_region() -> None:
+    mask = {"class_path": "catwalk.attacks.masks.Border", "init_args": {"width": 2}}
+    attacks = [named("PGD", epsilon=8), named("PGD", epsilon=8, mask=mask)]
+    _, whole, masked, noise = noise_beside(attacks, ["sign"])
+    assert (whole.name, masked.name, noise.name) == ("Noise (ε = 8)", "PGD (ε = 8, border)", "Noise (ε = 8, border)")
+    images = torch.full((2, 3, 9, 9), 0.5)
+    noisy = noise.specification.instantiate()(
+        torch.nn.Flatten(), images, torch.tensor([0, 1]), keys=torch.arange(2)
+    ).images
+    changed = (noisy != images).any(dim=1)
+    assert changed[:, 2:-2, 2:-2].sum() == 0
+    assert changed.sum() == 2 * (81 - 25)
+
+
 def test_noise_that_a_study_names_itself_stands_once_where_it_names_it() -> None:
     noise, fgsm = named("RandomNoise", epsilon=8, seed=3), named("FGSM", epsilon=8)
     for attacks in ([noise, fgsm], [fgsm, noise]):
