@@ -65,7 +65,8 @@ docs: install
 results: demo
 	$(BIN)/catwalk study --config configs/study/ablation.yaml
 	$(BIN)/catwalk study --config configs/study/ablation.yaml --protocol.feature_scale own_matrix --name ablation_own_scale
-	for study in demo ablation ablation_own_scale; do \
+	$(BIN)/catwalk study --config configs/study/board.yaml
+	for study in demo ablation ablation_own_scale board; do \
 		mkdir -p results/$$study && rm -f results/$$study/*; \
 		cp runs/$$study/*.csv results/$$study; \
 		sed 's#"trunk": "[^"]*/#"trunk": "#' runs/$$study/manifest.json > results/$$study/manifest.json; \

@@ -209,6 +209,34 @@ def decomposition(rows: list[dict[str, str]]) -> str:
     return markdown(["Model", "CNN", "Attack", *columns.values()], lines, texts=3)
 
 
+def defences(rows: list[dict[str, str]]) -> str:
+    """Return the success rates of attacks without what stands in front of a network, plain and adaptive."""
+    columns = ("SR without", "SR plain", "SR adaptive")
+
+    def rate(row: dict[str, str], name: str) -> str:
+        if not row[name]:
+            return "–"
+        low, high = (float(row[f"{name} {end}"]) for end in ("low", "high"))
+        return f"{float(row[name]):.0%} [{100 * low:.0f}, {100 * high:.0f}]"
+
+    lines = ([row["cnn"], row["attack"], *(rate(row, name) for name in columns)] for row in rows)
+    return markdown(["CNN", "Attack", "Without", "Plain", "Adaptive"], lines, texts=2)
+
+
+def detectors(rows: list[dict[str, str]]) -> str:
+    """Return what detectors find of each attack: AUROC, and the rate at 1% of false positives."""
+
+    def within(row: dict[str, str], name: str, form: str) -> str:
+        value, low, high = (format(float(row[column]), form) for column in (name, f"{name} low", f"{name} high"))
+        return f"{value} [{low}, {high}]"
+
+    lines = (
+        [row["cnn"], row["detector"], row["attack"], within(row, "AUROC", ".3f"), within(row, "TPR", ".0%")]
+        for row in rows
+    )
+    return markdown(["CNN", "Detector", "Attack", "AUROC", "TPR at 1% FPR"], lines, texts=3)
+
+
 TABLES: dict[str, Callable[[list[dict[str, str]]], str]] = {
     "table1": table_1,
     "evasion": table_1,
@@ -218,6 +246,8 @@ TABLES: dict[str, Callable[[list[dict[str, str]]], str]] = {
     "table2": table_2,
     "networks": networks,
     "decomposition": decomposition,
+    "defences": defences,
+    "detectors": detectors,
 }
 """Tables of studies, by the file that has their data."""
 

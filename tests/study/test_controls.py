@@ -282,7 +282,11 @@ def test_noise_beside_an_attack_with_a_mask_stays_in_the_same_region() -> None:
     mask = {"class_path": "catwalk.attacks.masks.Border", "init_args": {"width": 2}}
     attacks = [named("PGD", epsilon=8), named("PGD", epsilon=8, mask=mask)]
     _, whole, masked, noise = noise_beside(attacks, ["sign"])
-    assert (whole.name, masked.name, noise.name) == ("Noise (ε = 8)", "PGD (ε = 8, border)", "Noise (ε = 8, border)")
+    assert (whole.name, masked.name, noise.name) == (
+        "Noise (ε = 8)",
+        "PGD (ε = 8, border 2)",
+        "Noise (ε = 8, border 2)",
+    )
     images = torch.full((2, 3, 9, 9), 0.5)
     noisy = noise.specification.instantiate()(
         torch.nn.Flatten(), images, torch.tensor([0, 1]), keys=torch.arange(2)
