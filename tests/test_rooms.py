@@ -23,7 +23,7 @@ KNOWS = {
     "networks": {"configuration", "files", "processing", "shop"},
     "recommenders": {"files", "networks", "shop"},
     "metrics": {"recommenders", "shop"},
-    "detectors": {"files", "networks", "shop"},
+    "detectors": {"files", "networks", "processing", "shop"},
     "attacks": {"detectors", "networks", "recommenders", "shop"},
     "results": {"files"},
     "poisoning": {

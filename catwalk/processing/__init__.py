@@ -3,6 +3,7 @@
 from catwalk.processing.codecs import JPEG, ColourConversion, WebP
 from catwalk.processing.denoiser import Denoiser
 from catwalk.processing.noise import GaussianNoise
+from catwalk.processing.non_local_means import NonLocalMeans
 from catwalk.processing.operation import FileOperation, Operation, StraightThrough
 from catwalk.processing.resizing import RandomResizePad, Resize, Thumbnail
 from catwalk.processing.squeezing import BitDepth, GaussianSmoothing, Median, TotalVariation
@@ -16,6 +17,7 @@ __all__ = [
     "GaussianNoise",
     "GaussianSmoothing",
     "Median",
+    "NonLocalMeans",
     "Operation",
     "RandomResizePad",
     "Resize",

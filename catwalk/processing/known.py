@@ -10,6 +10,7 @@ from catwalk.errors import CatwalkError
 from catwalk.processing.codecs import JPEG, ColourConversion, WebP
 from catwalk.processing.denoiser import Denoiser
 from catwalk.processing.noise import GaussianNoise
+from catwalk.processing.non_local_means import NonLocalMeans
 from catwalk.processing.operation import Operation, Specification
 from catwalk.processing.resizing import RandomResizePad, Resize, Thumbnail
 from catwalk.processing.squeezing import BitDepth, GaussianSmoothing, Median, TotalVariation
@@ -17,7 +18,17 @@ from catwalk.processing.squeezing import BitDepth, GaussianSmoothing, Median, To
 OURS: dict[str, type[Operation]] = {
     f"catwalk.processing.{kind.__name__}": kind
     for kind in (
-        *(BitDepth, ColourConversion, Denoiser, GaussianNoise, GaussianSmoothing, JPEG, Median, RandomResizePad),
+        *(
+            BitDepth,
+            ColourConversion,
+            Denoiser,
+            GaussianNoise,
+            GaussianSmoothing,
+            JPEG,
+            Median,
+            NonLocalMeans,
+            RandomResizePad,
+        ),
         *(Resize, Thumbnail, TotalVariation, WebP),
     )
 }

@@ -61,12 +61,12 @@ class Median(Operation):
         if self.size > min(height, width):
             raise CatwalkError(f"Median.size: is {self.size}, and there are images of {width}×{height} pixels")
         before, after = self.size // 2, (self.size - 1) // 2
-        rows, columns = (_mirrored(length, before, after, images.device) for length in (height, width))
+        rows, columns = (mirrored(length, before, after, images.device) for length in (height, width))
         windows = images[:, :, rows][:, :, :, columns].unfold(2, self.size, 1).unfold(3, self.size, 1).flatten(4)
         return windows.kthvalue(self.size**2 // 2 + 1, dim=4).values
 
 
-def _mirrored(length: int, before: int, after: int, device: torch.device) -> Tensor:
+def mirrored(length: int, before: int, after: int, device: torch.device) -> Tensor:
     """Return the places of the pixels of a line that is mirrored at both ends, its last pixels repeated."""
     places = torch.arange(-before, length + after, device=device)
     places = torch.where(places < 0, -1 - places, places)
@@ -99,7 +99,7 @@ class GaussianSmoothing(Operation):
             )
         kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / self.sigma) ** 2)
         kernel = (kernel / kernel.sum()).to(images)
-        rows, columns = (_mirrored(length, radius, radius, images.device) for length in (height, width))
+        rows, columns = (mirrored(length, radius, radius, images.device) for length in (height, width))
         lines = images[:, :, rows][:, :, :, columns].flatten(0, 1)[:, None]
         blurred = F.conv2d(F.conv2d(lines, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
         return blurred.view_as(images)
