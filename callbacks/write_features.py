@@ -4,29 +4,21 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor
 
-from callbacks.processes import gather
+from callbacks.catalogue_callback import CatalogueCallback
 from callbacks.wandb_loggers import files_with_run, wandb_loggers
 from catwalk.errors import CatwalkError
 from catwalk.networks.features import FEATURES_FILE, PREDICTIONS_FILE, FeatureTable
-from catwalk.networks.network import network_fingerprint
-from catwalk.networks.prediction import Predictions
-from catwalk.shop.images import ItemImages
 from lightning_modules.cnn import ProductClassifier
 from lightning_modules.data_protocols import catalogue_images_of
 
 CLASSIFIER_FILE = "classifier.ckpt"
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Some items, with their features, categories and probabilities."""
 
-
-class WriteFeatures(Callback):
+class WriteFeatures(CatalogueCallback):
     """During ``catwalk predict`` with a product classifier, writes ``features.safetensors`` and ``predictions.csv``.
 
     Where the network came with weights that others trained and not from a checkpoint, ``classifier.ckpt`` is written as
@@ -38,37 +30,19 @@ class WriteFeatures(Callback):
     """
 
     def __init__(self, output: Path, artifact: bool = False) -> None:
+        super().__init__()
         self.output = Path(output)
         self.artifact = artifact
-        self._parts: list[Batch] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that there is a classifier, and W&B where it is wanted, before it runs over the catalogue."""
-        if not isinstance(pl_module, ProductClassifier):
-            raise CatwalkError(f"WriteFeatures works with a ProductClassifier, not with a {type(pl_module).__name__}")
-        catalogue_images_of(trainer, type(self).__name__)
+        super().setup(trainer, pl_module, stage)
         is_off = os.environ.get("WANDB_MODE") == "disabled"  # on purpose
         if self.artifact and not is_off and not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             raise CatwalkError(
                 "WriteFeatures.artifact: is true, and the run does not log to W&B; add --config "
                 "configs/logger/wandb_offline.yaml or wandb.yaml, or set it to false"
             )
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with nothing collected."""
-        self._parts = []
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Predictions,
-        batch: ItemImages,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Collect a batch."""
-        self._parts.append((batch.items.cpu(), *outputs))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the shares of all processes, in the order of the catalogue, and write them.
@@ -77,24 +51,15 @@ class WriteFeatures(Callback):
             CatwalkError: If the catalogue or an image was written meanwhile.
         """
         assert isinstance(pl_module, ProductClassifier)
-        shares = gather(self._parts, trainer.world_size)
-        self._parts = []
+        table = self.collected(trainer, pl_module)
         written = [FEATURES_FILE, PREDICTIONS_FILE]
         if pl_module.initial_weights.are_in_no_checkpoint:
             trainer.save_checkpoint(self.output / CLASSIFIER_FILE, weights_only=True)
             written.append(CLASSIFIER_FILE)
         if not trainer.is_global_zero:
             return
-        items, *columns = (torch.cat(column) for column in zip(*shares, strict=True))
-        order = items.argsort()
         data = catalogue_images_of(trainer, type(self).__name__)
         catalogue = data.catalogue
-        table = FeatureTable.from_predictions(
-            Predictions(*(column[order] for column in columns)),
-            pl_module.category_names,
-            catalogue=catalogue.fingerprint,
-            network=network_fingerprint(pl_module.network),
-        )
         for files in data.watched:
             files.require_unchanged("the features")
         table.write(self.output, catalogue)

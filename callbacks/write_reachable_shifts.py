@@ -2,27 +2,21 @@
 
 from pathlib import Path
 
-import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from rich.console import Console
 
+from callbacks.catalogue_callback import CatalogueCallback
 from callbacks.processes import gather
-from callbacks.write_features import Batch
-from catwalk.errors import CatwalkError
 from catwalk.networks.classifier import Classifier
-from catwalk.networks.features import FeatureTable
-from catwalk.networks.network import network_fingerprint
-from catwalk.networks.prediction import Predictions
 from catwalk.poisoning.reachable_shifts import find_shifts
 from catwalk.recommenders.reachable_shifts import SHIFTS_FILE, ShiftSettings
-from catwalk.shop.images import ItemImages
 from catwalk.terminal.progress import Progress
 from lightning_modules.cnn import ProductClassifier
 from lightning_modules.data_protocols import catalogue_images_of
 
 
-class WriteReachableShifts(Callback):
+class WriteReachableShifts(CatalogueCallback):
     """During ``catwalk predict`` with a product classifier, writes ``reachable_shifts.safetensors``.
 
     :class:`~lightning_modules.ImageRobustVBPR` is trained against these shifts. Costs ``2 · directions · iterations``
@@ -46,33 +40,9 @@ class WriteReachableShifts(Callback):
         directions: int = ShiftSettings.directions,
         iterations: int = ShiftSettings.iterations,
     ) -> None:
+        super().__init__()
         self.output = Path(output)
         self.settings = ShiftSettings(epsilon, directions, iterations)
-        self._parts: list[Batch] = []
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that there is a classifier before it runs over the catalogue."""
-        if not isinstance(pl_module, ProductClassifier):
-            raise CatwalkError(
-                f"WriteReachableShifts works with a ProductClassifier, not with a {type(pl_module).__name__}"
-            )
-        catalogue_images_of(trainer, type(self).__name__)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with nothing collected."""
-        self._parts = []
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Predictions,
-        batch: ItemImages,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Collect the clean features of a batch."""
-        self._parts.append((batch.items.cpu(), *outputs))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the shifts of the whole catalogue, each process a share, and write them.
@@ -81,18 +51,9 @@ class WriteReachableShifts(Callback):
             CatwalkError: If the catalogue or an image was written meanwhile.
         """
         assert isinstance(pl_module, ProductClassifier)
-        shares = gather(self._parts, trainer.world_size)
-        self._parts = []
-        items, *columns = (torch.cat(column) for column in zip(*shares, strict=True))
-        order = items.argsort()
+        table = self.collected(trainer, pl_module)
         data = catalogue_images_of(trainer, type(self).__name__)
         catalogue, network = data.catalogue, pl_module.network
-        table = FeatureTable.from_predictions(
-            Predictions(*(column[order] for column in columns)),
-            pl_module.category_names,
-            catalogue=catalogue.fingerprint,
-            network=network_fingerprint(network),
-        )
         console = Console()
         is_shown = console.is_terminal and trainer.is_global_zero
         with Progress(console=console, transient=True, disable=not is_shown) as bar:
