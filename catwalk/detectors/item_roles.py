@@ -29,8 +29,8 @@ class ItemRoles:
         >>> import torch
         >>> from catwalk.detectors import ItemRoles
         >>> keys = torch.arange(1000)
-        >>> [int(ItemRoles().has(role, keys).sum()) for role in ("fit", "calibrate", "judge")]
-        [312, 280, 408]
+        >>> tuple(int(ItemRoles().has(role, keys).sum()) for role in ("fit", "calibrate", "judge"))
+        (312, 280, 408)
     """
 
     fit: float = 0.3
