@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning.loggers import WandbLogger
 
 from callbacks.inject_poisoned_images import InjectPoisonedImages
-from catwalk.attacks import RandomNoise
+from catwalk.attacks import Attack, RandomNoise, Transfer
 from catwalk.errors import CatwalkError
 from catwalk.poisoning.protocol import Protocol
 from catwalk.shop.catalogue import read_dataset_info
@@ -39,9 +39,11 @@ def run_labels(
         ``dataset`` (name), ``protocol``, ``differences`` (its fields that are not as in ``corrected``), ``scenario``
         (``poisoning`` where a recommender is trained on attacked images), ``control`` (``noise``), ``extractor`` (class
         of the network, or the folder with the features that the recommender looks at), ``attack``, ``epsilon``,
-        ``recommender`` (class), ``seed``, ``source`` and ``target``; None for what the run does not have.
+        ``recommender`` (class), ``seed``, ``source``, ``target``, ``known_recommender`` and ``crafted_on`` (files that
+        the attack names); None for what the run does not have, ``defence`` and ``pipeline`` always, which are a study's.
     """
     attack = next((callback for callback in callbacks if isinstance(callback, InjectPoisonedImages)), None)
+    is_transfer = attack is not None and isinstance(attack.attack, Transfer)
     is_recommender = isinstance(model, Recommender)
     features = getattr(data, "features", None) if is_recommender else None
     network = type(model).__name__ if isinstance(model, ProductClassifier) else features
@@ -58,7 +60,17 @@ def run_labels(
         "seed": seed,
         "source": attack.source if attack is not None else None,
         "target": attack.target if attack is not None else None,
+        "known_recommender": None if attack is None else _files_of(attack.attack, "recommender"),
+        "defence": None,
+        "pipeline": None,
+        "crafted_on": _files_of(attack.attack, "surrogates") if attack is not None and is_transfer else None,
     }
+
+
+def _files_of(attack: Attack, argument: str) -> str | None:
+    """Return the files that an argument of an attack names, if it has the argument."""
+    files = getattr(attack, argument, None) or []
+    return ", ".join(map(str, files if isinstance(files, list | tuple) else [files])) or None
 
 
 def _dataset_name(data: LightningDataModule) -> str | None:

@@ -18,6 +18,7 @@ from PIL import Image
 sys.path.append(str(Path(__file__).parents[1]))
 
 from pytorch_lightning import Trainer, seed_everything
+from small_networks import small_classifier, small_images
 
 from catwalk.importers.synthetic import synthetic
 from catwalk.networks.classifier import Classifier, load_classifier
@@ -26,8 +27,6 @@ from catwalk.networks.network import network_fingerprint
 from catwalk.networks.prediction import predict
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import load_images
-from datamodules import ProductImages
-from lightning_modules import ProductClassifier
 
 TrainerFactory = Callable[..., Trainer]
 
@@ -127,11 +126,3 @@ def trained(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedCNN:
         network_fingerprint(classifier.network),
     )
     return TrainedCNN(checkpoint, classifier, catalogue, table)
-
-
-def small_classifier(**settings: Any) -> ProductClassifier:
-    return ProductClassifier("catwalk.networks.compact_cnn", {"width": 8}, **settings)
-
-
-def small_images(shop: Path, **settings: Any) -> ProductImages:
-    return ProductImages(shop, **{"batch_size": 32, "shift": 1} | settings)

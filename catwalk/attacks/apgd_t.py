@@ -42,6 +42,8 @@ class APGDT(Attack):
         CatwalkError: If an argument is out of its range; when called, if the network has fewer than four categories.
     """
 
+    takes_masks = False
+
     def __init__(
         self,
         epsilon: GreyLevels = 8.0,

@@ -180,6 +180,10 @@ class Attack(abc.ABC):
     is_joint: bool = False
     """Whether what comes of an image depends on the other images of the call, so that processes cannot share them."""
 
+    takes_masks: bool = True
+    """Whether it can be held to a region of each image: one that asks the network about other rows than those of its
+    batch, in their order, cannot."""
+
     one_by_one: bool = False
     """Whether each image goes through the network by itself, whatever the call says."""
 
@@ -201,6 +205,11 @@ class Attack(abc.ABC):
         if precision not in get_args(Precision):
             raise CatwalkError(f"precision: must be one of {', '.join(get_args(Precision))}, got {precision!r}")
         check_seed(seed)
+        if mask is not None and not self.takes_masks:
+            raise CatwalkError(
+                f"mask: {type(self).__name__} asks the network about several points of an image at once, and cannot be "
+                "held to a region; leave mask out, or take PGD or SparseRS"
+            )
         if norm not in self.norms:
             raise CatwalkError(f"norm: must be one of {', '.join(self.norms)}, got {norm!r}")
         self.threat_model = ThreatModel(norm, None if epsilon is None else grey_levels(epsilon), mask=mask)

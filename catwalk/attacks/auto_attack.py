@@ -91,6 +91,8 @@ class AutoAttack(Attack):
         >>> accuracy = (result.misled_by == -1).float().mean()  # what is left of it
     """
 
+    takes_masks = False
+
     def __init__(
         self,
         epsilon: GreyLevels = 8.0,

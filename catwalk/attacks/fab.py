@@ -61,6 +61,8 @@ class FAB(Attack):
         CatwalkError: If an argument is out of its range.
     """
 
+    takes_masks = False
+
     def __init__(
         self,
         epsilon: GreyLevels | None = 8.0,

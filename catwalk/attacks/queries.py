@@ -118,6 +118,7 @@ class QueryAttack(Attack, abc.ABC):
     """
 
     access: Access = "scores"
+    takes_masks = False
 
     def __init__(
         self,

@@ -59,18 +59,19 @@ class Cell:
     )
     control: str | None = _setting("What the row is if it is no attack: `noise`, `sham` or `other seeds`.")
     epsilon: float | None = _setting("Budget of the attack in grey levels; empty where it has none.")
-    defence: str | None = _setting("Name of the input defence in front of the network; empty without one.")
-    pipeline: str | None = _setting("Name of the shop's processing in front of the network; empty without one.")
-    crafted_on: str | None = _setting(
-        "Network on which the attack was crafted, where it is not the one under attack: a surrogate, or the network "
-        "without what stands in front of it."
-    )
     recommender: str | None = _setting("Name of the recommender; empty in a study without any.")
     seed: int | None = _setting("Seed of the recommender's weights and batches.")
     source: str = _setting("Category whose images are attacked.")
     target: str | None = _setting("Category that the network shall see in them; empty for an untargeted attack.")
     known_recommender: str | None = _setting(
         "Recommenders that the attacker knows, such as `VBPR, seed 0`; empty for an attack that knows none.", None
+    )
+    defence: str | None = _setting("Name of the input defence in front of the network; empty without one.", None)
+    pipeline: str | None = _setting("Name of the shop's processing in front of the network; empty without one.", None)
+    crafted_on: str | None = _setting(
+        "Network on which the attack was crafted, where it is not the one under attack: a surrogate, or the network "
+        "without what stands in front of it.",
+        None,
     )
     n_attacked: int | None = _measured("Number of attacked items.")
     chr: float | None = _measured("CHR@K of the source category: mean number of its items in a list.", "chr@{k}")

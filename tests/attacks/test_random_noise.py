@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import torch
 import yaml
-from every_attack import ALL, BY_DISTANCE, CARLINI_WAGNER, aims, make_batch, make_network
+from every_attack import ALL, BY_DISTANCE, CARLINI_WAGNER, RADIUS_SEARCH, SPARSE, aims, make_batch, make_network
 
 from catwalk.attacks import PGD, RandomNoise
 from catwalk.errors import CatwalkError
@@ -123,8 +123,11 @@ def test_an_attack_with_a_budget_of_0_saves_the_clean_images(trained, tmp_path, 
     assert torch.equal(poisoned.features, trained.table.features)
 
 
+WITHOUT_EPSILON = {*CARLINI_WAGNER, *BY_DISTANCE, *RADIUS_SEARCH, *SPARSE, "fab without a budget"}
+
+
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("make_attack", [ALL[kind] for kind in ALL if kind not in (*CARLINI_WAGNER, *BY_DISTANCE)])
+@pytest.mark.parametrize("make_attack", [ALL[kind] for kind in ALL if kind not in WITHOUT_EPSILON])
 def test_a_budget_of_0_changes_no_image(make_attack):
     attack = make_attack(epsilon=0)
     images, categories, keys = make_batch(5)

@@ -19,13 +19,15 @@ from callbacks import (
     PerceptualDistance,
     RankingMetrics,
     ResumableCheckpoint,
+    RobustAccuracy,
     WandbAxes,
     WriteAttackedItems,
     WriteFeatures,
+    WriteReachableShifts,
     WriteRecommendations,
     WriteUserMetrics,
 )
-from catwalk.attacks import PGD
+from catwalk.attacks import PGD, AutoAttack
 from catwalk.recommenders.vbpr import VBPRModel
 from lightning_modules import VBPR, FreeAdversarialClassifier
 
@@ -47,8 +49,10 @@ OF_RECOMMENDERS: dict[str, Callable[[Path, Path], Callback]] = {
 OF_CLASSIFIERS: dict[str, Callable[[Path], Callback]] = {
     "AdversarialAccuracy": lambda folder: AdversarialAccuracy(PGD(epsilon=4.0, iterations=2, targeted=False), 21),
     "ResumableCheckpoint": lambda folder: ResumableCheckpoint(str(folder), "whole", every_n_batches=4),
+    "RobustAccuracy": lambda folder: RobustAccuracy(folder, AutoAttack(iterations=2, num_targets=2, queries=3), 5),
     "WandbAxes": lambda folder: WandbAxes(),
     "WriteFeatures": lambda folder: WriteFeatures(folder),
+    "WriteReachableShifts": lambda folder: WriteReachableShifts(folder, directions=1, iterations=1),
 }
 """By name, made of a folder to write to."""
 

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import WandbLogger
 from callbacks import InjectPoisonedImages
 from callbacks.run_labels import call_run, run_labels
 from callbacks.wandb_loggers import files_with_run
-from catwalk.attacks import PGD, CarliniWagner, RandomNoise
+from catwalk.attacks import PGD, CarliniWagner, RandomNoise, RankAttack, Transfer
 from catwalk.study.cells import SETTINGS
 from datamodules import InteractionTriplets, ProductImages
 from lightning_modules import BPRMF, VBPR, ProductClassifier
@@ -79,6 +79,11 @@ def test_labels_are_those_of_a_cell(shop: Path, tmp_path: Path) -> None:
     assert run_labels(BPRMF(), InteractionTriplets(shop), [], 5) == labels_of(
         **base, attack="No attack", recommender="BPRMF"
     )
+    rank = InjectPoisonedImages(tmp_path, RankAttack(recommender=Path("vbpr.ckpt")), "Sandal", tmp_path / "a")
+    assert run_labels(VBPR(), triplets, [rank], 5)["known_recommender"] == "vbpr.ckpt"
+    transfer = Transfer(PGD(), ["t.ckpt", "fat.ckpt"])
+    moved = InjectPoisonedImages(tmp_path, transfer, "Sandal", tmp_path / "a", "Sneaker")
+    assert run_labels(VBPR(), triplets, [moved], 5)["crafted_on"] == "t.ckpt, fat.ckpt"
     network = ProductClassifier(backbone="catwalk.networks.compact_cnn")
     assert run_labels(network, ProductImages(shop), [], 5) == labels_of(**base, extractor="ProductClassifier")
 

@@ -134,7 +134,7 @@ ON_THE_LINE = {
     "unknown class": (["fit", *VBPR, "--model=Nonsense"], ["model: ", "Nonsense", "VBPR", "lightning_modules.VBPR"]),
     "unknown class path": (
         ["fit", *VBPR, "--model=lightning_modules.VPBR"],
-        ["VPBR", "FreeAdversarialClassifier, PoisoningDetector, Popularity, ProductClassifier, Random, VBPR"],
+        ["VPBR", "Random, TradesClassifier, VBPR"],
     ),
     "unknown module": (["fit", *VBPR, "--model=nowhere.VBPR"], ["model: ", "nowhere"]),
     "wrong type": (["fit", *VBPR, "--model.factors=abc"], ["model.factors: expected int, got abc"]),

@@ -156,6 +156,7 @@ def test_a_dashboard_needs_no_clicks(poisoned: offline_runs.OfflineRun) -> None:
     cell |= {"attack": "PGD (ε = 8)", "epsilon": 8.0, "recommender": "VBPR", "seed": 0}
     cell |= {"source": "Sandal", "target": "Sneaker"}
     cell |= {"differences": "", "scenario": "poisoning", "control": None}
+    cell |= dict.fromkeys(("known_recommender", "defence", "pipeline", "crafted_on"))
     assert {name: poisoned.config[name] for name in cell} == cell
     assert set(cell) == set(SETTINGS)
     epochs = [row for row in poisoned.history if "val/hr@20" in row]

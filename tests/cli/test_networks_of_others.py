@@ -45,8 +45,9 @@ def categories(path: str) -> list[str]:
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_every_configuration_is_accepted(work: Path, run, name: str) -> None:
-    before = [] if name != "features.yaml" else ["--config", "configs/cnn/traditional.yaml"]
-    command = "predict" if name in ("features.yaml", "imagenet.yaml") else "fit"
+    behind = {"features.yaml": ["traditional"], "reachable_shifts.yaml": ["traditional", "features"]}.get(name, [])
+    before = [argument for each in behind for argument in ("--config", f"configs/cnn/{each}.yaml")]
+    command = "predict" if behind or name == "imagenet.yaml" else "fit"
     outcome = run(command, *before, "--config", f"configs/cnn/{name}", *DATA, "--print_config")
     assert outcome.code == 0, outcome.err
     assert "class_path: lightning_modules." in outcome.out

@@ -147,7 +147,7 @@ def test_an_unknown_option_of_a_class_comes_with_those_that_there_are() -> None:
 def test_a_class_that_there_is_not_comes_with_those_that_there_are() -> None:
     line = one_line(message({"attack": {"class_path": "catwalk.attacks.FSGM"}}, attack=Attack))
     assert line.startswith("attack: there is no catwalk.attacks.FSGM; did you mean FGSM? There are ")
-    assert "FGSM, PGD" in line
+    assert "FGSM, FMN" in line
     assert "Result" not in line  # no attack
 
 

@@ -29,6 +29,7 @@ ASIDE = {
     "catwalk/results/record.py": "within a folder that is made aside, and flushed",
     "catwalk/poisoning/finished_attack.py": "copied into a folder that is made aside",
     "catwalk/networks/features.py": "to the path that `written_aside` gives",
+    "catwalk/recommenders/reachable_shifts.py": "to the path that `written_aside` gives",
     "catwalk/tuning/journal.py": "what is added to a journal, which is read up to its last whole line",
     "catwalk/importers/dataset_writer.py": "within a folder that is made aside",
     "catwalk/study/workers.py": "within a folder that is made aside, and read by processes that end before it goes",

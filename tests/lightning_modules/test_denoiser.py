@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import small_images
 from pytorch_lightning import seed_everything
+from small_networks import small_images
 
 from catwalk.attacks import PGD
 from catwalk.errors import CatwalkError
@@ -33,7 +33,7 @@ def test_the_loss_is_the_distance_of_images_and_of_features(trained):
 @pytest.fixture(scope="module")
 def learnt(trained, shop, tmp_path_factory):
     """Return a denoiser that was trained for a few steps, and its checkpoint."""
-    from conftest import quiet_trainer
+    from small_networks import quiet_trainer
 
     path = tmp_path_factory.mktemp("denoiser") / "denoiser.ckpt"
     seed_everything(0, verbose=False)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import small_classifier, small_images
 from pytorch_lightning import seed_everything
+from small_networks import small_classifier, small_images
 
 from catwalk.cli.main import main
 from catwalk.errors import CatwalkError

@@ -22,7 +22,7 @@ from catwalk.study.variants import varied
 STUDIES = sorted(path.name for path in Path(str(files("configs"))).glob("study/*.yaml"))
 
 
-SHOPS = {"ablation": "demo", "hm_women": "hm", "hm_imagenet": "hm", "robust_recommender": "demo"}
+SHOPS = {"ablation": "demo", "board": "demo", "hm_women": "hm", "hm_imagenet": "hm", "robust_recommender": "demo"}
 """Dataset folders of the studies that are not called like theirs."""
 
 

@@ -23,7 +23,7 @@ CASES = {
     "unknown key": ({"bogus": 1}, ["bogus"]),
     "unknown key of a training": ({"extractors.T.bogus": 1}, ["extractors", "bogus", "model, data, trainer, seed"]),
     "missing model": ({"extractors.T": {}}, ["extractors", "model"]),
-    "unknown attack": ({"attacks.0.class_path": "catwalk.attacks.FSGM"}, ["attacks", "FSGM", "FGSM, PGD"]),
+    "unknown attack": ({"attacks.0.class_path": "catwalk.attacks.FSGM"}, ["attacks", "FSGM", "FGSM, FMN"]),
     "attack without a class": (
         {"attacks.0": {"init_args": {"epsilon": 8}}},
         ["attacks: expected a class, such as catwalk.attacks."],

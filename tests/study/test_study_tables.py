@@ -16,7 +16,7 @@ from rich.console import Console
 
 from catwalk.errors import CatwalkError
 from catwalk.study.cells import Cell
-from catwalk.study.grid import _check_names
+from catwalk.study.grid import check_names
 from catwalk.study.latex import SYMBOLS, label, latex
 from catwalk.study.remarks import is_near_chance
 from catwalk.study.table import Table, Value
@@ -227,7 +227,7 @@ def cells_of(extractor: str, number: int, attack: str, **changed: Any) -> Cell:
     cell = {"dataset": "Shop", "protocol": "corrected", "extractor": extractor, "attack": attack, "recommender": "VBPR"}
     cell |= {"epsilon": None, "seed": 0, "source": "Sandal", "target": "Sneaker", "chr": 1.0}
     cell |= {"differences": "", "scenario": "poisoning" if is_attack else None, "control": None}
-    cell |= {"n_attacked": number if is_attack else None, "defence": None, "pipeline": None, "crafted_on": None}
+    cell |= {"n_attacked": number if is_attack else None}
     return Cell(**cell | (values if is_attack else {}) | changed)
 
 
@@ -298,14 +298,14 @@ def test_near_chance(accuracy: float, chance: float, expected: bool) -> None:
 )
 def test_names_that_no_table_can_show(name: str) -> None:
     with pytest.raises(CatwalkError, match=r"^extractors: a name .* got "):
-        _check_names("extractors", ["T", name])
+        check_names("extractors", ["T", name])
 
 
 @pytest.mark.parametrize("names", [["AT", "ＡＴ"], ["\u00c9", "E\u0301"]])
 def test_names_that_look_the_same(names: list[str]) -> None:
     with pytest.raises(CatwalkError, match=r"^recommenders: .* look the same"):
-        _check_names("recommenders", names)
+        check_names("recommenders", names)
 
 
 def test_names_that_are_fine() -> None:
-    _check_names("recommenders", ["VBPR", "BPR-MF", "外套", "a b", "50% & [x]", "vbpr"])
+    check_names("recommenders", ["VBPR", "BPR-MF", "外套", "a b", "50% & [x]", "vbpr"])
