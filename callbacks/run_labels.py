@@ -40,7 +40,7 @@ def run_labels(
         (``poisoning`` where a recommender is trained on attacked images), ``control`` (``noise``), ``extractor`` (class
         of the network, or the folder with the features that the recommender looks at), ``attack``, ``epsilon``,
         ``recommender`` (class), ``seed``, ``source``, ``target``, ``known_recommender`` and ``crafted_on`` (files that
-        the attack names); None for what the run does not have, ``defence`` and ``pipeline`` always, which are a study's.
+        the attack names); None for what the run does not have, and for ``defence`` and ``pipeline`` of studies.
     """
     attack = next((callback for callback in callbacks if isinstance(callback, InjectPoisonedImages)), None)
     is_transfer = attack is not None and isinstance(attack.attack, Transfer)

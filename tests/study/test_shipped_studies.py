@@ -12,17 +12,20 @@ from catwalk.poisoning.protocol import Protocol
 from catwalk.results.store import StageCache
 from catwalk.study import ACCURACY_ATTACK, Grid, Training
 from catwalk.study.controls import Controls
+from catwalk.study.derived import Defence, Pipeline
+from catwalk.study.detectors import StudyDetectors
 from catwalk.study.metrics import Metrics
 from catwalk.study.paper import Paper
 from catwalk.study.plan import Plan
 from catwalk.study.shop import Shop
 from catwalk.study.specifications import accuracy_attack_of, classifier_of
+from catwalk.study.stages.detection import DetectionSettings
 from catwalk.study.variants import varied
 
-STUDIES = sorted(path.name for path in Path(str(files("configs"))).glob("study/*.yaml"))
+STUDIES = sorted({path.name for path in Path(str(files("configs"))).glob("study/*.yaml")} - {"board.yaml"})
 
 
-SHOPS = {"ablation": "demo", "board": "demo", "hm_women": "hm", "hm_imagenet": "hm", "robust_recommender": "demo"}
+SHOPS = {"ablation": "demo", "hm_women": "hm", "hm_imagenet": "hm", "robust_recommender": "demo"}
 """Dataset folders of the studies that are not called like theirs."""
 
 
@@ -56,6 +59,30 @@ def test_their_settings_are_accepted(shop: Path, tmp_path: Path, name: str) -> N
     rows = 1 + (1 + controls.evasion) * len(grid.attacks) + controls.other_seeds + controls.sham
     assert len(plan.runs) == (len(protocols) * len(grid.extractors) * rows * len(grid.recommenders) * len(grid.seeds))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_board_has_every_attack_on_every_network(shop: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load(Path(str(files("configs")), "study", "board.yaml").read_text("utf-8"))
+    assert (settings.pop("name"), settings.pop("dataset")) == ("board", "data/demo")
+    kinds = {"extractors": Training, "defences": Defence, "pipelines": Pipeline, "detectors": Training}
+    settings |= {kind: {name: make(**value) for name, value in settings[kind].items()} for kind, make in kinds.items()}
+    detectors = settings.pop("detectors")
+    grid = Grid(dataset=shop, **settings, recommenders={}, seeds=[0], top_k=20)
+    judged = StudyDetectors.of(detectors, grid, DetectionSettings(), 0.95)
+    under, nothing = accuracy_attack_of(ACCURACY_ATTACK), Metrics((), grid.source)
+    plan = Plan.of(grid, Shop.read(shop), StageCache(tmp_path), under, None, nothing, judged)
+    names = [attack.name for attack in grid.named_attacks]
+    transferable = [attack.name for attack in grid.named_attacks if attack.is_transferable]
+    rows: dict[str, list[str]] = {}
+    for run in plan.runs:
+        rows.setdefault(run.classifier.name, []).append(run.row)
+    assert set(rows) == {*grid.extractors, *(each.name for each in grid.derived)}
+    for network, found in rows.items():
+        others = [f"from {each}" for each in grid.transfers.get(network, [])] or ["plain"]
+        assert sorted(found) == sorted(
+            ["No attack", *names, *(f"{name}, {o}" for name in transferable for o in others)]
+        )
+    assert len(plan.detections) == len(detectors) * len(grid.extractors) * len(names)
 
 
 def test_the_ablation_has_all_eight_and_few_stages(shop: Path, tmp_path: Path) -> None:
