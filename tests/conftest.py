@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from PIL import Image
 sys.path.append(str(Path(__file__).parents[1]))
 
 from pytorch_lightning import Trainer, seed_everything
-from small_networks import small_classifier, small_images
+from small_networks import quiet_trainer, small_classifier, small_images
 
 from catwalk.importers.synthetic import synthetic
 from catwalk.networks.classifier import Classifier, load_classifier
@@ -61,19 +60,6 @@ def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     for module in ("callbacks.inject_poisoned_images", "catwalk.poisoning.attack_images"):
         monkeypatch.setattr(f"{module}.STORE", store)
     return store
-
-
-def quiet_trainer(**settings: Any) -> Trainer:
-    return Trainer(
-        **{
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-        }
-        | settings
-    )
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from catwalk.shop.catalogue import Catalogue
 from datamodules import InteractionTriplets
 from lightning_modules import ImageRobustVBPR
 
+pytestmark = pytest.mark.slow
+
 SEARCH = {"epsilon": 8.0, "directions": 2, "iterations": 2}
 
 

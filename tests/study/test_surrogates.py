@@ -18,6 +18,8 @@ from catwalk.recommenders.checkpoints import read_visual_model
 from catwalk.recommenders.sensitivity import visual_sensitivity
 from catwalk.shop.catalogue import Catalogue
 
+pytestmark = pytest.mark.slow
+
 
 def rank(**arguments):
     return {"class_path": "catwalk.attacks.RankAttack", "init_args": {"epsilon": 32, "iterations": 5, **arguments}}
