@@ -12,6 +12,7 @@ from catwalk.networks.defended import defended
 from catwalk.processing import JPEG
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import load_images
+from catwalk.study.plots import defended as plots
 from catwalk.study.results import StudyResults
 
 JPEG_30 = {"class_path": "catwalk.processing.JPEG", "init_args": {"quality": 30}}
@@ -81,6 +82,19 @@ def test_success_rates_are_those_of_the_operations_in_front_of_the_network_by_ha
 def test_the_same_items_are_attacked_with_and_without_what_stands_in_front(study):
     numbers = {cell["n_attacked"] for cell in cells_of(study) if cell["extractor"] != "other" and cell["n_attacked"]}
     assert len(numbers) == 1
+
+
+def test_the_plot_has_each_network_by_each_attacker(study):
+    rows = {(row.panel, row.label, row.series): row for row in plots._rows(StudyResults.read(study.folder))}
+    networks = ("fewer bits", "T behind JPEG 30", "fewer bits behind JPEG 30")
+    series = ("without it", "plain", "adaptive")
+    assert set(rows) == {("PGD (ε = 32)", network, each) for network in networks for each in series}
+    (cell,) = cells_of(study, extractor="T behind JPEG 30", attack="PGD (ε = 32), plain")
+    row = rows["PGD (ε = 32)", "T behind JPEG 30", "plain"]
+    assert (row.mean, row.low, row.high) == pytest.approx([100 * cell[name] for name in ("sr", "sr_low", "sr_high")])
+    plot = plots.defences(StudyResults.read(study.folder))
+    assert plot is not None
+    assert len(plot.figure.axes) == 1
 
 
 def test_a_table_puts_the_rates_beside_each_other(study):

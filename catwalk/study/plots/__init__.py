@@ -1,5 +1,6 @@
 """The plots of a finished study, with the same points for hovering."""
 
+from catwalk.study.plots.defended import defences
 from catwalk.study.plots.effects import ablation, budgets, forests, looks_against_effect
 from catwalk.study.plots.images import robustness, success_against_loss
 from catwalk.study.plots.lists import bars, ranks
@@ -19,6 +20,7 @@ def draw_plots(stored: StoredResults) -> list[StudyPlot]:
         looks_against_effect(results),
         success_against_loss(results),
         robustness(results),
+        defences(results),
         *bars(stored),
         ranks(stored),
     ]
