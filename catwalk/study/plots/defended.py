@@ -46,7 +46,7 @@ def _rows(results: StudyResults) -> Iterator[IntervalRow]:
             PLAINLY: plain,
             ADAPTIVE: cells.get((protocol, network, attack)),
         }
-        for series, cell in of_series.items():
-            if cell is not None and cell["sr_low"] is not None:
-                rate, low, high = (100 * cell[column] for column in ("sr", "sr_low", "sr_high"))
+        for series, found in of_series.items():
+            if found is not None and found["sr_low"] is not None:
+                rate, low, high = (100 * found[column] for column in ("sr", "sr_low", "sr_high"))
                 yield IntervalRow(panel, network, series, rate, low, high)
