@@ -87,6 +87,7 @@ class StudyResults:
 TEXTS = (
     *("dataset", "protocol", "differences", "extractor", "attack", "scenario", "control", "recommender", "source"),
     *("target", "users", "taken_from", "defence", "pipeline", "crafted_on"),
+    "known_recommender",
 )
 """Columns of ``cells.csv`` that hold text, be it a number by its looks."""
 

@@ -9,12 +9,14 @@ import pytest
 import torch
 from every_attack import (
     ALL,
+    BOUNDARY,
     BY_DISTANCE,
     CARLINI_WAGNER,
     OF_OTHER_AIMS,
     RADIUS_SEARCH,
     SPARSE,
     TRANSFER,
+    UNTARGETED,
     SmallNetwork,
     aims,
     attack_towards_a_category,
@@ -242,7 +244,7 @@ def budget_of(kind, epsilon):
         return {"confidence": 0.01}
     if kind in SPARSE:
         return {"pixels": int(epsilon)}
-    return {} if kind in (*BY_DISTANCE, *RADIUS_SEARCH) else {"epsilon": epsilon}
+    return {} if kind in (*BY_DISTANCE, *RADIUS_SEARCH, "fab without a budget") else {"epsilon": epsilon}
 
 
 @settings(max_examples=60, deadline=None)
@@ -255,9 +257,9 @@ def budget_of(kind, epsilon):
 )
 def test_8_bit_files_are_inside_the_ball_and_the_network_as_it_was(kind, targeted, epsilon, precision, seed):
     attack = ALL[kind](
-        precision="32" if kind in RADIUS_SEARCH else precision,
+        precision="32" if kind in (*RADIUS_SEARCH, *UNTARGETED, *BOUNDARY) else precision,
         **budget_of(kind, epsilon),
-        **({} if kind in OF_OTHER_AIMS else {"targeted": targeted}),
+        **({} if kind in (*OF_OTHER_AIMS, *UNTARGETED, *BOUNDARY) else {"targeted": targeted}),
     )
     images, categories, keys = make_batch(3, seed=seed)
     network = make_network(seed=seed).train()

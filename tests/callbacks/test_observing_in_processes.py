@@ -76,7 +76,7 @@ def test_the_same_metrics(by_processes, name: str, names: set[str]) -> None:
 
 
 def test_the_same_files(by_processes) -> None:
-    """All but checkpoints, of which each process has something of its own, and the record of what the attack took."""
+    """All but checkpoints and verdicts, of which each process has its own, and the record of what the attack took."""
     one, two = (
         {path.relative_to(folder / part): path.read_bytes() for part in PARTS for path in files(folder / part)}
         for folder in by_processes
@@ -94,7 +94,7 @@ PARTS = ("recommender", "classifier")
 
 def files(folder: Path) -> list[Path]:
     kept = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".ckpt"]
-    return [path for path in kept if path.name != RECORD_FILE]
+    return [path for path in kept if path.name != RECORD_FILE and not path.name.startswith("verdicts-")]
 
 
 def test_the_same_run_on_the_dashboard(by_processes) -> None:

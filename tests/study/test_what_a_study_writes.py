@@ -24,6 +24,7 @@ from catwalk.shop.decoding import decode
 from catwalk.shop.labelled_images import LabelledImages
 from catwalk.study.cells import COLUMNS, column_name
 from catwalk.study.metrics import OF_EVERYBODY
+from catwalk.study.results import TEXTS
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
@@ -239,3 +240,7 @@ def test_fit_takes_what_a_study_made_and_a_study_what_fit_made(
     assert crafted == ["PGD (ε = 32)", "FGSM (ε = 32)"]
     fit(FGSM(epsilon=32))
     assert crafted == ["PGD (ε = 32)", "FGSM (ε = 32)"]
+
+
+def test_what_is_text_in_a_cell_is_read_as_text() -> None:
+    assert set(TEXTS) == {column.name for column in COLUMNS if "str" in str(column.type)}
