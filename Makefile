@@ -38,8 +38,9 @@ data/demo/dataset.json: | install
 	fi
 	$(BIN)/catwalk data fashion-mnist data/demo
 
-# As many tests at a time as there are processors, each on one thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+# As many tests at a time as there are processors, each on one thread; those of a file one after the other, for what they
+# share is made once for each process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 test: lint types docs
 	$(PYTEST) -m "not slow"
