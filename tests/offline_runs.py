@@ -36,13 +36,13 @@ class OfflineRun:
 
 def read_run(folder: Path) -> OfflineRun:
     """Return a run when W&B's service has written it to its end, a moment after it has ended."""
-    for _ in range(300):
+    for _ in range(1200):
         (path,) = folder.glob("run-*.wandb")
         found = list(records(path.read_bytes()))
         if found and found[-1].HasField("exit"):
             return run_of(folder, found)
         time.sleep(0.1)
-    raise AssertionError(f"{folder} was not finished in 30 s")
+    raise AssertionError(f"{folder} was not finished in 120 s")
 
 
 def read_runs(output: Path) -> list[OfflineRun]:

@@ -57,7 +57,7 @@ class DDN(RadiusSearch):
         >>> import torch
         >>> from catwalk.attacks import DDN
         >>> from catwalk.networks.building import build_network
-        >>> network = build_network("catwalk.networks.compact_cnn", {"width": 8}, num_classes=6)
+        >>> network = build_network("catwalk.networks.compact_cnn", {"width": 8}, num_classes=6).eval()
         >>> images, targets = torch.rand(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
         >>> result = DDN(iterations=40)(network, images, targets)
         >>> bool((network(result.images).argmax(1)[result.success] == 0).all())
