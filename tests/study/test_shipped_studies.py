@@ -66,10 +66,9 @@ def test_the_board_has_every_attack_on_every_network(shop: Path, tmp_path: Path)
     assert (settings.pop("name"), settings.pop("dataset")) == ("board", "data/demo")
     kinds = {"extractors": Training, "defences": Defence, "pipelines": Pipeline, "detectors": Training}
     settings |= {kind: {name: make(**value) for name, value in settings[kind].items()} for kind, make in kinds.items()}
-    detectors = settings.pop("detectors")
+    detectors, under = settings.pop("detectors"), accuracy_attack_of(settings.pop("accuracy_attack"))
     grid = Grid(dataset=shop, **settings, recommenders={}, seeds=[0], top_k=20)
-    judged = StudyDetectors.of(detectors, grid, DetectionSettings(), 0.95)
-    under, nothing = accuracy_attack_of(ACCURACY_ATTACK), Metrics((), grid.source)
+    judged, nothing = StudyDetectors.of(detectors, grid, DetectionSettings(), 0.95), Metrics((), grid.source)
     plan = Plan.of(grid, Shop.read(shop), StageCache(tmp_path), under, None, nothing, judged)
     names = [attack.name for attack in grid.named_attacks]
     transferable = [attack.name for attack in grid.named_attacks if attack.is_transferable]
