@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
-from catwalk.attacks.attack import AttackContext, AttackSettings, check_numbers
+from catwalk.attacks.attack import AttackContext, AttackSettings
 from catwalk.attacks.descent import features_of
+from catwalk.attacks.known_recommender import check_catalogue, check_features, check_items
 from catwalk.attacks.square import Square
 from catwalk.attacks.threat_model import GreyLevels, Norm
 from catwalk.errors import CatwalkError
@@ -167,12 +168,8 @@ class ListRankAttack(Square):
                     "recommender: ListRankAttack needs the checkpoint of the recommender whose lists the attacker sees"
                 )
             model = read_visual_model(self.recommender)
-            if model.items.num_embeddings != len(scene.item_ids):
-                raise CatwalkError(
-                    f"recommender: was trained on another catalogue, of {model.items.num_embeddings} items; this one "
-                    f"has {len(scene.item_ids)}"
-                )
-            _check_features(model, scene.features.shape[1])
+            check_catalogue(model, scene)
+            check_features(model, scene.features.shape[1])
             users, known = None, model.users.num_embeddings
             if self.users is not None and self.users < known:
                 users = permutation(self.seed, known)[: self.users].sort().values
@@ -205,17 +202,10 @@ class ListRankAttack(Square):
     def check_targets(self, network: nn.Module, image: Tensor, targets: Tensor) -> None:
         """Check that network, recommender and items fit; see :meth:`Attack.check_targets`."""
         model, size = self._lists().model, features_of(network, image).shape[1]
-        _check_features(model, size)
-        check_numbers("targets", targets, model.items.num_embeddings, "for the recommender has {} items")
+        check_features(model, size)
+        check_items(model, targets)
 
     def _lists(self) -> ShownLists:
         if self.shown is None:
             raise CatwalkError("shown: ListRankAttack needs the lists that users are shown, ShownLists.of(…)")
         return self.shown
-
-
-def _check_features(model: VBPRModel, size: int) -> None:
-    if len(model.projection) != size:
-        raise CatwalkError(
-            f"recommender: was trained on features of {len(model.projection)} values, and the network gives {size}"
-        )

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from catwalk.attacks.attack import AttackContext, AttackSettings, check_numbers
+from catwalk.attacks.attack import AttackContext, AttackSettings
 from catwalk.attacks.descent import DescentAttack, features_of
 from catwalk.attacks.intent import Intent, check_intent
+from catwalk.attacks.known_recommender import check_catalogue, check_features, check_items
 from catwalk.attacks.threat_model import GreyLevels, Norm
 from catwalk.errors import CatwalkError
 from catwalk.limits import check_seed
@@ -126,12 +127,7 @@ class RankAttack(DescentAttack):
             CatwalkError: If there is no recommender, or one was trained on another catalogue.
         """
         for scorer in self._known(scene.items.device):
-            known = scorer.items.num_embeddings
-            if known != len(scene.item_ids):
-                raise CatwalkError(
-                    f"recommender: was trained on another catalogue, of {known} items; this one has "
-                    f"{len(scene.item_ids)}"
-                )
+            check_catalogue(scorer, scene)
         return scene.items
 
     def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -160,12 +156,8 @@ class RankAttack(DescentAttack):
         """Check that network, recommenders and items fit; see :meth:`Attack.check_targets`."""
         scorers, size = self._known(image.device), features_of(network, image).shape[1]
         for scorer in scorers:
-            if len(scorer.projection) != size:
-                raise CatwalkError(
-                    f"recommender: was trained on features of {len(scorer.projection)} values, and the network gives "
-                    f"{size}"
-                )
-            check_numbers("targets", targets, scorer.items.num_embeddings, "for the recommender has {} items")
+            check_features(scorer, size)
+            check_items(scorer, targets)
             if len(scorers) > 1 and not float(visual_sensitivity(scorer)) > 0:
                 raise CatwalkError(
                     "recommender: one of several has no score that depends on images, for its projection or its users' "

@@ -53,8 +53,8 @@ one step of it (LightningCLI; every option can stand in a YAML file, and several
 `catwalk COMMAND --help` explains a command. `--config configs/…` finds the configurations that come with Catwalk
 from any folder; `catwalk study init DATASET` writes the first one of your own. A class of your own is named as
 module.Class, where module.py is in this folder. Exit codes: 0 done, 2 something that you can mend (one line says
-what), 1 a bug of ours, 3 the verdicts of two studies differ (`study compare`), 130 stopped by Ctrl-C, 143 stopped by
-SIGTERM; the line then says how to go on."""
+what), 1 a bug of ours, 3 the verdicts of two studies differ (`study compare`) or an image is not within its budget
+(`attack verify`), 130 stopped by Ctrl-C, 143 stopped by SIGTERM; the line then says how to go on."""
 
 GO_ON = {
     **dict.fromkeys(commands.LIGHTNING_COMMANDS, "run the same command again"),

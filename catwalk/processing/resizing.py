@@ -1,5 +1,6 @@
 """Images of another size: a shop's resizing and thumbnails, and random resizing as a defence."""
 
+import abc
 from collections.abc import Sequence
 from typing import Literal
 
@@ -38,8 +39,9 @@ class _Resampling(FileOperation):
             images = F.interpolate(images, size, mode=self.resampling, antialias=True)
         return images
 
+    @abc.abstractmethod
     def new_size(self, height: int, width: int) -> tuple[int, int]:
-        raise NotImplementedError
+        """Return what becomes of ``(height, width)``."""
 
 
 class Resize(_Resampling):
