@@ -51,7 +51,8 @@ def remarks_on_networks(shop: Shop, grid: Grid, networks: Sequence[tuple[Classif
         on_accuracy = _on_accuracy(shop, classifier) if classifier.training.is_trained_here else None
         if on_accuracy is not None:
             sentences.append(on_accuracy)
-        if grid.source in shop.catalogue.category_names:  # ImageNet has other categories
+        chooses = classifier.name in grid.extractors  # behind operations, the network without them does
+        if chooses and grid.source in shop.catalogue.category_names:  # ImageNet has other categories
             sentences += _on_source(shop, grid, classifier, features, on_accuracy is not None)
     return " ".join(sentences)
 

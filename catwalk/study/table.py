@@ -228,6 +228,7 @@ class Table:
         """Return the table with its groups as the first label of the rows, all of which have the same headings."""
         names = list(dict.fromkeys(self.groups))
         width = len(self.groups) // len(names)
+        assert self.headings == self.headings[:width] * len(names), "groups of other headings cannot be stacked"
         rows = tuple(
             ((name, *labels), values[place * width : (place + 1) * width])
             for place, name in enumerate(names)

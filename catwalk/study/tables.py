@@ -188,31 +188,25 @@ def defences_table(cells: Sequence[Cell], effects: Sequence[Effect], top_k: int,
         for effect in effects
         if effect.scenario == "poisoning"
     }
-    recommenders = [name for name in distinct(cells, "recommender") if name is not None]
+    recommenders = [
+        name for name in distinct(cells, "recommender") if name is not None and _looks_at_images(cells, name)
+    ]
     rows: list[Row] = []
-    for protocol in protocols:
-        of_protocol = where(cells, protocol=protocol)
-        for name in distinct([cell for cell in of_protocol if cell.defence or cell.pipeline], "extractor"):
-            its_cells = where(of_protocol, extractor=name)
-            plain = {cell.attack: cell for cell in its_cells if cell.crafted_on and cell.attack.endswith(PLAIN)}
-            for attack in distinct([cell for cell in its_cells if cell.sr is not None], "attack"):
-                other = plain.get(f"{attack}, {PLAIN}")
-                if other is None:
-                    continue
-                adaptive = where(its_cells, attack=attack)
-                without = where(of_protocol, attack=attack, extractor=other.crafted_on)
-                not_adaptive = where(its_cells, attack=other.attack)
-                values = [
-                    _of_images(_one_of_each(group), "sr", 1, 100, "%") for group in (without, not_adaptive, adaptive)
-                ]
-                for recommender in recommenders:
-                    for row in (other.attack, attack):
-                        effect = by_labels.get((protocol, name, recommender, row))
-                        values.append(None if effect is None else Value((effect.size.attacked,), effect=effect))
-                labels = (name, attack) if len(protocols) == 1 else (protocol, name, attack)
-                rows.append((labels, tuple(values)))
-    headings = ["without", "plain", "adaptive", *(["plain", "adaptive"] * len(recommenders))]
-    groups = ["SR"] * 3 + [f"CHR@{top_k}, {name}" for name in recommenders for _ in range(2)]
+    for plain in _plain_attacks(cells):
+        attack = plain.attack.removesuffix(f", {PLAIN}")
+        compared = ((plain.crafted_on, attack), (plain.extractor, plain.attack), (plain.extractor, attack))
+        values: list[Value | None] = []
+        for extractor, row in compared:
+            group = where(cells, protocol=plain.protocol, extractor=extractor, attack=row)
+            values.append(_of_images(_one_of_each(group), "sr", 1, 100, "%"))
+        for recommender in recommenders:
+            for extractor, row in compared:
+                effect = by_labels.get((plain.protocol, str(extractor), recommender, row))
+                values.append(None if effect is None else Value((effect.size.attacked,), effect=effect))
+        labels = (plain.extractor, attack) if len(protocols) == 1 else (plain.protocol, plain.extractor, attack)
+        rows.append((labels, tuple(values)))
+    groups = ["SR", *(f"CHR@{top_k}, {name}" for name in recommenders)]
+    headings = ("without", "plain", "adaptive")
     return Table(
         name="Defences",
         title=f"attacks on {source} images of {dataset} behind defences and pipelines",
@@ -220,17 +214,32 @@ def defences_table(cells: Sequence[Cell], effects: Sequence[Effect], top_k: int,
             "SR: share of the images where the attack wants them, judged by the 8-bit files read back and what stands "
             "in front of the network. Without: on the network without it. Plain: crafted on that network, judged "
             "behind it. Adaptive: crafted through it.",
-            f"CHR@{top_k} with its change from no attack behind the same operations." if recommenders else "",
+            f"CHR@{top_k} with its change from no attack on the same network." if recommenders else "",
             *notes,
         ),
         row_headings=("CNN", "Attack") if len(protocols) == 1 else ("Protocol", "CNN", "Attack"),
-        groups=tuple(groups),
-        headings=tuple(headings),
+        groups=tuple(group for group in groups for _ in headings),
+        headings=headings * len(groups),
         rows=tuple(rows),
         best=frozenset(),
         group_heading="Metric",
         on_intervals="In brackets behind SR: the interval over the images.",
     )
+
+
+def _looks_at_images(cells: Sequence[Cell], recommender: str) -> bool:
+    """Return whether a recommender shows other lists where images were attacked."""
+    attacked, clean = (
+        {cell.users for cell in where(cells, recommender=recommender) if (cell.scenario is None) == is_clean}
+        for is_clean in (False, True)
+    )
+    return bool(attacked - clean)
+
+
+def _plain_attacks(cells: Sequence[Cell]) -> list[Cell]:
+    """Return a cell of each attack that was crafted without what stands in front of the network that judges it."""
+    plain = [cell for cell in cells if (cell.defence or cell.pipeline) and cell.attack.endswith(f", {PLAIN}")]
+    return list({(cell.protocol, cell.extractor, cell.attack): cell for cell in plain}.values())
 
 
 def _one_of_each(cells: Sequence[Cell]) -> list[Cell]:

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import json
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from catwalk.networks.defended import defended
 from catwalk.processing import JPEG
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import load_images
+from catwalk.study.findings import Findings
 from catwalk.study.plots import defended as plots
 from catwalk.study.results import StudyResults
 
@@ -110,5 +112,17 @@ def test_a_table_puts_the_rates_beside_each_other(study):
             cells_of(study, extractor=row["cnn"], attack="PGD (ε = 32), plain"),
             cells_of(study, extractor=row["cnn"], attack="PGD (ε = 32)"),
         ]
-        for column, cells in zip(("SR without", "SR plain", "SR adaptive"), expected, strict=True):
-            assert float(row[column]) == pytest.approx(cells[0]["sr"])
+        for column, (cell,) in zip(("without", "plain", "adaptive"), expected, strict=True):
+            assert float(row[f"SR {column}"]) == pytest.approx(cell["sr"])
+            assert float(row[f"CHR@20, VBPR {column}"]) == pytest.approx(cell["chr@20"])
+
+
+def test_groups_that_stand_below_each_other_keep_their_values(study):
+    findings = json.loads((study.folder / "findings.json").read_text(encoding="utf-8"))["findings"]
+    table = Findings.of_json(findings).tables["defences"]
+    stacked, values_of = table._stacked(), dict(table.rows)
+    assert stacked.headings == ("without", "plain", "adaptive")
+    assert len(stacked.rows) == 2 * len(table.rows)
+    for (group, *labels), values in stacked.rows:
+        columns = zip(table.groups, values_of[tuple(labels)], strict=True)
+        assert values == tuple(value for of_group, value in columns if of_group == group)

@@ -14,7 +14,13 @@ REMEDY = "; protocol.source_items: dataset attacks those that the dataset labels
 
 
 def remarks_of(
-    monkeypatch: pytest.MonkeyPatch, both: int, missed: int, others: int, source_items: str, near_chance: str | None
+    monkeypatch: pytest.MonkeyPatch,
+    both: int,
+    missed: int,
+    others: int,
+    source_items: str,
+    near_chance: str | None,
+    own: str = "T",
 ) -> str:
     """Return the remarks on a network that sees the source in ``both`` of its items and in ``others``."""
     labelled, seen = (np.array(column) for column in ([1] * (both + missed) + [0] * others, [0] * both + [1] * missed))
@@ -23,7 +29,8 @@ def remarks_of(
     training = SimpleNamespace(category_names=("Sandal", "Bag"), is_trained_here=True)
     classifier = SimpleNamespace(name="T", training=training)
     features = SimpleNamespace(table=SimpleNamespace(categories=seen))
-    grid = SimpleNamespace(source="Sandal", protocols=[SimpleNamespace(source_items=source_items)])
+    protocols = [SimpleNamespace(source_items=source_items)]
+    grid = SimpleNamespace(source="Sandal", protocols=protocols, extractors={own: None})
     monkeypatch.setattr(remarks, "_on_accuracy", lambda *_: near_chance)
     return remarks.remarks_on_networks(SimpleNamespace(catalogue=catalogue), grid, [(classifier, features)])
 
@@ -56,6 +63,12 @@ def test_each_way_to_disagree_has_its_own_sentence(
 def test_what_nobody_labels_so_has_no_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     told = remarks_of(monkeypatch, 0, 0, 2, "network", None)
     assert told == "Of the 2 items that CNN T sees as Sandal the dataset labels 2 otherwise."
+
+
+def test_of_a_network_behind_operations_nothing_is_said_of_the_items_that_another_chooses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert remarks_of(monkeypatch, 0, 10, 0, "network", None, own="another") == ""
 
 
 def test_a_network_near_chance_that_sees_nothing_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
