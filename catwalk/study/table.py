@@ -34,6 +34,7 @@ class Value:
         unit: What stands behind it.
         interval: Between what it lies, of several images or users; None leaves the spread over seeds.
         effect: By how much it differs from the same without attack; None where there is nothing to compare.
+        is_short: Whether the effect is shown without its interval.
     """
 
     values: tuple[float, ...]
@@ -42,6 +43,7 @@ class Value:
     unit: str = ""
     interval: tuple[float, float] | None = None
     effect: Effect | None = None
+    is_short: bool = False
 
     @property
     def mean(self) -> float:
@@ -62,7 +64,8 @@ class Value:
         """Return the value as people read it."""
         text = f"{self.factor * self.mean:.{self.digits}f}{self.unit}"
         if self.effect is not None:
-            return f"{text} {_change(self.effect)}"
+            change, interval = _change(self.effect)
+            return f"{text} {change}" if self.is_short else f"{text} {change} {interval}"
         if self.interval is not None:
             low, high = (f"{self.factor * bound:.3g}" for bound in self.interval)
             return f"{text} [{low}, {high}]"
@@ -83,13 +86,13 @@ class Value:
         return columns
 
 
-def _change(effect: Effect) -> str:
-    """Return an effect as a share of the metric without attack; in places where that is 0."""
+def _change(effect: Effect) -> tuple[str, str]:
+    """Return an effect and its interval as a share of the metric without attack; in places where that is 0."""
     change, clean = effect.size.difference, effect.size.clean
     # By the mean without attack alone, so that the interval says what the verdict does.
     factor, unit, digits = (100 / clean, "%", 1) if clean else (1, "", 4)
     mean, low, high = (f"{factor * bound:+.{digits}f}" for bound in (change.mean, change.low, change.high))
-    return f"{mean}{unit} [{low}, {high}]"
+    return f"{mean}{unit}", f"[{low}, {high}]"
 
 
 def percentage(values: tuple[float, ...]) -> Value:
@@ -207,7 +210,8 @@ class Table:
     def show(self, console: Console) -> None:
         """Print the table; where it is too wide, its groups stand below each other.
 
-        Where it still is, intervals over images are left out, and where that does not do, labels take several lines.
+        Where it still is, intervals over images are left out, then those of effects that stand side by side, and at
+        last labels take several lines. The files have all of it.
         """
         table, shown = self._screen_table(), self
         unbounded = console.options.update(max_width=WIDEST)
@@ -216,6 +220,9 @@ class Table:
             table = narrow._screen_table()
             if console.measure(table, options=unbounded).maximum > console.width:
                 narrow = narrow._without_intervals()
+                table = narrow._screen_table()
+            if console.measure(table, options=unbounded).maximum > console.width and len(narrow.headings) > 1:
+                narrow = narrow._with_short_effects()
                 table = narrow._screen_table()
             if console.measure(table, options=unbounded).maximum > console.width:
                 table = narrow._screen_table(wrap_labels=True)
@@ -250,6 +257,13 @@ class Table:
             (labels, tuple(value and replace(value, interval=None) for value in values)) for labels, values in self.rows
         )
         return replace(self, rows=rows, on_intervals="")
+
+    def _with_short_effects(self) -> "Table":
+        """Return the table with effects, but without their intervals."""
+        rows = tuple(
+            (labels, tuple(value and replace(value, is_short=True) for value in values)) for labels, values in self.rows
+        )
+        return replace(self, rows=rows)
 
     def _screen_table(self, wrap_labels: bool = False) -> RichTable:
         table = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True)

@@ -2,10 +2,12 @@
 
 import copy
 import csv
+import io
 import json
 
 import pytest
 import torch
+from rich.console import Console
 
 from catwalk.attacks import PGD
 from catwalk.networks.classifier import load_classifier
@@ -126,3 +128,16 @@ def test_groups_that_stand_below_each_other_keep_their_values(study):
     for (group, *labels), values in stacked.rows:
         columns = zip(table.groups, values_of[tuple(labels)], strict=True)
         assert values == tuple(value for of_group, value in columns if of_group == group)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_it_fits_into_a_terminal_with_its_labels(study, width):
+    findings = json.loads((study.folder / "findings.json").read_text(encoding="utf-8"))["findings"]
+    console = Console(width=width, file=io.StringIO())
+    Findings.of_json(findings).tables["defences"].show(console)
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    assert {"T", "behind", "JPEG", "fewer", "bits"} <= set(shown.split())  # labels may take several lines
+    for row in csv.DictReader((study.folder / "defences.csv").open(encoding="utf-8")):
+        assert f"{float(row['CHR@20, VBPR adaptive']):.4f}" in shown
