@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import io
 import json
 
@@ -17,6 +18,7 @@ from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.images import load_images
 from catwalk.study.findings import Findings
 from catwalk.study.plots import defended as plots
+from catwalk.study.report.tables import page_tables
 from catwalk.study.results import StudyResults
 
 JPEG_30 = {"class_path": "catwalk.processing.JPEG", "init_args": {"quality": 30}}
@@ -141,3 +143,20 @@ def test_it_fits_into_a_terminal_with_its_labels(study, width):
     assert {"T", "behind", "JPEG", "fewer", "bits"} <= set(shown.split())  # labels may take several lines
     for row in csv.DictReader((study.folder / "defences.csv").open(encoding="utf-8")):
         assert f"{float(row['CHR@20, VBPR adaptive']):.4f}" in shown
+
+
+def test_the_reports_table_keeps_each_recommender_together(study):
+    results = StudyResults.read(study.folder)
+    networks = list(dict.fromkeys(effect.extractor for effect in results.effects))
+    effects = [
+        dataclasses.replace(effect, recommender=name)  # in the order of a study: by network, then by recommender
+        for network in networks
+        for name in ("VBPR", "AMR")
+        for effect in results.effects
+        if effect.extractor == network
+    ]
+    tables = page_tables(dataclasses.replace(results, effects=effects))
+    (table,) = (table for table in tables if table.key == "table-poisoning")
+    names = [row.entries[0].text for row in table.rows]
+    assert names == sorted(names, key=["VBPR", "AMR"].index)
+    assert {"PGD (ε = 32), plain", "PGD (ε = 32), from T"} < {row.entries[1].text for row in table.rows}

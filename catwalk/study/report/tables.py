@@ -103,7 +103,10 @@ def _table_1(results: StudyResults, scenario: str) -> PageTable | None:
         rows.setdefault((*of, effect.attack), {})[effect.extractor] = effect
     found: list[TableRow] = []
     begun: set[tuple[str, ...]] = set()
-    for key, effects in rows.items():
+    order = list(dict.fromkeys(key[:-1] for key in rows))
+    for key, effects in sorted(
+        rows.items(), key=lambda row: order.index(row[0][:-1])
+    ):  # some attacks are on few networks
         of, attack = key[:-1], key[-1]
         labels = dict(zip(names, of, strict=True))
         if of not in begun:
