@@ -286,7 +286,7 @@ class _Images:
                 craft = other.classifier
                 self.attacks.append(AttackStage(cache, grid, moved, self.clean, protocol, chosen_by, crafted_on=craft))
         self._cache = cache
-        self._undefended = undefended
+        self.undefended = undefended
         self._lpips = lpips
         self._looks: dict[str, PerceptualStage] = {}
         self._mixed: dict[tuple[str, str], CatalogueFeatures] = {}
@@ -314,7 +314,7 @@ class _Images:
     def to_train_on(self, rows: AttackStage | FeaturesStage, row: str) -> CatalogueFeatures:
         """Return the features of a catalogue in which the attacked items' are of an attack, or a sham's."""
         is_mixed = self.items.protocol.background_features == "undefended"
-        return self._among(self._undefended if is_mixed else self.clean, rows, row)
+        return self._among(self.undefended if is_mixed else self.clean, rows, row)
 
     def to_evade_with(self, attack: AttackStage) -> CatalogueFeatures:
         """Return the features of a catalogue in which the attacked items' are an attack's, all by one network."""
@@ -331,9 +331,9 @@ class _Images:
         if self.items.protocol.chr_categories != "undefended":
             return trained_on
         if isinstance(trained_on, MixedFeaturesStage):
-            return self._mix(trained_on.background, trained_on.rows, self._undefended, trained_on.attack_name)
+            return self._mix(trained_on.background, trained_on.rows, self.undefended, trained_on.attack_name)
         assert isinstance(trained_on, AttackStage | FeaturesStage)
-        return self._mix(self.clean, trained_on, self._undefended, trained_on.attack_name)
+        return self._mix(self.clean, trained_on, self.undefended, trained_on.attack_name)
 
     def _mix(
         self, background: FeaturesStage, rows: AttackStage | FeaturesStage, categories: FeaturesStage, row: str | None
@@ -377,15 +377,15 @@ class _Recommenders:
         self._found_shifts: dict[str, ShiftsStage] = {}
 
     def trained(
-        self, training: RecommenderTraining, seed: int, images: CatalogueFeatures, clean: FeaturesStage
+        self, training: RecommenderTraining, seed: int, images: CatalogueFeatures, of: _Images
     ) -> RecommenderStage:
         """Return the training of a recommender, and before it that of the one with which it begins."""
-        if not training.looks_at_images:  # attacks make no difference to it
-            images = clean
+        if not training.looks_at_images:  # neither attacks nor networks make a difference to it
+            images = of.undefended
         which = (training.name, seed, images.key)
         if which not in self._trained:
-            start = None if training.start is None else self.trained(training.start, seed, images, clean)
-            shifts = None if training.shifts is None else self._shifts(training.shifts, images, clean)
+            start = None if training.start is None else self.trained(training.start, seed, images, of)
+            shifts = None if training.shifts is None else self._shifts(training.shifts, images, of.clean)
             stage = RecommenderStage(self._cache, self._shop, training, seed, images, start, self._variant, shifts)
             self._trained[which] = stage
         return self._trained[which]
@@ -424,7 +424,7 @@ class _Recommenders:
                 **values: Any,
             ) -> Iterator[Run]:
                 for seed in seeds:
-                    stage = self.trained(training, seed, images, of.clean)
+                    stage = self.trained(training, seed, images, of)
                     yield of.run(attack, recommendations=self._tested_on(of, stage, images), **values)
 
             yield from cells(None, of.clean, self._grid.seeds)
@@ -437,7 +437,7 @@ class _Recommenders:
                 if attack.must_know_recommender:
                     if training.looks_at_images:  # else it has no features that an image could change
                         for seed in self._grid.seeds:
-                            aimed = attack.knowing(*self._known(attack, training, seed, of.clean))
+                            aimed = attack.knowing(*self._known(attack, training, seed, of))
                             yield from cells(aimed, of.to_train_on(aimed, aimed.name), [seed])
                             if controls.evasion:
                                 yield self._evaded(of, training, seed, aimed)
@@ -448,7 +448,7 @@ class _Recommenders:
                         yield self._evaded(of, training, seed, attack)
 
     def _known(
-        self, attack: AttackStage, training: RecommenderTraining, seed: int, clean: FeaturesStage
+        self, attack: AttackStage, training: RecommenderTraining, seed: int, of: _Images
     ) -> list[RecommenderStage]:
         """Return the recommenders that an attacker knows: the one under attack, or surrogates in its place."""
         known = attack.surrogates or [Surrogate(training.name, seed)]
@@ -459,13 +459,13 @@ class _Recommenders:
                     f"attacks: {attack.name}: surrogates must look at images and be trained, which {each.name} does not"
                 )
         return [
-            self.trained(self._trainings[each.name], seed if each.seed is None else each.seed, clean, clean)
+            self.trained(self._trainings[each.name], seed if each.seed is None else each.seed, of.clean, of)
             for each in known
         ]
 
     def _evaded(self, of: _Images, training: RecommenderTraining, seed: int, attack: AttackStage) -> Run:
         """Return a cell whose recommender was trained on clean images and is shown attacked ones by its network."""
-        stage = self.trained(training, seed, of.clean, of.clean)
+        stage = self.trained(training, seed, of.clean, of)
         shown = self._tested_on(of, stage, of.to_evade_with(attack))
         return of.run(attack, recommendations=shown, scenario="evasion")
 

@@ -204,3 +204,17 @@ def test_evasion_shows_the_same_features_whoever_tells_the_categories(
     by_network, by_undefended = shown.values()
     assert by_network == by_undefended
     assert {features["scale"] for features in by_network} == {"own_matrix"}
+
+
+def test_what_looks_at_no_images_is_trained_once_for_all_networks(
+    grid_of: Callable[[int], Grid], shop: Path, tmp_path: Path
+) -> None:
+    grid = grid_of(2)
+    another = replace(grid.extractors["T"], seed=1)
+    grid = replace(grid, extractors={**grid.extractors, "another": another})
+    under = accuracy_attack_of(ACCURACY_ATTACK)
+    plan = Plan.of(grid, Shop.read(shop), StageCache(tmp_path), under, None, NOTHING)
+    cells = [run for run in plan.runs if run.recommender is not None and run.recommender.name == "BPR-MF"]
+    assert {run.classifier.name for run in cells} == {"T", "another"}
+    assert len({run.recommender.key for run in cells}) == 2, "one for each seed"
+    assert len({run.recommendations.key for run in cells}) == 4, "but categories are a network's own"
