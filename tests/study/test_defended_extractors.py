@@ -26,6 +26,7 @@ def defended(settings):
     return settings
 
 
+@pytest.mark.slow
 def test_every_network_has_its_own_columns_and_cells(defended, run_study, tmp_path):
     study = run_study(defended, tmp_path / "runs")
     names = ["T", "AT", "FAT", "Fast AT"]

@@ -52,6 +52,7 @@ def extractor(weights: Path | str | None, **settings: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_imagenets_classes_untrained(settings, run_study, imagenet_weights: Path, tmp_path: Path, capfd) -> None:
     settings |= {
         "source": "sandal",
