@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
     # Processes that tests start add up as this one does: another number of threads trains other weights.
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_files(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let what libraries leave among the temporary files lie with pytest's own, which it removes."""
+    os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("t"))  # short, for sockets lie there
+    tempfile.tempdir = None  # asked for again
 
 
 @pytest.fixture(autouse=True)

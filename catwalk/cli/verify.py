@@ -17,9 +17,8 @@ from catwalk.perceptual.lpips_distance import LPIPS
 from catwalk.perceptual.trunks import TrunkName
 from catwalk.shop.catalogue import Catalogue
 
-VERIFIED_FILE = "verified_items.csv"
 SHOWN = 20
-"""Images of which a row is printed; the file has all."""
+"""Images of which a row is printed; the CSV file has all."""
 
 
 def verify(
@@ -52,7 +51,7 @@ def verify(
         target: Category that the network shall see.
         image_size: Side in pixels to which the clean images were brought first; by default what the classifier was
             trained on, or each image's own size.
-        csv: Where to write a row for each image; by default verified_items.csv in the folder.
+        csv: File for a row of each image; without it none is written.
         lpips: Measure LPIPS by this network, too: vgg, alex or squeeze.
         backbone: Import path of the classifier's backbone, where it is your own.
         backbone_args: Its arguments, if there were any.
@@ -78,13 +77,13 @@ def verify(
         image_size=None if image_size is None else (image_size, image_size),
         lpips=None if lpips is None else LPIPS(lpips),
     )
-    path = folder / VERIFIED_FILE if csv is None else csv
-    write_judged(path, rows)
-    _print(rows, threat_model, path)
+    if csv is not None:
+        write_judged(csv, rows)
+    _print(rows, threat_model, csv)
     return all(row.is_allowed for row in rows)
 
 
-def _print(rows: list[JudgedImage], threat_model: ThreatModel, path: Path) -> None:
+def _print(rows: list[JudgedImage], threat_model: ThreatModel, path: Path | None) -> None:
     """Print those that are not allowed, then the others, up to a number, and what all come to."""
     columns = ["item_id", "is_allowed", "pixels", "l2_levels", "linf_levels", "psnr", "ssim"]
     columns += ["lpips"] * (rows[0].lpips is not None)
@@ -110,8 +109,9 @@ def _print(rows: list[JudgedImage], threat_model: ThreatModel, path: Path) -> No
         f"L2; {max(row.linf_levels for row in rows)} at most in a value"
     )
     if len(rows) > SHOWN:
-        lines.append(f"{len(rows) - SHOWN:,} rows are not shown")
-    lines.append(f"all rows are in {path}")
+        lines.append(f"{len(rows) - SHOWN:,} rows are not shown" + ("; --csv FILE writes all" if path is None else ""))
+    if path is not None:
+        lines.append(f"all rows are in {path}")
     for line in lines:
         console.print(f"• {line}", markup=False, highlight=False, soft_wrap=True)
 

@@ -71,6 +71,27 @@ class StudyResults:
         """K of its metrics."""
         return int(self.manifest["top_k"])
 
+    def table(self, name: str) -> list[dict[str, str]]:
+        """Read one of the study's tables, as its CSV file has it; no rows where the study has no such table.
+
+        Args:
+            name: One of :data:`TABLES`.
+
+        Raises:
+            CatwalkError: If the file is damaged.
+        """
+        path = self.folder / f"{name}.csv"
+        if not path.exists():
+            return []
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file, strict=True))
+        except (OSError, ValueError, csv.Error) as error:
+            raise CatwalkError(f"{path} cannot be read: {error}; run the study again") from error
+        if any(None in row or None in row.values() for row in rows):
+            raise CatwalkError(f"{path} has rows of another length than its header; run the study again")
+        return rows
+
     def users(self, cell: dict[str, Any]) -> pa.Table:
         """Read the rows of a cell's users, in the order of the users' numbers.
 

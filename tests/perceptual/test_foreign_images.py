@@ -176,12 +176,12 @@ def test_the_command_prints_a_table_and_says_by_its_code_whether_all_is_allowed(
         rows = list(csv.DictReader(file))
     assert sorted(row["pixels"] for row in rows) == ["0", "1", "16"]
     assert {row["is_allowed"] for row in rows} == {"True"}
+    assert "" not in {row["category_after"] for row in rows}
     with pytest.raises(SystemExit) as end:
         main([*command, "--norm=l0", "--epsilon=1", "--mask=catwalk.attacks.masks.Patch"])
     assert end.value.code == 3
     assert "2 of 3 images keep to l0, 1 pixels, patch 0.25 × 0.25 bottom right" in capsys.readouterr().out
-    with (folder / "verified_items.csv").open() as file:
-        assert [row["category_after"] for row in csv.DictReader(file)] == [""] * 3
+    assert not list(folder.glob("*.csv"))  # what is judged is left as it is
     with pytest.raises(SystemExit) as end:
         main(["attack", "verify"])
     assert end.value.code == 2

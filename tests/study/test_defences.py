@@ -160,3 +160,28 @@ def test_the_reports_table_keeps_each_recommender_together(study):
     names = [row.entries[0].text for row in table.rows]
     assert names == sorted(names, key=["VBPR", "AMR"].index)
     assert {"PGD (ε = 32), plain", "PGD (ε = 32), from T"} < {row.entries[1].text for row in table.rows}
+
+
+def test_the_report_has_the_defences_as_the_study_has_them(study):
+    results = StudyResults.read(study.folder)
+    (table,) = (table for table in page_tables(results) if table.key == "defences")
+    names = [column.name for column in table.columns]
+    assert names[:5] == ["CNN", "attack", "SR without", "SR plain", "SR adaptive"]
+    assert [name for name in names if name.startswith("CHR")] == names[5:]
+    for row in table.rows:
+        defended, attack = row.entries[0].text, row.entries[1].text
+        assert row.about.extractor == defended
+        for heading, of in (("SR plain", f"{attack}, plain"), ("SR adaptive", attack)):
+            (cell,) = cells_of(study, extractor=defended, attack=of, scenario="poisoning")
+            entry = row.entries[names.index(heading)]
+            assert entry.order == cell["sr"]
+            assert entry.text == f"{cell['sr']:.1%} ({cell['sr_low']:.1%} to {cell['sr_high']:.1%})"
+        (effect,) = (
+            effect
+            for effect in results.effects
+            if (effect.extractor, effect.attack, effect.scenario) == (defended, attack, "poisoning")
+        )
+        entry = row.entries[names.index("CHR@20, VBPR adaptive")]
+        assert entry.order == pytest.approx(effect.size.attacked)
+        assert entry.is_bold == (effect.verdict == "pushed")
+        assert "· +" in entry.text or "· \N{MINUS SIGN}" in entry.text

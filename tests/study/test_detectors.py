@@ -11,6 +11,8 @@ from catwalk.detection.judging import judge
 from catwalk.detectors import DeclaredCategory, ItemRoles
 from catwalk.networks.classifier import load_classifier
 from catwalk.shop.catalogue import Catalogue
+from catwalk.study.report.tables import page_tables
+from catwalk.study.results import StudyResults
 
 FGSM, PGD = "FGSM (ε = 32)", "PGD (ε = 32)"
 LEARNT = {
@@ -40,6 +42,15 @@ def test_every_detector_is_judged_by_every_attack(finished, with_detectors, run_
     assert [(row["detector"], row["attack"]) for row in rows] == [
         *(("declared", FGSM), ("declared", PGD), ("learnt", f"{FGSM} (trained)"), ("learnt", PGD)),
     ]
+    (table,) = (each for each in page_tables(StudyResults.read(study.folder)) if each.key == "detectors")
+    assert [row.about.attack for row in table.rows] == [FGSM, PGD] * 2
+    names = [column.name for column in table.columns]
+    for row, shown in zip(rows, table.rows, strict=True):
+        entries = dict(zip(names, shown.entries, strict=True))
+        assert (entries["attack"].text, entries["AUROC"].order) == (row["attack"], float(row["AUROC"]))
+        low, high = (f"{float(row[f'TPR {end}']):.1%}" for end in ("low", "high"))
+        assert entries["TPR"].text == f"{float(row['TPR']):.1%} ({low} to {high})"
+        assert entries["Attacked"].text == row["Attacked"]
     assert "Detectors: attacked images that detectors flag" in " ".join(capfd.readouterr().out.split())
     (checkpoint,) = output.glob("cache/classifier/*/classifier.ckpt")
     catalogue = Catalogue.read(with_detectors["dataset"])

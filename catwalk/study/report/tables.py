@@ -7,6 +7,7 @@ from typing import Any
 from catwalk.study.cells import COLUMNS, SETTINGS, column_name
 from catwalk.study.effects import Effect
 from catwalk.study.report.page import About, Column, Entry, PageTable, TableRow
+from catwalk.study.report.threat_tables import defences_page, detectors_page
 from catwalk.study.results import StudyResults
 from catwalk.study.statistics import Interval
 
@@ -32,6 +33,8 @@ def page_tables(results: StudyResults) -> list[PageTable]:
         _table_1(results, "evasion"),
         _effects(results),
         _images(results),
+        defences_page(results),
+        detectors_page(results),
         _networks(results),
         _lists(results),
         _all_cells(results),
