@@ -35,8 +35,8 @@ def defences_page(results: StudyResults) -> PageTable | None:
         results,
         "defences",
         "Defences and pipelines",
-        "The same attack on the network without what stands in front, crafted without it, and crafted through it: judge "
-        "by the last. Behind a metric of lists: its change against no attack on the same network.",
+        "The same attack on the network without what stands in front, crafted without it, and crafted through it. The "
+        "last is the one to judge by. Behind a metric of lists: its change against no attack on the same network.",
     )
 
 
@@ -95,8 +95,8 @@ def _entry(row: Mapping[str, str], name: str) -> Entry:
     if change := row.get(f"{name} change"):
         low, high = (shown(row[f"{name} change {end}"], "+") for end in ("low", "high"))
         text = f"{text} · {shown(change, '+')} ({low} to {high})".replace("-", "\N{MINUS SIGN}")
-    elif low := row.get(f"{name} low"):
-        text = f"{text} ({shown(low)} to {shown(row[f'{name} high'])})"
+    elif lowest := row.get(f"{name} low"):
+        text = f"{text} ({shown(lowest)} to {shown(row[f'{name} high'])})"
     elif spread := row.get(f"{name} sd"):
         text = f"{text} ± {shown(spread)}"
     return Entry(text, value, is_bold=row.get(f"{name} verdict") == "pushed")
