@@ -87,7 +87,7 @@ def attack(name: str, network: nn.Module, images: Tensor, categories: Tensor) ->
         adversarial = Theirs(network, eps=EPSILON / 255, n_classes=network(images[:1]).shape[1], seed=0)(
             images, categories
         )
-        if float((adversarial - images).abs().max()) * 255 > EPSILON + 1e-3:
+        if float((adversarial.detach() - images).abs().max()) * 255 > EPSILON + 1e-3:
             raise RuntimeError("torchattacks has left the ball")
         with torch.no_grad():
             return torch.where(network(adversarial).argmax(dim=1) == categories, ROBUST, 1)
