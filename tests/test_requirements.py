@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 OWN = ("catwalk", "lightning_modules", "datamodules", "callbacks", "configs")
-OPTIONAL = {"timm"}
+OPTIONAL = {"ray", "timm"}
 """Modules that are imported where they are installed, and asked for otherwise."""
 
 

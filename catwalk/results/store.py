@@ -23,6 +23,7 @@ from catwalk.results.record import (
     read_record,
     write_record,
 )
+from catwalk.results.remote import RemoteStore
 
 STORE = Path("runs/cache")
 """Where results are kept unless another place is given: that of studies which write to ``runs``."""
@@ -92,18 +93,29 @@ class StageCache:
             its inputs has changed.
         verify: Whether to compare the hashes of all files that are taken, whatever was compared before.
         read_only: Whether to leave everything as it is: what is damaged counts as not there.
+        remote: Another store, of which this one is the mirror on this machine: what is missing here is brought from
+            there, and what is made here is written there.
 
     A cache can be pickled; in another process it tells nobody, unless somebody there sets its ``tell``.
     """
 
-    def __init__(self, folder: Path, tell: Tell = say_nothing, verify: bool = False, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tell: Tell = say_nothing,
+        verify: bool = False,
+        read_only: bool = False,
+        remote: RemoteStore | None = None,
+    ) -> None:
         self.folder = folder
         self._read_only = read_only
+        self._remote = remote
         self._partial = folder / PARTIAL
         self.tell: Tell = tell
         self._verify = verify
         self._taken: dict[tuple[str, str], Result] = {}
         self._damaged: set[tuple[str, str]] = set()
+        self._damaged_there: set[tuple[str, str]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind who listens here."""
@@ -122,13 +134,62 @@ class StageCache:
             description: What to call it where it is damaged.
         """
         result, damage = self._look(stage, key)
-        if damage is not None and not self._read_only:
+        if result is None and not self._read_only and (damage is not None or self._there(stage, key) is not None):
             # Not while another run is about to put it right.
             with self._alone(stage, key, description):
-                result, damage = self._look(stage, key)
-                if damage is not None:
-                    self._set_aside(stage, key, damage, description)
+                result = self._settled(stage, key, description)
         return result
+
+    def _settled(self, stage: str, key: str, description: str | None) -> Result | None:
+        """Return a result that nobody else is at: one that is damaged is set aside, one that is missing is brought."""
+        result, damage = self._look(stage, key)
+        if damage is not None:
+            self._set_aside(stage, key, damage, description)
+        if result is None and self._bring(stage, key):
+            result, damage = self._look(stage, key)
+            if damage is not None:
+                self._damaged_there.add((stage, key))
+                self._set_aside(stage, key, damage, description)
+        return result
+
+    def _there(self, stage: str, key: str) -> Record | None:
+        """Return the record of a result in the other store, if there is one, and it was not found to be damaged."""
+        if self._remote is None or (stage, key) in self._damaged_there:
+            return None
+        return self._remote.record(stage, key)
+
+    def _bring(self, stage: str, key: str) -> bool:
+        """Bring a result from the other store; return whether there is one."""
+        record = self._there(stage, key)
+        if record is None:
+            return False
+        assert self._remote is not None
+        with partial_folder(self._partial) as partial:
+            self._remote.pull(stage, key, record, partial)
+            for path in [*partial.rglob("*"), partial]:
+                flush(path)
+            self._put(partial, stage, key)
+        return True
+
+    def _put(self, partial: Path, stage: str, key: str) -> None:
+        """Put a folder that is complete in its place."""
+        target = self.path(stage, key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.rename(target)
+        flush(target.parent)
+
+    def share(self, stage: str, key: str) -> None:
+        """Write a result that is here to the other store, if there is one that has it not; the first one stays there.
+
+        Raises:
+            CatwalkError: If that store does not take it.
+        """
+        if self._remote is not None and self._there(stage, key) is None:
+            record = read_record(self.path(stage, key))
+            if record is not None:
+                again = (stage, key) in self._damaged_there
+                self._remote.push(stage, key, record, self.path(stage, key), again=again)
+                self._damaged_there.discard((stage, key))
 
     def damage(self, stage: str, key: str) -> str | None:
         """Return what is wrong with a result; None if it is sound or is not there. Nothing is moved."""
@@ -189,7 +250,7 @@ class StageCache:
         Raises:
             CatwalkError: If there is no sound result.
         """
-        return self._there(stage, key).record
+        return self._required(stage, key).record
 
     def digest(self, stage: str, key: str) -> str:
         """Return the SHA-256 of what a result's ``stage.json`` says, the hashes of its files included.
@@ -197,9 +258,9 @@ class StageCache:
         Raises:
             CatwalkError: If there is no sound result.
         """
-        return self._there(stage, key).sha256
+        return self._required(stage, key).sha256
 
-    def _there(self, stage: str, key: str) -> Result:
+    def _required(self, stage: str, key: str) -> Result:
         result = self.take(stage, key)
         if result is None:
             raise CatwalkError(f"{self.path(stage, key)} has gone or was damaged meanwhile: run the same command again")
@@ -259,15 +320,12 @@ class StageCache:
             LockedError: If another run is making it, and ``wait`` is False.
         """
         with self._alone(stage, key, description, wait=wait):
-            result, damage = self._look(stage, key)
-            if result is not None:
+            if self._settled(stage, key, description) is not None:
+                self.share(stage, key)
                 yield None
                 return
-            if damage is not None:
-                self._set_aside(stage, key, damage, description)
-            elif origin is not None and (stage, key) not in self._damaged:
+            if origin is not None and (stage, key) not in self._damaged:
                 self._tell_why(stage, description or f"{stage} {key}", origin)
-            target = self.path(stage, key)
             with partial_folder(self._partial) as partial:
                 new = NewResult(partial)
                 yield new
@@ -275,9 +333,8 @@ class StageCache:
                 if origin is not None:
                     record |= {"title": origin.title, **vars(origin.inputs)}
                 write_record(partial, record)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial.rename(target)
-                flush(target.parent)
+                self._put(partial, stage, key)
+            self.share(stage, key)
 
     def _tell_why(self, stage: str, what: str, origin: Origin) -> None:
         """Tell which inputs have changed since an earlier result was made, if there is one."""

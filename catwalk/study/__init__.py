@@ -9,6 +9,7 @@ from rich.markup import escape
 from catwalk.errors import CatwalkError
 from catwalk.perceptual import load_lpips
 from catwalk.poisoning.protocol import Protocol
+from catwalk.results.remote import RemoteStore
 from catwalk.results.store import StageCache
 from catwalk.study.cells import COLUMNS, column_name
 from catwalk.study.configuration import CONFIGURATION_FILE, write_configuration
@@ -17,7 +18,7 @@ from catwalk.study.derived import Defence, Pipeline
 from catwalk.study.detectors import StudyDetectors
 from catwalk.study.effects import Statistics
 from catwalk.study.estimate import show_estimates
-from catwalk.study.executor import run_waiting, workers_for
+from catwalk.study.executor import ExecutorName, backend_of, run_waiting
 from catwalk.study.findings import FindingsFile
 from catwalk.study.grid import Grid, Settings, Training
 from catwalk.study.manifest import manifest_of
@@ -67,8 +68,11 @@ def run_study(
     wandb: WandbMode | None = None,
     wandb_artifacts: bool = False,
     output: Path = Path("runs"),
+    store: str | None = None,
     verify: bool = False,
     workers: int | None = None,
+    executor: ExecutorName = "local",
+    address: str | None = None,
     dry_run: bool = False,
     paper: PaperDataset | None = None,
 ) -> Path:
@@ -119,12 +123,20 @@ def run_study(
             sends them to your account as well. Neither by default.
         wandb_artifacts: Whether those runs bring the study's files, its classifiers and their features along.
         output: Folder for the study and the cache.
+        store: URL of fsspec, such as ``s3://bucket/folder``, where all results are kept, for machines that share no
+            folder: the cache is then a mirror of what this machine needs.
         verify: Whether to compare the hashes of all files that are taken from the cache. Otherwise a file is not read
             again whose hash was compared before, and whose size and times are still those.
         workers: How many stages run side by side, each on one thread; the results are the same for every number. By
-            default one for each core as far as memory allows, and one alone where a GPU is used.
+            default one for each core as far as memory allows, and one alone where a GPU is used; on a Ray cluster one
+            for each of its processors.
+        executor: Where they run: ``local`` in processes of this machine, ``ray`` on a Ray cluster, which needs
+            ``pip install 'catwalk[cluster]'``.
+        address: Of the Ray cluster: ``auto`` for the one that this machine is part of, ``HOST:PORT`` likewise,
+            ``ray://HOST:10001`` for one that it is not part of, ``local`` for one that begins here and ends with the
+            study. By default what ``RAY_ADDRESS`` says, or else ``local``.
         dry_run: Whether to print only which stages there are, which of them are done, and what the others will take in
-            time and on the disk; nothing is run or written.
+            time and on the disk; nothing is run or written, but that results of the ``store`` are brought here.
         paper: Dataset of the paper, ``amazon_men`` or ``amazon_women``, whose own values are to stand in the tables
             beside the study's.
 
@@ -133,13 +145,15 @@ def run_study(
         ``detectors.*``, ``plots/``, ``report/index.html``, ``study.yaml`` and ``manifest.json``.
 
     Raises:
-        CatwalkError: If the grid does not fit the dataset, or LPIPS or W&B's account cannot be had; nothing has been
-            written then.
+        CatwalkError: If the grid does not fit the dataset, or LPIPS, W&B's account, Ray or the store cannot be had;
+            nothing has been written then.
     """
     arguments = dict(locals())
     console = Console()
     tell = partial(console.print, markup=False, highlight=False, style="yellow")
-    cache = StageCache(output / "cache", tell, verify, read_only=dry_run)
+    remote = None if store is None else RemoteStore(store)
+    cache = StageCache(output / "cache", tell, verify, read_only=dry_run and remote is None, remote=remote)
+    backend = backend_of(executor, address, workers, tell)
     folder = output / name
     if folder.resolve() in (output.resolve(), cache.folder.resolve()):
         raise CatwalkError(f"name: {name!r} is not a name for a study's folder")
@@ -186,9 +200,14 @@ def run_study(
     if why_not is not None:
         console.print(f"LPIPS is left out: {why_not}", markup=False, highlight=False, style="yellow")
     if dry_run:
-        show_estimates(stages, waiting, cache, workers_for(waiting, workers), console)
+        with backend:
+            show_estimates(stages, waiting, cache, backend, console)
         return folder
-    run_waiting(waiting, cache, console, workers)
+    if remote is not None:
+        for stage in set(stages) - set(waiting):  # done before there was another store
+            cache.share(stage.kind, stage.stored.key)
+    with backend:
+        run_waiting(waiting, cache, console, backend)
     manifest = manifest_of(folder, shop, grid, plan, statistics, measure, why_not)
     file = FindingsFile(folder, arguments, shop, plan, manifest)
     # W&B is given what the files do not have, such as which stages a cell is of.

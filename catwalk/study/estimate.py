@@ -32,6 +32,7 @@ from catwalk.shop.decoding import decode_item
 from catwalk.shop.labelled_images import LabelledImages
 from catwalk.study.durations import Cost, Durations, work_of
 from catwalk.study.progress import StudyProgress
+from catwalk.study.stage_worker import Computing
 from catwalk.study.stages.accuracy import AccuracyStage
 from catwalk.study.stages.attack import AttackStage
 from catwalk.study.stages.classifier import ClassifierStage
@@ -42,7 +43,7 @@ from catwalk.study.stages.recommendations import RecommendationsStage
 from catwalk.study.stages.recommender import RecommenderStage
 from catwalk.study.stages.stage import Stage
 from catwalk.study.trainer import make_trainer, quiet_lightning
-from catwalk.study.workers import Computing
+from catwalk.study.workers import Backend
 from catwalk.terminal.progress import duration
 from datamodules.batches import Batches
 
@@ -93,7 +94,7 @@ def estimates_of(stages: Sequence[Stage], durations: Durations) -> list[Estimate
 
 
 def show_estimates(
-    stages: Sequence[Stage], waiting: Sequence[Stage], cache: Any, workers: int, console: Console
+    stages: Sequence[Stage], waiting: Sequence[Stage], cache: Any, backend: Backend, console: Console
 ) -> None:
     """Print the stages of a study by kind: how many are there, and what the others will take.
 
@@ -101,9 +102,10 @@ def show_estimates(
         stages: All stages.
         waiting: Those left to do.
         cache: Where results live, and would go.
-        workers: How many would run side by side.
+        backend: Where they would run, and how many side by side.
         console: Where to print.
     """
+    workers = backend.at_once(waiting)
     estimates = estimates_of(waiting, Durations(cache, waiting))
     table = Table(title="What the study would do", title_justify="left", box=None, pad_edge=False)
     table.add_column("Stages", overflow="fold")
@@ -123,7 +125,9 @@ def show_estimates(
     longest = _longest_chain({id(estimate.stage): estimate for estimate in known}, waiting)
     at_once = "one stage after the other" if workers == 1 else f"up to {workers} stages side by side"
     about = "more than" if unknown else "about"
-    console.print(f"{about} {duration(max(seconds / workers, longest))}, {at_once}; nothing was run or written")
+    took = duration(max(seconds / workers, longest))
+    line = f"{about} {took}, {at_once} {backend.words}; nothing was run or written"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
     if unknown:
         kinds = ", ".join(dict.fromkeys(estimate.stage.kind for estimate in unknown))
         console.print(f"Not known: {kinds}; nothing of that kind has been run on this dataset", highlight=False)

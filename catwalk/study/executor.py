@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
+from typing import Literal
 
 from rich.console import Console
 
-from catwalk.limits import check_count
-from catwalk.results.store import StageCache
+from catwalk.errors import CatwalkError
+from catwalk.results.store import StageCache, Tell
 from catwalk.study.durations import Cost, Durations
 from catwalk.study.progress import StudyDisplay
+from catwalk.study.ray_cluster import RayCluster
 from catwalk.study.stages.stage import Stage
-from catwalk.study.workers import Executor, default_workers, make_executor
+from catwalk.study.workers import Backend, Executor, ThisMachine
 from catwalk.terminal.progress import duration
 
 PAUSE = 0.1
@@ -22,6 +24,9 @@ PAUSE = 0.1
 
 Place = tuple[str, str]
 """Kind and key of a stage."""
+
+ExecutorName = Literal["local", "ray"]
+"""Where stages run: in processes of this machine, or on a Ray cluster."""
 
 
 @dataclass
@@ -133,39 +138,48 @@ def run_stages(schedule: Schedule, executor: Executor) -> None:
             schedule.end(under_way.pop(future), future.result())
 
 
-def workers_for(stages: Sequence[Stage], workers: int | None) -> int:
-    """Return how many of the stages that are left to do may run side by side.
+def backend_of(executor: ExecutorName, address: str | None, workers: int | None, tell: Tell) -> Backend:
+    """Return where the stages of a study run.
 
     Args:
-        stages: The stages.
-        workers: What the user says; see :func:`~catwalk.study.workers.default_workers`.
+        executor: What the user says.
+        address: Of the Ray cluster; see :class:`~catwalk.study.ray_cluster.RayCluster`.
+        workers: How many stages run side by side, where the user says it.
+        tell: Called with a line about what a cluster waits for, or runs again.
 
     Raises:
-        CatwalkError: If that is below 1.
+        CatwalkError: If Ray is not installed, an address is given without it, or there can be no such number of
+            workers.
     """
-    if workers is not None:
-        check_count(workers, "workers")
-    return max(1, min(len(stages), workers or default_workers(stages)))
+    if executor == "ray":
+        return RayCluster(address, workers, tell)
+    if address is not None:
+        raise CatwalkError(
+            f"address: {address} is that of a Ray cluster, and the stages run on this machine; give --executor ray as "
+            "well, or leave the address out"
+        )
+    return ThisMachine(workers)
 
 
-def run_waiting(stages: Sequence[Stage], cache: StageCache, console: Console, workers: int | None = None) -> None:
+def run_waiting(stages: Sequence[Stage], cache: StageCache, console: Console, backend: Backend) -> None:
     """Run the stages of a study that are left to do, and show how far they are.
 
     Args:
         stages: The stages, inputs first.
         cache: Where their results go.
         console: Where to show it.
-        workers: How many run side by side; see :func:`~catwalk.study.workers.default_workers`.
+        backend: Where they run, and how many side by side.
 
     Raises:
-        CatwalkError: That of the first stage that fails, or of a number of workers below 1.
+        CatwalkError: That of the first stage that fails, or of machines that cannot be had.
     """
-    at_once = workers_for(stages, workers)
     if not stages:
         return
+    at_once = backend.at_once(stages)
     schedule = Schedule(stages, Durations(cache, stages), at_once)
     with (
         StudyDisplay(console, len(stages), left=schedule.left) as display,
-        make_executor(stages, at_once, display) as executor,
+        backend.executor(stages, at_once, display) as executor,
     ):
         run_stages(schedule, executor)
+        backend.collect(stages)

@@ -2,49 +2,31 @@
 
 import abc
 import contextlib
-import importlib
-import io
 import multiprocessing
 import os
-import pickle
 import signal
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from rich.progress import TaskID
 
-from catwalk.configuration import notices as known_notices
 from catwalk.errors import CatwalkError
-from catwalk.limits import free_memory
-from catwalk.results.keys import assume_code, known_code
-from catwalk.study.progress import StudyDisplay, StudyProgress
+from catwalk.limits import check_count, free_memory
+from catwalk.study.progress import StudyDisplay
+from catwalk.study.reports import ReportedStages
+from catwalk.study.stage_worker import THREADS, Computing, StageWorker, packed
 from catwalk.study.stages.stage import Stage
-from catwalk.terminal import screen_text
-from catwalk.terminal.stopping import GRACE, sigterm_raises
+from catwalk.terminal.stopping import GRACE
 
 MEMORY = 2 * 2**30
 """Bytes of memory that a process needs which trains a small network: half a GiB of it holds PyTorch and Lightning."""
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Environment variables that say on how many threads a process computes."""
-
-PAUSE = 0.2
-"""Seconds between two reports of how far a stage is."""
-
-LONGEST = 1000
-"""Characters of a report at most: one that a pipe takes as a whole, or not at all."""
 
 
 class Executor(abc.ABC):
@@ -69,76 +51,106 @@ class Executor(abc.ABC):
         self.close()
 
 
+class Backend(abc.ABC):
+    """Where the stages of a study run; a context, which leaves the machines when it is left."""
+
+    @abc.abstractmethod
+    def at_once(self, stages: Sequence[Stage]) -> int:
+        """Return how many of the stages that are left to do may run side by side, at least 1.
+
+        Raises:
+            CatwalkError: If the machines cannot be asked.
+        """
+
+    @abc.abstractmethod
+    def executor(self, stages: Sequence[Stage], at_once: int, display: StudyDisplay) -> Executor:
+        """Return who runs the stages.
+
+        Args:
+            stages: Those left to do.
+            at_once: How many of them run side by side.
+            display: Shows how far they are.
+        """
+
+    @property
+    @abc.abstractmethod
+    def words(self) -> str:
+        """Where that is, such as ``on this machine``."""
+
+    @abc.abstractmethod
+    def collect(self, stages: Sequence[Stage]) -> None:
+        """Have the results of stages that have run in the store of this machine; inputs come first."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Leave the machines."""
+
+    def __enter__(self) -> "Backend":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ThisMachine(Backend):
+    """This machine: one stage runs in this process, several in processes of their own.
+
+    Args:
+        workers: How many run side by side; see :func:`default_workers`.
+
+    Raises:
+        CatwalkError: If that is below 1.
+    """
+
+    words = "on this machine"
+
+    def __init__(self, workers: int | None = None) -> None:
+        check_workers(workers)
+        self._workers = workers
+
+    def at_once(self, stages: Sequence[Stage]) -> int:
+        """Return what the user says, or what the machine is good for."""
+        return max(1, min(len(stages), self._workers or default_workers(stages)))
+
+    def executor(self, stages: Sequence[Stage], at_once: int, display: StudyDisplay) -> Executor:
+        """Return this process for one at a time, or several."""
+        return WorkerProcesses(stages, at_once, display) if at_once > 1 else ThisProcess(display)
+
+    def collect(self, stages: Sequence[Stage]) -> None:
+        """Do nothing: they are here."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def check_workers(workers: int | None) -> None:
+    """Raise a CatwalkError if a number of workers is below 1."""
+    if workers is not None:
+        check_count(workers, "workers")
+
+
 def default_workers(stages: Sequence[Stage]) -> int:
     """Return how many stages may run side by side: one where a GPU is used, else one for each free core.
 
     Fewer where the machine has not 2 GiB of memory left for each.
     """
-    if any(_may_use_gpu(stage) for stage in stages):
-        return 1
+    return 1 if any(map(may_use_gpu, stages)) else free_cores()
+
+
+def free_cores() -> int:
+    """Return how many cores this process may use for which there are 2 GiB of memory each, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, free_memory() // MEMORY))
 
 
-def _may_use_gpu(stage: Stage) -> bool:
+def may_use_gpu(stage: Stage) -> bool:
     """Return whether a stage runs on a GPU, or uses what was trained on one, where it then runs as well."""
     training = getattr(stage, "training", None)
     accelerator = "cpu" if training is None else str((training.trainer or {}).get("accelerator", "auto"))
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if accelerator not in ("cpu", "auto") or (accelerator == "auto" and has_gpu):
         return True
-    return any(map(_may_use_gpu, stage.inputs))
-
-
-def make_executor(stages: Sequence[Stage], workers: int, display: StudyDisplay) -> Executor:
-    """Return who runs the stages.
-
-    Args:
-        stages: Those left to do.
-        workers: How many may run at a time.
-        display: Shows how far they are.
-    """
-    workers = min(workers, len(stages))
-    return WorkerProcesses(stages, workers, display) if workers > 1 else ThisProcess(display)
-
-
-@dataclass(frozen=True)
-class Computing:
-    """PyTorch's switches that change the last bits of a result: each stage finds the same, whoever ran before it."""
-
-    deterministic: bool
-    warn_only: bool
-    precision: str
-    benchmark: bool
-
-    @classmethod
-    def of_this_process(cls) -> "Computing":
-        """Return how they are set."""
-        return cls(
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.get_float32_matmul_precision(),
-            torch.backends.cudnn.benchmark,
-        )
-
-    def set(self) -> None:
-        """Set them so."""
-        torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
-        torch.set_float32_matmul_precision(self.precision)
-        torch.backends.cudnn.benchmark = self.benchmark
-
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """Compute a stage: on one thread, for that gives the same bits on every machine, from the same random state."""
-        threads, before = torch.get_num_threads(), Computing.of_this_process()
-        torch.set_num_threads(1)
-        self.set()
-        pl.seed_everything(0, verbose=False)
-        try:
-            yield
-        finally:
-            before.set()
-            torch.set_num_threads(threads)
+    return any(map(may_use_gpu, stage.inputs))
 
 
 class ThisProcess(Executor):
@@ -177,19 +189,17 @@ class WorkerProcesses(Executor):
 
     def __init__(self, stages: Sequence[Stage], workers: int, display: StudyDisplay) -> None:
         self._numbers = {id(stage): number for number, stage in enumerate(stages)}
-        self._display = display
-        self._cache = stages[0].cache
-        self._bars: dict[int, TaskID] = {}
+        cache = stages[0].cache
+        self._screen = ReportedStages(display, cache.tell)
         self._not_ours = set(multiprocessing.active_children())
         self._futures: list[Future[float]] = []
         context = multiprocessing.get_context("spawn")
         self._reports: SimpleQueue[Any] = context.SimpleQueue()
         with contextlib.ExitStack() as stack:
             stack.enter_context(_one_thread_in_processes())
-            plan = stack.enter_context(self._cache.aside()) / "stages.pickle"
-            plan.write_bytes(pickle.dumps((list(stages), known_code())))
-            arguments = (plan, self._reports, Computing.of_this_process())
-            self._pool = ProcessPoolExecutor(workers, context, _begin, arguments)
+            plan = stack.enter_context(cache.aside()) / "stages.pickle"
+            plan.write_bytes(packed(stages))
+            self._pool = ProcessPoolExecutor(workers, context, _begin, (plan, self._reports))
             self._left = stack.pop_all()
 
     def submit(self, stage: Stage) -> "Future[float]":
@@ -216,26 +226,7 @@ class WorkerProcesses(Executor):
     def show(self) -> None:
         """Show what they have reported."""
         while not self._reports.empty():
-            number, what, *values = self._reports.get()
-            getattr(self, f"_show_{what}")(number, *values)
-
-    def _show_begin(self, number: int, description: str) -> None:
-        self._bars[number] = self._display.begin(description)
-
-    def _show_update(self, number: int, done: int, total: int | None, info: str) -> None:
-        self._display.move(self._bars[number], done, total, info)
-
-    def _show_end(self, number: int) -> None:
-        self._display.end(self._bars.pop(number))
-
-    def _show_done(self, number: int, description: str, outcome: str, seconds: float) -> None:
-        self._display.done(description, outcome, seconds)
-
-    def _show_tell(self, number: int, line: str) -> None:
-        self._cache.tell(line)
-
-    def _show_write(self, number: int, stream: str, text: str) -> None:
-        print(text, end="", file=getattr(sys, stream))
+            self._screen.show(self._reports.get())
 
     def close(self) -> None:
         """End the processes: what they are at is given up."""
@@ -275,101 +266,15 @@ def _one_thread_in_processes() -> Iterator[None]:
 # What follows runs in the processes.
 
 
-class _Reports(StudyProgress):
-    """Sends what a stage tells to the process that shows it.
-
-    Args:
-        queue: Leads there.
-
-    Attributes:
-        number: Which stage of the plan.
-    """
-
-    def __init__(self, queue: "SimpleQueue[Any]") -> None:
-        self._queue = queue
-        self._reported = 0.0
-        self.number = -1
-
-    def send(self, what: str, *values: Any) -> None:
-        """Send something."""
-        self._queue.put((self.number, what, *values))
-
-    @contextlib.contextmanager
-    def stage(self, description: str) -> Iterator[None]:
-        """Have a stage shown while it runs."""
-        self.send("begin", description[:LONGEST])
-        try:
-            yield
-        finally:
-            self.send("end")
-
-    def update(self, done: int, total: int | None, info: str = "") -> None:
-        """Have the bar moved, not more often than anybody sees."""
-        now = time.monotonic()
-        if now - self._reported >= PAUSE or done == total:
-            self._reported = now
-            self.send("update", done, total, info[:LONGEST])
-
-    def done(self, description: str, outcome: str, seconds: float) -> None:
-        """Have the line shown."""
-        self.send("done", description[:LONGEST], outcome[:LONGEST], seconds)
+_worker: StageWorker | None = None
 
 
-class _Stream(io.TextIOBase):
-    """Sends what is printed to the process that shows it, where it does not run into the bars.
-
-    Args:
-        reports: Sends it.
-        name: Of the stream in :mod:`sys`.
-    """
-
-    def __init__(self, reports: _Reports, name: str) -> None:
-        self._reports = reports
-        self._name = name
-
-    def write(self, text: str) -> int:
-        """Send a text."""
-        for first in range(0, len(text), LONGEST):
-            self._reports.send("write", self._name, text[first : first + LONGEST])
-        return len(text)
-
-
-@dataclass
-class _Worker:
-    """What a process knows of the study.
-
-    Attributes:
-        stages: All that it may be asked for.
-        reports: Whom it tells.
-        computing: How it computes.
-        changed: A module that was written after the study was planned, before it was imported here.
-    """
-
-    stages: list[Stage]
-    reports: _Reports
-    computing: Computing
-    changed: str | None
-
-
-_worker: _Worker | None = None
-
-
-def _begin(plan: Path, queue: "SimpleQueue[Any]", computing: Computing) -> None:
+def _begin(plan: Path, queue: "SimpleQueue[Any]") -> None:
     """Make a process ready for stages."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C, which all processes get, the first one thinks
     threading.Thread(target=_end_with_parent, name="catwalk parent", daemon=True).start()
-    screen_text.protect()
-    reports = _Reports(queue)
-    sys.stdout, sys.stderr = _Stream(reports, "stdout"), _Stream(reports, "stderr")
-    known_notices.hide()
-    torch.set_num_threads(1)
-    stages, code = pickle.loads(plan.read_bytes())
-    for name in dict.fromkeys(name for stage in stages for name in stage.modules):
-        importlib.import_module(name)
-    changed = assume_code(code)
-    stages[0].cache.tell = lambda line: reports.send("tell", line[:LONGEST])
-    _worker = _Worker(stages, reports, computing, changed)
+    _worker = StageWorker(plan.read_bytes(), queue.put)
 
 
 def _end_with_parent() -> None:
@@ -383,28 +288,4 @@ def _end_with_parent() -> None:
 def _run(number: int) -> float:
     """Run a stage."""
     assert _worker is not None
-    _worker.reports.number = number
-    if _worker.changed is not None:
-        raise CatwalkError(
-            f"the code of {_worker.changed} was changed while the study began; run the same command again"
-        )
-    try:
-        with sigterm_raises() as sigterm_came:
-            try:
-                with _worker.computing.applied():
-                    return _worker.stages[number].run(_worker.reports)
-            finally:
-                if sigterm_came():  # all is tidied up by now
-                    os._exit(128 + signal.SIGTERM)
-    except Exception as error:
-        raise _portable(error)  # noqa: B904 - the same error
-
-
-def _portable(error: Exception) -> Exception:
-    """Return an error that another process can raise: the same, unless it cannot be pickled and read again."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        kind = CatwalkError if isinstance(error, CatwalkError) else RuntimeError
-        return kind(str(error) if kind is CatwalkError else "".join(traceback.format_exception(error)))
-    return error
+    return _worker.run(number)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import own_study
 import pytest
 import yaml
 
@@ -75,6 +76,13 @@ def study_settings(shop: Path) -> Settings:
 def settings(study_settings: Settings) -> Settings:
     """Return a copy to change."""
     return copy.deepcopy(study_settings)
+
+
+@pytest.fixture
+def folder(settings: Settings, tmp_path: Path) -> Path:
+    """Return a working folder with a study of the user's own classes."""
+    own_study.write_study(settings, tmp_path)
+    return tmp_path
 
 
 def run(settings: Settings, output: Path, *, report: bool = False) -> Study:

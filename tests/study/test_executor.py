@@ -13,10 +13,11 @@ import torch
 from catwalk.errors import CatwalkError
 from catwalk.results.store import StageCache
 from catwalk.study.durations import Cost, Durations
-from catwalk.study.executor import Schedule, run_stages, workers_for
+from catwalk.study.executor import Schedule, backend_of, run_stages
 from catwalk.study.progress import StudyProgress
+from catwalk.study.stage_worker import Computing
 from catwalk.study.stages.stage import Stage
-from catwalk.study.workers import Computing, Executor
+from catwalk.study.workers import Executor, ThisMachine
 
 
 class Step(Stage):
@@ -185,17 +186,22 @@ def test_a_gpu_is_not_shared_unless_asked(
     trained = Step(cache, "classifier", "T")
     trained.training = SimpleNamespace(trainer={"accelerator": accelerator})  # type: ignore[attr-defined]
     attacks = [Step(cache, "attack", str(number), trained) for number in range(4)]  # the network is there already
-    assert workers_for(attacks, None) == workers
-    assert workers_for(attacks, 2) == 2
+    assert ThisMachine().at_once(attacks) == workers
+    assert ThisMachine(2).at_once(attacks) == 2
     monkeypatch.setattr("catwalk.study.workers.free_memory", lambda: 3 * 2**30)
-    assert workers_for(attacks, None) == 1
+    assert ThisMachine().at_once(attacks) == 1
 
 
 def test_workers_are_at_least_one(steps: list[Step]) -> None:
     with pytest.raises(CatwalkError, match="workers"):
-        workers_for(steps, 0)
-    assert workers_for(steps, 100) == len(steps)
-    assert workers_for([], None) == 1
+        ThisMachine(0)
+    assert ThisMachine(100).at_once(steps) == len(steps)
+    assert ThisMachine().at_once([]) == 1
+
+
+def test_an_address_is_of_ray() -> None:
+    with pytest.raises(CatwalkError, match=r"^address: auto .*--executor ray"):
+        backend_of("local", "auto", None, print)
 
 
 @pytest.fixture
@@ -230,4 +236,5 @@ def test_a_dry_run_measures_and_writes_nothing(
     assert int(attack[2]) + int(attack[3]) == int(attack[1])
     assert int(attack[2]) >= 1
     assert "earlier results" in after
+    assert "on this machine; nothing was run or written" in after
     assert study.folder.exists()
