@@ -58,7 +58,7 @@ def peak_memory() -> Iterator[PeakMemory]:
 def _resident_peak() -> float | None:
     """Return the most memory that was resident, in MiB, since the count began."""
     try:
-        status = (OF_PROCESS / "status").read_text(encoding="utf-8")
+        status = (OF_PROCESS / "status").read_text(encoding="utf-8", errors="replace")  # a name may be cut anywhere
     except OSError:
         return None
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)

@@ -142,6 +142,7 @@ def _connected(address: str, processors: int | None) -> Iterator[None]:
         return
     _require_listener(address)
     handler, is_main = signal.getsignal(signal.SIGTERM), threading.current_thread() is threading.main_thread()
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     options: dict[str, Any] = {"log_to_driver": False}
     if not address.startswith("ray://"):
         options |= {"logging_level": logging.CRITICAL}
@@ -159,9 +160,22 @@ def _connected(address: str, processors: int | None) -> Iterator[None]:
         if is_main and handler is not None:
             signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place
     try:
-        yield
+        with _quiet(ray):
+            yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet(ray: Any) -> Iterator[None]:
+    """Keep Ray from printing news of lost processes, of which the study tells in a line; it has no switch for them."""
+    module = ray._private.worker
+    printing = getattr(module, "print_to_stdstream", None)
+    module.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        module.print_to_stdstream = printing
 
 
 def _require_listener(address: str) -> None:

@@ -5,7 +5,6 @@ import importlib
 import os
 import pickle
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ def packed(stages: Sequence[Stage]) -> bytes:
 class StageWorker:
     """Runs stages of a study in this process, which has no screen of its own, for another that shows what they tell.
 
-    What the process prints from now on goes there as well.
+    What is printed meanwhile goes there as well.
 
     Args:
         plan: What :func:`packed` returned there.
@@ -89,16 +88,24 @@ class StageWorker:
     def __init__(self, plan: bytes, post: Callable[[Report], object], changed: str = CHANGED) -> None:
         screen_text.protect()
         self._reports = Reports(post)
-        sys.stdout, sys.stderr = ReportedStream(self._reports, "stdout"), ReportedStream(self._reports, "stderr")
+        self._streams = [ReportedStream(self._reports, name) for name in ("stdout", "stderr")]
         known_notices.hide()
         torch.set_num_threads(1)
         self.stages: list[Stage]
-        self.stages, code, self._computing = pickle.loads(plan)
-        for name in dict.fromkeys(name for stage in self.stages for name in stage.modules):
-            importlib.import_module(name)
-        module = assume_code(code)
+        with self._heard():
+            self.stages, code, self._computing = pickle.loads(plan)
+            for name in dict.fromkeys(name for stage in self.stages for name in stage.modules):
+                importlib.import_module(name)
+            module = assume_code(code)
         self._refusal = None if module is None else f"the code of {module} {changed}"
         self.stages[0].cache.tell = self._reports.tell
+
+    @contextlib.contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Send what is printed to where the study is shown."""
+        out, err = self._streams
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            yield
 
     def run(self, number: int, before: Callable[[Stage], None] | None = None) -> float:
         """Run a stage.
@@ -119,7 +126,7 @@ class StageWorker:
             raise CatwalkError(self._refusal)
         stage = self.stages[number]
         try:
-            with sigterm_raises() as sigterm_came:
+            with self._heard(), sigterm_raises() as sigterm_came:
                 try:
                     if before is not None:
                         before(stage)

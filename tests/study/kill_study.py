@@ -5,8 +5,8 @@
 The study runs once undisturbed into ``FOLDER/whole``. Another run of it, into ``FOLDER/killed``, is killed by SIGKILL,
 all its processes at once, at moments drawn evenly over the time from its first line to its end, and started again by
 the same command, until it ends. Then the two are compared: every file of the study's folder, but for the columns of
-``cells.csv`` that say how long something took and how much memory, and for ``manifest.json`` and the report, which say
-so as well; and every file of every result in the cache, but for the same entries of ``stage.json``. Nothing half-done
+``cells.csv`` that say how long something took and how much memory, and for ``manifest.json``, ``findings.json`` and the
+report, which say so as well; and every file of every result in the cache, but for the same entries of ``stage.json``. Nothing half-done
 and no lock may be left. If kills are left, ``FOLDER/killed`` is removed and all begins again.
 
 Without ``--config`` the study is one of seconds: a CNN, two attacks, VBPR and AMR from it, two seeds, on 240 items that
@@ -38,7 +38,7 @@ MEASURED = ("seconds", "memory_mib")
 OF_A_RUN = ("seconds", "memory_mib", "gpu_memory_mib", "sha256")
 """Entries of ``stage.json`` that do."""
 
-NOT_COMPARED = ("manifest.json", "report/index.html")
+NOT_COMPARED = ("findings.json", "manifest.json", "report/index.html")
 
 
 def small_study() -> dict[str, Any]:

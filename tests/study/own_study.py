@@ -125,6 +125,8 @@ def results(output: Path) -> Iterator[tuple[str, Any]]:
         if path.name == "stage.json":
             record = json.loads(path.read_text())
             yield name, {key: value for key, value in record.items() if key not in MEASURED}
+        elif path.name == "findings.json":
+            yield name, json.loads(path.read_text())["findings"]
         elif path.name != "cells.csv" and not name.endswith("report/index.html"):
             yield name, hashlib.sha256(path.read_bytes()).hexdigest()
 

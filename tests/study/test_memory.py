@@ -38,3 +38,11 @@ def test_a_system_that_does_not_count_anew_has_no_peak(tmp_path, monkeypatch: py
     with peak_memory() as peak:
         pass
     assert peak.memory_mib is None
+
+
+def test_a_name_of_the_process_may_be_cut_within_a_character(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "status").write_bytes("Name:\tray::PGD (ε".encode()[:-1] + b"\nVmHWM:\t    2048 kB\n")
+    monkeypatch.setattr(memory, "OF_PROCESS", tmp_path)
+    with peak_memory() as peak:
+        pass
+    assert peak.memory_mib == 2.0
