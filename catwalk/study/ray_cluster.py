@@ -142,11 +142,9 @@ def _connected(address: str, processors: int | None) -> Iterator[None]:
         return
     _require_listener(address)
     handler, is_main = signal.getsignal(signal.SIGTERM), threading.current_thread() is threading.main_thread()
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    options: dict[str, Any] = {"log_to_driver": False}
-    if not address.startswith("ray://"):
-        options |= {"logging_level": logging.CRITICAL}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == LOCAL:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody who was not asked for
         options |= {"num_cpus": processors, "include_dashboard": False}
     try:
         ray.init(address, **options)

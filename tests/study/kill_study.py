@@ -6,8 +6,8 @@ The study runs once undisturbed into ``FOLDER/whole``. Another run of it, into `
 all its processes at once, at moments drawn evenly over the time from its first line to its end, and started again by
 the same command, until it ends. Then the two are compared: every file of the study's folder, but for the columns of
 ``cells.csv`` that say how long something took and how much memory, and for ``manifest.json``, ``findings.json`` and the
-report, which say so as well; and every file of every result in the cache, but for the same entries of ``stage.json``. Nothing half-done
-and no lock may be left. If kills are left, ``FOLDER/killed`` is removed and all begins again.
+report, which say so as well; and every file of every result in the cache, but for the same entries of ``stage.json``.
+Nothing half-done and no lock may be left. If kills are left, ``FOLDER/killed`` is removed and all begins again.
 
 Without ``--config`` the study is one of seconds: a CNN, two attacks, VBPR and AMR from it, two seeds, on 240 items that
 are generated. Prints a line for each kill; exits with 1 at the first difference.
