@@ -246,7 +246,9 @@ class RayTasks(Executor):
 
     def _begin(self, errand: _Errand) -> None:
         task = self._on_gpu if may_use_gpu(errand.stage) else self._on_cpu
-        ref = task.options(name=errand.stage.description).remote(errand.number, self._study, [self._plan], self._box)
+        # It becomes the name of a process, which the system cuts after 15 bytes, whatever character that hits.
+        name = errand.stage.description.encode("ascii", "replace").decode()
+        ref = task.options(name=name).remote(errand.number, self._study, [self._plan], self._box)
         self._refs[errand.number] = ref
         ref.future().add_done_callback(partial(self._arrived, errand))
 

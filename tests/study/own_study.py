@@ -99,7 +99,7 @@ def made(folder: Path) -> list[list[str]]:
     return [line.rsplit(" ", 2) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 300.0) -> None:
     latest = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < latest
