@@ -5,7 +5,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from PIL import Image
 # on the path goes before a folder without __init__.py.
 sys.path.append(str(Path(__file__).parents[1]))
 
+from forked_processes import Forked
 from pytorch_lightning import Trainer, seed_everything
 from small_networks import quiet_trainer, small_classifier, small_images
 
@@ -68,6 +69,14 @@ def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     for module in ("callbacks.inject_poisoned_images", "catwalk.poisoning.attack_images"):
         monkeypatch.setattr(f"{module}.STORE", store)
     return store
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[Forked]:
+    """Return what runs a script in several processes, which take no time to begin."""
+    forked = Forked()
+    yield forked
+    forked.close()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ import catwalk.attacks
 import catwalk.recommenders.lazy_adam  # noqa: F401
 import datamodules  # noqa: F401
 import lightning_modules
+from callbacks.processes import RunProcesses, end_together
 from callbacks.resumable_checkpoint import ResumableCheckpoint
 from callbacks.run_labels import call_run, run_labels
 from callbacks.show_batches import LogBatches
@@ -48,7 +49,8 @@ from catwalk.configuration.messages import imported, one_line
 from catwalk.errors import CatwalkError
 from catwalk.files.checkpoints import read_checkpoint
 from catwalk.limits import check_seed
-from catwalk.terminal.stopping import Stopped, advising, end_processes, keep_sigterm
+from catwalk.terminal.peers import OtherProcessError
+from catwalk.terminal.stopping import advising, keep_sigterm
 from lightning_modules.checkpoints import check_class, write_whole_checkpoints
 
 DISTRIBUTED = (".metadata", "meta.pt", "checkpoint")
@@ -61,6 +63,7 @@ class CatwalkCLI(LightningCLI):
     def __init__(self) -> None:
         self._checkpoint: tuple[str, dict[str, Any]] | None = None
         self._is_poisoned = False
+        self._processes: RunProcesses
         known_notices.hide()
         settings = {
             name: {
@@ -214,6 +217,13 @@ class CatwalkCLI(LightningCLI):
             trainer = super().instantiate_trainer(callbacks=[*([poison] if poison else []), *stated], **kwargs)
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise CatwalkError(f"trainer: {error}") from error
+        except KeyError as error:
+            if not str(error.args[0]).startswith("SLURM_"):
+                raise
+            raise CatwalkError(
+                f"trainer: configs/trainer/slurm.yaml is for tasks that srun starts, and {error.args[0]} is not set: "
+                "start the command with srun in a job, or take configs/trainer/ddp.yaml"
+            ) from error
         except RuntimeError as error:
             twice = re.match(r"Found more than one stateful callback of type `(\w+)`", str(error))
             if twice is None:
@@ -223,6 +233,7 @@ class CatwalkCLI(LightningCLI):
                 "recommender, do not stack: give one of them"
             ) from error
         keep_sigterm(trainer)
+        self._processes = end_together(trainer)
         write_whole_checkpoints(trainer)
         if os.environ.get("WANDB_MODE") == "disabled":  # which Lightning does not look at
             trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, WandbLogger)]
@@ -324,8 +335,10 @@ class CatwalkCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command, and end the processes that it has started and W&B's run with it."""
         try:
-            with advising(self._how_to_go_on):
+            with advising(self._how_to_go_on), self._processes.named(self._how_to_go_on):
                 super()._run_subcommand(subcommand)
+        except OtherProcessError:
+            raise
         except CatwalkError as error:
             if self._is_poisoned:  # by a callback that its user has not named
                 named = as_poison_options(str(error))
@@ -334,10 +347,6 @@ class CatwalkCLI(LightningCLI):
             if self._checkpoint is None or not str(error).startswith("the checkpoint "):
                 raise
             raise CatwalkError(f"ckpt_path: {self._checkpoint[0]}: {error}") from error
-        except Stopped:
-            # Lightning's launcher, which has started them, would wait for them.
-            end_processes(getattr(self.trainer.strategy.launcher, "procs", []))
-            raise
         except MisconfigurationException as error:
             raise CatwalkError(unknown_metric(str(error)) or f"{subcommand}: {error}") from error
         except Exception as error:

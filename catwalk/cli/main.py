@@ -18,6 +18,7 @@ from catwalk.cli.working_folder import working_folder_last
 from catwalk.errors import CatwalkError
 from catwalk.files.atomic import as_os_error
 from catwalk.terminal import screen_text
+from catwalk.terminal.peers import OtherProcessError
 from catwalk.terminal.screen_text import printable
 from catwalk.terminal.stopping import Stopped, sigterm_raises, stopped_by
 
@@ -103,6 +104,8 @@ def main(args: Sequence[str] | None = None) -> None:
             if sys.stdout is not None:
                 sys.stdout.flush()
         except BaseException as error:
+            if isinstance(error, OtherProcessError):  # for which a launcher may have sent SIGTERM
+                _fail(str(error), error.code)
             number = signal.SIGTERM if sigterm_came() else stopped_by(error)
             if number is not None:
                 _stop(number, arguments, error.advice if isinstance(error, Stopped) else "")
@@ -172,11 +175,11 @@ def _never_silent(command: str) -> Iterator[None]:
         yield
 
 
-def _fail(message: str) -> NoReturn:
-    """End with one line and exit code 2."""
+def _fail(message: str, code: int = 2) -> NoReturn:
+    """End with one line and an exit code."""
     line = " ".join(printable(message).split())
     print(f"catwalk: error: {textwrap.shorten(line, 2000, placeholder=' …')}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 def _stop(number: int, arguments: Sequence[str], advice: str) -> NoReturn:

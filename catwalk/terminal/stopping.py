@@ -113,20 +113,27 @@ def stopped_by(error: BaseException | None) -> int | None:
     return None
 
 
-def end_processes(processes: "list[subprocess.Popen[Any]]") -> None:
+def end_processes(processes: "list[subprocess.Popen[Any]]", patience: float = 0.0) -> None:
     """Ask processes to end, and make them after a while: in a collective they hear nothing.
 
     Args:
         processes: The list is emptied first, for who looks after them and would take their end for an accident.
+        patience: Seconds that they have before they are asked.
     """
     ours = list(processes)
     processes.clear()
+    _wait_for(ours, patience)
     for process in ours:
         process.terminate()
-    latest = time.monotonic() + GRACE
-    for process in ours:
-        try:
+    for process in _wait_for(ours, GRACE):
+        process.kill()
+        process.wait()
+
+
+def _wait_for(processes: "list[subprocess.Popen[Any]]", seconds: float) -> "list[subprocess.Popen[Any]]":
+    """Wait for processes to end, so long in all, and return those that have not."""
+    latest = time.monotonic() + seconds
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, latest - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    return [process for process in processes if process.returncode is None]

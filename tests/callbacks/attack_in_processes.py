@@ -1,28 +1,27 @@
 """Attack in one of the processes that share the work, on the CPU; test_attack_by_processes.py runs it.
 
-Which process it is, and of how many, comes from the environment variables by which Lightning is told; without them it
-is the only one. Arguments: dataset folder, features folder, classifier, recommender, the attack's folder, the attack,
+Arguments: dataset folder, features folder, classifier, recommender, the attack's folder, the attack,
 what to do (`fit` or `test`), a folder for what the process has to say.
 """
 
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
-import torch
+import forked_processes
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 
 import callbacks.inject_poisoned_images
 from callbacks import AttackedItems, CategoryHitRatio, InjectPoisonedImages
+from callbacks.processes import end_together
 from catwalk.attacks import PGD, Attack, CarliniWagner, FeatureMatching, RankAttack
 from catwalk.errors import CatwalkError
 from catwalk.poisoning.poison import Poisoning
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
-RANK, WORLD_SIZE = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+RANK = forked_processes.rank()
 
 
 class FailsInTheSecond(PGD):
@@ -87,7 +86,6 @@ def attack_of(name: str, recommender: str) -> tuple[Attack, str | None]:
 def main(
     dataset: str, features: str, classifier: str, recommender: str, output: str, name: str, command: str, said: str
 ) -> None:
-    torch.set_num_threads(1)
     report: dict = {"lines": [], "shares": []}
     callbacks.inject_poisoned_images.rank_zero_info = report["lines"].append
     craft = Poisoning.craft
@@ -103,9 +101,7 @@ def main(
     inject = InjectPoisonedImages(Path(classifier), attack, "Sandal", Path(output), target, results=store)
     folder = Path(said)
     trainer = Trainer(
-        accelerator="cpu",
-        devices=WORLD_SIZE,
-        strategy="ddp" if WORLD_SIZE > 1 else "auto",
+        **forked_processes.settings(),
         max_epochs=1,
         callbacks=[
             inject,
@@ -113,11 +109,8 @@ def main(
             AttackedItems(Path(output), [3, 8], mean_rank=True),
             ErrorOf(folder / f"error{RANK}.txt"),
         ],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
+    end_together(trainer)
     seed_everything(0, verbose=False)
     data = InteractionTriplets(Path(dataset), Path(features))
     model = VBPR(factors=4, visual_factors=4, top_k=[5])
@@ -128,7 +121,3 @@ def main(
         (report["metrics"],) = trainer.test(model, data, ckpt_path=recommender, verbose=False)
     assert data.features == Path(features)
     (folder / f"report{RANK}.json").write_text(json.dumps(report))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,14 +1,12 @@
-"""Test a recommender on the CPU in several processes; run by test_write_user_metrics.py in a fresh process.
+"""Test a recommender on the CPU in several processes; run by test_write_user_metrics.py.
 
-Arguments: dataset folder, features folder, recommender, number of processes, blocks of users, output folder.
+Arguments: dataset folder, features folder, recommender, blocks of users, output folder.
 """
 
 import json
-import os
-import sys
 from pathlib import Path
 
-import torch
+import forked_processes
 from pytorch_lightning import Trainer
 
 import datamodules.interaction_triplets
@@ -20,16 +18,11 @@ from lightning_modules import VBPR
 FOLLOWED = [f"item-{number:02d}" for number in range(70, 3, -6)]
 
 
-def main(dataset: str, features: str, recommender: str, devices: str, blocks: str, output: str) -> None:
-    torch.set_num_threads(1)
-    if sys.platform == "linux":
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+def main(dataset: str, features: str, recommender: str, blocks: str, output: str) -> None:
     datamodules.interaction_triplets.MIN_BLOCKS = int(blocks)
     folder = Path(output)
     trainer = Trainer(
-        accelerator="cpu",
-        devices=int(devices),
-        strategy="ddp_fork" if int(devices) > 1 else "auto",
+        **forked_processes.settings(),
         callbacks=[
             WriteUserMetrics(folder / "users.csv", [3, 8], source="Sandal", target="Bag", items=FOLLOWED),
             WriteAttackedItems(folder / "items.parquet", None, [3, 8], FOLLOWED),
@@ -38,16 +31,8 @@ def main(dataset: str, features: str, recommender: str, devices: str, blocks: st
             RankingMetrics([3, 8]),
             CategoryHitRatio([3, 8]),
         ],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     data = InteractionTriplets(Path(dataset), Path(features), validation=True, split=RatioSplit(0.4))
     (values,) = trainer.test(VBPR(factors=4, visual_factors=4, top_k=[5]), data, ckpt_path=recommender, verbose=False)
     if trainer.is_global_zero:
         (folder / "metrics.json").write_text(json.dumps(values))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -2,20 +2,14 @@
 
 What is trained stays as it is, by a learning rate of 0: nothing but the number of processes can change a figure.
 test_observing_in_processes.py runs it. Arguments: dataset folder, features folder, classifier, recommender, file with
-the weights of LPIPS, number of processes, output folder.
+the weights of LPIPS, output folder.
 """
 
-import os
-import sys
 from pathlib import Path
 
-sys.path += map(str, Path(__file__).parents[2:0:-1])  # the packages, and what tests of several rooms share
-
 import attacks
-import lpips  # noqa: F401 - before there are several processes, each of which would take its time
-import matplotlib.figure  # noqa: F401
+import forked_processes
 import observers
-import torch
 import wandb
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
@@ -40,11 +34,8 @@ def no_learning(parameters):
 
 
 def main(*arguments: str) -> None:
-    dataset, features, classifier, recommender, trunk, output = (Path(arguments[place]) for place in (0, 1, 2, 3, 4, 6))
-    devices = int(arguments[5])
-    torch.set_num_threads(1)
-    if sys.platform == "linux":
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dataset, features, classifier, recommender, trunk, output = map(Path, arguments)
+    devices = forked_processes.number()
 
     def observe(name: str, model: LightningModule, data: LightningDataModule, callbacks: list, epochs: int) -> None:
         """Fit, test and predict; the figures are in a file of each command."""
@@ -54,15 +45,14 @@ def main(*arguments: str) -> None:
             if command == "fit":
                 loggers.append(WandbLogger(save_dir=output / f"{name} {command}", offline=True))
             trainer = Trainer(
-                accelerator="cpu",
-                devices=devices,
-                strategy="ddp_fork" if devices > 1 else "auto",
-                max_epochs=epochs,
-                callbacks=[*callbacks, FinishRun()],
-                logger=loggers,
-                log_every_n_steps=1,
-                enable_progress_bar=False,
-                enable_model_summary=False,
+                **forked_processes.settings()
+                | {
+                    "max_epochs": epochs,
+                    "callbacks": [*callbacks, FinishRun()],
+                    "enable_checkpointing": True,
+                    "logger": loggers,
+                    "log_every_n_steps": 1,
+                },
             )
             quietly = {"test": {"verbose": False}, "predict": {"return_predictions": False}}.get(command, {})
             checkpoint = {} if command == "fit" else {"ckpt_path": output / name / "whole.ckpt", "weights_only": True}
@@ -92,7 +82,3 @@ def main(*arguments: str) -> None:
         [make(output / "classifier") for make in observers.OF_CLASSIFIERS.values()],
         epochs=2,
     )
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

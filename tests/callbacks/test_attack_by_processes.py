@@ -1,11 +1,7 @@
 """Processes share an attack: the files and metrics of one, each its part of the work, and none waits for the dead."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,37 +13,14 @@ SCRIPT = Path(__file__).with_name("attack_in_processes.py")
 
 
 @pytest.fixture
-def attack(shop, features, trained, recommender, tmp_path: Path):
+def attack(forked, shop, features, trained, recommender, tmp_path: Path):
     """Return a function that attacks in some processes; it returns their exit codes and the folder of their reports."""
 
-    def run(name: str, processes: int, output: Path, command: str = "test") -> tuple[list[int], Path]:
+    def run(name: str, processes: int, output: Path, command: str = "test") -> tuple[list[int | None], Path]:
         said = tmp_path / f"{name} by {processes} to {output.name}"
         said.mkdir()
         arguments = [shop, features, trained.checkpoint, recommender, output, name, command, said]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        started = []
-        for rank in range(processes):
-            environment = dict(os.environ)
-            if processes > 1:
-                environment |= {
-                    "LOCAL_RANK": str(rank),
-                    "NODE_RANK": "0",
-                    "WORLD_SIZE": str(processes),
-                    "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": str(port),
-                }
-                if sys.platform == "linux":
-                    environment["GLOO_SOCKET_IFNAME"] = "lo"
-            with (said / f"stderr{rank}.txt").open("w") as stderr:
-                command_line = [sys.executable, str(SCRIPT), *map(str, arguments)]
-                started.append(subprocess.Popen(command_line, env=environment, stdout=stderr, stderr=stderr))
-        try:
-            return [process.wait(timeout=240) for process in started], said
-        finally:
-            for process in started:
-                process.kill()
+        return forked.run(SCRIPT, said, *arguments, processes=processes).codes, said
 
     return run
 
@@ -61,7 +34,7 @@ def reports(said: Path, processes: int) -> list[dict]:
 
 
 def errors(said: Path) -> str:
-    return "\n".join(path.read_text()[-3000:] for path in sorted(said.glob("stderr*")))
+    return "\n".join(path.read_text()[-3000:] for path in sorted(said.glob("output*")))
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """Features of a catalogue whose images differ in size: in its order, whatever the batches and the processes."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +43,10 @@ def test_each_row_is_what_the_network_makes_of_the_item(shop_of_many_sizes: Path
 @pytest.mark.slow
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 5), (2, 32), (3, 7)])
 def test_batches_and_processes_do_not_show(
-    shop_of_many_sizes: Path, trained, written: Path, tmp_path: Path, devices: int, batch_size: int
+    forked, shop_of_many_sizes: Path, trained, written: Path, tmp_path: Path, devices: int, batch_size: int
 ) -> None:
     script = Path(__file__).with_name("predict_in_sizes.py")
-    arguments = [shop_of_many_sizes, trained.checkpoint, devices, batch_size, tmp_path]
-    done = subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    arguments = shop_of_many_sizes, trained.checkpoint, batch_size, tmp_path
+    forked.check(script, tmp_path, *arguments, processes=devices)
     for file in ("features.safetensors", "predictions.csv"):
         assert (tmp_path / file).read_bytes() == (written / file).read_bytes()

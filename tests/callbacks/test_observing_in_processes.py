@@ -1,14 +1,10 @@
 """Two processes log, draw and write what one does."""
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
-import observe_in_processes
 import offline_runs
 import pytest
-import wandb
 from pytorch_lightning import seed_everything
 
 from catwalk.results.record import RECORD_FILE
@@ -18,7 +14,7 @@ from lightning_modules import VBPR
 
 @pytest.fixture(scope="module")
 def by_processes(
-    shop, features, trained, trunk, make_trainer, tmp_path_factory: pytest.TempPathFactory
+    forked, shop, features, trained, trunk, make_trainer, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
     """Return what one process left, and what two processes left."""
     recommender = tmp_path_factory.mktemp("recommender") / "recommender.ckpt"
@@ -28,22 +24,11 @@ def by_processes(
     trainer.fit(VBPR(factors=4, visual_factors=4, top_k=[5]), data)
     trainer.save_checkpoint(recommender)
     outputs = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    one, two = (
-        [*map(str, (shop, features, trained.checkpoint, recommender, trunk, devices, output))]
-        for devices, output in enumerate(outputs, start=1)
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("SILENT", "true"), ("CONSOLE", "off"), ("DATA_DIR", str(recommender.parent))):
-            patch.setenv(f"WANDB_{name}", value)
-        script = [sys.executable, observe_in_processes.__file__, *two]
-        with subprocess.Popen(script, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-            try:
-                observe_in_processes.main(*one)
-                _, errors = process.communicate(timeout=300)
-            finally:
-                process.kill()
-                wandb.teardown()
-        assert process.returncode == 0, errors
+    script = Path(__file__).with_name("observe_in_processes.py")
+    quiet = {"WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_DATA_DIR": str(recommender.parent)}
+    for processes, output in enumerate(outputs, start=1):
+        arguments = shop, features, trained.checkpoint, recommender, trunk, output
+        forked.check(script, recommender.parent / str(processes), *arguments, processes=processes, **quiet)
     return outputs
 
 

@@ -4,8 +4,6 @@ import csv
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import attacks
@@ -44,15 +42,13 @@ def popularity_of(data: InteractionTriplets) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def by_processes(shop, features, recommender_by_share, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def by_processes(forked, shop, features, recommender_by_share, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Return what one process left, what two left, and what one left that ranks the users in one block."""
     folders = []
     for devices, blocks in ((1, 64), (2, 64), (1, 1)):
         folder = tmp_path_factory.mktemp("processes")
         script = Path(__file__).with_name("measure_users_in_processes.py")
-        arguments = map(str, (shop, features, recommender_by_share, devices, blocks, folder))
-        done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        forked.check(script, folder, shop, features, recommender_by_share, blocks, folder, processes=devices)
         folders.append(folder)
     return folders
 
