@@ -22,7 +22,7 @@ from catwalk.poisoning.uploads import AttackedUploads
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.decoding import UInt8Array
 from catwalk.shop.images import to_float
-from datamodules.batches import Batches, first_batch
+from datamodules.batches import Batches, check_shares, first_batch
 
 
 class PoisonedImages(LightningDataModule):
@@ -120,6 +120,7 @@ class PoisonedImages(LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """Return this process's share of the items to calibrate on."""
         tensors = self._tensors["calibrate"]
+        check_shares(len(tensors["is_poisoned"]), self._world_size, "images to calibrate on")
         mine = np.arange(len(tensors["is_poisoned"]))[self._rank :: self._world_size]
         starts = range(0, len(mine), self.batch_size)
         return Batches(

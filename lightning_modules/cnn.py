@@ -343,24 +343,6 @@ class ProductClassifier(MeasuredModule):
         """
         self.resuming.seed_batch(self.current_epoch, batch_idx, self.global_rank)
 
-    def on_validation_start(self) -> None:
-        """Let all processes measure one and the same network."""
-        super().on_validation_start()
-        self._share_running_statistics()
-
-    def on_train_end(self) -> None:
-        """Let all processes end with one and the same network."""
-        self._share_running_statistics()
-
-    def _share_running_statistics(self) -> None:
-        """Give every process the first one's BatchNorm statistics, which are in the checkpoint.
-
-        During the training each process gathers its own, from its own images.
-        """
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for buffer in self.network.buffers():
-                torch.distributed.broadcast(buffer, 0)
-
 
 def _check_sizes(trained: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Raise a CatwalkError unless a network was trained for these categories and this size of images."""

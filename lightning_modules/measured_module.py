@@ -4,6 +4,7 @@ import abc
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from typing_extensions import Self
@@ -23,6 +24,7 @@ class MeasuredModule(LightningModule, abc.ABC):
     - A run ends where a loss has become NaN or infinite. Losses are looked at after an epoch of training, and before a
       validation and before a checkpoint is written, so that earlier checkpoints stay; never after every batch, which a
       GPU would have to be waited for.
+    - With several processes all measure, and end with, what the first one has.
     - Checkpoints are tensors and plain values, none of which decides what is imported.
     """
 
@@ -104,8 +106,24 @@ class MeasuredModule(LightningModule, abc.ABC):
         self.require_finite_loss()
 
     def on_validation_start(self) -> None:
-        """Look at the losses of the training so far."""
+        """Look at the losses of the training so far, and let all processes measure one and the same network."""
         self.require_finite_loss()
+        self._share_running_statistics()
+
+    def on_train_end(self) -> None:
+        """Let all processes end with one and the same network."""
+        self._share_running_statistics()
+
+    def _share_running_statistics(self) -> None:
+        """Give every process the first one's BatchNorm statistics, which are in the checkpoint.
+
+        During the training each process gathers its own, from its own examples.
+        """
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parameters = dict(self.named_parameters())
+            for name, tensor in self.state_dict().items():
+                if name not in parameters:
+                    torch.distributed.broadcast(tensor, 0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Look at the losses of the training so far: there is nothing to go on from where they are not finite.

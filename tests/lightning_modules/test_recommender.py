@@ -1,11 +1,7 @@
 """Training, ranking and checkpoints, which all recommenders share."""
 
 import csv
-import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +16,7 @@ from catwalk.recommenders.checkpoints import read_visual_model
 from catwalk.shop.catalogue import Catalogue
 from catwalk.shop.splits import DateSplit, LeaveRandomOut
 from datamodules import InteractionTriplets
-from lightning_modules import BPRMF, VBPR, Popularity, ProductClassifier, Random, Recommender
+from lightning_modules import BPRMF, VBPR, Popularity, Random, Recommender
 
 TOP_K = (5, 20)
 
@@ -272,43 +268,6 @@ def test_the_size_of_blocks_does_not_show(shop, features, fitted, make_trainer, 
         (found,) = make_trainer().test(model, data, verbose=False)
         assert len(data.test_dataloader()) < 5
         assert_same_metrics(found, metrics)
-
-
-@pytest.mark.slow
-def test_processes_train_what_one_does(shop, features, tmp_path):
-    script, weights = Path(__file__).with_name("fit_in_processes.py"), []
-    for strategy, devices in (("auto", 1), ("ddp_fork", 1), ("ddp_fork", 2)):
-        checkpoint = tmp_path / f"{strategy} {devices}.ckpt"
-        arguments = [shop, features, strategy, devices, 64, checkpoint]
-        subprocess.run([sys.executable, script, *map(str, arguments)], check=True, timeout=300, capture_output=True)
-        weights.append(torch.load(checkpoint, weights_only=True)["state_dict"])
-    # Up to what the order of sums rounds; where gradients are exchanged they are dense, of one process too.
-    for name, weight in weights[0].items():
-        for others in weights[1:]:
-            torch.testing.assert_close(others[name], weight, rtol=1e-3, atol=1e-5)
-        assert weight.abs().max() > 0.03, "nothing has been learnt"
-
-
-@pytest.mark.slow
-def test_two_processes_measure_what_one_does(shop, features, fitted, trained, make_trainer, tmp_path):
-    _, metrics, checkpoint = fitted
-    script = Path(__file__).with_name("measure_in_processes.py")
-    arguments = [shop, features, checkpoint, trained.checkpoint, 2, tmp_path / "metrics.json"]
-    subprocess.run([sys.executable, script, *map(str, arguments)], check=True, timeout=300, capture_output=True)
-    found = json.loads((tmp_path / "metrics.json").read_text())
-    assert_same_metrics(found["recommender"], metrics)
-
-    from callbacks import AdversarialAccuracy
-    from datamodules import ProductImages
-
-    model = ProductClassifier("catwalk.networks.compact_cnn", {"width": 8})
-    trainer = make_trainer(callbacks=[AdversarialAccuracy(max_validation_images=21)])
-    (validated,) = trainer.validate(model, ProductImages(shop), ckpt_path=str(trained.checkpoint), verbose=False)
-    assert found["classifier"]["val/pgd_accuracy"] == validated["val/pgd_accuracy"]
-    (alone,) = trainer.test(model, ProductImages(shop), ckpt_path=str(trained.checkpoint), verbose=False)
-    assert found["classifier"]["test/accuracy"] == alone["test/accuracy"]
-    assert found["classifier"]["test/pgd_accuracy"] == alone["test/pgd_accuracy"]
-    assert found["classifier"]["test/loss"] == pytest.approx(alone["test/loss"], rel=1e-5)
 
 
 def weights_of(model):
