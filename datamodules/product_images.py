@@ -94,7 +94,7 @@ class ProductImages(LightningDataModule):
         self._item_images: StoredImages | None = None
 
     def prepare_data(self) -> None:
-        """Decode what is not decoded yet, in one process per machine."""
+        """Read the lists of the folder; images are decoded in :meth:`setup`, by one process for all."""
         self._read()
 
     def setup(self, stage: str) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from catwalk.errors import CatwalkError
 from catwalk.files.atomic import open_bytes, write_bytes
 from catwalk.files.hashes import is_as_sealed, seal
+from catwalk.files.locks import locked
 from catwalk.files.watched import WatchedFiles, watch_named
 from catwalk.shop.catalogue import fingerprint_files, truncated_images_allowed
 from catwalk.shop.decoding import (
@@ -183,9 +184,13 @@ def store_images(
     path = cache / f"images-{key}.bin"
     files = _ImageFiles(folder, images, size, names, one_size, allow_truncated, watched)
     if not is_as_sealed(path):
-        if path.exists():
-            warnings.warn(f"{path} was changed after it was written: its images are decoded again", stacklevel=2)
-        files.write(path, workers or os.cpu_count() or 1, progress)
+        with locked(path.with_suffix(".lock")):  # one process decodes, and the others take what it has written
+            if not is_as_sealed(path):
+                if path.exists():
+                    warnings.warn(
+                        f"{path} was changed after it was written: its images are decoded again", stacklevel=2
+                    )
+                files.write(path, workers or os.cpu_count() or 1, progress)
     stored = StoredImages.map(path, len(images))
     if stored.array is None:  # written for somebody who takes any
         for number, own in enumerate(stored.sizes):

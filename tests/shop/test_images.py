@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 import zlib
 
 import numpy as np
@@ -408,6 +410,30 @@ class TestLoadImages:
         assert not levels.flags.writeable
         assert isinstance(levels, np.memmap)
         assert np.array_equal(load_images(place, [names[5], names[2], names[5]], None), expected[[5, 2, 5]])
+
+    def test_one_decodes_for_all(self, folder, monkeypatch):
+        place, expected, names = folder
+        write, writers = module._ImageFiles.write, []
+
+        def slowly(self, *arguments):
+            writers.append(threading.get_ident())
+            time.sleep(0.3)  # the others have come by now
+            write(self, *arguments)
+
+        monkeypatch.setattr(module._ImageFiles, "write", slowly)
+        found = {}
+        threads = [
+            threading.Thread(target=lambda number=number: found.update({number: load_images(place, names, None)}))
+            for number in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(writers) == 1
+        assert len(found) == 3
+        assert all(np.array_equal(levels, expected) for levels in found.values())
+        assert [path for path in cache_files(place) if not path.endswith(".bin")] == []
 
     def test_the_cache_is_used(self, folder, monkeypatch):
         place, expected, names = folder
