@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from catwalk.errors import CatwalkError
 from catwalk.networks.batching import Bucket
 from catwalk.networks.building import build_network, without_initial_weights
+from catwalk.networks.device import slow_in_bfloat16
 from catwalk.networks.imagenet import imagenet_categories
 from catwalk.networks.known_backbones import check_backbone
 from catwalk.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
@@ -122,6 +123,10 @@ class ProductClassifier(MeasuredModule):
                 f"trainer.precision: must be one of {', '.join(PRECISIONS)}, for images and weights stay float32; got "
                 f"{self.trainer.precision}"
             )
+        if stage == "fit" and self.trainer.precision == "bf16-mixed":
+            notice = slow_in_bfloat16(self.trainer.strategy.root_device)
+            if notice is not None:
+                rank_zero_warn(f"trainer.precision: {notice}; leave it at 32-true")
 
     def configure_model(self) -> None:
         """Build the network for the data module's categories, once."""

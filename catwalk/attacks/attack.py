@@ -18,6 +18,7 @@ from catwalk.attacks.threat_model import Distance, GreyLevels, Norm, ThreatModel
 from catwalk.errors import CatwalkError
 from catwalk.limits import check_seed
 from catwalk.networks.batching import ROW_MULTIPLE, map_batches, padded_batches
+from catwalk.networks.device import slow_in_bfloat16
 from catwalk.networks.frozen import FrozenNetwork, Precision, eval_mode, exact_convolutions, frozen
 
 Knowledge = Literal["network", "network and detector", "network and purchases", "network and recommender"]
@@ -158,8 +159,8 @@ class Attack(abc.ABC):
         mask: Where an image may change (:mod:`catwalk.attacks.masks`); None means everywhere.
         batch_size: Images per forward pass, at least 1; changes speed and memory, never the result.
         precision: ``"32"`` is exact float32, on GPUs as well; ``"tf32"`` lets GPUs round in convolutions, as PyTorch
-            does by default; ``"bf16"`` lets the network compute in bfloat16 inside. Images and perturbations stay
-            float32.
+            does by default; ``"bf16"`` lets the network compute in bfloat16 inside, which on CPUs without
+            instructions for it is slower. Images and perturbations stay float32.
         compiled: Whether to compile the network (with CUDA graphs on a GPU), which takes up to a minute at first.
 
     Attributes:
@@ -320,6 +321,9 @@ class Attack(abc.ABC):
         reason = below_half_a_level(self.threat_model.epsilon)
         if reason is not None:
             warnings.warn(f"{type(self).__name__}.epsilon: {reason}", stacklevel=2)
+        notice = slow_in_bfloat16(images.device) if self.precision == "bf16" else None
+        if notice is not None:
+            warnings.warn(f"{type(self).__name__}.precision: {notice}; leave it at 32", stacklevel=2)
         images = images.detach()
         self._check_arguments(network, images, targets, keys)
         # Gradients must flow under an outer no_grad, and indexing makes copies that can, of inference tensors too.
