@@ -2,6 +2,7 @@
 
     python benchmarks/linf_attacks.py
     python benchmarks/linf_attacks.py --classifier runs/traditional/classifier.ckpt --dataset data/demo
+    python benchmarks/linf_attacks.py --device cuda --variants --image-size 224 --images 256 --batch-size 64 --rounds 2
 
 All have the same network, images, targets and budget. Untrained networks are attacked on noise: they tell what an
 attack costs, and a checkpoint what it reaches as well. The contract is in ``benchmarks/README.md``; the other libraries
@@ -9,11 +10,12 @@ come with ``make bench-install``, and those that are not installed are left out.
 """
 
 import argparse
+import contextlib
 import copy
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,8 @@ from timing import Clock, add_clock_arguments, describe_run, make_clock, take_tu
 from torch import Tensor, nn
 
 from catwalk.attacks import FGSM, MIFGSM, PGD, Attack
+from catwalk.attacks.attack import cross_entropy_gradient
+from catwalk.networks import frozen as frozen_networks
 from catwalk.networks.batching import ROW_MULTIPLE
 from catwalk.networks.building import build_network
 from catwalk.networks.classifier import load_classifier
@@ -53,6 +57,8 @@ HEADER = (
     "mean L2",
 )
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+FACTORS = (1, 2, 4)
+"""How many times as large batches the variants have."""
 OURS, BARE = "ours", "bare loop, channels_last"
 
 Craft = Callable[[Tensor, Tensor], Tensor]
@@ -142,23 +148,100 @@ def ours(method: Method, task: Task, **arguments: Any) -> Craft:
     return craft
 
 
+@contextlib.contextmanager
+def on_gpu(layout: torch.memory_format, is_searched: bool) -> Iterator[None]:
+    """Lay out our exact float32 on GPUs in some way, and let cuDNN try out its kernels or guess the quickest."""
+    layouts, before = frozen_networks.GPU_LAYOUTS, frozen_networks.GPU_LAYOUTS["32"]
+    layouts["32"] = layout
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=is_searched, allow_tf32=torch.backends.cudnn.allow_tf32
+        ):
+            yield
+    finally:
+        layouts["32"] = before
+
+
+def variants(method: Method, task: Task) -> dict[str, Craft]:
+    """Return exact forms of ours that may cost less on a GPU: layouts, kernels, larger batches, captured gradients."""
+    crafts: dict[str, Craft] = {}
+    for layout, memory_format in LAYOUTS.items():
+        for is_searched in (False, True):
+            form = partial(on_gpu, memory_format, is_searched)
+            name = f"{OURS}, {layout}{', kernels tried out' if is_searched else ''}"
+            for factor in FACTORS:
+                larger = replace(task, batch_size=factor * task.batch_size)
+                if factor == 1 or larger.batch_size <= len(task.images):
+                    several = "" if factor == 1 else f", batches of {larger.batch_size}"
+                    crafts[name + several] = within(form, ours(method, larger))
+            crafts[f"{name}, captured"] = within(form, captured(method, task))
+    return crafts
+
+
+def within(form: Callable[[], contextlib.AbstractContextManager[None]], craft: Craft) -> Craft:
+    def craft_within(images: Tensor, targets: Tensor) -> Tensor:
+        with form():
+            return craft(images, targets)
+
+    return craft_within
+
+
+def captured(method: Method, task: Task) -> Craft:
+    """Return the bare loop on the network in our quickest form, its gradient captured as one CUDA graph.
+
+    To capture it is part of what is measured, as it would be of an attack.
+    """
+
+    def craft(images: Tensor, targets: Tensor) -> Tensor:
+        with frozen_networks.frozen(task.network, images) as network:
+            still, aims = images[: task.batch_size].clone(), targets[: task.batch_size].clone()
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # so that kernels are chosen and memory is there
+                for _ in range(2):
+                    cross_entropy_gradient(network, still, aims)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                gradient = cross_entropy_gradient(network, still, aims)
+
+            def replayed(points: Tensor, goals: Tensor) -> Tensor:
+                if len(points) != len(still):
+                    return cross_entropy_gradient(network, points, goals)
+                still.copy_(points)
+                aims.copy_(goals)
+                graph.replay()
+                return gradient.clone()
+
+            return task.in_batches(loop(method, replayed))(images, targets)
+
+    return craft
+
+
 def bare_loop(method: Method, task: Task, network: nn.Module) -> Craft:
+    def gradient_of(points: Tensor, targets: Tensor) -> Tensor:
+        points = points.detach().requires_grad_()
+        loss = F.cross_entropy(network(points), targets, reduction="sum")
+        return torch.autograd.grad(loss, points)[0]
+
+    return task.in_batches(loop(method, gradient_of))
+
+
+def loop(method: Method, gradient_of: Callable[[Tensor, Tensor], Tensor]) -> Craft:
     def craft(images: Tensor, targets: Tensor) -> Tensor:
         adversarial, accumulated = images, torch.zeros_like(images)
         if method.random_start:
             adversarial = (images + torch.empty_like(images).uniform_(-RADIUS, RADIUS)).clamp(0, 1)
         for _ in range(method.iterations):
-            adversarial = adversarial.detach().requires_grad_()
-            loss = F.cross_entropy(network(adversarial), targets, reduction="sum")
-            gradient = torch.autograd.grad(loss, adversarial)[0]
+            gradient = gradient_of(adversarial, targets)
             if method.momentum:
                 gradient = gradient / gradient.abs().mean(dim=(1, 2, 3), keepdim=True)
                 gradient = accumulated = method.momentum * accumulated + gradient
-            change = adversarial.detach() - method.step * gradient.sign() - images
+            change = adversarial - method.step * gradient.sign() - images
             adversarial = (images + change.clamp(-RADIUS, RADIUS)).clamp(0, 1)
         return adversarial
 
-    return task.in_batches(craft)
+    return craft
 
 
 def torchattacks(method: Method, task: Task, network: nn.Module) -> Craft:
@@ -271,7 +354,7 @@ def installed_rivals() -> dict[str, Rival]:
     return {name: rival for name, rival in RIVALS.items() if importlib.util.find_spec(rival.module)}
 
 
-def contestants(method: Method, task: Task, bf16: bool, compiled: bool) -> dict[str, Craft]:
+def contestants(method: Method, task: Task, bf16: bool, compiled: bool, varied: bool) -> dict[str, Craft]:
     """Return everyone who can run a method, by name; all but ours once for each memory layout of the network."""
     forms: dict[str, dict[str, Any]] = {OURS: {}}
     if task.images.device.type == "cuda":
@@ -281,6 +364,8 @@ def contestants(method: Method, task: Task, bf16: bool, compiled: bool) -> dict[
     if compiled:
         forms |= {f"{name}, compiled": {**settings, "compiled": True} for name, settings in forms.items()}
     crafts = {name: ours(method, task, **settings) for name, settings in forms.items()}
+    if varied:
+        crafts |= variants(method, task)
     networks = {name: copy.deepcopy(task.network).to(memory_format=layout) for name, layout in LAYOUTS.items()}
     makers = {"bare loop": bare_loop} | {name: rival.make for name, rival in installed_rivals().items()}
     for name, make in makers.items():
@@ -292,7 +377,7 @@ def contestants(method: Method, task: Task, bf16: bool, compiled: bool) -> dict[
 
 
 def measure(
-    name: str, task: Task, rounds: int, bf16: bool, compiled: bool, clock: Clock
+    name: str, task: Task, rounds: int, bf16: bool, compiled: bool, varied: bool, clock: Clock
 ) -> tuple[list[list[str]], str]:
     """Let everyone attack a task.
 
@@ -302,7 +387,7 @@ def measure(
     Raises:
         RuntimeError: If ours exceeds its budget.
     """
-    crafts = contestants(METHODS[name], task, bf16, compiled)
+    crafts = contestants(METHODS[name], task, bf16, compiled, varied)
     results: dict[str, Tensor] = {}
 
     def timed(contestant: str) -> float:
@@ -420,6 +505,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, of which the best counts; default: 3")
     parser.add_argument("--image-size", type=int, help="height and width of noise; default: 64, and 160 for resnet50")
     parser.add_argument("--compiled", action="store_true", help="add ours with the network compiled")
+    parser.add_argument(
+        "--variants", action="store_true", help="add exact forms of ours that may cost less; needs --device cuda"
+    )
     parser.add_argument("--no-bf16", dest="bf16", action="store_false", help="leave out ours in bfloat16")
     parser.add_argument(
         "--weight-gradients",
@@ -433,6 +521,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if (arguments.classifier is None) != (arguments.dataset is None):
         parser.error("--classifier and --dataset: give both or neither")
+    if arguments.variants and arguments.device.type != "cuda":
+        parser.error("--variants: needs --device cuda")
     clock = make_clock(parser, arguments, arguments.device)
     packages = ["torch", "torchvision", *(rival.package for rival in installed_rivals().values())]
     precision = f"; TF32 in convolutions: {torch.backends.cudnn.allow_tf32}" if arguments.device.type == "cuda" else ""
@@ -442,8 +532,9 @@ def main() -> None:
     remarks: list[str] = []
     for make in [partial(trained_task, arguments)] if arguments.classifier else tasks:
         task = make()
+        forms = arguments.bf16, arguments.compiled, arguments.variants
         for name in arguments.attacks:
-            more_rows, more_remarks = measure(name, task, arguments.rounds, arguments.bf16, arguments.compiled, clock)
+            more_rows, more_remarks = measure(name, task, arguments.rounds, *forms, clock)
             rows += more_rows
             remarks.append(more_remarks)
     print(f"{Record(arguments.json, clock, packages).table('attacks', HEADER, rows)}\n")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import accumulate, chain
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,6 +29,10 @@ pixels. All others are quicker in channels_last."""
 _FEW_CHANNELS = 4
 """On CPUs in float32, the gradient of a strided convolution with so few input channels or fewer is quicker to have by
 another convolution: for the first layer of ResNets two and a half times."""
+
+GPU_LAYOUTS: dict[Precision, torch.memory_format] = dict.fromkeys(get_args(Precision), torch.channels_last)
+"""Layout of the convolutions' weights on GPUs, for each precision. Tensor cores want channels_last; exact float32 does
+without them, and ``benchmarks/linf_attacks.py --variants`` measures it in both."""
 
 _GIVEN_EXAMPLES, _RANDOM_EXAMPLES = 4, 2
 """How many images a network with folded BatchNorms is compared on: some to come, from first to last, and noise. On a
@@ -200,6 +204,9 @@ def _lay_out(convolution: nn.Conv2d, positions: int, precision: Precision, undo:
     """Bring a convolution's weight into the layout in which it is quickest."""
     weight = convolution._parameters.get("weight")
     if weight is None or weight.ndim != 4:  # it is computed from others
+        return
+    if weight.device.type == "cuda":
+        _swap(convolution._parameters, "weight", weight.detach().contiguous(memory_format=GPU_LAYOUTS[precision]), undo)
         return
     is_contiguous = (
         precision != "bf16"

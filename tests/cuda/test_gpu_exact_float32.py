@@ -9,7 +9,7 @@ from gpu import DEVICE
 from torch import nn
 
 from catwalk.networks.building import build_network
-from catwalk.networks.frozen import exact_convolutions, frozen
+from catwalk.networks.frozen import GPU_LAYOUTS, exact_convolutions, frozen
 from catwalk.networks.prediction import predict
 
 
@@ -71,6 +71,23 @@ def test_features_in_batches_of_any_size(resnet_on_gpu, record_property):
     for part in parts:
         assert float((part.features - whole.features).abs().max() / whole.features.abs().max()) < 1e-5
     assert torch.equal(parts[0].features, parts[1].features)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_gradients_are_exact_in_either_layout(resnet, resnet_on_gpu, layout, monkeypatch, record_property):
+    images, targets = noise(16, 3, 64, 64), torch.arange(16) % 10
+
+    def gradient_of(network, points, goals):
+        points = points.clone().requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(network(points), goals, reduction="sum"), points)[0]
+
+    exact = gradient_of(copy.deepcopy(resnet).double(), images.double(), targets)
+    monkeypatch.setitem(GPU_LAYOUTS, "32", layout)
+    with frozen(resnet_on_gpu, images.to(DEVICE)) as view:
+        found = gradient_of(view, images.to(DEVICE), targets.to(DEVICE)).cpu().double()
+    difference = float((found - exact).norm() / exact.norm())
+    record_property("error of the gradients, by their length", difference)
+    assert difference < 1e-4
 
 
 @pytest.mark.parametrize("precision", ["32", "tf32", "bf16"])
