@@ -67,9 +67,8 @@ class RunProcesses:
         self._children: list[Any] = []
         if isinstance(trainer.strategy, ParallelStrategy):
             # Methods of this one, which can be pickled for processes that are spawned.
-            self._strategy.setup_environment = self._begin
-            self._strategy.on_exception = self._fail
-            self._strategy.teardown = self._end
+            methods = {"setup_environment": self._begin, "on_exception": self._fail, "teardown": self._end}
+            vars(self._strategy).update(methods)
 
     def _begin(self) -> None:
         """Connect the processes as soon as they can speak with each other."""

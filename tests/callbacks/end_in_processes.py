@@ -65,7 +65,7 @@ def main(dataset: str, folder: str, *arguments: str) -> None:
         "model.replays": "2",
         "data": "ProductImages",
         "data.dataset": dataset,
-        "data.batch_size": "16",
+        "data.batch_size": str(32 // int(os.environ.get("WORLD_SIZE", "1"))),
         "config": "configs/trainer/slurm.yaml" if "SRUN" in os.environ else "configs/trainer/ddp.yaml",
         "trainer.accelerator": "cpu",
         "trainer.devices": os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")),

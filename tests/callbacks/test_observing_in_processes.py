@@ -11,6 +11,8 @@ from catwalk.results.record import RECORD_FILE
 from datamodules import InteractionTriplets
 from lightning_modules import VBPR
 
+pytestmark = pytest.mark.slow  # what every process collects is gathered as in test_recommenders_in_processes.py
+
 
 @pytest.fixture(scope="module")
 def by_processes(

@@ -81,7 +81,9 @@ def test_two_machines_measure_and_attack_as_one_does(shop, features, trained, re
             line = [*catwalk(agents), command, *(f"--{name}={value}" for name, value in options.items())]
             codes, outputs = run(line, folder, agents)
             assert codes == [0] * agents, "\n".join(outputs)
-        (table, *_) = sorted(folder.glob("lightning_logs/version_*/metrics.csv"))
+        tables = sorted(folder.rglob("metrics.csv"))
+        assert tables, outputs
+        table = tables[0]
         with table.open() as file:
             rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
         logged.append({name: float(value) for row in rows for name, value in row.items() if name != "step"})
