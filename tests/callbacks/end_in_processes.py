@@ -1,8 +1,8 @@
 """`catwalk fit` in one of the processes of a job, of which one gets into trouble; test_end_together.py runs it.
 
-Arguments: dataset folder, folder for checkpoints, and further ones of ``catwalk fit``. The environment variable
-``TROUBLE`` says what happens in process ``TROUBLED``: an error in ``setup`` or in a ``step``, a ``bug``, a signal that
-has it ``killed`` or ``stopped``; or that the others are ``busy`` or ``stuck`` meanwhile.
+Arguments: what to train, dataset folder, folder for checkpoints, and further ones of ``catwalk fit``. The environment
+variable ``TROUBLE`` says what happens in process ``TROUBLED``: an error in ``setup`` or in a ``step``, a ``bug``, a
+signal that has it ``killed`` or ``stopped``; or that the others are ``busy`` or ``stuck`` meanwhile.
 """
 
 import os
@@ -16,7 +16,7 @@ import forked_processes
 import catwalk.terminal.peers
 from catwalk.cli.main import main as catwalk_main
 from catwalk.errors import CatwalkError
-from lightning_modules import FreeAdversarialClassifier
+from lightning_modules import VBPR, FreeAdversarialClassifier
 
 if "SRUN" in os.environ:  # as srun would tell
     names = {"PROCID": "LOCAL_RANK", "LOCALID": "LOCAL_RANK", "NTASKS": "WORLD_SIZE", "NTASKS_PER_NODE": "WORLD_SIZE"}
@@ -28,18 +28,18 @@ IS_TROUBLED = forked_processes.rank() == int(os.environ.get("TROUBLED", 1))
 BATCH = 7
 
 
-class Troubled(FreeAdversarialClassifier):
-    """A classifier that gets into trouble in one of the processes."""
+class Trouble:
+    """What gets into trouble in one of the processes."""
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if IS_TROUBLED and TROUBLE == "setup":
             raise CatwalkError("the disk of this machine is another one")
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
         if batch_idx == BATCH and TROUBLE not in ("", "setup"):
             self._get_into_trouble()
-        super().training_step(batch, batch_idx)
+        return super().training_step(batch, batch_idx)
 
     def _get_into_trouble(self) -> None:
         if not IS_TROUBLED:
@@ -57,13 +57,26 @@ class Troubled(FreeAdversarialClassifier):
         raise CatwalkError("the batch is damaged")
 
 
-def main(dataset: str, folder: str, *arguments: str) -> None:
+class Classifier(Trouble, FreeAdversarialClassifier):
+    """A classifier."""
+
+
+class Recommender(Trouble, VBPR):
+    """A recommender."""
+
+
+MODELS = {
+    "Classifier": {"backbone": "plain_networks.with_dropout", "replays": "2"},
+    "Recommender": {"factors": "4", "visual_factors": "4"},
+}
+
+
+def main(model: str, dataset: str, folder: str, *arguments: str) -> None:
     catwalk.terminal.peers.GRACE = 1.0
     options = {
-        "model": "end_in_processes.Troubled",
-        "model.backbone": "plain_networks.with_dropout",
-        "model.replays": "2",
-        "data": "ProductImages",
+        "model": f"end_in_processes.{model}",
+        **{f"model.{name}": value for name, value in MODELS[model].items()},
+        "data": "ProductImages" if model == "Classifier" else "InteractionTriplets",
         "data.dataset": dataset,
         "data.batch_size": str(32 // int(os.environ.get("WORLD_SIZE", "1"))),
         "config": "configs/trainer/slurm.yaml" if "SRUN" in os.environ else "configs/trainer/ddp.yaml",

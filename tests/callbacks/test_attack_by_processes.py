@@ -38,20 +38,21 @@ def errors(said: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pgd", "cw", "matching", "rank"])
-def test_the_files_and_figures_of_two_are_those_of_one(attack, tmp_path, name):
+@pytest.mark.parametrize(("name", "processes"), [("pgd", 2), ("pgd", 4), ("cw", 2), ("matching", 2), ("rank", 2)])
+def test_the_files_and_figures_of_several_are_those_of_one(attack, tmp_path, name, processes):
     codes, said = attack(name, 1, tmp_path / "one")
     assert codes == [0], errors(said)
     (alone,) = reports(said, 1)
-    codes, said = attack(name, 2, tmp_path / "two")
-    assert codes == [0, 0], errors(said)
-    shared = reports(said, 2)
+    codes, said = attack(name, processes, tmp_path / "two")
+    assert codes == [0] * processes, errors(said)
+    shared = reports(said, processes)
     files = [contents(tmp_path / name) for name in ("one", "two")]
     records = [json.loads(content.pop(RECORD_FILE)) for content in files]  # which say how long it took
     assert files[0] == files[1]
     assert records[0]["key"] == records[1]["key"]
     count = len(alone["shares"][0])
-    assert [report["shares"] for report in shared] == [[list(range(rank, count, 2))] for rank in range(2)]
+    shares = [[list(range(rank, count, processes))] for rank in range(processes)]
+    assert [report["shares"] for report in shared] == shares
     for report in shared:
         counted = [value for value in alone["metrics"] if "chr@" in value or "attacked/" in value]
         assert len(counted) > 12

@@ -14,10 +14,10 @@ NETWORKS = str(Path(__file__).parents[1] / "lightning_modules")
 def fit(forked, shop, tmp_path):
     """Return a function that trains, and returns exit codes and outputs; one that does not end has None as a code."""
 
-    def run(trouble="", troubled=1, processes=2, folder="checkpoints", arguments=(), **names):
+    def run(trouble="", troubled=1, processes=2, folder="checkpoints", model="Classifier", arguments=(), **names):
         names |= {"TROUBLE": trouble, "TROUBLED": str(troubled), "PYTHONPATH": NETWORKS}
         where = tmp_path / folder
-        return forked.run(SCRIPT, tmp_path, shop, where, *arguments, processes=processes, timeout=60, **names)
+        return forked.run(SCRIPT, tmp_path, model, shop, where, *arguments, processes=processes, timeout=60, **names)
 
     return run
 
@@ -77,18 +77,30 @@ def test_one_that_is_killed_ends_all(fit, troubled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "names"), [(2, {}), (4, {}), (2, {"SRUN": "1"})])
-def test_what_goes_on_ends_as_what_was_not_disturbed(fit, tmp_path, processes, names):
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("Classifier", {"processes": 2}),
+        ("Classifier", {"processes": 4}),
+        ("Classifier", {"processes": 2, "SRUN": "1"}),
+        ("Recommender", {"processes": 2}),
+        ("Recommender", {"processes": 4}),
+    ],
+)
+def test_what_goes_on_ends_as_what_was_not_disturbed(fit, features, tmp_path, model, settings):
     """A job of SLURM is given the same command again, which is to go on from the last checkpoint where there is one."""
     again = ["--ckpt_path=last"]
-    codes, outputs = fit(processes=processes, folder="whole", arguments=again if names else [], **names)
+    data = [f"--data.features={features}"] if model == "Recommender" else []
+    first = data + (again if "SRUN" in settings else [])
+    codes, outputs = fit(folder="whole", model=model, arguments=first, **settings)
     assert set(codes) == {0}, outputs
-    codes, outputs = fit("killed", processes=processes, folder="killed", arguments=again if names else [], **names)
+    codes, outputs = fit("killed", folder="killed", model=model, arguments=first, **settings)
     assert codes[1] == -signal.SIGKILL, outputs
-    codes, outputs = fit(processes=processes, folder="killed", arguments=again, **names)
+    codes, outputs = fit(folder="killed", model=model, arguments=data + again, **settings)
     assert set(codes) == {0}, outputs
     whole, killed = (torch.load(tmp_path / folder / "whole.ckpt", weights_only=True) for folder in ("whole", "killed"))
     assert whole["global_step"] == killed["global_step"]
-    assert torch.equal(whole["perturbation"], killed["perturbation"])
+    if model == "Classifier":
+        assert torch.equal(whole["perturbation"], killed["perturbation"])
     for name, weight in whole["state_dict"].items():
         assert torch.equal(weight, killed["state_dict"][name]), name

@@ -100,7 +100,7 @@ def test_two_machines_measure_and_attack_as_one_does(shop, features, trained, re
 
 @pytest.mark.parametrize(("trouble", "code"), [("killed", -signal.SIGKILL), ("step", 2)])
 def test_what_ends_on_one_machine_ends_on_the_other(shop, tmp_path, trouble, code):
-    script = [HERE / "end_in_processes.py", shop, tmp_path / "checkpoints"]
+    script = [HERE / "end_in_processes.py", "Classifier", shop, tmp_path / "checkpoints"]
     codes, outputs = run(script, tmp_path, TROUBLE=trouble)
     assert all(each != 0 for each in codes), outputs
     errors = [[line for line in output.splitlines() if line.startswith("catwalk: error:")] for output in outputs]

@@ -17,7 +17,7 @@ def fit(shop, folder, processes, trouble=""):
     """Train by torchrun on GPUs, and return exit code and output."""
     names = {"PYTHONPATH": os.pathsep.join(map(str, PACKAGES)), "TROUBLE": trouble}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    script = [TESTS / "callbacks" / "end_in_processes.py", shop, folder, "--trainer.accelerator=gpu"]
+    script = [TESTS / "callbacks" / "end_in_processes.py", "Classifier", shop, folder, "--trainer.accelerator=gpu"]
     line = [*torchrun, *map(str, script)]
     done = subprocess.run(line, env={**os.environ, **names}, capture_output=True, text=True, timeout=180, check=False)
     return done.returncode, done.stdout + done.stderr
