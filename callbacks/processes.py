@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch.distributed
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import ParallelStrategy
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from catwalk.errors import CatwalkError
 from catwalk.terminal.peers import OtherProcessError, PeerFailed, Peers
@@ -106,9 +107,10 @@ class RunProcesses:
 
     def _take_children(self, failure: object) -> None:
         """Take the processes that Lightning has started out of its hands: it would kill this one, too."""
-        children = getattr(self._strategy.launcher, "procs", [])
-        self._children += children
-        children.clear()
+        launcher = self._strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            self._children += launcher.procs
+            launcher.procs.clear()
 
     def _fail(self, exception: BaseException) -> None:
         """Tell the others that this process fails, unless it fails because another one has."""

@@ -63,7 +63,7 @@ class Failure(NamedTuple):
 
 
 class PeerFailed(BaseException):
-    """Another process of the run has failed; raised in the main thread, wherever that is."""
+    """Another process of the run has failed; raised where this one runs, wherever that is."""
 
     def __init__(self, text: str = "another process of the run has failed") -> None:
         super().__init__(text)
@@ -85,8 +85,8 @@ class OtherProcessError(CatwalkError):
 class Peers:
     """This process's connection to the others.
 
-    A thread of its own listens. When another process has failed it raises :class:`PeerFailed` in the main thread, and
-    ends the process where that does not come out of what it is in within :data:`GRACE` seconds.
+    A thread of its own listens. When another process has failed it raises :class:`PeerFailed` in the thread
+    that made this, and ends the process where that does not come out of what it is in within :data:`GRACE` seconds.
 
     Args:
         rank: Number of this process.
@@ -105,7 +105,7 @@ class Peers:
         self._on_failure = on_failure
         self._lock = threading.Lock()
         self._known, self._heard = threading.Event(), threading.Event()
-        self._is_ending = self._is_closed = False
+        self._is_ending = self._is_leaving = self._is_closed = False
         self._interruption: float | None = None
         self._deadline: float | None = None
         self._selector = selectors.DefaultSelector()
@@ -115,7 +115,7 @@ class Peers:
         self._waker, self._wakes = socket.socketpair()
         self._selector.register(self._wakes, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._listen, name="peers", daemon=True)
-        self._main = threading.main_thread().ident
+        self._worker = threading.get_ident()
 
     def open(self, address: str) -> tuple[int, str]:
         """In process 0: begin to listen for the others, and return the port and the word by which they are known."""
@@ -167,10 +167,11 @@ class Peers:
     def close(self) -> None:
         """Take leave: the end of this process is no failure any more."""
         with self._lock:
-            if self._is_closed:
+            if self._is_leaving:
                 return
-            self._is_ending = self._is_closed = True
+            self._is_ending = self._is_leaving = True
         self._tell_all({"done": self.rank})
+        self._is_closed = True
         with contextlib.suppress(OSError):
             self._waker.send(b".")
         if self._thread.is_alive():
@@ -187,7 +188,8 @@ class Peers:
         self._selector.register(connection.socket, selectors.EVENT_READ, connection)
 
     def _drop(self, connection: "_Connection") -> None:
-        self._connections.pop(connection.rank, None)
+        if connection.is_known:
+            self._connections.pop(connection.rank, None)
         self._selector.unregister(connection.socket)
         connection.socket.close()
 
@@ -205,30 +207,33 @@ class Peers:
                 self._end_now()
         for connection in list(self._connections.values()):
             self._drop(connection)
-        if self._listener is not None:
-            self._listener.close()
         self._selector.close()
+        for each in (self._listener, self._waker, self._wakes):
+            if each is not None:
+                each.close()
 
     def _accept(self) -> None:
-        """Let in who knows the word."""
+        """Let somebody in, who is to say the word first."""
         assert self._listener is not None
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            found, _ = self._listener.accept()
-            found.settimeout(ANSWER)
-            connection = _Connection(found, rank=-1)
-            messages, _ = connection.receive()
-            hello = messages[0] if messages else {}
-            if not secrets.compare_digest(str(hello.get("token")), self._token):
-                found.close()
-                return
-            connection.rank = int(hello["rank"])
-            self._add(connection)
-            if self.failure is not None:
+        with contextlib.suppress(OSError):
+            connection = _Connection(self._listener.accept()[0])
+            self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+
+    def _welcome(self, connection: "_Connection", hello: Mapping[str, Any]) -> None:
+        """Take somebody for one of the processes, or raise a ValueError."""
+        if not secrets.compare_digest(str(hello.get("token")).encode(), self._token.encode()):
+            raise ValueError("a stranger")
+        connection.rank = int(hello["rank"])
+        self._connections[connection.rank] = connection
+        if self.failure is not None:
+            with contextlib.suppress(OSError):
                 connection.send({"failed": list(self.failure)})
 
     def _hear(self, connection: "_Connection") -> None:
         try:
             messages, is_open = connection.receive()
+            if not connection.is_known and messages:
+                self._welcome(connection, messages.pop(0))
         except (OSError, ValueError):
             messages, is_open = [], False
         for message in messages:
@@ -243,13 +248,13 @@ class Peers:
                 connection.is_done = True
         if not is_open:
             self._drop(connection)
-            if not connection.is_done:
+            if connection.is_known and not connection.is_done:
                 self._learn(Failure(connection.rank, "lost", "", 2))
 
     def _learn(self, failure: Failure) -> None:
         """Take note of the first failure of another process."""
         with self._lock:
-            if self.failure is not None or self._is_closed or failure.rank == self.rank:
+            if self.failure is not None or self._is_leaving or failure.rank == self.rank:
                 return
             self.failure = failure
             self._interruption = time.monotonic() + PAUSE
@@ -259,11 +264,11 @@ class Peers:
         self._known.set()
 
     def _interrupt(self) -> None:
-        """Interrupt the main thread, unless it is about to end by itself."""
+        """Interrupt what the process does, unless it is about to end by itself."""
         self._interruption = None
         with self._lock:
             if not self._is_ending and self.failure is not None:
-                _raise_in(self._main, self.failure.sentence(self.world_size))
+                _raise_in(self._worker, self.failure.sentence(self.world_size))
 
     @property
     def is_spokesman(self) -> bool:
@@ -272,7 +277,7 @@ class Peers:
         return self._speaks or (is_orphan and self.rank == 1)
 
     def _end_now(self) -> None:
-        """End the process, whose main thread waits for those that are gone."""
+        """End the process, which waits for those that are gone."""
         if self.is_spokesman and self.failure is not None:
             print(f"catwalk: error: {self.failure.sentence(self.world_size)}", file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):
@@ -284,7 +289,7 @@ class Peers:
 class _Connection:
     """Messages over a socket, a line of JSON each."""
 
-    def __init__(self, connected: socket.socket, rank: int) -> None:
+    def __init__(self, connected: socket.socket, rank: int = -1) -> None:
         self.socket = connected
         self.rank = rank
         self.is_done = False
@@ -296,6 +301,11 @@ class _Connection:
             if hasattr(socket, option):
                 connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known who is at the other end."""
+        return self.rank >= 0
+
     def send(self, message: Mapping[str, Any]) -> None:
         self.socket.sendall(json.dumps(message).encode() + b"\n")
 
@@ -305,11 +315,14 @@ class _Connection:
         *lines, self._rest = (self._rest + received).split(b"\n")
         if len(self._rest) > LIMIT:
             raise ValueError("a message without an end")
-        return [json.loads(line) for line in lines], bool(received)
+        messages = [json.loads(line) for line in lines]
+        if not all(isinstance(message, dict) for message in messages):
+            raise ValueError("something else than messages")
+        return messages, bool(received)
 
 
-def _raise_in(thread: int | None, text: str) -> None:
+def _raise_in(thread: int, text: str) -> None:
     """Raise :class:`PeerFailed` in a thread, when it next runs Python."""
     kind = type("PeerFailed", (PeerFailed,), {"__init__": lambda self: PeerFailed.__init__(self, text)})
     kind.__module__ = PeerFailed.__module__
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread or 0), ctypes.py_object(kind))
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))
