@@ -19,16 +19,17 @@ from callbacks.perceptual_distance import PerceptualDistance
 from callbacks.trainer_callbacks import callbacks_of
 from callbacks.wandb_loggers import files_with_run, wandb_loggers
 from catwalk.errors import CatwalkError
-from catwalk.metrics.item_reach import item_ranks
+from catwalk.metrics.measured_users import measure_users
 from catwalk.networks.features import FeatureTable
 from catwalk.perceptual import LPIPS, load_lpips
 from catwalk.perceptual.distances import image_distances
 from catwalk.perceptual.trunks import TrunkName
 from catwalk.poisoning.attack_files import read_summary
 from catwalk.poisoning.records import read_attacked_items
-from catwalk.recommenders.ranking import user_blocks
+from catwalk.recommenders.ranking import block_width, user_blocks
 from catwalk.shop.decoding import UInt8Array
-from lightning_modules.data_protocols import poisonable_data_of, recommender_data_of
+from catwalk.shop.user_items import NO_ITEM
+from lightning_modules.data_protocols import poisonable_data_of, recommender_data_of, tested_users
 from lightning_modules.recommender import Recommender
 
 if TYPE_CHECKING:  # matplotlib would slow down the help
@@ -214,7 +215,8 @@ def _mean_ranks(
     wanted, seen = torch.from_numpy(items).to(device), data.seen_items("test").to(device)
     total, count = (torch.zeros(len(items), dtype=torch.int64, device=device) for _ in range(2))
     with looking_at(table, model, trainer) as other:
-        for users in user_blocks(torch.arange(data.num_users, device=device), data.num_items):
-            ranks = item_ranks(other.candidate_scores(users, seen), wanted)
+        for users in user_blocks(tested_users(data).to(device), block_width(data.num_items)):
+            nothing = users.new_full((len(users), 1), NO_ITEM)  # that was held out
+            ranks = measure_users(other.candidates, users, seen, 1, nothing, wanted).ranks
             total, count = total + ranks.sum(dim=0), count + (ranks > 0).sum(dim=0)
     return [rank / users if users else None for rank, users in zip(total.tolist(), count.tolist(), strict=True)]

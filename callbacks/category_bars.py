@@ -21,8 +21,8 @@ from catwalk.metrics.category_hit_ratio import category_hits
 from catwalk.networks.features import FeatureTable
 from catwalk.poisoning.attack_files import read_summary
 from catwalk.poisoning.records import read_attacked_items
-from catwalk.recommenders.ranking import top_k, user_blocks
-from lightning_modules.data_protocols import RecommenderData, poisonable_data_of, recommender_data_of
+from catwalk.recommenders.ranking import block_width, user_blocks
+from lightning_modules.data_protocols import RecommenderData, poisonable_data_of, recommender_data_of, tested_users
 from lightning_modules.measured_module import Stage
 from lightning_modules.recommender import Ranking, Recommender
 
@@ -136,12 +136,12 @@ class CategoryBars(RankedListsCallback, FramingCallback):
         assert isinstance(model, Recommender)
         data, (k,) = recommender_data_of(trainer, type(self).__name__), self.top_k
         categories = self._item_categories.to(model.device)
-        users = torch.arange(data.num_users, device=model.device)
+        users = tested_users(data).to(model.device)
         hits = torch.zeros(len(self.names), dtype=torch.int64, device=model.device)
         seen = data.seen_items("test").to(model.device)
         with looking_at(table, model, trainer) as other:
-            for block in user_blocks(users, data.num_items):
-                recommended, _ = top_k(other.candidate_scores(block, seen), k)
+            for block in user_blocks(users, block_width(data.num_items)):
+                recommended, _ = other.candidates(block, seen).top_k(k)
                 hits = hits + category_hits(recommended, categories, len(self.names), k).squeeze(0)
         return dict(zip(self.names, (hits.double() / len(users)).tolist(), strict=True))
 

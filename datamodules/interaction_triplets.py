@@ -14,8 +14,9 @@ from catwalk.errors import CatwalkError
 from catwalk.limits import check_count, check_seed
 from catwalk.networks.features import FeatureDtype, FeatureStorage, FeatureTable
 from catwalk.recommenders.feature_rows import FeatureRows
-from catwalk.recommenders.ranking import MAX_BLOCK_BYTES, user_blocks
+from catwalk.recommenders.ranking import MAX_BLOCK_BYTES, block_width, user_blocks
 from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.ids import item_keys
 from catwalk.shop.splits import Split, SplitRule, read_split
 from catwalk.shop.triplets import Negatives, TripletSampler
 from catwalk.shop.user_items import SeenItems, UserItems
@@ -50,6 +51,9 @@ class InteractionTriplets(LightningDataModule):
             ``splits/`` are used where the folder has them, and otherwise every user's last purchase is the test.
         drop_last: Leave out the last batch of an epoch where it is smaller than the others, as the paper's code does:
             in every epoch others of the triplets go untrained.
+        test_users: Validate and test that many users instead of all. A hash of their ids chooses them: for every seed,
+            recommender and attack the same ones, all of whom are among those of a larger number. Who is trained on, and
+            whom ``catwalk predict`` writes lists for, are all.
 
     Example:
         >>> from datamodules import InteractionTriplets
@@ -72,9 +76,12 @@ class InteractionTriplets(LightningDataModule):
         feature_dtype: FeatureDtype = "float32",
         split: SplitRule | None = None,
         drop_last: bool = False,
+        test_users: int | None = None,
     ) -> None:
         super().__init__()
         check_count(batch_size, "batch_size")
+        if test_users is not None:
+            check_count(test_users, "test_users")
         self.seed = 0 if seed is None else seed
         check_seed(self.seed)
         for argument, choice, choices in (
@@ -93,6 +100,7 @@ class InteractionTriplets(LightningDataModule):
         self.feature_dtype = feature_dtype
         self.rule = split
         self.drop_last = drop_last
+        self.test_users = test_users
         self.catalogue: Catalogue
         self.split: Split
         self.feature_table: FeatureTable | None = None
@@ -115,14 +123,29 @@ class InteractionTriplets(LightningDataModule):
         split = read_split(self.catalogue, self.validation, self.rule)
         users, items = torch.from_numpy(split.users), torch.from_numpy(split.items)
         self._seen = SeenItems.from_pairs(users, items, split.num_users, len(self.catalogue))
-        self._seen_before_test = SeenItems.from_pairs(
-            torch.cat([users, split.validation.users]),
-            torch.cat([items, split.validation.items]),
-            split.num_users,
-            len(self.catalogue),
-        )
+        self._seen_before_test = self._seen
+        if len(split.validation):
+            self._seen_before_test = SeenItems.from_pairs(
+                torch.cat([users, split.validation.users]),
+                torch.cat([items, split.validation.items]),
+                split.num_users,
+                len(self.catalogue),
+            )
         self.split = split
+        self._tested_users = self._chosen_users()
         rank_zero_info(f"{self.catalogue.name}: {'; '.join(split.facts())}")
+
+    def _chosen_users(self) -> Tensor:
+        """Return the users who are validated and tested, int64, ascending."""
+        if self.test_users is None:
+            return torch.arange(self.num_users)
+        if self.test_users > self.num_users:
+            raise CatwalkError(
+                f"test_users is {self.test_users:,}, and there are {self.num_users:,} users: give fewer, or leave it "
+                "out to test all"
+            )
+        keys = torch.from_numpy(item_keys(self.split.user_ids))
+        return keys.argsort(stable=True)[: self.test_users].sort().values
 
     def may_be_tested(self, trained_on: str) -> bool:
         """Return whether what was trained on certain purchases knows none of the test items.
@@ -155,6 +178,11 @@ class InteractionTriplets(LightningDataModule):
     def num_users(self) -> int:
         """Number of users, U."""
         return self.split.num_users
+
+    @property
+    def tested_users(self) -> Tensor:
+        """Users who are validated and tested, int64, ascending."""
+        return self._tested_users
 
     @property
     def num_items(self) -> int:
@@ -190,24 +218,24 @@ class InteractionTriplets(LightningDataModule):
         return Batches(batches, num_batches).loader()
 
     def val_dataloader(self) -> DataLoader | list:
-        """Return this process's blocks of all users; nothing where no validation items are held out."""
-        return self._user_loader(len(self.held_out_items("val")) > 0)
+        """Return this process's blocks of the tested users; nothing where no validation items are held out."""
+        return self._user_loader(self._tested_users, len(self.held_out_items("val")) > 0)
 
     def test_dataloader(self) -> DataLoader | list:
-        """Return this process's blocks of all users; nothing where no test items are held out."""
-        return self._user_loader(len(self.held_out_items("test")) > 0)
+        """Return this process's blocks of the tested users; nothing where no test items are held out."""
+        return self._user_loader(self._tested_users, len(self.held_out_items("test")) > 0)
 
     def predict_dataloader(self) -> DataLoader | list:
         """Return this process's blocks of all users."""
-        return self._user_loader(True)
+        return self._user_loader(torch.arange(self.num_users), True)
 
-    def _user_loader(self, is_wanted: bool) -> DataLoader | list:
+    def _user_loader(self, users: Tensor, is_wanted: bool) -> DataLoader | list:
         if not is_wanted:
             return []
-        users = torch.arange(self.num_users)
+        width = block_width(self.num_items)
         # Enough blocks for every process to have some, and the same ones however many processes there are.
-        max_bytes = min(MAX_BLOCK_BYTES, 4 * self.num_items * (len(users) // MIN_BLOCKS))
-        blocks = list(user_blocks(users, self.num_items, max_bytes=max_bytes))
+        max_bytes = min(MAX_BLOCK_BYTES, 4 * width * (len(users) // MIN_BLOCKS))
+        blocks = list(user_blocks(users, width, max_bytes=max_bytes))
         check_shares(len(blocks), self._world_size, f"blocks of {len(blocks[0])} users")
         mine = blocks[self._rank :: self._world_size]
         return Batches(lambda: iter(mine), len(mine)).loader()

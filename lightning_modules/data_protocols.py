@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from pytorch_lightning import Trainer
+from torch import Tensor
 
 from catwalk.detectors import ItemRoles
 from catwalk.errors import CatwalkError
@@ -125,6 +126,15 @@ def recommender_data_of(trainer: Trainer, who: str = "a recommender") -> Recomme
         CatwalkError: If it lacks something, or there is none.
     """
     return cast(RecommenderData, _data_with(trainer, RecommenderData, who, "datamodules.InteractionTriplets"))
+
+
+def tested_users(data: RecommenderData) -> Tensor:
+    """Return the users who are validated and tested, int64, ascending: all, unless the data module says who.
+
+    One that says so has them as ``tested_users``, and its loaders of users give no others.
+    """
+    chosen: Tensor | None = getattr(data, "tested_users", None)
+    return torch.arange(data.num_users) if chosen is None else chosen
 
 
 def poisonable_data_of(trainer: Trainer, who: str) -> PoisonableData:

@@ -191,6 +191,19 @@ class PairwiseRecommender(Recommender):
         """Return the products of the users' and all items' vectors, ``(B, N)``."""
         return self.model.scores(users, self._item_vectors)
 
+    @property
+    def scores_parts(self) -> bool:
+        """Whether a subclass scores as this class does."""
+        return type(self).scores is PairwiseRecommender.scores
+
+    def scores_of(self, users: Tensor, items: slice) -> Tensor:
+        """Return the products of the users' and some items' vectors, ``(B, W)``."""
+        return (
+            self.model.scores(users, self._item_vectors[items])
+            if self.scores_parts
+            else super().scores_of(users, items)
+        )
+
     def configure_optimizers(self) -> Optimizer:
         """Return the optimizer, and give embeddings sparse gradients where it makes the same of them as of dense ones.
 

@@ -24,3 +24,12 @@ class Popularity(Recommender):
     def scores(self, users: Tensor) -> Tensor:
         """Return the same counts for everybody, ``(B, N)``."""
         return self._purchases.repeat(len(users), 1)
+
+    @property
+    def scores_parts(self) -> bool:
+        """Yes: any number of counts is as easily had."""
+        return True
+
+    def scores_of(self, users: Tensor, items: slice) -> Tensor:
+        """Return the same counts of some items for everybody, ``(B, W)``."""
+        return self._purchases[items].repeat(len(users), 1)

@@ -13,13 +13,13 @@ from typing_extensions import Self
 
 from catwalk.errors import CatwalkError, DivergedError
 from catwalk.metrics import HitRate, NormalizedDCG
-from catwalk.metrics.auc import auc
-from catwalk.metrics.item_reach import item_ranks
 from catwalk.metrics.mean import ShareMean
+from catwalk.metrics.measured_users import measure_users
 from catwalk.networks.features import FeatureTable
+from catwalk.recommenders.candidate_scores import CandidateScores, rank_users
 from catwalk.recommenders.checkpoints import BUILT_FOR, built_for_of
 from catwalk.recommenders.feature_rows import FeatureRows
-from catwalk.recommenders.ranking import check_list_length, rank_users, score_users, top_k
+from catwalk.recommenders.ranking import check_list_length, item_blocks
 from catwalk.shop.user_items import SeenItems
 from lightning_modules.checkpoints import check_checkpoint, check_class
 from lightning_modules.data_protocols import RecommenderData, recommender_data_of
@@ -111,6 +111,19 @@ class Recommender(MeasuredModule):
     @abc.abstractmethod
     def scores(self, users: Tensor) -> Tensor:
         """Return the scores of all items for some users, float32 ``(B, N)``, in memory that may be written to."""
+
+    @property
+    def scores_parts(self) -> bool:
+        """Whether :meth:`scores_of` computes the scores of some items without those of the others.
+
+        Of a large catalogue those of all items are then never asked for at once.
+        """
+        return False
+
+    def scores_of(self, users: Tensor, items: slice) -> Tensor:
+        """Return the scores of items side by side, W of them, for some users, float32 ``(B, W)``, in such memory."""
+        scores = self.scores(users)
+        return scores if items.stop - items.start == self.sizes["num_items"] else scores[:, items]
 
     def require_list_length(self, length: int) -> None:
         """Make ranked lists at least this long, for a callback that looks further down than ``top_k``."""
@@ -258,19 +271,16 @@ class Recommender(MeasuredModule):
     def measure(self, batch: Tensor, stage: Stage) -> Ranking:
         """Rank the catalogue for a block of users, and look for the held-out items of those who have some."""
         users = batch
-        scores = self.candidate_scores(users, self._seen)
-        recommended, _ = top_k(scores, self.list_length)
         values, mean_auc = cast(MetricCollection, self.ranking_metrics[stage]), cast(ShareMean, self.auc[stage])
         # Everybody gets a list, and counts where lists are counted; these ask for items that were held out.
         targets = self._held_out.padded(users)
         asked = targets[:, 0] >= 0
-        areas = torch.full(asked.shape, torch.nan, dtype=torch.float64, device=targets.device)
-        # Indexing copies the scores, which most blocks need not.
-        areas[asked] = auc(scores if bool(asked.all()) else scores[asked], targets[asked])
+        ranked_items = self.ranked_items.to(users.device)
+        recommended, areas, ranks = measure_users(
+            self.candidates, users, self._seen, self.list_length, targets, ranked_items
+        )
         values.update(recommended[asked], targets[asked])
         mean_auc.update(areas)
-        ranked_items = self.ranked_items.to(users.device)
-        ranks = item_ranks(scores, ranked_items) if len(ranked_items) else users.new_zeros(len(users), 0)
         return {
             "users": users,
             "recommended": recommended,
@@ -286,14 +296,15 @@ class Recommender(MeasuredModule):
         self.log(f"{stage}/auc", cast(ShareMean, self.auc[stage]))
         self.ranked_items = _NOTHING
 
-    def candidate_scores(self, users: Tensor, seen: SeenItems) -> Tensor:
-        """Score the catalogue for a block of users, with what they have seen masked; see :func:`score_users`.
+    def candidates(self, users: Tensor, seen: SeenItems) -> CandidateScores:
+        """Return the scores of the catalogue for a block of users, with what they have seen masked."""
+        return CandidateScores(self.scores_of, users, seen, self._item_blocks, self._naming_itself)
 
-        Raises:
-            DivergedError: If a score is NaN or infinite.
-        """
-        with self._naming_itself():
-            return score_users(self.scores, users, seen)
+    @property
+    def _item_blocks(self) -> list[slice]:
+        """The items that are scored at a time."""
+        num_items = self.sizes["num_items"]
+        return item_blocks(num_items) if self.scores_parts else [slice(0, num_items)]
 
     @contextlib.contextmanager
     def _naming_itself(self) -> Iterator[None]:
@@ -305,8 +316,7 @@ class Recommender(MeasuredModule):
 
     def predict_step(self, users: Tensor, batch_idx: int) -> Lists:
         """Rank the catalogue for a block of users."""
-        scores = self.candidate_scores(users, self._seen)
-        return {"users": users, "recommended": top_k(scores, self.list_length)[0]}
+        return {"users": users, "recommended": self._lists(users, self.list_length)[0]}
 
     @torch.inference_mode()
     def recommend(self, users: Tensor, k: int, data: RecommenderData | None = None) -> tuple[Tensor, Tensor]:
@@ -350,8 +360,11 @@ class Recommender(MeasuredModule):
         if len(users) and not (int(users.min()) >= 0 and int(users.max()) < self.sizes["num_users"]):
             raise CatwalkError(f"users must be numbers in 0..{self.sizes['num_users'] - 1}")
         self._prepare_ranking(data, "test")
+        return self._lists(users.to(self.device), k)
+
+    def _lists(self, users: Tensor, k: int) -> tuple[Tensor, Tensor]:
         with self._naming_itself():
-            return rank_users(self.scores, users.to(self.device), k, self._seen)
+            return rank_users(self.scores_of, users, k, self._seen, blocks=self._item_blocks)
 
 
 def ranks_of(ranking: Ranking, items: Tensor) -> Tensor:

@@ -21,6 +21,11 @@ the items that are left (Plackett–Luce). The items with the n largest values o
 are an exact draw from it, so no user is served one purchase at a time. A user makes 1 + NB purchases, NB negative
 binomial: most make few and a few make many.
 
+Where several items share a photograph they have the same looks and the same category, so that their utilities differ in
+log π alone. A purchase is then drawn in two steps, with the same probabilities: a photograph, with the popularities of
+its items added up for its own, and one of its items in proportion to these. What the user has already is drawn again.
+The cost is that of users times photographs, and not of users times items, so that a shop may have a million of both.
+
 References:
     D. McFadden (1974): Conditional logit analysis of qualitative choice behavior. In: Frontiers in Econometrics.
 
@@ -96,7 +101,7 @@ class ChoiceModel:
 
 @dataclass(frozen=True)
 class Shoppers:
-    """Users with their tastes, in front of the items on sale.
+    """Users with their tastes, in front of the items on sale, or of the photographs that these share.
 
     Attributes:
         model: The parameters.
@@ -105,6 +110,7 @@ class Shoppers:
         log_popularity: float64 ``(N,)``.
         category_tastes: float64 ``(U, C)``, standard normal.
         visual_tastes: float64 ``(U, D)``, standard normal.
+        items: The items of every photograph, where they share them; what is said of items above is said of photographs.
     """
 
     model: ChoiceModel
@@ -113,6 +119,7 @@ class Shoppers:
     log_popularity: FloatArray
     category_tastes: FloatArray
     visual_tastes: FloatArray
+    items: "ItemsOfPhotographs | None" = None
 
     def utilities(self, users: slice) -> FloatArray:
         """Return the utilities of all items for some users, float64 ``(B, N)``."""
@@ -146,16 +153,19 @@ def simulate_purchases(
     num_users: int,
     seed: int,
     model: ChoiceModel | None = None,
+    photographs: IntArray | None = None,
 ) -> Purchases:
     """Draw the purchases of a shop's users.
 
     Args:
-        images: Images of the items on sale, uint8 ``(N, H, W)`` or ``(N, H, W, 3)``.
+        images: Images of the items on sale, uint8 ``(P, H, W)`` or ``(P, H, W, 3)``.
         categories: Category of every item, int64 ``(N,)`` in ``0..C-1``.
         popularity_order: All C categories, from the most to the least popular.
         num_users: Number of users, at least 1.
         seed: Seed, at least 0.
         model: Parameters; the defaults where None.
+        photographs: Number of every item's image, int64 ``(N,)`` in ``0..P-1``, each of them at least once and items of
+            one category alone; by default every item has its own.
 
     Returns:
         The purchases.
@@ -164,15 +174,16 @@ def simulate_purchases(
         CatwalkError: If an argument is out of range.
     """
     model = ChoiceModel() if model is None else model
-    shoppers = draw_shoppers(images, categories, popularity_order, num_users, seed, model)
+    shoppers = draw_shoppers(images, categories, popularity_order, num_users, seed, model, photographs)
     wanted = draw_numbers_of_purchases(num_users, model, random_stream(seed, "numbers of purchases"))
     counts = np.minimum(wanted, len(categories))
     noise = random_stream(seed, "choices")
-    block = max(1, 2**21 // len(categories))  # a few arrays of 16 MiB at a time
-    chosen = [
-        choose(shoppers.utilities(slice(start, start + block)), counts[start : start + block], noise)
-        for start in range(0, num_users, block)
-    ]
+    block = max(1, 2**21 // len(images))  # a few arrays of 16 MiB at a time
+    chosen = []
+    for start in range(0, num_users, block):
+        users = slice(start, start + block)
+        draw = choose if shoppers.items is None else shoppers.items.choose
+        chosen.append(draw(shoppers.utilities(users), counts[users], noise))
     users = np.repeat(np.arange(num_users), counts)
     items = np.concatenate(chosen)
     timestamps = draw_timestamps(counts, model, random_stream(seed, "timestamps"))
@@ -187,18 +198,24 @@ def draw_shoppers(
     num_users: int,
     seed: int,
     model: ChoiceModel,
+    photographs: IntArray | None = None,
 ) -> Shoppers:
     """Draw the users' tastes and the items' popularity; the arguments are those of :func:`simulate_purchases`."""
     if num_users < 1:
         raise CatwalkError(f"users must be at least 1, got {num_users}")
     if sorted(popularity_order) != list(range(len(popularity_order))):
         raise CatwalkError(f"popularity_order must name every category once, got {list(popularity_order)}")
+    popularity, items = log_popularity(categories, popularity_order, model, random_stream(seed, "popularity")), None
+    if photographs is not None:
+        items = ItemsOfPhotographs(photographs, popularity)
+        popularity, categories = items.log_popularity, categories[items.first]
     looks = visual_components(images, categories, model.num_looks)
     return Shoppers(
         model=model,
         categories=categories,
         looks=looks,
-        log_popularity=log_popularity(categories, popularity_order, model, random_stream(seed, "popularity")),
+        log_popularity=popularity,
+        items=items,
         category_tastes=random_stream(seed, "category tastes").standard_normal((num_users, len(popularity_order))),
         visual_tastes=random_stream(seed, "visual tastes").standard_normal((num_users, looks.shape[1])),
     )
@@ -225,6 +242,58 @@ def choose(utilities: FloatArray, counts: IntArray, random: np.random.Generator)
     ranked = np.take_along_axis(best, order, axis=1)
     items: IntArray = ranked[np.arange(most) < counts[:, None]].astype(np.int64)
     return items
+
+
+class ItemsOfPhotographs:
+    """The items that share photographs, of which a user chooses one with a photograph by its popularity.
+
+    Args:
+        photographs: Number of every item's photograph, int64 ``(N,)``, each of ``0..P-1`` at least once.
+        log_popularity: float64 ``(N,)``.
+
+    Attributes:
+        first: An item of every photograph, int64 ``(P,)``.
+        log_popularity: That of all items of a photograph together, float64 ``(P,)``.
+    """
+
+    ROUNDS = 20
+    """How often a user draws again in the place of what the user has, before the rest is drawn among what is left."""
+
+    def __init__(self, photographs: IntArray, log_popularity: FloatArray) -> None:
+        self._items = np.argsort(photographs, kind="stable")
+        self._photographs, self._of_items = photographs, log_popularity
+        self._ends = np.cumsum(np.exp(log_popularity)[self._items])
+        self._stops = np.cumsum(np.bincount(photographs))
+        self._starts = self._stops - np.bincount(photographs)
+        self.first = self._items[self._starts]
+        before = np.concatenate([[0.0], self._ends])
+        self._low, self._high = before[self._starts], before[self._stops]
+        self.log_popularity: FloatArray = np.log(self._high - self._low)
+
+    def choose(self, utilities: FloatArray, counts: IntArray, random: np.random.Generator) -> IntArray:
+        """Do what :func:`choose` does, of utilities of photographs, float64 ``(B, P)``."""
+        num_items, num_photographs = len(self._items), utilities.shape[1]
+        shares = np.cumsum(np.exp(utilities - utilities.max(axis=1, keepdims=True)), axis=1)
+        shares = shares / shares[:, -1:] + np.arange(len(utilities))[:, None]
+        pairs, missing = np.zeros(0, dtype=np.int64), counts
+        for _ in range(self.ROUNDS):
+            users = np.repeat(np.arange(len(counts)), missing)
+            places = np.searchsorted(shares.ravel(), users + random.random(len(users)), side="right")
+            chosen = np.clip(places - users * num_photographs, 0, num_photographs - 1)
+            popularity = self._low[chosen] + random.random(len(users)) * (self._high - self._low)[chosen]
+            places = np.searchsorted(self._ends, popularity, side="right")
+            items = self._items[np.clip(places, self._starts[chosen], self._stops[chosen] - 1)]
+            pairs = np.concatenate([pairs, users * num_items + items])
+            pairs = pairs[np.sort(np.unique(pairs, return_index=True)[1])]  # what the user has already is left out
+            missing = counts - np.bincount(pairs // num_items, minlength=len(counts))
+            if not missing.any():
+                break
+        for user in np.flatnonzero(missing):
+            left = (utilities[user] - self.log_popularity)[self._photographs] + self._of_items
+            left[pairs[pairs // num_items == user] % num_items] = -np.inf
+            more = choose(left[None], missing[[user]], random)
+            pairs = np.concatenate([pairs, user * num_items + more])
+        return pairs[np.argsort(pairs // num_items, kind="stable")] % num_items
 
 
 def visual_components(images: NDArray[np.uint8], categories: IntArray, num_components: int) -> FloatArray:

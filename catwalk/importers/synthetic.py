@@ -36,8 +36,10 @@ def synthetic(
     train_images: int = 150,
     test_images: int = 40,
     seed: int = 0,
+    photographs: int | None = None,
+    mean_purchases: float = ChoiceModel.mean_purchases,
 ) -> None:
-    """Write a tiny shop drawn in code, with simulated purchases, in about two seconds.
+    """Write a tiny shop drawn in code, with simulated purchases, in about two seconds; or one as large as you like.
 
     Args:
         dest: The dataset folder to write; it must not exist, or be empty.
@@ -47,6 +49,10 @@ def synthetic(
         train_images: Labelled training images per category, at least 1.
         test_images: Labelled test images per category, at least 1.
         seed: Seed of the images and of the simulated purchases.
+        photographs: How many photographs the items share, as many items one as another: a multiple of 6, so that those
+            of one show the same category. By default every item has its own; a large shop is drawn many times faster
+            with few.
+        mean_purchases: Purchases of a user on average, at least 1.
 
     Raises:
         CatwalkError: If an argument is out of range, or DEST is not empty.
@@ -61,13 +67,20 @@ def synthetic(
         if value < lowest:
             raise CatwalkError(f"{argument} must be at least {lowest}, got {value}")
         check_memory(8 * len(CATEGORIES) * value, f"{argument} {value}", "give fewer")  # a user's tastes, at least
+    if photographs is not None and (photographs % len(CATEGORIES) or not len(CATEGORIES) <= photographs <= items):
+        raise CatwalkError(
+            f"photographs must be a multiple of {len(CATEGORIES)} from {len(CATEGORIES)} to the {items} items, got "
+            f"{photographs}"
+        )
+    model = ChoiceModel(mean_purchases=mean_purchases)
     if not SIDES[0] <= image_size <= SIDES[1]:
         raise CatwalkError(f"image_size must lie in {SIDES[0]}..{SIDES[1]}, got {image_size}")
     names = np.array(CATEGORIES)
+    shown = np.arange(items) % (photographs or items)  # by every item
     categories = {
         part: np.arange(count) % len(CATEGORIES)
         for part, count in (
-            ("items", items),
+            ("items", photographs or items),
             ("train", train_images * len(CATEGORIES)),
             ("test", test_images * len(CATEGORIES)),
         )
@@ -75,14 +88,15 @@ def synthetic(
     images = {part: draw(its, image_size, random_stream(seed, f"{part} images")) for part, its in categories.items()}
     paths = {part: [f"images/{part}/{name}.png" for name in numbered("", len(its))] for part, its in categories.items()}
 
-    model = ChoiceModel()
     order = [CATEGORIES.index(name) for name in POPULARITY_ORDER]
-    purchases = simulate_purchases(images["items"], categories["items"], order, users, seed, model)
+    of_items = categories["items"][shown]
+    shared = None if photographs is None else shown
+    purchases = simulate_purchases(images["items"], of_items, order, users, seed, model, shared)
     item_ids, user_ids = numbered("item-", items), numbered("u", users)
     with DatasetWriter(dest) as writer:
         for part in images:
             writer.write_images(paths[part], images[part], f"Writing {part} images")
-        writer.write_items(item_ids, paths["items"], names[categories["items"]].tolist())
+        writer.write_items(item_ids, [paths["items"][number] for number in shown], names[of_items].tolist())
         writer.write_interactions(
             [user_ids[user] for user in purchases.users],
             [item_ids[item] for item in purchases.items],
@@ -106,6 +120,7 @@ def synthetic(
                 "train_images": train_images,
                 "test_images": test_images,
                 "seed": seed,
+                **({} if photographs is None else {"photographs": photographs}),
             },
             simulated_purchases={
                 "model": "multinomial logit; see catwalk/importers/simulated_purchases.py",

@@ -48,34 +48,68 @@ def auc(scores: Tensor, targets: Tensor) -> Tensor:
     if not len(targets):
         return torch.zeros(0, dtype=torch.float64, device=scores.device)
     check_scores(scores)
-    mask = mask_value(scores.dtype)
     targets = targets.reshape(len(targets), -1)
     num_items = scores.shape[1]
     if (targets.amax(dim=1) < 0).any() or (targets >= num_items).any():
         raise ValueError(f"targets must be in 0..{num_items - 1}; leave out users without a held-out item")
-    rows, columns = (targets >= 0).nonzero(as_tuple=True)
-    target_scores = scores[rows, targets[rows, columns]]
-    if (target_scores == mask).any():
-        raise ValueError("a target's score is masked: the held-out item is among the seen items")
-    # Floats, for a CPU adds them up several times faster than booleans; float32 counts exactly up to 2 ** 24.
-    dtype = torch.float32 if num_items <= 2**24 else torch.float64
-    outcomes = torch.empty((min(TILE_ROWS, len(rows)), num_items), dtype=dtype, device=scores.device)
-    points, candidates = [], []
-    # With one target each, a tile is rows side by side and needs no copy.
-    tiles = scores.split(TILE_ROWS) if targets.shape[1] == 1 else (scores[its] for its in rows.split(TILE_ROWS))
-    for tile, target in zip(tiles, target_scores[:, None].split(TILE_ROWS), strict=True):
-        out = outcomes[: len(tile)]
-        masked = torch.eq(tile, mask, out=out).sum(dim=1).double()
-        lower = torch.lt(tile, target, out=out).sum(dim=1).double() - masked
-        equal = torch.eq(tile, target, out=out).sum(dim=1).double()
-        points.append(lower + 0.5 * equal)
-        candidates.append(num_items - masked)
-    # All halves of whole numbers, whose sums are exact. Among themselves n targets have n * n / 2 points, for of two
-    # that differ one is lower, and each equals itself.
-    count = (targets >= 0).sum(dim=1).double()
-    total = torch.zeros_like(count).index_add_(0, rows, torch.cat(points)) - 0.5 * count**2
-    others = torch.zeros_like(count).index_copy_(0, rows, torch.cat(candidates)) - count
-    return total / (count * others)
+    areas = BlockwiseAUC(targets, scores.gather(1, targets.clamp(min=0)))
+    areas.add(scores)
+    return areas.values()
+
+
+class BlockwiseAUC:
+    """:func:`auc` of users whose scores come a block of items at a time, in any order: the blocks do not show in it.
+
+    Args:
+        targets: int64 ``(B, T)``, the held-out items; -1 stands for none. A user may have none, and gets NaN.
+        scores: Their scores, float ``(B, T)``; anything where there is none.
+
+    Raises:
+        ValueError: If a target is masked.
+    """
+
+    def __init__(self, targets: Tensor, scores: Tensor) -> None:
+        rows, columns = (targets >= 0).nonzero(as_tuple=True)
+        self._rows = rows
+        self._scores = scores[rows, columns]
+        if (self._scores == mask_value(scores.dtype)).any():
+            raise ValueError("a target's score is masked: the held-out item is among the seen items")
+        self._counts = (targets >= 0).sum(dim=1).double()
+        # With one target each, a tile is rows side by side and needs no copy.
+        self._is_one_each = targets.shape[1] == 1 and len(rows) == len(targets)
+        self._points, self._candidates = torch.zeros(2, len(rows), dtype=torch.float64, device=scores.device)
+
+    def add(self, scores: Tensor) -> None:
+        """Count a block of the candidates.
+
+        Args:
+            scores: Finite ``(B, W)``, as :func:`auc` takes them.
+        """
+        scores, width = scores.detach(), scores.shape[1]
+        # Floats, for a CPU adds them up several times faster than booleans; float32 counts exactly up to 2 ** 24.
+        dtype = torch.float32 if width <= 2**24 else torch.float64
+        rows, mask = self._rows, mask_value(scores.dtype)
+        outcomes = torch.empty((min(TILE_ROWS, len(rows)), width), dtype=dtype, device=scores.device)
+        points, candidates = [], []
+        tiles = scores.split(TILE_ROWS) if self._is_one_each else (scores[its] for its in rows.split(TILE_ROWS))
+        for tile, target in zip(tiles, self._scores[:, None].split(TILE_ROWS), strict=True):
+            out = outcomes[: len(tile)]
+            masked = torch.eq(tile, mask, out=out).sum(dim=1).double()
+            lower = torch.lt(tile, target, out=out).sum(dim=1).double() - masked
+            equal = torch.eq(tile, target, out=out).sum(dim=1).double()
+            points.append(lower + 0.5 * equal)
+            candidates.append(width - masked)
+        if points:  # all halves of whole numbers, whose sums are exact
+            self._points = self._points + torch.cat(points)
+            self._candidates = self._candidates + torch.cat(candidates)
+
+    def values(self) -> Tensor:
+        """Return the share of every user, float64 ``(B,)``; see :func:`auc`."""
+        # Among themselves n targets have n * n / 2 points, for of two that differ one is lower, and each equals itself.
+        count = self._counts
+        total = torch.zeros_like(count).index_add_(0, self._rows, self._points) - 0.5 * count**2
+        others = torch.zeros_like(count).index_copy_(0, self._rows, self._candidates) - count
+        return total / (count * others)
 
 
 class AUC(ShareMean):

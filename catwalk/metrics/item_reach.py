@@ -41,19 +41,55 @@ def item_ranks(scores: Tensor, items: Tensor) -> Tensor:
         tensor([[3, 1, 0]])
     """
     check_scores(scores)
-    is_candidate = scores[:, items] > mask_value(scores.dtype)
-    scores = scores.detach().float()
-    wanted = scores[:, items].contiguous()
-    ascending = _sorted(scores)
-    not_higher = torch.searchsorted(ascending, wanted, right=True)
-    # The last of those is of the item itself; is the one before it equal?
-    tied = (not_higher > 1) & (ascending.gather(1, (not_higher - 2).clamp_(min=0)) == wanted)
-    ranks = scores.shape[1] - not_higher + 1
-    rows = (tied & is_candidate).any(dim=1).nonzero().squeeze(1)
-    if len(rows):
-        keys = _distinct(scores[rows])
-        ranks[rows] = scores.shape[1] - torch.searchsorted(_sorted(keys), keys[:, items].contiguous())
-    return ranks.masked_fill_(~is_candidate, 0)
+    ranks = BlockwiseRanks(items, scores[:, items])
+    ranks.add(scores)
+    return ranks.values()
+
+
+class BlockwiseRanks:
+    """:func:`item_ranks` of users whose scores come a block of items at a time: the blocks do not show in it.
+
+    Args:
+        items: int64 ``(n,)``, each in ``0..N-1``.
+        scores: Each user's scores of them, ``(B, n)``; :func:`~catwalk.shop.user_items.mask_value` where an item is no
+            candidate.
+    """
+
+    def __init__(self, items: Tensor, scores: Tensor) -> None:
+        self._items = items
+        self._is_candidate = scores > mask_value(scores.dtype)
+        self._scores = scores.detach().float().contiguous()
+        self._before = torch.zeros(scores.shape, dtype=torch.int64, device=scores.device)
+
+    def add(self, scores: Tensor, first: int = 0) -> None:
+        """Count those of a block of items who come before the ranked ones.
+
+        Args:
+            scores: Finite ``(B, W)``, as :func:`item_ranks` takes them.
+            first: Number of the block's first item.
+        """
+        scores, width, wanted = scores.detach().float(), scores.shape[1], self._scores
+        columns = self._items - first
+        ascending = _sorted(scores)
+        not_higher = torch.searchsorted(ascending, wanted, right=True)
+        before = width - not_higher
+        is_later = columns >= width
+        if bool(is_later.any()):  # of whom the equals, too, come first
+            before[:, is_later] = width - torch.searchsorted(ascending, wanted[:, is_later].contiguous())
+        is_here = (columns >= 0) & ~is_later
+        if bool(is_here.any()):
+            # The last of those is of the item itself; is the one before it equal?
+            tied = (not_higher > 1) & (ascending.gather(1, (not_higher - 2).clamp_(min=0)) == wanted)
+            rows = (tied & self._is_candidate & is_here).any(dim=1).nonzero().squeeze(1)
+            if len(rows):
+                keys, here = _distinct(scores[rows]), is_here.nonzero().squeeze(1)
+                in_order = torch.searchsorted(_sorted(keys), keys[:, columns[here]].contiguous())
+                before[rows[:, None], here] = width - 1 - in_order
+        self._before = self._before + before
+
+    def values(self) -> Tensor:
+        """Return the rank of every item for every user, int64 ``(B, n)``; see :func:`item_ranks`."""
+        return (self._before + 1).masked_fill_(~self._is_candidate, 0)
 
 
 def _sorted(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Ranking the whole catalogue for every user: blocks of users, seen items masked, ties broken by item index."""
+"""Ranking the whole catalogue for every user: blocks of users and items, seen items masked, ties by item index."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,6 +13,12 @@ from catwalk.shop.user_items import NO_ITEM, SeenItems, mask_value
 MAX_BLOCK_BYTES = 16 * 2**20
 """Default bound on one block of float32 scores. A block of more than 32 MiB comes fresh from the system every time, and
 the first touch of its pages takes as long as the matrix product that fills it."""
+
+WHOLE_CATALOGUE = MAX_BLOCK_BYTES // (4 * ROW_MULTIPLE)
+"""Items up to which a catalogue is scored at once: 262,144, of which 16 users' scores fill a block."""
+
+ITEM_BLOCK = 2**15
+"""Items of a larger catalogue that are scored at a time, at most: of all users alike, so that a score has its bits."""
 
 GROUP_SIZE = 8
 """Number of scores that share one maximum while the highest are looked for."""
@@ -176,20 +182,41 @@ def user_blocks(
     yield from users.split(rows)[rank::world_size] if len(users) else ()
 
 
-def score_users(score: Callable[[Tensor], Tensor], users: Tensor, seen: SeenItems) -> Tensor:
-    """Score the catalogue for one block of users, with what they have seen at :func:`mask_value`.
+def block_width(num_items: int) -> int:
+    """Return how many items of a catalogue are scored at a time: all, or at most :data:`ITEM_BLOCK` of a large one.
+
+    The blocks are equally wide but for the last one, and multiples of 16 before it: a product of few columns, or one
+    whose columns begin elsewhere, rounds otherwise.
+    """
+    if num_items <= WHOLE_CATALOGUE:
+        return num_items
+    number = -(-num_items // ITEM_BLOCK)
+    return -(-num_items // (number * ROW_MULTIPLE)) * ROW_MULTIPLE
+
+
+def item_blocks(num_items: int) -> list[slice]:
+    """Cut a catalogue into the blocks of items that are scored at a time, in order; see :func:`block_width`."""
+    width = max(block_width(num_items), 1)
+    return [slice(first, min(first + width, num_items)) for first in range(0, num_items, width)]
+
+
+def score_users(
+    score: Callable[[Tensor], Tensor], users: Tensor, seen: SeenItems, block: slice | None = None
+) -> Tensor:
+    """Score items side by side for one block of users, with what the users have seen at :func:`mask_value`.
 
     The block is padded to a multiple of 16 rows while it is scored, so that a user's scores have the same bits in
     every block.
 
     Args:
-        score: Takes user indices ``(B,)``, returns float scores ``(B, N)`` in memory of their own: they are masked in
+        score: Takes user indices ``(B,)``, returns float scores ``(B, W)`` in memory of their own: they are masked in
             place, for a copy would cost as much as the product.
         users: int64 ``(B,)``, at least one.
         seen: What to mask, on the device of the scores.
+        block: The W items that are scored; the whole catalogue where None.
 
     Returns:
-        Float ``(B, N)``, to be handed to :func:`top_k` and to metrics that need every score.
+        Float ``(B, W)``, to be handed to :func:`top_k` and to metrics that need every score.
 
     Raises:
         DivergedError: If a score is NaN or infinite, of an item that the user has seen, too.
@@ -200,32 +227,4 @@ def score_users(score: Callable[[Tensor], Tensor], users: Tensor, seen: SeenItem
     padding = users[-1:].expand(-len(users) % ROW_MULTIPLE)
     scores = score(torch.cat([users, padding]))[: len(users)]
     check_scores(scores, may_be_masked=False)
-    return seen.mask_(scores, users)
-
-
-def rank_users(
-    score: Callable[[Tensor], Tensor], users: Tensor, k: int, seen: SeenItems, max_bytes: int = MAX_BLOCK_BYTES
-) -> tuple[Tensor, Tensor]:
-    """Recommend to any number of users, block by block.
-
-    Args:
-        score: See :func:`score_users`.
-        users: int64 ``(U,)``, at least one.
-        k: Length of the lists, ``1..N``.
-        seen: What not to recommend, on the device of the scores.
-        max_bytes: Bound on one block of float32 scores; it does not show in the result.
-
-    Returns:
-        ``(items, scores)`` as from :func:`top_k`, one row per entry of ``users``.
-
-    Raises:
-        CatwalkError: If ``k`` is less than 1 or larger than the catalogue.
-        DivergedError: If a score is NaN or infinite.
-        ValueError: If there are no users, or the scores are of another shape.
-    """
-    check_list_length(k, seen.num_items)
-    if not len(users):
-        raise ValueError("rank_users needs at least one user")
-    blocks = user_blocks(users, seen.num_items, max_bytes=max_bytes)
-    lists = [top_k(score_users(score, block, seen), k) for block in blocks]
-    return torch.cat([items for items, _ in lists]), torch.cat([scores for _, scores in lists])
+    return seen.mask_(scores, users, block)

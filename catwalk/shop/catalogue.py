@@ -1,5 +1,6 @@
 """The catalogue of a shop: its items, their images and their categories."""
 
+import functools
 import hashlib
 import json
 import os
@@ -300,10 +301,15 @@ def on_disk(folder: Path, image: str, listings: Listings) -> str | None:
 def fingerprint_files(folder: Path, files: Sequence[str]) -> str:
     """Return the SHA-256 of the contents of ``files``, in the order given."""
     digest = hashlib.sha256()
+    read = _file_digest if len(set(files)) == len(files) else functools.cache(_file_digest)  # items may share images
     for file in files:
-        with open(os.path.join(folder, file), "rb", buffering=0) as content:
-            digest.update(hashlib.sha256(content.read()).digest())
+        digest.update(read(os.path.join(folder, file)))
     return digest.hexdigest()
+
+
+def _file_digest(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as content:
+        return hashlib.sha256(content.read()).digest()
 
 
 def fingerprint_texts(*texts: str) -> str:

@@ -138,12 +138,13 @@ class SeenItems(UserItems):
         end = items.new_full((1,), torch.iinfo(torch.int64).max)
         self._keys = torch.cat([self.users * num_items + items, end])
 
-    def mask_(self, scores: Tensor, users: Tensor) -> Tensor:
+    def mask_(self, scores: Tensor, users: Tensor, block: slice | None = None) -> Tensor:
         """Set the scores of what each user has seen to :func:`mask_value`, in place.
 
         Args:
-            scores: Float ``(B, N)``, on the device of this object.
+            scores: Float ``(B, W)``, on the device of this object.
             users: int64 ``(B,)``; the same user may occur several times.
+            block: The W items that the columns are of; the whole catalogue where None.
 
         Returns:
             ``scores``.
@@ -151,14 +152,19 @@ class SeenItems(UserItems):
         Raises:
             ValueError: If ``scores`` does not have a row per user and a column per item.
         """
-        if scores.shape != (len(users), self.num_items):
-            raise ValueError(f"scores must be ({len(users)}, {self.num_items}), got {tuple(scores.shape)}")
-        starts = self.offsets[users]
-        counts = self.offsets[users + 1] - starts
+        first, stop = (0, self.num_items) if block is None else (block.start, block.stop)
+        if scores.shape != (len(users), stop - first):
+            raise ValueError(f"scores must be ({len(users)}, {stop - first}), got {tuple(scores.shape)}")
+        if stop - first == self.num_items:
+            starts, ends = self.offsets[users], self.offsets[users + 1]
+        else:
+            keys = users * self.num_items
+            starts, ends = torch.searchsorted(self._keys, torch.stack([keys + first, keys + stop]))
+        counts = ends - starts
         rows = torch.repeat_interleave(torch.arange(len(users), device=users.device), counts)
-        first = counts.cumsum(0) - counts  # where each user's entries begin among those of this block
-        entries = torch.arange(len(rows), device=users.device) + (starts - first)[rows]
-        scores[rows, self.items[entries]] = mask_value(scores.dtype)
+        before = counts.cumsum(0) - counts  # where each user's entries begin among those of this block
+        entries = torch.arange(len(rows), device=users.device) + (starts - before)[rows]
+        scores[rows, self.items[entries] - first] = mask_value(scores.dtype)
         return scores
 
     def contains(self, users: Tensor, items: Tensor) -> Tensor:

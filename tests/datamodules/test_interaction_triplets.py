@@ -1,5 +1,6 @@
 """Batches of triplets and blocks of users."""
 
+import hashlib
 import shutil
 from collections import Counter
 from types import SimpleNamespace
@@ -195,11 +196,38 @@ def test_without_validation_there_is_no_validation_loader(shop):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"batch_size": 0}, "batch_size must be at least 1, got 0"), ({"seed": -3}, "seed must be at least 0, got -3")],
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"seed": -3}, "seed must be at least 0, got -3"),
+        ({"test_users": 0}, "test_users must be at least 1, got 0"),
+    ],
 )
 def test_settings_out_of_range_are_named(shop, settings, message):
     with pytest.raises(CatwalkError, match=message):
         InteractionTriplets(shop, **settings)
+
+
+def test_the_tested_users_are_chosen_by_their_ids_alone(shop):
+    some, more, others = (
+        make_data(shop, test_users=count, seed=seed, rank=rank, world_size=2, validation=True)
+        for count, seed, rank in ((64, 0, 0), (150, 1, 0), (64, 5, 1))
+    )
+    ids = some.split.user_ids
+    digests = {user: hashlib.sha256(ids[user].encode()).digest()[:8] for user in range(len(ids))}
+    in_order = sorted(digests, key=lambda user: int.from_bytes(digests[user], "little", signed=True))
+    assert some.tested_users.tolist() == others.tested_users.tolist() == sorted(in_order[:64])
+    assert more.tested_users.tolist() == sorted(in_order[:150])
+    for loaders in (("val_dataloader",), ("test_dataloader",)):
+        blocks = [block.tolist() for data in (some, others) for block in getattr(data, *loaders)()]
+        assert sorted(user for block in blocks for user in block) == sorted(in_order[:64])
+    everybody = {user for data in (some, others) for block in data.predict_dataloader() for user in block.tolist()}
+    assert everybody == set(range(len(ids)))
+    assert make_data(shop).tested_users.tolist() == list(range(len(ids)))
+
+
+def test_no_more_users_are_tested_than_there_are(shop):
+    with pytest.raises(CatwalkError, match="test_users is 1,000, and there are 200 users: give fewer"):
+        make_data(shop, test_users=1_000)
 
 
 @pytest.fixture

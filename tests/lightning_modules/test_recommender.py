@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import seed_everything
+from pytorch_lightning import Callback, seed_everything
 
 from catwalk.errors import CatwalkError
 from catwalk.importers.synthetic import synthetic
@@ -268,6 +268,74 @@ def test_the_size_of_blocks_does_not_show(shop, features, fitted, make_trainer, 
         (found,) = make_trainer().test(model, data, verbose=False)
         assert len(data.test_dataloader()) < 5
         assert_same_metrics(found, metrics)
+
+
+def test_a_catalogue_that_is_cut_into_blocks_gives_the_same(shop, features, fitted, make_trainer, monkeypatch):
+    model, metrics, _ = fitted
+    ranked, lists = torch.tensor([0, 31, 89]), model.recommend(torch.arange(200), 90)
+    outputs = []
+
+    class Outputs(Callback):
+        def on_test_start(self, trainer, pl_module):
+            pl_module.require_ranks(ranked)
+
+        def on_test_batch_end(self, trainer, pl_module, outputs_, batch, batch_idx, dataloader_idx=0):
+            outputs.append(outputs_)
+
+    make_trainer(callbacks=[Outputs()]).test(model, make_data(shop, features), verbose=False)
+    whole = {name: torch.cat([block[name] for block in outputs]) for name in ("users", "recommended", "auc", "ranks")}
+    monkeypatch.setattr("catwalk.recommenders.ranking.WHOLE_CATALOGUE", 50)
+    monkeypatch.setattr("catwalk.recommenders.ranking.ITEM_BLOCK", 32)
+    outputs.clear()
+    data = make_data(shop, features)
+    (found,) = make_trainer(callbacks=[Outputs()]).test(model, data, verbose=False)
+    assert len(model.candidates(torch.arange(2), data.seen_items("test")).blocks) == 3
+    assert_same_metrics(found, metrics)
+    for name, expected in whole.items():
+        cut = torch.cat([block[name] for block in outputs])
+        assert torch.equal(cut.nan_to_num(-1), expected.nan_to_num(-1)), name
+    for cut, expected in zip(model.recommend(torch.arange(200), 90), lists, strict=True):
+        assert torch.equal(cut, expected)
+
+
+def test_recommenders_that_score_in_another_way_are_asked_for_everything(shop, features, make_trainer, monkeypatch):
+    class Reversed(BPRMF):
+        def scores(self, users):
+            return -super().scores(users)
+
+    data = make_data(shop, features)
+    make_trainer(max_epochs=1).fit(model := Reversed(factors=4), data)
+    assert not model.scores_parts
+    expected = [each.recommend(torch.arange(20), 7, data) for each in (model, Popularity(), Random(0))]
+    monkeypatch.setattr("catwalk.recommenders.ranking.WHOLE_CATALOGUE", 50)
+    monkeypatch.setattr("catwalk.recommenders.ranking.ITEM_BLOCK", 32)
+    for each, (items, scores) in zip((model, Popularity(), Random(0)), expected, strict=True):
+        found, theirs = each.recommend(torch.arange(20), 7, data)
+        assert torch.equal(found, items)
+        assert torch.equal(theirs, scores)
+
+
+def test_the_test_of_some_users_is_theirs_among_all(shop, features, fitted, make_trainer):
+    model, metrics, _ = fitted
+    rows = {}
+
+    class Outputs(Callback):
+        def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            lists, areas = outputs["recommended"].tolist(), outputs["auc"].tolist()
+            found.update(zip(outputs["users"].tolist(), zip(lists, areas, strict=True), strict=True))
+
+    for count in (None, 60):
+        found = rows.setdefault(count, {})
+        data = make_data(shop, features, test_users=count)
+        (values,) = make_trainer(callbacks=[Outputs()]).test(model, data, verbose=False)
+    assert list(rows[60]) == data.tested_users.tolist()
+    for user, row in rows[60].items():
+        assert repr(row) == repr(rows[None][user])
+    areas = [area for _, area in rows[60].values() if not math.isnan(area)]
+    assert values["test/auc"] == pytest.approx(sum(areas) / len(areas), rel=1e-9)
+    assert values["test/auc"] != metrics["test/auc"]
+    outputs = make_trainer().predict(model, data)
+    assert sum(len(output["users"]) for output in outputs) == 200
 
 
 def weights_of(model):

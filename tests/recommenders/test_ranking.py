@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from catwalk.errors import CatwalkError, DivergedError
-from catwalk.recommenders.ranking import rank_users, score_users, top_k, user_blocks
+from catwalk.recommenders.candidate_scores import rank_users
+from catwalk.recommenders.ranking import score_users, top_k, user_blocks
 from catwalk.shop.user_items import SeenItems, mask_value
 
 INF = float("inf")
@@ -156,7 +157,7 @@ def test_scores_are_looked_at_before_they_are_masked(value: float, seen_item: in
     seen = SeenItems.from_pairs(torch.tensor([2]), torch.tensor([seen_item]), num_users=16, num_items=5)
     for rank in (lambda score, users: score_users(score, users, seen), lambda *two: rank_users(*two, 1, seen)):
         with pytest.raises(DivergedError, match="scores must be finite"):
-            rank(lambda users: scores[: len(users)].clone(), torch.arange(10))
+            rank(lambda users, *items: scores[: len(users)].clone(), torch.arange(10))
 
 
 def test_no_score_is_mistaken_for_a_mask() -> None:
@@ -164,7 +165,9 @@ def test_no_score_is_mistaken_for_a_mask() -> None:
         lowest = np.nextafter(MASK, np.float32(0)) if dtype == torch.float32 else torch.finfo(dtype).min / 2
         scores = torch.tensor([[1.0, lowest, 0.0]], dtype=dtype)
         seen = SeenItems.from_pairs(torch.tensor([0]), torch.tensor([2]), num_users=1, num_items=3)
-        items, _ = rank_users(lambda users, scores=scores: scores.repeat(len(users), 1), torch.tensor([0]), 3, seen)
+        items, _ = rank_users(
+            lambda users, items, scores=scores: scores.repeat(len(users), 1), torch.tensor([0]), 3, seen
+        )
         assert items.tolist() == [[0, 1, -1]]
 
 
@@ -237,6 +240,19 @@ def test_masking_refuses_scores_of_another_shape(shape: tuple[int, ...]) -> None
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("block", [slice(0, 29), slice(0, 10), slice(10, 11), slice(11, 29)])
+def test_a_block_of_items_is_masked_as_all_are(device: str, block: slice) -> None:
+    users, items, histories = random_pairs(3, 13, 29, 100)
+    seen = SeenItems.from_pairs(users, items, 13, 29).to(device)
+    asked = torch.tensor([12, 0, 5, 5, 7], device=device)
+    masked = seen.mask_(torch.zeros(5, block.stop - block.start, device=device), asked, block) == MASK
+    for user, row in zip(asked.tolist(), masked.tolist(), strict=True):
+        assert row == [item in histories[user] for item in range(block.start, block.stop)]
+    with pytest.raises(ValueError, match="scores must be"):
+        seen.mask_(torch.zeros(5, 30), asked.cpu(), block)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_seen_items_move_to_a_device_once(device: str) -> None:
     users, items, histories = random_pairs(3, 13, 29, 100)
     there = SeenItems.from_pairs(users, items, 13, 29).to(device)
@@ -280,8 +296,8 @@ class MatrixModel:
         self.users = torch.randn(num_users, 64, generator=generator)
         self.items = torch.randn(num_items, 64, generator=generator)
 
-    def __call__(self, users: Tensor) -> Tensor:
-        return self.users[users] @ self.items.T
+    def __call__(self, users: Tensor, items: slice) -> Tensor:
+        return self.users[users] @ self.items[items].T
 
 
 def test_ranking_is_the_same_to_the_bit_for_every_block_size_and_order() -> None:
@@ -315,7 +331,7 @@ def test_ranking_is_the_same_to_the_bit_for_every_block_size_and_order() -> None
 def test_users_with_few_candidates_get_short_lists_without_seen_items() -> None:
     users = torch.tensor([0, 0, 0, 1])
     seen = SeenItems.from_pairs(users, torch.tensor([0, 2, 3, 1]), num_users=2, num_items=5)
-    items, scores = rank_users(lambda users: torch.zeros(len(users), 5), torch.tensor([0, 1]), 4, seen)
+    items, scores = rank_users(lambda users, items: torch.zeros(len(users), 5), torch.tensor([0, 1]), 4, seen)
     assert items.tolist() == [[1, 4, -1, -1], [0, 2, 3, 4]]
     assert scores.tolist() == [[0.0, 0.0, -INF, -INF], [0.0] * 4]
 
@@ -346,7 +362,7 @@ def test_scoring_pads_to_a_multiple_of_16_users(num_users: int) -> None:
 
 
 def test_ranking_refuses_a_list_longer_than_the_catalogue_before_it_scores() -> None:
-    def never(users: Tensor) -> Tensor:
+    def never(users: Tensor, items: slice) -> Tensor:
         raise AssertionError("scored")
 
     seen = SeenItems.from_pairs(torch.tensor([0]), torch.tensor([0]), num_users=1, num_items=5)

@@ -7,7 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from catwalk.metrics import AUC, CategoryHitRatio
-from catwalk.recommenders.ranking import rank_users, score_users, top_k, user_blocks
+from catwalk.recommenders.candidate_scores import rank_users
+from catwalk.recommenders.ranking import score_users, top_k, user_blocks
 from catwalk.shop.user_items import SeenItems
 
 MAX_BYTES = 2**20
@@ -47,7 +48,7 @@ def rank(num_users: int, num_items: int) -> int:
 
     auc, hits = AUC(), CategoryHitRatio(K, categories, 7)
     with LargestTensor() as largest:
-        recommended, _ = rank_users(score, everyone, K, seen, max_bytes=MAX_BYTES)
+        recommended, _ = rank_users(lambda block, items: score(block), everyone, K, seen, max_bytes=MAX_BYTES)
         hits.update(recommended)
         for block in user_blocks(everyone, num_items, max_bytes=MAX_BYTES):
             scores = score_users(score, block, seen)
