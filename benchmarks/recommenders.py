@@ -7,15 +7,10 @@ The contract and the results are in ``benchmarks/README.md``; Cornac and pandas 
 
 import argparse
 import contextlib
-import gc
 import importlib.util
 import io
-import json
 import logging
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -65,9 +60,9 @@ class Shop:
         return InteractionTriplets(self.folder, self.features, BATCH)
 
 
-def make_shop(folder: Path, scale: int = 1) -> Shop:
-    """Write a shop with ``scale`` times the users, items and purchases."""
-    users, items, pairs = scale * USERS, scale * ITEMS, scale * PAIRS
+def make_shop(folder: Path) -> Shop:
+    """Write a shop of the size of Amazon Men."""
+    users, items, pairs = USERS, ITEMS, PAIRS
     random = np.random.default_rng(0)
     images = folder / "images"
     images.mkdir(parents=True)
@@ -363,81 +358,21 @@ def published_way(lists: Any, classes: Any, users: Tensor) -> list[int]:
     return hits
 
 
-def grown(folder: Path) -> dict[str, float]:
-    """Return, of a shop that stands in a folder, the milliseconds of a step, the seconds of a test, and peak memory."""
-    clock = Clock(torch.device("cpu"))
-    data = Shop(folder, folder / "features").data()
-    data.setup("fit")
-    figures = {}
-    for name, make in (("VBPR", VBPR), ("AMR", AMR)):
-        figures[name] = our_seconds(make, data, clock) * BATCH * 1e3
-        gc.collect()
-        figures[f"{name} memory"] = _peak_memory()
-    start = clock.now()
-    make_trainer(clock, CategoryHitRatio([TOP_K])).test(VBPR(), data, verbose=False)
-    return figures | {"test": clock.now() - start, "memory": _peak_memory()}
-
-
-def _peak_memory() -> float:
-    """Return the largest memory that this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def growth_table(scales: list[int], record: Record) -> str:
-    """Return the table of growth. Each row is measured in a process that did not make the shop."""
-    rows = []
-    for scale in scales:
-        with tempfile.TemporaryDirectory() as folder:
-            making = [sys.executable, __file__, "--made", str(scale), "--grown", str(Path(folder, "shop"))]
-            subprocess.run(making, check=True, capture_output=True)
-            command = [sys.executable, __file__, "--grown", str(Path(folder, "shop"))]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        figures = json.loads(output.splitlines()[-1])
-        parameters = scale * (USERS * 2 + ITEMS) * FACTORS * 4 / 2**20
-        rows.append(
-            [
-                f"{scale}×",
-                f"{scale * USERS:,} × {scale * ITEMS:,}",
-                f"{figures['VBPR']:.2f}",
-                f"{figures['AMR']:.2f}",
-                f"{figures['test']:.1f}",
-                f"{figures['VBPR memory']:,.0f}",
-                f"{figures['memory']:,.0f}",
-                f"{parameters:,.0f}",
-                f"{scale * ITEMS * FEATURES * 4 / 2**20:,.0f}",
-                f"{scale**2 * USERS * ITEMS * 4 / 2**20:,.0f}",
-            ]
-        )
-    header = ["", "users × items", "VBPR, ms a step", "AMR, ms a step", "test, s", "peak after training, MiB"]
-    return record.table(
-        "growth", [*header, "after all, MiB", "P, ρ and Q, MiB", "features, MiB", "all scores, MiB"], rows
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--parts", nargs="+", default=["training", "evaluation", "growth"])
-    parser.add_argument("--scales", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--grown", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--made", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--parts", nargs="+", default=["training", "evaluation"])
     add_clock_arguments(parser)
     add_record_argument(parser)
     parser.add_argument(
         "--device",
         type=torch.device,
         default=torch.device("cpu"),
-        help="of training and evaluation; growth is measured on the CPU; default: cpu",
+        help="default: cpu",
     )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    if arguments.made is not None:
-        make_shop(arguments.grown, arguments.made)
-        return
-    if arguments.grown is not None:
-        print(json.dumps(grown(arguments.grown)))
-        return
     clock = make_clock(parser, arguments, arguments.device)
     packages = ["torch", "pytorch-lightning", *(["cornac"] if HAS_CORNAC else [])]
     print(describe_run(clock, packages), flush=True)
@@ -448,8 +383,6 @@ def main() -> None:
             print(f"\n{training_table(shop, arguments.rounds, clock, record)}", flush=True)
         if "evaluation" in arguments.parts:
             print(f"\n{evaluation_table(shop, arguments.rounds, clock, record)}", flush=True)
-    if "growth" in arguments.parts:
-        print(f"\n{growth_table(arguments.scales, record)}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from catwalk.importers.simulated_purchases import (
     choose,
     draw_numbers_of_purchases,
     draw_shoppers,
+    log_popularity,
     random_stream,
     simulate_purchases,
     visual_components,
@@ -199,3 +200,50 @@ def test_arguments_out_of_range_are_named():
         simulate_purchases(images, categories, [0, 1, 2], 5, -1)
     with pytest.raises(CatwalkError, match=r"popularity_order must name every category once, got \[0, 0, 2\]"):
         simulate_purchases(images, categories, [0, 0, 2], 5, 0)
+
+
+def test_purchases_with_shared_photographs_follow_the_same_logit():
+    images, categories = shop(num_items=6)
+    photographs = np.array([0, 1, 2, 3, 4, 5, 0, 0, 4, 5, 5, 5])
+    model, num_users, order = ChoiceModel(num_looks=3, mean_purchases=2.5), 20_000, [2, 0, 1]
+    of_items = categories[photographs]
+    purchases = simulate_purchases(images, of_items, order, num_users, 5, model, photographs)
+    by_time = np.lexsort((purchases.timestamps, purchases.users))
+    users, items = purchases.users[by_time], purchases.items[by_time]
+    assert len(np.unique(users * 12 + items)) == len(items)  # nobody buys an item twice
+    _, first = np.unique(users, return_index=True)
+
+    # Utilities of items, each with its photograph's looks, as the module's docstring has them.
+    looks = visual_components(images, categories, 3)[photographs]
+    tastes = {
+        name: random_stream(5, f"{name} tastes").standard_normal((num_users, 3)) for name in ("category", "visual")
+    }
+    popularity = log_popularity(of_items, order, model, random_stream(5, "popularity"))
+    utilities = 1.5 * tastes["category"][:, of_items] + 1.5 * tastes["visual"] @ looks.T / 3**0.5 + popularity
+    chances = softmax(utilities)
+
+    def fits(observed, chances):
+        covariance = np.diag(chances.sum(axis=0)) - chances.T @ chances
+        deviation = observed - chances.sum(axis=0)
+        return stats.chi2.sf(deviation @ np.linalg.pinv(covariance) @ deviation, chances.shape[1] - 1)
+
+    assert fits(np.bincount(items[first], minlength=12), chances) > 0.001
+    # The second choice is among what the first has left.
+    several = first[np.diff(np.append(first, len(users))) > 1]
+    buyers = users[several]
+    left = chances[buyers]
+    left[np.arange(len(buyers)), items[several]] = 0
+    left /= left.sum(axis=1, keepdims=True)
+    assert fits(np.bincount(items[several + 1], minlength=12), left) > 0.001
+    assert fits(np.bincount(items[first], minlength=12), softmax(np.tile(popularity, (num_users, 1)))) < 1e-6
+
+
+def test_a_user_can_buy_all_that_shares_photographs():
+    images, categories = shop(num_items=6)
+    photographs = np.arange(30) % 6
+    model = ChoiceModel(mean_purchases=60, dispersion=50, item_exponent=4.0)  # the last items are hardly ever drawn
+    purchases = simulate_purchases(images, categories[photographs], [0, 1, 2], 40, 0, model, photographs)
+    counts = np.bincount(purchases.users)
+    assert counts.max() == 30
+    pairs = purchases.users * 30 + purchases.items
+    assert len(np.unique(pairs)) == len(pairs)

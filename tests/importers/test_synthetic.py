@@ -1,5 +1,6 @@
 """The shop drawn in code."""
 
+import hashlib
 import json
 import os
 
@@ -11,7 +12,7 @@ from torch import nn
 from catwalk.errors import CatwalkError
 from catwalk.importers import IMPORTERS
 from catwalk.importers.synthetic import CATEGORIES, POPULARITY_ORDER, draw, synthetic
-from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.catalogue import Catalogue, fingerprint_files
 from catwalk.shop.images import load_images, to_float
 from catwalk.shop.interactions import Interactions
 from catwalk.shop.labelled_images import LabelledImages
@@ -101,6 +102,23 @@ def test_more_training_images_leave_the_shop_as_it_is(tmp_path):
             assert first[file] == more[file]
 
 
+def test_items_share_photographs(tmp_path):
+    synthetic(tmp_path / "shop", **SMALL | {"items": 100, "users": 300}, photographs=12, mean_purchases=8)
+    catalogue = Catalogue.read(tmp_path / "shop")
+    assert len(catalogue) == 100
+    assert len(list((tmp_path / "shop" / "images" / "items").iterdir())) == len(set(catalogue.images)) == 12
+    for image in set(catalogue.images):
+        rows = [row for row, other in enumerate(catalogue.images) if other == image]
+        assert len(rows) in (8, 9)
+        assert len(set(catalogue.categories[rows])) == 1
+    assert 6.5 < len(Interactions.read(catalogue)) / 300 < 9.5
+    info = json.loads((tmp_path / "shop" / "dataset.json").read_text())
+    assert info["made_by"]["photographs"] == 12
+    assert info["simulated_purchases"]["parameters"]["mean_purchases"] == 8
+    digests = b"".join(hashlib.sha256((tmp_path / "shop" / image).read_bytes()).digest() for image in catalogue.images)
+    assert fingerprint_files(tmp_path / "shop", catalogue.images) == hashlib.sha256(digests).hexdigest()
+
+
 @pytest.mark.parametrize("side", [16, 48])
 def test_the_size_of_the_images(tmp_path, side):
     synthetic(tmp_path / "shop", **SMALL, image_size=side)
@@ -135,6 +153,10 @@ def test_many_images_are_drawn_as_few_are():
         ({"image_size": 8}, r"image_size must lie in 16\.\.256, got 8"),
         ({"image_size": 257}, r"image_size must lie in 16\.\.256, got 257"),
         ({"seed": -2}, "seed must be at least 0, got -2"),
+        ({"photographs": 8}, "photographs must be a multiple of 6 from 6 to the 30 items, got 8"),
+        ({"photographs": 36}, "photographs must be a multiple of 6 from 6 to the 30 items, got 36"),
+        ({"photographs": 0}, "photographs must be a multiple of 6 .*, got 0"),
+        ({"mean_purchases": 0.5}, "mean_purchases must be at least 1, got 0.5"),
     ],
 )
 def test_arguments_out_of_range_are_named(tmp_path, arguments, message):
