@@ -131,21 +131,13 @@ class InteractionTriplets(LightningDataModule):
                 split.num_users,
                 len(self.catalogue),
             )
-        self.split = split
-        self._tested_users = self._chosen_users()
-        rank_zero_info(f"{self.catalogue.name}: {'; '.join(split.facts())}")
-
-    def _chosen_users(self) -> Tensor:
-        """Return the users who are validated and tested, int64, ascending."""
-        if self.test_users is None:
-            return torch.arange(self.num_users)
-        if self.test_users > self.num_users:
+        if self.test_users is not None and self.test_users > split.num_users:
             raise CatwalkError(
-                f"test_users is {self.test_users:,}, and there are {self.num_users:,} users: give fewer, or leave it "
+                f"test_users is {self.test_users:,}, and there are {split.num_users:,} users: give fewer, or leave it "
                 "out to test all"
             )
-        keys = torch.from_numpy(item_keys(self.split.user_ids))
-        return keys.argsort(stable=True)[: self.test_users].sort().values
+        self.split = split
+        rank_zero_info(f"{self.catalogue.name}: {'; '.join(split.facts())}")
 
     def may_be_tested(self, trained_on: str) -> bool:
         """Return whether what was trained on certain purchases knows none of the test items.
@@ -182,7 +174,10 @@ class InteractionTriplets(LightningDataModule):
     @property
     def tested_users(self) -> Tensor:
         """Users who are validated and tested, int64, ascending."""
-        return self._tested_users
+        if self.test_users is None:
+            return torch.arange(self.num_users)
+        keys = torch.from_numpy(item_keys(self.split.user_ids))
+        return keys.argsort(stable=True)[: self.test_users].sort().values
 
     @property
     def num_items(self) -> int:
@@ -219,11 +214,11 @@ class InteractionTriplets(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | list:
         """Return this process's blocks of the tested users; nothing where no validation items are held out."""
-        return self._user_loader(self._tested_users, len(self.held_out_items("val")) > 0)
+        return self._user_loader(self.tested_users, len(self.held_out_items("val")) > 0)
 
     def test_dataloader(self) -> DataLoader | list:
         """Return this process's blocks of the tested users; nothing where no test items are held out."""
-        return self._user_loader(self._tested_users, len(self.held_out_items("test")) > 0)
+        return self._user_loader(self.tested_users, len(self.held_out_items("test")) > 0)
 
     def predict_dataloader(self) -> DataLoader | list:
         """Return this process's blocks of all users."""
