@@ -18,6 +18,8 @@ from catwalk.metrics import (
 )
 from catwalk.metrics.auc import auc
 from catwalk.metrics.item_reach import item_ranks
+from catwalk.metrics.measured_users import measure_users
+from catwalk.recommenders.candidate_scores import CandidateScores
 from catwalk.recommenders.lazy_adam import LazyAdam
 from catwalk.recommenders.ranking import score_users, top_k
 from catwalk.shop.splits import read_split
@@ -96,6 +98,25 @@ def test_auc_and_item_ranks(scores, targets):
     same(auc(scores.to(DEVICE), targets[:, 0].to(DEVICE)), auc(scores, targets[:, 0]))
     items = torch.tensor([3, 999, 0, 500])
     same(item_ranks(scores.to(DEVICE), items.to(DEVICE)), item_ranks(scores, items))
+
+
+def test_blocks_of_items(scores, targets, seen):
+    table, ranked = scores.masked_fill(scores == MASK, 9.0), torch.tensor([3, 999, 0, 500])
+
+    def found(device, ends):
+        there, of_all = table.to(device), seen.to(device)
+        blocks = [slice(first, end) for first, end in zip([0, *ends], ends, strict=False)]
+
+        def candidates(users, seen):
+            return CandidateScores(lambda some, items: there[some, items].clone(), users, seen, blocks)
+
+        users = torch.arange(USERS, device=device)
+        return measure_users(candidates, users, of_all, K, targets.to(device), ranked.to(device))
+
+    whole = found("cpu", [ITEMS])
+    for ends in ([ITEMS], [7, 500, ITEMS]):
+        for one, other in zip(found(DEVICE, ends), whole, strict=True):
+            same(one, other)
 
 
 def make_metrics(seen):
