@@ -181,9 +181,9 @@ def simulate_purchases(
     block = max(1, 2**21 // len(images))  # a few arrays of 16 MiB at a time
     chosen = []
     for start in range(0, num_users, block):
-        users = slice(start, start + block)
+        some = slice(start, start + block)
         draw = choose if shoppers.items is None else shoppers.items.choose
-        chosen.append(draw(shoppers.utilities(users), counts[users], noise))
+        chosen.append(draw(shoppers.utilities(some), counts[some], noise))
     users = np.repeat(np.arange(num_users), counts)
     items = np.concatenate(chosen)
     timestamps = draw_timestamps(counts, model, random_stream(seed, "timestamps"))
