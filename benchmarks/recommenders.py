@@ -33,8 +33,12 @@ from callbacks import CategoryHitRatio
 from catwalk.metrics.category_hit_ratio import category_hits
 from catwalk.networks.features import FeatureTable
 from catwalk.networks.prediction import Predictions
+from catwalk.recommenders.captured_step import CapturedStep
+from catwalk.recommenders.feature_rows import FeatureRows
 from catwalk.recommenders.ranking import score_users, top_k, user_blocks
+from catwalk.recommenders.stacked_step import StackedStep
 from catwalk.shop.catalogue import Catalogue
+from catwalk.shop.triplets import TripletSampler
 from datamodules import InteractionTriplets
 from lightning_modules import AMR, APR, BPRMF, VBPR, PairwiseRecommender
 
@@ -42,6 +46,9 @@ USERS, ITEMS, PAIRS, FEATURES, FACTORS, BATCH = 24_379, 7_371, 64_641, 2_048, 64
 """Amazon Men of the paper, less a test purchase of each user, with ResNet-50's features and the paper's K and batch."""
 
 CATEGORIES, TOP_K = 100, 20
+
+GRID_TRAININGS, GRID_EPOCHS = 3 * 72, 4_000
+"""Trainings of the paper's Table 1 with three seeds, and the epochs of each."""
 
 HAS_CORNAC = importlib.util.find_spec("cornac") is not None
 
@@ -185,6 +192,65 @@ def our_seconds(make: Callable[[], PairwiseRecommender], data: InteractionTriple
     epochs = EpochClock(clock)
     make_trainer(clock, epochs, epochs=2).fit(make(), data)
     return (epochs.ends[1] - epochs.ends[0]) / len(data.split.users)
+
+
+def stacked_seconds(make: type, models: int, data: InteractionTriplets, steps: int, clock: Clock) -> float:
+    """Return the seconds per triplet of steps of several models at once, each on its own triplets.
+
+    Args:
+        make: The class of the models' LightningModule.
+        models: Number of models.
+        data: The data module.
+        steps: Number of steps that are timed.
+        clock: The clock.
+    """
+    assert data.feature_table is not None
+    features = FeatureRows(data.feature_table.features).to(clock.device)
+    sampler = TripletSampler(data.split, data.seen_items("val")).to(clock.device)
+    sizes = (data.num_users, data.num_items, FEATURES)
+    epochs = [sampler.sample_epoch(seed, 0) for seed in range(models)]
+    batches = [torch.stack(columns).split(BATCH, dim=1)[: PAIRS // BATCH] for columns in zip(*epochs, strict=True)]
+    members, optimizers = [], []
+    for seed in range(models):
+        torch.manual_seed(seed)
+        module = make()
+        module.build(*sizes)
+        module.look_at(features, data.feature_table.scale)
+        members.append(module.model.to(clock.device))
+        optimizers.append(module.configure_optimizers())
+        for table in members[-1].modules():
+            if isinstance(table, nn.Embedding):
+                table.sparse = True
+        members[-1].loss(*(column[seed] for column in next(zip(*batches, strict=True)))).backward()
+        optimizers[-1].step()
+    plain = StackedStep(members, optimizers)
+    step = CapturedStep(plain) if clock.device.type == "cuda" else plain
+    every = list(zip(*batches, strict=True))
+    for number in range(10):
+        step.take(*every[number % len(every)])
+    start = clock.now()
+    for number in range(steps):
+        step.take(*every[number % len(every)])
+    return (clock.now() - start) / (steps * models * BATCH)
+
+
+def stacked_table(shop: Shop, rounds: int, stacks: list[int], clock: Clock, record: Record) -> str:
+    """Return the table of steps without a Trainer, of one model and of several at once."""
+    data = shop.data()
+    data.setup("fit")
+    steps = 400 if clock.device.type == "cuda" else 40
+    contestants: dict[str, Callable[[], float]] = {
+        f"{name}, {models} at once": partial(stacked_seconds, make, models, data, -(-steps // models), clock)
+        for name, make in (("VBPR", VBPR), ("AMR", AMR))
+        for models in stacks
+    }
+    best = {name: min(times) for name, times in take_turns(contestants, rounds, "Stacked").items()}
+    rows = []
+    for name, seconds in best.items():
+        alone = best[f"{name.partition(',')[0]}, {stacks[0]} at once"]
+        hours = seconds * PAIRS * GRID_TRAININGS * GRID_EPOCHS / 3600
+        rows.append([name, f"{1 / seconds:,.0f}", f"{alone / seconds:.2f}", f"{hours:,.2f}"])
+    return record.table("stacked", ["", "triplets/s", "times one at a time", "hours of the paper's grid"], rows)
 
 
 def cornac_data(data: InteractionTriplets) -> Any:
@@ -362,6 +428,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--parts", nargs="+", default=["training", "evaluation"])
+    parser.add_argument("--stacks", type=int, nargs="+", default=[1, 8, 32], help="models at once in the part stacked")
     add_clock_arguments(parser)
     add_record_argument(parser)
     parser.add_argument(
@@ -381,6 +448,8 @@ def main() -> None:
         shop = make_shop(Path(folder, "shop"))
         if "training" in arguments.parts:
             print(f"\n{training_table(shop, arguments.rounds, clock, record)}", flush=True)
+        if "stacked" in arguments.parts:
+            print(f"\n{stacked_table(shop, arguments.rounds, arguments.stacks, clock, record)}", flush=True)
         if "evaluation" in arguments.parts:
             print(f"\n{evaluation_table(shop, arguments.rounds, clock, record)}", flush=True)
 

@@ -17,10 +17,14 @@ from typing_extensions import Self
 from catwalk.errors import CatwalkError
 from catwalk.files.checkpoints import read_checkpoint
 from catwalk.limits import check_number
+from catwalk.recommenders.captured_step import CapturedStep
 from catwalk.recommenders.checkpoints import built_for_of, name_as_today
+from catwalk.recommenders.closed_form import has_closed_form
 from catwalk.recommenders.feature_rows import FeatureRows
 from catwalk.recommenders.lazy_adam import LazyAdam
 from catwalk.recommenders.pairwise_model import PairwiseModel
+from catwalk.recommenders.stacked_step import StackedStep, may_step
+from catwalk.recommenders.stacked_tables import with_memory_of_its_own
 from lightning_modules.checkpoints import check_checkpoint
 from lightning_modules.data_protocols import RecommenderData
 from lightning_modules.recommender import TRAINED_ON, Recommender, check_same
@@ -159,6 +163,18 @@ class PairwiseRecommender(Recommender):
         """Say what the recommender was built for, and by which optimizer it was trained."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[OPTIMIZER] = next((type(optimizer).__name__ for optimizer in self.trainer.optimizers), None)
+        if not has_closed_form(self.model):
+            return
+        weights = checkpoint["state_dict"]  # may be parts of a stack; see StackedTables
+        weights.update({name: with_memory_of_its_own(weight) for name, weight in weights.items()})
+        for states in checkpoint.get("optimizer_states", ()):
+            states["state"] = {
+                number: {
+                    name: with_memory_of_its_own(value) if isinstance(value, Tensor) else value
+                    for name, value in state.items()
+                }
+                for number, state in states["state"].items()
+            }
 
     def training_step(self, batch: Triplets, batch_idx: int) -> Tensor:
         """Return the loss of a batch of triplets."""
@@ -181,6 +197,18 @@ class PairwiseRecommender(Recommender):
         """Take short steps where nobody would notice."""
         if type(self).training_step is PairwiseRecommender.training_step:
             shorten_steps(self.trainer)
+
+    def closed_form(self, optimizer: Optimizer) -> StackedStep | CapturedStep | None:
+        """Return what takes steps in the place of autograd and the optimizer; None where autograd must take them."""
+        if type(self).training_step is not PairwiseRecommender.training_step or not may_step(self.model, optimizer):
+            return None
+        step = StackedStep([self.model], [optimizer])
+        return CapturedStep(step) if step.device.type == "cuda" else step
+
+    def on_train_end(self) -> None:
+        """Give the parameters memory of their own again."""
+        for parameter in self.model.parameters() if has_closed_form(self.model) else ():
+            parameter.data = with_memory_of_its_own(parameter.data)
 
     def prepare_scores(self, data: RecommenderData) -> None:
         """Compute the items' vectors."""

@@ -14,6 +14,10 @@ from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
+from torch.optim import Optimizer
+
+from catwalk.recommenders.captured_step import CapturedStep
+from catwalk.recommenders.stacked_step import StackedStep
 
 AROUND_A_STEP = (
     *("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
@@ -87,6 +91,8 @@ class ShortSteps:
         self._trainer = trainer
         self._module = trainer.lightning_module
         self._loop = trainer.fit_loop.epoch_loop
+        self._stacked: StackedStep | CapturedStep | None = None
+        self._is_decided = False
         self._at_end = [
             callback for callback in trainer.callbacks if _overrides(callback, Callback, ("on_train_batch_end",))
         ]
@@ -117,25 +123,46 @@ class ShortSteps:
         progress.is_last_batch = data_fetcher.done
         progress.increment_ready()
         progress.increment_started()
-        optimizer = trainer.optimizers[0]
         counts = self._loop.automatic_optimization.optim_progress.optimizer
+        counts.step.increment_ready()
+        loss = self._step(batch, batch_idx, counts.zero_grad)
+        counts.step.increment_completed()
+        progress.increment_processed()
+        for callback in self._at_end:
+            callback.on_train_batch_end(trainer, self._module, {"loss": loss}, batch, batch_idx)
+        progress.increment_completed()
+
+    def _step(self, batch: Any, batch_idx: int, zeroed: Any) -> Tensor:
+        """Take a step, in closed form where it is known and otherwise as autograd does, and return the loss before."""
+        optimizer = self._trainer.optimizers[0]
         losses: list[Tensor] = []
+
+        def zero_grad() -> None:
+            zeroed.increment_ready()
+            zeroed.increment_started()
+            optimizer.zero_grad()
+            zeroed.increment_completed()
 
         @torch.enable_grad()
         def closure() -> Tensor:
             loss: Tensor = self._module.training_step(batch, batch_idx)
-            counts.zero_grad.increment_ready()
-            counts.zero_grad.increment_started()
-            optimizer.zero_grad()
-            counts.zero_grad.increment_completed()
+            zero_grad()
             loss.backward()
             losses.append(loss.detach())
             return losses[0]
 
-        counts.step.increment_ready()
-        optimizer.step(closure)
-        counts.step.increment_completed()
-        progress.increment_processed()
-        for callback in self._at_end:
-            callback.on_train_batch_end(trainer, self._module, {"loss": losses[0]}, batch, batch_idx)
-        progress.increment_completed()
+        closed_form = self._closed_form(optimizer)
+        if closed_form is None:
+            optimizer.step(closure)
+            return losses[0]
+        zero_grad()
+        loss = closed_form.take(*(column[None] for column in batch))[0]
+        self._module.watch_loss(loss)
+        return loss
+
+    def _closed_form(self, optimizer: Optimizer) -> StackedStep | CapturedStep | None:
+        """Return what takes the steps in the place of autograd; made anew where it holds on to other tensors."""
+        if not self._is_decided or (self._stacked is not None and not self._stacked.is_bound):
+            self._stacked = self._module.closed_form(optimizer)
+            self._is_decided = True
+        return self._stacked

@@ -1,7 +1,7 @@
 """Rows of a feature matrix as a recommender reads them, wherever the matrix lies."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -119,3 +119,40 @@ class _Scratch:
         kept = [entry for entry in self._buffers if entry[0] is not buffer]
         self._buffers = [(buffer, weakref.ref(array)), *kept][: self.MAX_BUFFERS]
         return matrix
+
+
+class StackedFeatures:
+    """The features of one catalogue as several recommenders see them: most rows alike, those of attacked items apart.
+
+    Args:
+        features: What each of R recommenders looks at, of the same shape; with several, all on one device and of one
+            type.
+    """
+
+    def __init__(self, features: Sequence[FeatureRows]) -> None:
+        shared = features[0].features
+        self._rows, self._places = features[0], None
+        if len(features) == 1:
+            return
+        tables, places = [shared], torch.arange(len(shared), device=shared.device).repeat(len(features), 1)
+        count = len(shared)
+        for own, place in zip(features[1:], places[1:], strict=True):
+            different = (own.features != shared).any(dim=1).nonzero().squeeze(1)
+            tables.append(own.features[different])
+            place[different] = torch.arange(count, count + len(different), device=shared.device)
+            count += len(different)
+        self._rows, self._places = FeatureRows(torch.cat(tables), features[0].storage), places
+
+    def difference(self, positives: Tensor, negatives: Tensor) -> Tensor:
+        """Return the features of some items minus those of others, as :meth:`FeatureRows.difference` does.
+
+        Args:
+            positives: int64 ``(R, B)``.
+            negatives: int64 ``(R, B)``.
+
+        Returns:
+            float32 ``(R * B, D)``.
+        """
+        if self._places is not None:
+            positives, negatives = self._places.gather(1, positives), self._places.gather(1, negatives)
+        return self._rows.difference(positives.reshape(-1), negatives.reshape(-1))

@@ -69,25 +69,54 @@ class LazyAdam(Optimizer):
             gradient = gradient.coalesce()
             rows, gradient = gradient.indices()[0], gradient.values()
             first, second = first.index_select(0, rows), second.index_select(0, rows)
-        is_used = _rows_with_gradient(gradient)
-        # In the memory of the moments, or of their rows: on a CPU new memory costs more than the arithmetic.
-        new_first, new_second = (first, second) if is_used is None else (first.clone(), second.clone())
-        new_first.lerp_(gradient, 1 - beta_1)
-        new_second.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
-        corrected = (new_second / (1 - beta_2 ** state["step"])).sqrt_().add_(group["eps"])
-        change = torch.div(new_first, corrected, out=corrected).mul_(-group["lr"] / (1 - beta_1 ** state["step"]))
-        if is_used is not None:
-            new_first, new_second = torch.where(is_used, new_first, first), torch.where(is_used, new_second, second)
-            change = torch.where(is_used, change, 0.0)
-        if rows is not None:
-            state["exp_avg"].index_copy_(0, rows, new_first)
-            state["exp_avg_sq"].index_copy_(0, rows, new_second)
-            parameter.index_add_(0, rows, change)
+        change = adam_change(first, second, gradient, group["betas"], group["eps"], 1 - beta_2 ** state["step"])
+        change.mul_(-group["lr"] / (1 - beta_1 ** state["step"]))
+        if rows is None:
+            parameter.add_(change)
             return
-        if is_used is not None:
-            first.copy_(new_first)
-            second.copy_(new_second)
-        parameter.add_(change)
+        state["exp_avg"].index_copy_(0, rows, first)
+        state["exp_avg_sq"].index_copy_(0, rows, second)
+        parameter.index_add_(0, rows, change)
+
+
+def adam_change(
+    first: Tensor,
+    second: Tensor,
+    gradient: Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    correction: float | Tensor,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Move Adam's moments by a gradient, in place, and return the direction in which the parameters go.
+
+    Rows whose gradient is zero are left alone.
+
+    Args:
+        first: First moments.
+        second: Second moments, of the same shape.
+        gradient: The gradient, of that shape.
+        betas: Decay rates of the moments.
+        eps: What is added to the denominator.
+        correction: ``1 - beta_2 ** step``, by which second moments are divided.
+        out: Receives what is returned; may be the gradient.
+
+    Returns:
+        The change of the parameters but for the factor ``-lr / (1 - beta_1 ** step)``.
+    """
+    beta_1, beta_2 = betas
+    is_used = _rows_with_gradient(gradient)
+    # In the memory of the moments, or of their rows: on a CPU new memory costs more than the arithmetic.
+    new_first, new_second = (first, second) if is_used is None else (first.clone(), second.clone())
+    new_first.lerp_(gradient, 1 - beta_1)
+    new_second.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
+    corrected = torch.div(new_second, correction, out=out).sqrt_().add_(eps)
+    change = torch.div(new_first, corrected, out=corrected)
+    if is_used is None:
+        return change
+    first.copy_(torch.where(is_used, new_first, first))
+    second.copy_(torch.where(is_used, new_second, second))
+    return change.masked_fill_(~is_used, 0.0)
 
 
 def _rows_with_gradient(gradient: Tensor) -> Tensor | None:

@@ -6,9 +6,11 @@ from gpu import ACCELERATOR, DEVICE
 from pytorch_lightning import Callback, seed_everything
 
 from catwalk.networks.features import FeatureTable
+from catwalk.recommenders.captured_step import CapturedStep
 from catwalk.recommenders.lazy_adam import LazyAdam
+from catwalk.recommenders.stacked_step import StackedStep
 from datamodules import InteractionTriplets
-from lightning_modules import AMR, APR, BPRMF, VBPR
+from lightning_modules import AMR, APR, BPRMF, VBPR, PairwiseRecommender
 
 KINDS = {
     "bpr-mf": BPRMF,
@@ -178,3 +180,73 @@ def test_one_process_of_ddp(kind, shop, features, gpu_trainer):
     for name, value in weights_of(model).items():
         torch.testing.assert_close(value, plain[name], rtol=1e-3, atol=1e-4)
     torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", ["bpr-mf", "vbpr", "amr"])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_captured_steps_are_those_of_autograd(kind, deterministic, shop, features, gpu_trainer, monkeypatch):
+    """The same triplets in the same order, schedules and counters: what differs is rounding."""
+    captured = []
+    capture = CapturedStep._capture
+    monkeypatch.setattr(CapturedStep, "_capture", lambda self, *given: (captured.append(self), capture(self, *given)))
+    found = []
+    for is_plain in (True, False):
+        with monkeypatch.context() as patch:
+            if is_plain:
+                patch.setattr(PairwiseRecommender, "closed_form", lambda self, optimizer: None)
+            trainer = gpu_trainer(max_epochs=4, deterministic=deterministic)
+            # Large ε: else Adam takes steps of full length along gradients of mere rounding.
+            adam = lambda parameters: LazyAdam(parameters, lr=0.01, eps=1e-3)  # noqa: E731
+            model = fit(trainer, KINDS[kind], data_of(shop, features, batch_size=16), optimizer=adam)
+            moments = [
+                state[name].cpu() for state in trainer.optimizers[0].state.values() for name in ("exp_avg", "exp_avg_sq")
+            ]
+            found.append((weights_of(model), moments, trainer.global_step, trainer.callback_metrics["train/loss"]))
+    assert len(captured) == 1
+    assert captured[0]._graph is not None
+    (expected, expected_moments, steps, expected_loss), (values, moments, steps_too, loss) = found
+    assert steps == steps_too
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-3, atol=1e-5)
+    for name, value in expected.items():
+        torch.testing.assert_close(values[name], value, rtol=1e-3, atol=1e-4)
+    for value, own in zip(expected_moments, moments, strict=True):
+        torch.testing.assert_close(own, value, rtol=1e-2, atol=1e-5)
+
+
+def test_captured_steps_go_on_in_mid_epoch(shop, features, gpu_trainer, tmp_path):
+    class Save(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 27:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
+
+    data = data_of(shop, features, batch_size=16)
+    whole = weights_of(fit(gpu_trainer(max_epochs=3, deterministic=True, callbacks=[Save()]), KINDS["vbpr"], data))
+    trainer, model = gpu_trainer(max_epochs=3, deterministic=True), model_of(KINDS["vbpr"])
+    data = data_of(shop, features, batch_size=16)
+    trainer.fit(model, data, ckpt_path=tmp_path / "middle.ckpt", weights_only=True)
+    for name, value in weights_of(model).items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-3)
+
+
+def test_a_stack_on_the_gpu_is_each_model_alone():
+    from test_stacked_step import KINDS as MODELS
+    from test_stacked_step import batches, by_autograd, everything, model_of, optimizer_of
+
+    for kind in MODELS:
+        pairs = []
+        for seed in range(3):
+            for _ in range(2):
+                model = model_of(kind, seed).to(DEVICE)
+                pairs.append((model, optimizer_of(model)))
+                by_autograd(*pairs[-1], [column.to(DEVICE) for column in batches(1)[0]])
+        alone, together = pairs[::2], pairs[1::2]
+        step = CapturedStep(StackedStep(*map(list, zip(*together, strict=True))))
+        for number in range(8):
+            own = [[column.to(DEVICE) for column in batches(1, 10 * number + seed)[0]] for seed in range(3)]
+            for pair, batch in zip(alone, own, strict=True):
+                by_autograd(*pair, batch)
+            step.take(*(torch.stack(columns) for columns in zip(*own, strict=True)))
+        assert step._graph is not None
+        for pair, other in zip(alone, together, strict=True):
+            for expected, values in zip(everything(*pair), everything(*other), strict=True):
+                torch.testing.assert_close(values, expected, rtol=1e-2, atol=1e-4)
