@@ -33,7 +33,7 @@ from lightning_modules.short_steps import shorten_steps
 OPTIMIZER = "optimizer"
 """Key of a checkpoint with the name of the optimizer's class."""
 
-LOGGED = 10
+LOGGED = 100
 """Batches between two losses that are logged where neither a logger nor Lightning's bar shows them."""
 
 Triplets = tuple[Tensor, Tensor, Tensor]

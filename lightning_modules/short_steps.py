@@ -152,7 +152,7 @@ class ShortSteps:
             return losses[0]
 
         closed_form = self._closed_form(optimizer)
-        if closed_form is None:
+        if closed_form is None or not closed_form.suits(len(batch[0])):
             optimizer.step(closure)
             return losses[0]
         zero_grad()

@@ -40,6 +40,10 @@ class CapturedStep:
         """See :class:`StackedStep`."""
         return self._step.is_bound
 
+    def suits(self, batch: int) -> bool:
+        """See :class:`StackedStep`."""
+        return self._step.suits(batch)
+
     def take(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """Take a step; see :meth:`StackedStep.take`."""
         batch, settings = (users, positives, negatives), (users.shape, self._step.betas)

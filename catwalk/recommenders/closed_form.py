@@ -184,12 +184,11 @@ class ClosedForm:
 
     def _penalties(self, rows: Tensor, projections: Tensor | None) -> Tensor:
         """Return the λ-terms, ``(R,)``."""
-        lengths = torch.linalg.vector_norm(rows.view(self.num_tables, self.num_models, -1), dim=2)
-        penalties = (lengths.square() * self._of_rows[:, :, 0, 0]).sum(0)
+        squares = _squares(rows.view(self.num_tables * self.num_models, -1)).view(self.num_tables, -1)
+        penalties = (squares * self._of_rows[:, :, 0, 0]).sum(0)
         if projections is None:
             return penalties
-        lengths = torch.linalg.vector_norm(projections.flatten(1), dim=1)
-        return penalties + lengths.square() * self._of_projections[:, 0, 0]
+        return penalties + _squares(projections.flatten(1)) * self._of_projections[:, 0, 0]
 
     def _product(self, left: Tensor, right: Tensor, out: Tensor) -> None:
         """Multiply the matrices of each model, ``(R, n, m)`` by ``(R, m, k)``: on a CPU as those of one are."""
@@ -204,3 +203,8 @@ class ClosedForm:
 
     def _by_table(self, rows: Tensor) -> Tensor:
         return rows.view(self.num_tables, self.num_models, self.batch, -1)
+
+
+def _squares(rows: Tensor) -> Tensor:
+    """Return the squared lengths of rows, ``(n,)``."""
+    return torch.linalg.vector_norm(rows, dim=1).square()

@@ -13,7 +13,7 @@ from catwalk.recommenders.feature_rows import StackedFeatures
 from catwalk.recommenders.lazy_adam import LazyAdam, adam_change
 from catwalk.recommenders.pairwise_model import PairwiseModel
 from catwalk.recommenders.row_sums import CoalescedRowSums, RowSums, static_row_sums
-from catwalk.recommenders.stacked_tables import StackedTables
+from catwalk.recommenders.stacked_tables import ALIGNED, StackedTables
 from catwalk.recommenders.vbpr import VBPRModel
 
 
@@ -78,6 +78,10 @@ class StackedStep:
             for model, seen in zip(self._models, self._seen, strict=True)
         )
 
+    def suits(self, batch: int) -> bool:
+        """Return whether a batch of B triplets gets the bits of autograd: whether all matrices begin at 64 bytes."""
+        return self._is_static or batch * self._tables.rows.shape[1] % ALIGNED == 0
+
     @property
     def betas(self) -> tuple[float, float]:
         """Decay rates of the moments."""
@@ -128,33 +132,36 @@ class StackedStep:
         """
         tables, space = self._tables, self._of_batch(users.shape[1])
         columns = (users, positives, negatives) if self._features is None else (users, users, positives, negatives)
-        keys = torch.stack(columns, out=space.keys).add_(tables.starts).flatten(1)
-        rows = torch.index_select(tables.rows, 0, keys.view(-1), out=space.rows).view(*keys.shape, -1)
+        keys = torch.stack(columns, out=space.keys).add_(tables.starts)
+        rows = torch.index_select(tables.rows, 0, keys.view(-1), out=space.rows).view(len(columns), users.numel(), -1)
         features = None if self._features is None else self._features.difference(positives, negatives)
         projections = tables.projections[0] if tables.projections else None
         losses = space.form(rows, features, projections)
-        self._update_rows(space.sums(keys), space, correction, scales)
+        self._update_rows(space.sums_by_row(), space, correction, scales)
         if tables.projections:
-            projections, *moments = tables.projections
-            gradients = space.form.projection_gradients
-            projections.add_(self._changes(moments, gradients, correction).mul_(scales[2]))
+            self._update_projections(space, correction, scales[2])
         return losses
 
     def _update_rows(
         self, found: RowSums, space: "_OfBatch", correction: float | Tensor, scales: Sequence[float | Tensor]
     ) -> None:
-        tables, (rows, sums, num_user_rows) = self._tables, found
-        moments = [
+        rows, sums, num_user_rows = found
+        tables = self._tables.rows, self._tables.first, self._tables.second
+        values, *moments = used = [
             torch.index_select(table, 0, rows, out=place[: len(rows)])
-            for table, place in zip((tables.first, tables.second), space.moments, strict=True)
+            for table, place in zip(tables, space.of_rows, strict=True)
         ]
         changes = self._changes(moments, sums, correction)
         changes[:num_user_rows].mul_(scales[0])
         changes[num_user_rows:].mul_(scales[1])
-        tables.first.index_copy_(0, rows, moments[0])
-        tables.second.index_copy_(0, rows, moments[1])
-        changed = torch.index_select(tables.rows, 0, rows, out=space.rows[: len(rows)]).add_(changes)
-        tables.rows.index_copy_(0, rows, changed)
+        values.add_(changes)
+        for table, changed in zip(tables, used, strict=True):
+            table.index_copy_(0, rows, changed)
+
+    def _update_projections(self, space: "_OfBatch", correction: float | Tensor, scale: float | Tensor) -> None:
+        projections, *moments = self._tables.projections
+        changes = self._changes(moments, space.form.projection_gradients, correction)
+        projections.add_(changes.mul_(scale))
 
     def _changes(self, moments: Sequence[Tensor], gradients: Tensor, correction: float | Tensor) -> Tensor:
         group: dict[str, Any] = self._optimizer.param_groups[0]
@@ -171,8 +178,8 @@ class _OfBatch:
 
     Attributes:
         keys: Rows of the tables, int64 ``(T, R, B)``.
-        rows: ``(T * R * B, K)``.
-        moments: Twice that.
+        rows: Those rows, ``(T * R * B, K)``.
+        of_rows: As large, for rows with both of their moments.
         form: Losses and gradients.
     """
 
@@ -182,16 +189,16 @@ class _OfBatch:
         num_tables = self.form.num_tables
         self.keys = torch.empty(num_tables, len(models), batch, dtype=torch.int64, device=device)
         self.rows = tables.rows.new_empty(num_tables * count, tables.rows.shape[1])
-        self.moments = torch.empty_like(self.rows), torch.empty_like(self.rows)
-        self._coalesced = None if is_static else CoalescedRowSums(
-            num_tables, count, len(tables.rows), tables.users_apart
-        )
+        self.of_rows = self.rows, torch.empty_like(self.rows), torch.empty_like(self.rows)
+        self._coalesced: CoalescedRowSums | None = None
+        if not is_static:
+            self._coalesced = CoalescedRowSums(num_tables, len(models), batch, len(tables.rows), tables.users_apart)
 
-    def sums(self, keys: Tensor) -> RowSums:
+    def sums_by_row(self) -> RowSums:
         """Return the sums of the gradients by row."""
         if self._coalesced is None:
-            return static_row_sums(keys, self.form.gradients)
-        return self._coalesced(keys, self.form.gradients_and_room)
+            return static_row_sums(self.keys, self.form.gradients)
+        return self._coalesced(self.keys, self.form.gradients_and_room)
 
 
 def _what_is_seen(model: BPRMFModel) -> tuple[object, ...]:

@@ -49,7 +49,8 @@ class StackedTables:
         self.starts = torch.tensor([*starts, starts[-1]], device=like.device)[:, :, None]
         stacks = [like.new_zeros(end, like.shape[1]) for _ in range(3)]
         self.rows, self.first, self.second = stacks
-        self._bound: list[tuple[Tensor, LazyAdam, list[Tensor]]] = []
+        self._optimizers = [(optimizer, optimizer.state) for optimizer in optimizers]
+        self._bound: list[tuple[Tensor, dict[str, Any], list[Tensor]]] = []
         for tables, begins in zip(parameters, starts, strict=True):
             for parameter, optimizer, begin in zip(tables, optimizers, begins, strict=True):
                 self._bind(parameter, optimizer, [stack[begin : begin + len(parameter)] for stack in stacks])
@@ -67,23 +68,22 @@ class StackedTables:
             place.copy_(value)
         parameter.data = places[0]
         state.update(zip(MOMENTS, places[1:], strict=True))
-        self._bound.append((parameter, optimizer, places))
+        self._bound.append((parameter, state, places))
 
     @property
     def is_bound(self) -> bool:
         """Whether the models and optimizers still use this memory: nobody has given them other tensors."""
-        return all(
-            parameter.data_ptr() == places[0].data_ptr()
-            and all(optimizer.state[parameter][name] is place for name, place in zip(MOMENTS, places[1:], strict=True))
-            for parameter, optimizer, places in self._bound
+        return all(optimizer.state is state for optimizer, state in self._optimizers) and all(
+            parameter.data_ptr() == place.data_ptr() and state["exp_avg"] is first and state["exp_avg_sq"] is second
+            for parameter, state, (place, first, second) in self._bound
         )
 
     def count_step(self) -> int:
         """Let all optimizers count a step, and return its number."""
-        for parameter, optimizer, _ in self._bound:
-            optimizer.state[parameter]["step"] += 1
-        parameter, optimizer, _ = self._bound[0]
-        return int(optimizer.state[parameter]["step"])
+        number = int(self._bound[0][1]["step"]) + 1
+        for _, state, _ in self._bound:
+            state["step"] = number
+        return number
 
 
 def with_memory_of_its_own(tensor: Tensor) -> Tensor:

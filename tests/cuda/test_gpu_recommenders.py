@@ -9,6 +9,7 @@ from catwalk.networks.features import FeatureTable
 from catwalk.recommenders.captured_step import CapturedStep
 from catwalk.recommenders.lazy_adam import LazyAdam
 from catwalk.recommenders.stacked_step import StackedStep
+from catwalk.recommenders.stacked_tables import MOMENTS
 from datamodules import InteractionTriplets
 from lightning_modules import AMR, APR, BPRMF, VBPR, PairwiseRecommender
 
@@ -199,7 +200,9 @@ def test_captured_steps_are_those_of_autograd(kind, deterministic, shop, feature
             adam = lambda parameters: LazyAdam(parameters, lr=0.01, eps=1e-3)  # noqa: E731
             model = fit(trainer, KINDS[kind], data_of(shop, features, batch_size=16), optimizer=adam)
             moments = [
-                state[name].cpu() for state in trainer.optimizers[0].state.values() for name in ("exp_avg", "exp_avg_sq")
+                state[name].cpu()
+                for state in trainer.optimizers[0].state.values()
+                for name in ("exp_avg", "exp_avg_sq")
             ]
             found.append((weights_of(model), moments, trainer.global_step, trainer.callback_metrics["train/loss"]))
     assert len(captured) == 1

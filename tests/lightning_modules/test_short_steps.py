@@ -12,12 +12,13 @@ from pytorch_lightning.loggers import CSVLogger
 
 from catwalk.networks.features import FeatureTable
 from catwalk.networks.prediction import Predictions
+from catwalk.recommenders.stacked_step import StackedStep
 from catwalk.shop.catalogue import Catalogue
 from datamodules import InteractionTriplets
 from lightning_modules import AMR, BPRMF, VBPR, PairwiseRecommender
 from lightning_modules.short_steps import ShortSteps
 
-BATCHES, EPOCHS = 20, 3
+BATCHES, EPOCHS, LOGGED = 20, 3, 10
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,26 @@ def same(left: Any, right: Any) -> bool:
     return left == right
 
 
+@pytest.fixture(autouse=True)
+def _logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let losses be logged often."""
+    monkeypatch.setattr("lightning_modules.pairwise.LOGGED", LOGGED)
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the numbers of triplets of the steps in closed form."""
+    found: list[int] = []
+    take = StackedStep.take
+
+    def take_and_tell(self: StackedStep, users: torch.Tensor, *columns: torch.Tensor) -> torch.Tensor:
+        found.append(users.numel())
+        return take(self, users, *columns)
+
+    monkeypatch.setattr(StackedStep, "take", take_and_tell)
+    return found
+
+
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the places in their epoch of the batches that take a short step."""
@@ -70,17 +91,34 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def fit(shop: Path, features: Path, make_trainer) -> Callable[..., Any]:
-    def run(model: PairwiseRecommender, *callbacks: Callback, checkpoint: Path | None = None, **settings: Any) -> Any:
+    def run(
+        model: PairwiseRecommender,
+        *callbacks: Callback,
+        checkpoint: Path | None = None,
+        batch_size: int = 32,
+        **settings: Any,
+    ) -> Any:
         seed_everything(0, verbose=False)
         trainer = make_trainer(max_epochs=EPOCHS, callbacks=list(callbacks), **settings)
-        trainer.fit(model, InteractionTriplets(shop, features, batch_size=32), ckpt_path=checkpoint, weights_only=True)
+        data = InteractionTriplets(shop, features, batch_size=batch_size)
+        trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
         return trainer
 
     return run
 
 
-@pytest.mark.parametrize("make", [VBPR, AMR, BPRMF, partial(VBPR, optimizer=partial(torch.optim.Adagrad, lr=0.1))])
-def test_they_end_in_the_same_checkpoints(make, fit, short, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("make", "is_closed"),
+    [
+        (VBPR, False),  # whose visual factors are more than the others
+        (partial(VBPR, visual_factors=4), True),
+        (partial(AMR, visual_factors=4, learning_rates={"P": 0.02, "E": 0.001}), True),
+        (BPRMF, True),
+        (partial(BPRMF, item_bias=True), False),
+        (partial(VBPR, optimizer=partial(torch.optim.Adagrad, lr=0.1)), False),
+    ],
+)
+def test_they_end_in_the_same_checkpoints(make, is_closed, fit, short, closed, tmp_path: Path, monkeypatch) -> None:
     found = {}
     for name in ("whole", "short"):
         folder = tmp_path / name
@@ -96,7 +134,11 @@ def test_they_end_in_the_same_checkpoints(make, fit, short, tmp_path: Path, monk
         checkpoints = [torch.load(folder / f"{end}.ckpt", weights_only=True) for end in ("middle", "end")]
         found[name] = (watch.seen, checkpoints)
     (seen, checkpoints), (seen_in_short, checkpoints_of_short) = found.values()
-    assert seen == seen_in_short
+    assert len(closed) == (len(short) if is_closed else 0)
+    for line, line_of_short in zip(seen, seen_in_short, strict=True):
+        assert line[:4] == line_of_short[:4]
+        assert line[5] == line_of_short[5]
+        assert line[4] == (pytest.approx(line_of_short[4], rel=1e-6) if is_closed else line_of_short[4])
     assert len(seen) == checkpoints[1]["global_step"] == EPOCHS * BATCHES
     assert checkpoints[0]["global_step"] == BATCHES + 5
     assert same(checkpoints, checkpoints_of_short)
@@ -105,10 +147,13 @@ def test_they_end_in_the_same_checkpoints(make, fit, short, tmp_path: Path, monk
     assert short == expected
 
 
-def test_they_go_on_in_mid_epoch(fit, short, tmp_path: Path) -> None:
-    whole = fit(VBPR(factors=4), Watch(tmp_path)).lightning_module
+@pytest.mark.parametrize("visual_factors", [4, 8])
+def test_they_go_on_in_mid_epoch(visual_factors, fit, short, closed, tmp_path: Path) -> None:
+    make = partial(VBPR, factors=4, visual_factors=visual_factors)
+    whole = fit(make(), Watch(tmp_path)).lightning_module
+    assert bool(closed) == (visual_factors == 4)
     short.clear()
-    again = fit(VBPR(factors=4), checkpoint=tmp_path / "middle.ckpt")
+    again = fit(make(), checkpoint=tmp_path / "middle.ckpt")
     assert short[0] == 6  # the one with which it goes on, 5, is whole
     assert again.global_step == EPOCHS * BATCHES
     assert same(dict(whole.state_dict()), dict(again.lightning_module.state_dict()))
@@ -158,6 +203,22 @@ def test_they_are_whole_where_somebody_looks(make, settings, fit, short, tmp_pat
     callbacks = [settings.pop("callback")()] if "callback" in settings else []
     fit(make(factors=4), *callbacks, **settings)
     assert short == []
+
+
+def test_what_was_trained_and_its_checkpoints_hold_no_stacks(fit, closed, tmp_path: Path) -> None:
+    trainer = fit(VBPR(factors=4, visual_factors=4), Watch(tmp_path))
+    assert closed
+    checkpoint = torch.load(tmp_path / "middle.ckpt", weights_only=True)
+    states = checkpoint["optimizer_states"][0]["state"]
+    saved = [*checkpoint["state_dict"].values(), *(each["exp_avg"] for each in states.values())]
+    for tensor in (*saved, *trainer.lightning_module.model.parameters()):
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize
+
+
+def test_batches_that_would_not_be_aligned_are_left_to_autograd(fit, short, closed) -> None:
+    fit(BPRMF(factors=5), batch_size=31)
+    assert short
+    assert closed == []
 
 
 def test_another_module_of_the_same_trainer_has_its_own_steps(fit, short, shop: Path, features: Path) -> None:

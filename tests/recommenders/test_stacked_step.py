@@ -150,14 +150,14 @@ def test_row_sums_are_those_of_sparse_gradients(rows: int) -> None:
         ((table(bought) * gradients[1]).sum() + (table(others) * gradients[2]).sum()).backward()
         expected = table.weight.grad.coalesce()
         keys = torch.stack([users, bought + rows, others + rows])
-        found = CoalescedRowSums(3, 200, 2 * rows, rows)(keys, gradients)
+        found = CoalescedRowSums(3, 1, 200, 2 * rows, rows)(keys[:, None], gradients)
         items = found.rows[found.num_user_rows :] - rows
         assert torch.equal(items, expected.indices()[0])
         assert torch.equal(found.sums[found.num_user_rows :], expected.values())
         exact = torch.zeros(2 * rows, 7, dtype=torch.float64)
         exact.index_add_(0, keys.flatten(), gradients[:3].flatten(0, 1).double())
         assert found.rows.tolist() == sorted(set(keys.flatten().tolist()))
-        for sums in (found, static_row_sums(keys, gradients[:3])):
+        for sums in (found, static_row_sums(keys[:, None], gradients[:3])):
             torch.testing.assert_close(sums.sums.double(), exact[sums.rows], rtol=1e-5, atol=1e-5)
             assert bool((sums.rows[: sums.num_user_rows] < rows).all())
             assert bool((sums.rows[sums.num_user_rows :] >= rows).all())
