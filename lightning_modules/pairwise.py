@@ -4,7 +4,7 @@ import abc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
 from pytorch_lightning.cli import OptimizerCallable
@@ -17,7 +17,8 @@ from typing_extensions import Self
 from catwalk.errors import CatwalkError
 from catwalk.files.checkpoints import read_checkpoint
 from catwalk.limits import check_number
-from catwalk.recommenders.captured_step import CapturedStep
+from catwalk.recommenders.bpr_mf import BPRMFModel
+from catwalk.recommenders.captured_step import CapturedStep, make_step
 from catwalk.recommenders.checkpoints import built_for_of, name_as_today
 from catwalk.recommenders.closed_form import has_closed_form
 from catwalk.recommenders.feature_rows import FeatureRows
@@ -27,6 +28,7 @@ from catwalk.recommenders.stacked_step import StackedStep, may_step
 from catwalk.recommenders.stacked_tables import with_memory_of_its_own
 from lightning_modules.checkpoints import check_checkpoint
 from lightning_modules.data_protocols import RecommenderData
+from lightning_modules.lockstep import Partner, PartnersStep
 from lightning_modules.recommender import TRAINED_ON, Recommender, check_same
 from lightning_modules.short_steps import shorten_steps
 
@@ -63,6 +65,9 @@ class PairwiseRecommender(Recommender):
             ``Q`` (items) and, with images, ``E``.
         warm_start: Checkpoint of a recommender with the same parameters, with which ``fit`` begins; the optimizer
             begins afresh.
+
+    Attributes:
+        partner: Whom it takes its steps with; see :class:`~lightning_modules.lockstep.Lockstep`.
     """
 
     learns = True
@@ -87,6 +92,7 @@ class PairwiseRecommender(Recommender):
         self.make_optimizer: Callable[[Iterable], Optimizer] = optimizer or _default_optimizer
         self.learning_rates = dict(learning_rates or {})
         self.warm_start = warm_start
+        self.partner: Partner | None = None
 
     def settings_of(self, kind: type[Settings]) -> Settings:
         """Return a model's settings, which are among the arguments of the same names.
@@ -198,12 +204,12 @@ class PairwiseRecommender(Recommender):
         if type(self).training_step is PairwiseRecommender.training_step:
             shorten_steps(self.trainer)
 
-    def closed_form(self, optimizer: Optimizer) -> StackedStep | CapturedStep | None:
+    def closed_form(self, optimizer: Optimizer) -> StackedStep | CapturedStep | PartnersStep | None:
         """Return what takes steps in the place of autograd and the optimizer; None where autograd must take them."""
         if type(self).training_step is not PairwiseRecommender.training_step or not may_step(self.model, optimizer):
             return None
-        step = StackedStep([self.model], [optimizer])
-        return CapturedStep(step) if step.device.type == "cuda" else step
+        model, own = cast(BPRMFModel, self.model), cast(LazyAdam, optimizer)
+        return make_step([model], [own]) if self.partner is None else PartnersStep(self.partner, model, own)
 
     def on_train_end(self) -> None:
         """Give the parameters memory of their own again."""

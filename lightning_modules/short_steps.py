@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from catwalk.recommenders.captured_step import CapturedStep
 from catwalk.recommenders.stacked_step import StackedStep
+from lightning_modules.lockstep import PartnersStep
 
 AROUND_A_STEP = (
     *("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
@@ -91,7 +92,7 @@ class ShortSteps:
         self._trainer = trainer
         self._module = trainer.lightning_module
         self._loop = trainer.fit_loop.epoch_loop
-        self._stacked: StackedStep | CapturedStep | None = None
+        self._stacked: StackedStep | CapturedStep | PartnersStep | None = None
         self._is_decided = False
         self._at_end = [
             callback for callback in trainer.callbacks if _overrides(callback, Callback, ("on_train_batch_end",))
@@ -160,7 +161,7 @@ class ShortSteps:
         self._module.watch_loss(loss)
         return loss
 
-    def _closed_form(self, optimizer: Optimizer) -> StackedStep | CapturedStep | None:
+    def _closed_form(self, optimizer: Optimizer) -> StackedStep | CapturedStep | PartnersStep | None:
         """Return what takes the steps in the place of autograd; made anew where it holds on to other tensors."""
         if not self._is_decided or (self._stacked is not None and not self._stacked.is_bound):
             self._stacked = self._module.closed_form(optimizer)

@@ -1,20 +1,28 @@
 """Training steps that a GPU replays as one graph, so that no step waits for Python."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from catwalk.recommenders.bpr_mf import BPRMFModel
+from catwalk.recommenders.lazy_adam import LazyAdam
 from catwalk.recommenders.stacked_step import StackedStep
 
 WARM_UP = 3
 """Steps before the graph: libraries choose their kernels in them, and memory is allocated."""
 
 
+def make_step(models: Sequence[BPRMFModel], optimizers: Sequence[LazyAdam]) -> "StackedStep | CapturedStep":
+    """Return what takes the steps of models where they are: a :class:`StackedStep`, on a GPU as a graph."""
+    step = StackedStep(models, optimizers)
+    return CapturedStep(step) if step.device.type == "cuda" else step
+
+
 class CapturedStep:
-    """Takes the steps of a :class:`StackedStep` on a GPU: the first ones as it does, and then by replaying a CUDA graph.
+    """Takes the steps of a :class:`StackedStep` on a GPU: a few as it does, and then by replaying a CUDA graph.
 
     The numbers that change from step to step lie on the device: the batch, the number of the step, and learning rates.
     Batches of another size than that of the graph, and all where no graph can be had, are taken without one.

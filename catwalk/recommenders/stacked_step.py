@@ -79,8 +79,14 @@ class StackedStep:
         )
 
     def suits(self, batch: int) -> bool:
-        """Return whether a batch of B triplets gets the bits of autograd: whether all matrices begin at 64 bytes."""
-        return self._is_static or batch * self._tables.rows.shape[1] % ALIGNED == 0
+        """Return whether steps of batches of B triplets may be taken; see :meth:`has_bits_of_autograd`."""
+        return self.has_bits_of_autograd(self._models[0], batch)
+
+    @staticmethod
+    def has_bits_of_autograd(model: BPRMFModel, batch: int) -> bool:
+        """Return whether a CPU computes the bits of autograd, for which all matrices must begin at 64 bytes."""
+        table = model.users.weight
+        return table.device.type != "cpu" or batch * table.shape[1] % ALIGNED == 0
 
     @property
     def betas(self) -> tuple[float, float]:

@@ -9,7 +9,6 @@ from catwalk.networks.features import FeatureTable
 from catwalk.recommenders.captured_step import CapturedStep
 from catwalk.recommenders.lazy_adam import LazyAdam
 from catwalk.recommenders.stacked_step import StackedStep
-from catwalk.recommenders.stacked_tables import MOMENTS
 from datamodules import InteractionTriplets
 from lightning_modules import AMR, APR, BPRMF, VBPR, PairwiseRecommender
 
