@@ -82,7 +82,8 @@ class CapturedStep:
                 self._number.add_(1)
                 correction = (1 - torch.pow(beta_2, self._number)).float()
                 scales = (-self._rates / (1 - torch.pow(beta_1, self._number))).float()
-                self._losses = self._step.move(*self._inputs, correction, list(scales))
+                users, positives, negatives = self._inputs
+                self._losses = self._step.move(users, positives, negatives, correction, list(scales))
         except RuntimeError as error:
             self._may_capture = False
             reason = str(error).splitlines()[0]

@@ -1,7 +1,7 @@
 """Losses and gradients of BPR-MF, VBPR and AMR in closed form, of one model or of several at once."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ class ClosedForm:
         self._of_rows = torch.stack(by_table)  # (T, R, 1, 1)
         self._weights = ones.expand(-1, batch, 1).reshape(-1)
         factors, count = first.factors, len(models) * batch
-        empty = {"device": device, "dtype": torch.float32}
+        empty: dict[str, Any] = {"device": device, "dtype": torch.float32}
         self.gradients_and_room = torch.empty(self.num_tables + 1, count, factors, **empty)
         self.gradients = self.gradients_and_room[:-1]
         self._work, self._item_differences = (torch.empty(count, factors, **empty) for _ in range(2))
@@ -78,10 +78,11 @@ class ClosedForm:
         self._is_adversarial = any(getattr(each, "adversarial_weight", 0.0) for each in settings)
         if not self.is_visual:
             return
-        self._scales = per_model([model.feature_scale for model in models])
+        visual = cast(Sequence[VBPRModel], models)
+        self._scales = per_model([model.feature_scale for model in visual])
         self._of_projections = per_model([each.projection_regularization for each in settings])
         self._images = torch.empty(count, factors, **empty)
-        width = models[0].projection.shape[0]  # type: ignore[union-attr]
+        width = visual[0].projection.shape[0]
         sizes = len(models), width, factors
         self.projection_gradients, self._more = (torch.empty(sizes, **empty) for _ in range(2))
         if self._is_adversarial:
@@ -114,8 +115,9 @@ class ClosedForm:
             self._scores.add_(torch.sum(torch.mul(rows[1], self._images, out=self._work), 1, out=self._sums))
         losses = self._losses(self._scores) + self._penalties(rows, projections)
         self._slopes_of(self._scores, self._weights, out=self._slopes)
-        of_adversary = self._is_adversarial and projections is not None
-        if of_adversary:
+        of_adversary = False
+        if self._is_adversarial and projections is not None:
+            of_adversary = True
             losses = losses + self._add_adversary(rows[1], projections)
         gradients = self.gradients
         torch.mul(self._by_table(rows), 2 * self._of_rows, out=self._by_table(gradients))

@@ -171,7 +171,7 @@ class StackedStep:
 
     def _changes(self, moments: Sequence[Tensor], gradients: Tensor, correction: float | Tensor) -> Tensor:
         group: dict[str, Any] = self._optimizer.param_groups[0]
-        return adam_change(*moments, gradients, group["betas"], group["eps"], correction, out=gradients)
+        return adam_change(moments[0], moments[1], gradients, group["betas"], group["eps"], correction, out=gradients)
 
     def _of_batch(self, batch: int) -> "_OfBatch":
         if batch not in self._by_batch:

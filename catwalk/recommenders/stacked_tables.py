@@ -56,7 +56,7 @@ class StackedTables:
                 self._bind(parameter, optimizer, [stack[begin : begin + len(parameter)] for stack in stacks])
         self.projections: list[Tensor] = []
         if is_visual:
-            own: list[Any] = [model.projection for model in models]  # type: ignore[attr-defined]
+            own: list[Any] = [model.projection for model in models]
             self.projections = [like.new_zeros(len(own), *own[0].shape) for _ in range(3)]
             for parameter, optimizer, *places in zip(own, optimizers, *self.projections, strict=True):
                 self._bind(parameter, optimizer, places)

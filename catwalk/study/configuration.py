@@ -11,7 +11,9 @@ from catwalk.files.atomic import write_text
 
 CONFIGURATION_FILE = "study.yaml"
 
-OF_ONE_RUN = (*("output", "store", "verify", "workers", "executor", "address", "dry_run", "wandb", "wandb_artifacts"),)
+OF_ONE_RUN = (
+    *("output", "store", "verify", "workers", "together", "executor", "address", "dry_run", "wandb", "wandb_artifacts"),
+)
 """Arguments that say how a study runs and where, not what it is."""
 
 

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
 from catwalk.errors import CatwalkError
+from catwalk.limits import check_count
 from catwalk.results.store import StageCache, Tell
 from catwalk.study.durations import Cost, Durations
 from catwalk.study.progress import StudyDisplay
 from catwalk.study.ray_cluster import RayCluster
+from catwalk.study.stages.recommender import RecommenderStage
 from catwalk.study.stages.stage import Stage
 from catwalk.study.workers import Backend, Executor, ThisMachine
 from catwalk.terminal.progress import duration
@@ -96,6 +98,28 @@ class Schedule:
         self.began[place] = time.monotonic()
         return self._by_place[place]
 
+    def beside(self, stage: Stage, most: int) -> list[RecommenderStage]:
+        """Return further recommenders that should begin now, to be trained together with one that begins.
+
+        Args:
+            stage: The one that begins.
+            most: How many are trained together at most; fewer where other workers would be left without any.
+        """
+        if not isinstance(stage, RecommenderStage) or stage.together_with is None:
+            return []
+        alike: list[RecommenderStage] = []
+        for _, _, place in sorted(self._ready):
+            other = self._by_place[place]
+            if isinstance(other, RecommenderStage) and other.together_with == stage.together_with:
+                alike.append(other)
+        share = -(-(len(alike) + 1) // self.workers)
+        found = alike[: min(most, share) - 1]
+        places = {place_of(other) for other in found}
+        self._ready = [entry for entry in self._ready if entry[-1] not in places]
+        heapq.heapify(self._ready)
+        self.began |= dict.fromkeys(places, time.monotonic())
+        return found
+
     def end(self, stage: Stage, seconds: float) -> None:
         """Note that a stage has ended."""
         self.durations.learn(stage, Cost(seconds))
@@ -120,22 +144,33 @@ def place_of(stage: Stage) -> Place:
     return stage.kind, stage.key
 
 
-def run_stages(schedule: Schedule, executor: Executor) -> None:
+def run_stages(schedule: Schedule, executor: Executor, together: int = 1) -> None:
     """Run all stages of a schedule.
+
+    Args:
+        schedule: The stages.
+        executor: Runs them.
+        together: How many recommenders are trained together at most.
 
     Raises:
         CatwalkError: That of the first stage that fails; those under way are stopped then.
     """
-    under_way: dict[Future[float], Stage] = {}
+    under_way: dict[Future[Any], list[Stage]] = {}
     while True:
         while len(under_way) < schedule.workers and (stage := schedule.next()) is not None:
-            under_way[executor.submit(stage)] = stage
+            others = schedule.beside(stage, together) if executor.trains_together and together > 1 else []
+            if isinstance(stage, RecommenderStage) and others:
+                under_way[executor.submit_together([stage, *others])] = [stage, *others]
+            else:
+                under_way[executor.submit(stage)] = [stage]
         if not under_way:
             return
         ended, _ = wait(under_way, PAUSE, FIRST_COMPLETED)
         executor.show()
         for future in ended:
-            schedule.end(under_way.pop(future), future.result())
+            stages, taken = under_way.pop(future), future.result()
+            for stage, seconds in zip(stages, taken if isinstance(taken, list) else [taken], strict=True):
+                schedule.end(stage, seconds)
 
 
 def backend_of(executor: ExecutorName, address: str | None, workers: int | None, tell: Tell) -> Backend:
@@ -161,7 +196,9 @@ def backend_of(executor: ExecutorName, address: str | None, workers: int | None,
     return ThisMachine(workers)
 
 
-def run_waiting(stages: Sequence[Stage], cache: StageCache, console: Console, backend: Backend) -> None:
+def run_waiting(
+    stages: Sequence[Stage], cache: StageCache, console: Console, backend: Backend, together: int = 1
+) -> None:
     """Run the stages of a study that are left to do, and show how far they are.
 
     Args:
@@ -169,10 +206,13 @@ def run_waiting(stages: Sequence[Stage], cache: StageCache, console: Console, ba
         cache: Where their results go.
         console: Where to show it.
         backend: Where they run, and how many side by side.
+        together: How many recommenders are trained together at most.
 
     Raises:
-        CatwalkError: That of the first stage that fails, or of machines that cannot be had.
+        CatwalkError: That of the first stage that fails, of machines that cannot be had, or of a number of recommenders
+            below 1.
     """
+    check_count(together, "together")
     if not stages:
         return
     at_once = backend.at_once(stages)
@@ -181,5 +221,5 @@ def run_waiting(stages: Sequence[Stage], cache: StageCache, console: Console, ba
         StudyDisplay(console, len(stages), left=schedule.left) as display,
         backend.executor(stages, at_once, display) as executor,
     ):
-        run_stages(schedule, executor)
+        run_stages(schedule, executor, together)
         backend.collect(stages)

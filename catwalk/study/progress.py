@@ -99,6 +99,10 @@ class StudyDisplay(StudyProgress):
         if self._stage is not None:
             self.move(self._stage, done, total, info)
 
+    def beside(self) -> "StudyProgress":
+        """Return whom one of several stages of this process tells that run side by side."""
+        return _Beside(self)
+
     def begin(self, description: str) -> TaskID:
         """Show a bar for a stage that begins, beside those of others."""
         task = self._progress.add_task(escape(description), total=None, info="", beside=True)
@@ -126,3 +130,34 @@ class StudyDisplay(StudyProgress):
         """Show the time that remains, as far as it is known by now."""
         self._told = time.monotonic()
         self._progress.update(self._overall, info=self.left())
+
+
+class _Beside(StudyProgress):
+    """One stage of several that run side by side in this process.
+
+    Args:
+        display: Shows them.
+    """
+
+    def __init__(self, display: StudyDisplay) -> None:
+        self._display = display
+        self._stage: TaskID | None = None
+
+    @contextmanager
+    def stage(self, description: str) -> Iterator[None]:
+        """Show the stage while it runs."""
+        self._stage = self._display.begin(description)
+        try:
+            yield
+        finally:
+            self._display.end(self._stage)
+            self._stage = None
+
+    def update(self, done: int, total: int | None, info: str = "") -> None:
+        """Move its bar."""
+        if self._stage is not None:
+            self._display.move(self._stage, done, total, info)
+
+    def done(self, description: str, outcome: str, seconds: float) -> None:
+        """Tell that it has ended."""
+        self._display.done(description, outcome, seconds)

@@ -1,6 +1,7 @@
 """A process that runs stages of a study for another, and computes as that one does."""
 
 import contextlib
+import copy
 import importlib
 import os
 import pickle
@@ -8,6 +9,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -16,9 +18,12 @@ from catwalk.configuration import notices as known_notices
 from catwalk.errors import CatwalkError
 from catwalk.results.keys import assume_code, known_code
 from catwalk.study.reports import Report, ReportedStream, Reports
+from catwalk.study.stages.recommender import RecommenderStage, train_together
 from catwalk.study.stages.stage import Stage
 from catwalk.terminal import screen_text
 from catwalk.terminal.stopping import sigterm_raises
+
+Result = TypeVar("Result")
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Environment variables that say on how many threads a process computes."""
@@ -121,17 +126,47 @@ class StageWorker:
             CatwalkError: If code of ours reads otherwise here.
             Exception: What the stage raises.
         """
-        self._reports.number = number
+        stage, reports = self.stages[number], self._reports
+        reports.number = number
+
+        def run() -> float:
+            if before is not None:
+                before(stage)
+            return stage.run(reports)
+
+        return self._alone(run)
+
+    def run_together(self, numbers: Sequence[int]) -> list[float]:
+        """Train recommenders together.
+
+        Args:
+            numbers: Which.
+
+        Returns:
+            The seconds that each took.
+
+        Raises:
+            CatwalkError: If code of ours reads otherwise here.
+            Exception: What one of them raises.
+        """
+        together, own = [], []
+        for number in numbers:
+            stage, reports = self.stages[number], copy.copy(self._reports)
+            assert isinstance(stage, RecommenderStage)
+            reports.number = number
+            together.append(stage)
+            own.append(reports)
+        return self._alone(lambda: train_together(together, own))
+
+    def _alone(self, run: Callable[[], Result]) -> Result:
+        """Run something as every stage is run, whoever ran before."""
         if self._refusal is not None:
             raise CatwalkError(self._refusal)
-        stage = self.stages[number]
         try:
             with self._heard(), sigterm_raises() as sigterm_came:
                 try:
-                    if before is not None:
-                        before(stage)
                     with self._computing.applied():
-                        return stage.run(self._reports)
+                        return run()
                 finally:
                     if sigterm_came():  # all is tidied up by now
                         os._exit(128 + signal.SIGTERM)

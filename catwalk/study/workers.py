@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
@@ -22,6 +22,7 @@ from catwalk.limits import check_count, free_memory
 from catwalk.study.progress import StudyDisplay
 from catwalk.study.reports import ReportedStages
 from catwalk.study.stage_worker import THREADS, Computing, StageWorker, packed
+from catwalk.study.stages.recommender import RecommenderStage, train_together
 from catwalk.study.stages.stage import Stage
 from catwalk.terminal.stopping import GRACE
 
@@ -35,6 +36,13 @@ class Executor(abc.ABC):
     @abc.abstractmethod
     def submit(self, stage: Stage) -> "Future[float]":
         """Begin a stage; the future has the seconds that it took, or the error with which it ended."""
+
+    def submit_together(self, stages: Sequence[RecommenderStage]) -> "Future[list[float]]":
+        """Begin recommenders that are trained together; the future has the seconds that each took, or an error."""
+        raise NotImplementedError(f"{type(self).__name__} trains each recommender alone")
+
+    trains_together = False
+    """Whether recommenders may be trained together."""
 
     @abc.abstractmethod
     def show(self) -> None:
@@ -171,6 +179,15 @@ class ThisProcess(Executor):
             future.set_result(stage.run(self._display))
         return future
 
+    trains_together = True
+
+    def submit_together(self, stages: Sequence[RecommenderStage]) -> "Future[list[float]]":
+        """Train the recommenders."""
+        future: Future[list[float]] = Future()
+        with self._computing.applied():
+            future.set_result(train_together(stages, [self._display.beside() for _ in stages]))
+        return future
+
     def show(self) -> None:
         """Show nothing: the stage has done so."""
 
@@ -192,7 +209,7 @@ class WorkerProcesses(Executor):
         cache = stages[0].cache
         self._screen = ReportedStages(display, cache.tell)
         self._not_ours = set(multiprocessing.active_children())
-        self._futures: list[Future[float]] = []
+        self._futures: list[Future[Any]] = []
         context = multiprocessing.get_context("spawn")
         self._reports: SimpleQueue[Any] = context.SimpleQueue()
         with contextlib.ExitStack() as stack:
@@ -204,9 +221,18 @@ class WorkerProcesses(Executor):
 
     def submit(self, stage: Stage) -> "Future[float]":
         """Hand the stage to a process."""
-        outcome: Future[float] = Future()
+        return self._submit(stage, _run, self._numbers[id(stage)])
 
-        def pass_on(future: "Future[float]") -> None:
+    trains_together = True
+
+    def submit_together(self, stages: Sequence[RecommenderStage]) -> "Future[list[float]]":
+        """Hand the recommenders to a process."""
+        return self._submit(stages[0], _run_together, [self._numbers[id(stage)] for stage in stages])
+
+    def _submit(self, stage: Stage, run: Callable[..., Any], what: Any) -> "Future[Any]":
+        outcome: Future[Any] = Future()
+
+        def pass_on(future: "Future[Any]") -> None:
             error = future.exception()
             if isinstance(error, BrokenProcessPool):
                 error = CatwalkError(
@@ -218,7 +244,7 @@ class WorkerProcesses(Executor):
             else:
                 outcome.set_exception(error)
 
-        future = self._pool.submit(_run, self._numbers[id(stage)])
+        future = self._pool.submit(run, what)
         self._futures = [*(each for each in self._futures if not each.done()), future]
         future.add_done_callback(pass_on)
         return outcome
@@ -289,3 +315,9 @@ def _run(number: int) -> float:
     """Run a stage."""
     assert _worker is not None
     return _worker.run(number)
+
+
+def _run_together(numbers: list[int]) -> list[float]:
+    """Train recommenders together."""
+    assert _worker is not None
+    return _worker.run_together(numbers)

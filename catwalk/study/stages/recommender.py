@@ -1,5 +1,8 @@
 """The stage that trains a recommender."""
 
+import json
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,20 @@ from catwalk.study.specifications import modules_of
 from catwalk.study.stages.attack import RECOMMENDER_FILE, KnownRecommender
 from catwalk.study.stages.images import CatalogueFeatures
 from catwalk.study.stages.shifts import ShiftsStage
-from catwalk.study.trainer import make_trainer
+from catwalk.study.trainer import make_trainer, quiet_lightning
 from catwalk.study.trainings import RecommenderTraining, without_paths
+from lightning_modules.amr import AMR
+from lightning_modules.bpr_mf import BPRMF
+from lightning_modules.lockstep import MAY_DIFFER, Lockstep, Partner
+from lightning_modules.vbpr import VBPR
 
 
 class RecommenderStage(KnownRecommender):
     """A recommender trained on clean or poisoned features."""
 
     kind = "recommender"
+    partner: Partner | None = None
+    """Whom it is trained with, while it is; see :func:`train_together`."""
 
     def __init__(
         self,
@@ -79,6 +88,7 @@ class RecommenderStage(KnownRecommender):
         pl.seed_everything(self.seed, verbose=False)
         training = self.training
         model, data = training.model.instantiate(), training.data_on(self.source.folder, self.seed).instantiate()
+        model.partner = self.partner
         if self.start is not None:
             model.warm_start = self.start.checkpoint
         if self.shifts is not None:
@@ -88,7 +98,60 @@ class RecommenderStage(KnownRecommender):
         trainer.save_checkpoint(folder / RECOMMENDER_FILE)
         return {"epochs": trainer.current_epoch}
 
+    def now(self) -> float:
+        """Return the time by which it is measured how long the training takes: of several, its own share."""
+        return super().now() if self.partner is None else self.partner.now()
+
+    @cached_property
+    def together_with(self) -> str | None:
+        """What recommenders have in common that may be trained together; None where it is trained alone.
+
+        They differ in seed, images and λ, and begin with the same number of steps behind them.
+        """
+        training, arguments = self.training, dict(self.training.model.settings["init_args"])
+        optimizer = arguments.get("optimizer")
+        is_lazy = optimizer is None or str(optimizer.get("class_path")).endswith("lazy_adam.LazyAdam")
+        if training.model.kind not in (BPRMF, VBPR, AMR) or not is_lazy:
+            return None
+        for name in MAY_DIFFER:
+            arguments.pop(name, None)
+        alike = {"class": training.model.settings["class_path"], "model": arguments, "trainer": training.trainer or {}}
+        data = without_paths(training.data.settings)["init_args"]
+        alike |= {"data": {**data, "seed": None}, "catalogue": self.settings["catalogue"]}
+        return json.dumps({**alike, "interactions": self.settings["interactions"]}, sort_keys=True, default=str)
+
     @property
     def outcome(self) -> str:
         """How long it was trained."""
         return f"{self.record['epochs']} epochs"
+
+
+def train_together(stages: Sequence[RecommenderStage], progress: Sequence[StudyProgress]) -> list[float]:
+    """Train recommenders side by side in this process, so that they take their steps at once.
+
+    Each ends in its own place of the store, with the bytes that it has when it is trained alone.
+
+    Args:
+        stages: The recommenders, with the same :attr:`RecommenderStage.together_with`.
+        progress: Whom each tells how far it is.
+
+    Returns:
+        The seconds that each took; see :meth:`Stage.run`.
+
+    Raises:
+        CatwalkError: That of the first one that fails, when the others have ended.
+    """
+
+    def train(stage: RecommenderStage, shown: StudyProgress, partner: Partner) -> float:
+        stage.partner = partner
+        try:
+            return stage.run(shown)
+        finally:
+            stage.partner = None
+
+    # In the order of their places, so that two runs that share a store wait for each other's locks in the same order.
+    order = sorted(range(len(stages)), key=lambda number: stages[number].place)
+    with quiet_lightning():
+        seconds = Lockstep([partial(train, stages[number], progress[number]) for number in order]).run()
+    taken = dict(zip(order, seconds, strict=True))
+    return [taken[number] for number in range(len(stages))]

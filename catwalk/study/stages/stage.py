@@ -108,7 +108,7 @@ class Stage(abc.ABC):
         """
 
         def timed(folder: Path) -> Mapping[str, Any]:
-            start = time.perf_counter()
+            start = self.now()
             self._require_unchanged()
             try:
                 with peak_memory() as peak:
@@ -116,7 +116,7 @@ class Stage(abc.ABC):
             except (MisconfigurationException, DivergedError, TooLargeError) as error:  # of settings that do not work
                 raise CatwalkError(f"{self.description}: {error}") from error
             self._require_unchanged()
-            return {**values, "seconds": round(time.perf_counter() - start, 3), **vars(peak)}
+            return {**values, "seconds": round(self.now() - start, 3), **vars(peak)}
 
         with progress.stage(self.description), quiet_lightning():
             origin = Origin(self.title_in_store, self.stored)
@@ -124,6 +124,10 @@ class Stage(abc.ABC):
         seconds: float = self.record["seconds"]
         progress.done(self.description, self.outcome, seconds)
         return seconds
+
+    def now(self) -> float:
+        """Return the time by which it is measured how long the result takes, in seconds."""
+        return time.perf_counter()
 
     def _require_unchanged(self) -> None:
         """Raise a CatwalkError unless all that the result is made of is as it was when it entered the key."""
