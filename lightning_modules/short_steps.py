@@ -46,7 +46,7 @@ def shorten_steps(trainer: Trainer) -> None:
 
 
 def may_be_short(trainer: Any) -> bool:
-    """Return whether steps may be short: one process on a CPU, a plain optimizer, and nobody who looks into a step.
+    """Return whether steps may be short: one process on one device, a plain optimizer, nobody who looks into a step.
 
     What stands against it: gradients that are clipped or accumulated, another precision than float32, a scheduler that
     counts steps, a profiler, a hook that comes before the end of a batch, and batches that a hook changes.
@@ -55,7 +55,7 @@ def may_be_short(trainer: Any) -> bool:
     also: Any = trainer  # of which Lightning declares not all attributes
     is_plain = (
         type(trainer.strategy) is SingleDeviceStrategy
-        and trainer.strategy.root_device.type == "cpu"
+        and trainer.strategy.root_device.type in ("cpu", "cuda")
         and type(trainer.precision_plugin) is Precision
         and isinstance(also.profiler, PassThroughProfiler)
         and trainer.accumulate_grad_batches == 1
@@ -82,7 +82,7 @@ class ShortSteps:
     """Takes the place of ``advance`` of Lightning's epoch loop, which is called where a step is to be whole.
 
     The first and the last batch of an epoch, and those whose loss is read, are whole: there Lightning prepares and ends
-    an epoch, and takes what is logged.
+    an epoch, and takes what is logged. On a GPU so are all that have no closed form.
 
     Args:
         trainer: The Trainer.
@@ -94,6 +94,7 @@ class ShortSteps:
         self._loop = trainer.fit_loop.epoch_loop
         self._stacked: StackedStep | CapturedStep | PartnersStep | None = None
         self._is_decided = False
+        self._device = trainer.strategy.root_device
         self._at_end = [
             callback for callback in trainer.callbacks if _overrides(callback, Callback, ("on_train_batch_end",))
         ]
@@ -112,6 +113,7 @@ class ShortSteps:
             or batch_idx == 0
             or batch_idx + 1 >= trainer.num_training_batches
             or self._module.loss_is_read(trainer.fit_loop.total_batch_idx + 2)  # the one that is to come
+            or (self._device.type != "cpu" and self._closed_form(trainer.optimizers[0]) is None)
         )
         if is_whole:
             type(loop).advance(loop, data_fetcher)
@@ -157,7 +159,7 @@ class ShortSteps:
             optimizer.step(closure)
             return losses[0]
         zero_grad()
-        loss = closed_form.take(*(column[None] for column in batch))[0]
+        loss = closed_form.take(*(column.to(self._device)[None] for column in batch))[0]
         self._module.watch_loss(loss)
         return loss
 

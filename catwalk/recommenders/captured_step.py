@@ -54,7 +54,7 @@ class CapturedStep:
 
     def take(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """Take a step; see :meth:`StackedStep.take`."""
-        batch, settings = (users, positives, negatives), (users.shape, self._step.betas)
+        batch, settings = (users, positives, negatives), (users.shape, self._step.constants)
         if self._may_capture and settings != self._settings:
             warm_ups = self._warm_ups.setdefault(users.shape, 0)
             self._warm_ups[users.shape] += 1
@@ -74,22 +74,26 @@ class CapturedStep:
         return self._losses.clone()
 
     def _capture(self, batch: tuple[Tensor, ...], settings: object) -> None:
-        beta_1, beta_2 = self._step.betas
         self._inputs = [column.clone() for column in batch]
-        graph = torch.cuda.CUDAGraph()
         try:
+            graph = torch.cuda.CUDAGraph()
             with _any_kernels(), torch.cuda.graph(graph):
-                self._number.add_(1)
-                correction = (1 - torch.pow(beta_2, self._number)).float()
-                scales = (-self._rates / (1 - torch.pow(beta_1, self._number))).float()
-                users, positives, negatives = self._inputs
-                self._losses = self._step.move(users, positives, negatives, correction, list(scales))
+                self._losses = self._move()
         except RuntimeError as error:
             self._may_capture = False
             reason = str(error).splitlines()[0]
             warnings.warn(f"training steps are taken one by one, without a CUDA graph: {reason}", stacklevel=2)
             return
         self._graph, self._settings = graph, settings
+
+    def _move(self) -> Tensor:
+        """Take a step by the numbers on the device alone: what the graph replays."""
+        beta_1, beta_2, _ = self._step.constants
+        self._number.add_(1)
+        correction = (1 - torch.pow(beta_2, self._number)).float()
+        scales = (-self._rates / (1 - torch.pow(beta_1, self._number))).float()
+        users, positives, negatives = self._inputs
+        return self._step.move(users, positives, negatives, correction, list(scales))
 
 
 @contextmanager

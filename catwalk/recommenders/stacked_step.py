@@ -1,7 +1,6 @@
 """Training steps without autograd, of one recommender or of several at once."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,10 +88,10 @@ class StackedStep:
         return table.device.type != "cpu" or batch * table.shape[1] % ALIGNED == 0
 
     @property
-    def betas(self) -> tuple[float, float]:
-        """Decay rates of the moments."""
-        betas: tuple[float, float] = self._optimizer.param_groups[0]["betas"]
-        return betas
+    def constants(self) -> tuple[float, float, float]:
+        """Decay rates of the moments, and what is added to the denominator."""
+        group = self._optimizer.param_groups[0]
+        return (*group["betas"], group["eps"])
 
     @property
     def rates(self) -> list[float]:
@@ -110,7 +109,7 @@ class StackedStep:
         Returns:
             The losses before it, ``(R,)``.
         """
-        number, (beta_1, beta_2) = self.count(), self.betas
+        number, (beta_1, beta_2, _) = self.count(), self.constants
         scales = [-rate / (1 - beta_1**number) for rate in self.rates]
         return self.move(users, positives, negatives, 1 - beta_2**number, scales)
 
@@ -170,8 +169,8 @@ class StackedStep:
         projections.add_(changes.mul_(scale))
 
     def _changes(self, moments: Sequence[Tensor], gradients: Tensor, correction: float | Tensor) -> Tensor:
-        group: dict[str, Any] = self._optimizer.param_groups[0]
-        return adam_change(moments[0], moments[1], gradients, group["betas"], group["eps"], correction, out=gradients)
+        beta_1, beta_2, eps = self.constants
+        return adam_change(moments[0], moments[1], gradients, (beta_1, beta_2), eps, correction, out=gradients)
 
     def _of_batch(self, batch: int) -> "_OfBatch":
         if batch not in self._by_batch:

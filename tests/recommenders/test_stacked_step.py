@@ -1,5 +1,6 @@
 """Steps in closed form against autograd with LazyAdam: the same bits on a CPU, alone and in a stack."""
 
+import contextlib
 import copy
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from catwalk.recommenders.amr import AMRModel, AMRSettings
 from catwalk.recommenders.bpr_mf import BPRMFModel, BPRMFSettings
+from catwalk.recommenders.captured_step import WARM_UP, CapturedStep
 from catwalk.recommenders.feature_rows import FeatureRows, StackedFeatures
 from catwalk.recommenders.lazy_adam import LazyAdam
 from catwalk.recommenders.row_sums import CoalescedRowSums, static_row_sums
@@ -73,7 +75,7 @@ def by_autograd(model: Any, optimizer: LazyAdam, batch: tuple[torch.Tensor, ...]
     loss = model.loss(*batch)
     loss.backward()
     optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def everything(model: Any, optimizer: LazyAdam) -> list[torch.Tensor]:
@@ -236,3 +238,62 @@ def test_who_takes_the_memory_away_is_noticed() -> None:
     step = StackedStep([model], [optimizer])
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert not step.is_bound
+
+
+class FakeGraph:
+    """What a GPU replays, computed anew."""
+
+    def __init__(self, captured: CapturedStep) -> None:
+        self._captured = captured
+
+    def replay(self) -> None:
+        self._captured._losses = self._captured._move()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_on_the_device_follow_those_of_the_optimizer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole steps, other batches and other learning rates come between replays."""
+    replays: list[int] = []
+
+    def capture(self: CapturedStep, batch: tuple[torch.Tensor, ...], settings: object) -> None:
+        replays.append(1)
+        self._inputs = [column.clone() for column in batch]
+        self._graph, self._settings = FakeGraph(self), settings  # type: ignore[assignment]
+
+    monkeypatch.setattr(CapturedStep, "_capture", capture)
+    pairs = []
+    for _ in range(2):
+        model = model_of(kind)
+        pairs.append((model, optimizer_of(model)))
+        by_autograd(*pairs[-1], batches(1, seed=9)[0])
+    (plain, plain_optimizer), (model, optimizer) = pairs
+    step = CapturedStep(StackedStep([model], [optimizer], is_static=True))
+    for number, batch in enumerate(batches(20)):
+        shorter = [column[: 40 if number == 11 else BATCH] for column in batch]
+        if number == 8:
+            for each in (optimizer, plain_optimizer):
+                each.param_groups[0]["lr"] = 0.05
+        expected = by_autograd(plain, plain_optimizer, tuple(shorter))
+        if number == 15:
+            by_autograd(model, optimizer, tuple(shorter))
+        else:
+            assert float(step.take(*(column[None] for column in shorter))[0]) == pytest.approx(expected, rel=1e-4)
+    assert replays == [1]
+    for expected_values, values in zip(everything(plain, plain_optimizer), everything(model, optimizer), strict=True):
+        torch.testing.assert_close(values, expected_values, rtol=1e-3, atol=1e-4)
+
+
+def test_without_a_gpu_steps_are_taken_one_by_one_with_a_warning() -> None:
+    pairs = []
+    for _ in range(2):
+        model = model_of("vbpr")
+        pairs.append((model, optimizer_of(model)))
+        by_autograd(*pairs[-1], batches(1, seed=9)[0])
+    (plain, plain_optimizer), (model, optimizer) = pairs
+    step = CapturedStep(StackedStep([model], [optimizer]))
+    for number, batch in enumerate(batches(6)):
+        by_autograd(plain, plain_optimizer, batch)
+        told = pytest.warns(UserWarning, match="one by one, without a CUDA graph")
+        with told if number == WARM_UP else contextlib.nullcontext():
+            step.take(*(column[None] for column in batch))
+    assert all(map(torch.equal, everything(plain, plain_optimizer), everything(model, optimizer)))
