@@ -78,7 +78,7 @@ def _register_others(register: Callable[[], None]) -> None:
     """Let a Trainer register its handlers, and put back :func:`sigterm_raises`' own."""
     handler = signal.getsignal(signal.SIGTERM)
     register()
-    if isinstance(handler, _Handler):
+    if isinstance(handler, _Handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 
 
