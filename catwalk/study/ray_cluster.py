@@ -135,7 +135,7 @@ def load_ray() -> Any:
 
 @contextlib.contextmanager
 def _connected(address: str, processors: int | None) -> Iterator[None]:
-    """Be connected to a cluster, which Python's own use of it outlives."""
+    """Be connected to a cluster; one that whoever called us has joined is taken as it is, and stays."""
     ray = load_ray()
     if ray.is_initialized():  # by whoever called us, whose cluster it is
         yield
@@ -149,6 +149,7 @@ def _connected(address: str, processors: int | None) -> Iterator[None]:
     try:
         ray.init(address, **options)
     except Exception as error:  # Ray has many kinds for it
+        ray.shutdown()  # of what has begun by then
         cause = " ".join(str(error).split()) or type(error).__name__
         raise CatwalkError(
             f"address: cannot join the Ray cluster at {address}: {cause}; start one by `ray start --head`, give the "
