@@ -95,4 +95,6 @@ def main(model: str, dataset: str, folder: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "fit":  # as Lightning starts a process: with the arguments of the command
+        sys.exit(catwalk_main(sys.argv[1:]))
     main(*sys.argv[1:])

@@ -1,6 +1,9 @@
 """What ends one process of a run ends all, at once and with one line; and the run goes on where it was."""
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,25 @@ def test_an_error_of_one_ends_all_with_one_line(fit, trouble, troubled, code, sa
     assert says in line
     tracebacks = ["Traceback" in output for output in outputs]
     assert tracebacks == [False, trouble == "bug"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trouble", "says"),
+    [("step", "process 1 of 0..1: the batch is damaged"), ("killed", "process 1 of 0..1 was killed")],
+)
+def test_processes_that_lightning_starts_end_together(shop, tmp_path, trouble, says):
+    packages = [SCRIPT.parents[2], SCRIPT.parents[1], SCRIPT.parent, NETWORKS]
+    names = {"PYTHONPATH": os.pathsep.join(map(str, packages)), "TROUBLE": trouble}
+    options = ["--trainer.devices=2", "--data.batch_size=16"]
+    line = [sys.executable, SCRIPT, "Classifier", shop, tmp_path, *options]
+    done = subprocess.run(
+        [*map(str, line)], env={**os.environ, **names}, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    (error,) = errors_in([done.stderr])
+    assert says in error
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
