@@ -145,7 +145,7 @@ def make_trainer(*callbacks: Callback) -> Trainer:
 
 
 def import_(shop: Path, scale: int) -> Cost:
-    """``catalogue data synthetic`` with photographs that items share."""
+    """``catwalk data synthetic`` with photographs that items share."""
     with tempfile.TemporaryDirectory(dir=shop.parent) as folder, Meter() as meter:
         write_shop(Path(folder, "shop"), scale)
     return meter.cost(scale * USERS)
