@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from recommenders import BATCH, FACTORS, HAS_CORNAC, Shop, cornac_seconds, make_shop, our_seconds
+from recommenders import FACTORS, HAS_CORNAC, Shop, cornac_seconds, make_shop, our_seconds
 from record import Record, add_record_argument
 from timing import Clock, add_clock_arguments, describe_run, make_clock, take_turns
 from torch import Tensor, nn

@@ -53,6 +53,9 @@ PHOTOGRAPHS, FEATURES, TESTED, CRAFTED, SEEDS, TOP_K = 600, 64, 24_379, 64, 1, 2
 """Photographs that the items share, features of an item, users that are tested, images that are attacked at 1×, seeds
 of the study that is planned at 1×, and the length of lists."""
 
+NOISE = 64
+"""MiB that come and go with the allocator: where a stage adds no more, its memory is not said to grow."""
+
 STUDY = Path(__file__).parents[1] / "configs" / "study" / "synthetic.yaml"
 
 
@@ -308,7 +311,6 @@ def growth(costs: dict[str, dict[int, Cost]]) -> tuple[list[str], list[list[str]
     rows, scales = [], list(next(iter(costs.values())))
     for stage, by_scale in costs.items():
         counts = [cost.count for cost in by_scale.values()]
-        # Memory that comes and goes with the allocator is no growth.
         grown = [cost.peak - cost.before for cost in by_scale.values()]
         rows.append(
             [
@@ -317,7 +319,7 @@ def growth(costs: dict[str, dict[int, Cost]]) -> tuple[list[str], list[list[str]
                 *(f"{cost.processor:.2f}" for cost in by_scale.values()),
                 exponent(counts, [cost.processor for cost in by_scale.values()]),
                 *(f"{cost.peak:,.0f}" for cost in by_scale.values()),
-                exponent(counts, grown),
+                exponent(counts, grown) if max(grown) > NOISE else "–",
             ]
         )
     header = ["", "grows with", *(f"{scale}×, s" for scale in scales), "exponent"]
