@@ -73,7 +73,7 @@ def run_study(
     workers: int | None = None,
     executor: ExecutorName = "local",
     address: str | None = None,
-    together: int = 8,
+    together: int = 1,
     dry_run: bool = False,
     paper: PaperDataset | None = None,
 ) -> Path:
@@ -136,8 +136,8 @@ def run_study(
         address: Of the Ray cluster: ``auto`` for the one that this machine is part of, ``HOST:PORT`` likewise,
             ``ray://HOST:10001`` for one that it is not part of, ``local`` for one that begins here and ends with the
             study. By default what ``RAY_ADDRESS`` says, or else ``local``.
-        together: How many recommenders that differ in seed, images or λ are trained as one at most, which takes less
-            time; each has the bytes that it has alone, and 1 trains each alone.
+        together: How many recommenders that differ in seed, images or λ take their training steps as one at most. Each
+            has the bytes that it has alone, which is what 1, the default, trains.
         dry_run: Whether to print only which stages there are, which of them are done, and what the others will take in
             time and on the disk; nothing is run or written, but that results of the ``store`` are brought here.
         paper: Dataset of the paper, ``amazon_men`` or ``amazon_women``, whose own values are to stand in the tables
