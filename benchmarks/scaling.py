@@ -284,7 +284,7 @@ def exponent(sizes: list[int], values: list[float]) -> str:
     points = [(math.log(size), math.log(value)) for size, value in zip(sizes, values, strict=True) if value > 0]
     if len(points) < 2:
         return "–"
-    return f"{np.polyfit(*np.array(points).T, deg=1)[0]:.2f}"
+    return f"{round(float(np.polyfit(*np.array(points).T, deg=1)[0]), 2) + 0.0:.2f}"
 
 
 def growth_table(stages: list[str], scales: list[int], folder: Path, record: Record) -> str:
