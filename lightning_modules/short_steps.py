@@ -2,8 +2,8 @@
 
 A step of a recommender takes milliseconds, of which Lightning's hooks, results and profiles take one or two. Most of
 them serve nobody: a step is asked of the Trainer as it is where somebody reads its loss, and of the model and the
-optimizer alone where nobody does. Batches, their order, the arithmetic, counters, and so checkpoints are the same. Where
-a model's gradients are known in closed form, neither autograd nor the optimizer is asked
+optimizer alone where nobody does. Batches, their order, the arithmetic, counters, and so checkpoints are the same.
+Where a model's gradients are known in closed form, neither autograd nor the optimizer is asked
 (:class:`~catwalk.recommenders.stacked_step.StackedStep`); on a CPU that has their bits.
 """
 
