@@ -126,6 +126,8 @@ def _chosen(
         subparser.add_function_arguments(function, as_group=False, as_positional=True)
         commands.add_subcommand(name, subparser, help=summary)
         subparser.prog = f"catwalk {command} {name}"
+        required = [each.name for each in inspect.signature(function).parameters.values() if each.default is each.empty]
+        subparser.usage = " ".join([subparser.prog, *map(str.upper, required), "[OPTION ...]"])
     if not arguments:
         raise CatwalkError(f"command is missing; it is one of {', '.join(functions)}")
     chosen = functions.get(arguments[0])

@@ -49,6 +49,24 @@ def measure_users(
     Raises:
         DivergedError: If a score is NaN or infinite.
         ValueError: If a held-out item is among the seen ones.
+
+    Example:
+        >>> import torch
+        >>> from catwalk.metrics.measured_users import measure_users
+        >>> from catwalk.recommenders.candidate_scores import CandidateScores
+        >>> from catwalk.shop.user_items import SeenItems
+        >>> seen = SeenItems.from_pairs(torch.tensor([0]), torch.tensor([4]), num_users=1, num_items=5)
+        >>> table = torch.tensor([[0.5, 0.9, 0.5, 0.7, 1.0]])
+        >>> measured = measure_users(
+        ...     lambda users, seen: CandidateScores(lambda some, items: table[some, items].clone(), users, seen),
+        ...     users=torch.tensor([0]),
+        ...     seen=seen,
+        ...     k=2,
+        ...     targets=torch.tensor([[3]]),
+        ...     ranked_items=torch.tensor([0, 4]),
+        ... )
+        >>> measured.recommended, measured.auc, measured.ranks
+        (tensor([[1, 3]]), tensor([0.6667], dtype=torch.float64), tensor([[3, 0]]))
     """
     scores = candidates(users, seen)
     blocks = list(user_blocks(users, scores.widest))

@@ -50,7 +50,7 @@ class FeatureRows(nn.Module):
     def difference(self, positives: Tensor, negatives: Tensor) -> Tensor:
         """Return the features of some items minus those of others.
 
-        Where rows are converted or sent to a GPU, that happens in memory that was used before, which is faster by far
+        Where rows are converted or sent to a GPU, it happens in memory that was used before, which is faster by far
         than fresh memory of that size, and that nobody else uses while the result, a view of it, or a graph that needs
         it is alive.
 
@@ -68,7 +68,8 @@ class FeatureRows(nn.Module):
             # A sum of two rows with the weights 1 and -1: they are read and the result is written, and nothing else.
             signs = self.features.new_tensor([1.0, -1.0]).repeat(len(positives))
             places, bags = torch.stack([positives, negatives], 1).view(-1), torch.arange(0, len(signs), 2)
-            return torch.embedding_bag(self.features, places, bags, mode=0, per_sample_weights=signs)[0]
+            with torch.inference_mode(False):  # autograd takes no inference tensor
+                return torch.embedding_bag(self.features, places, bags, mode=0, per_sample_weights=signs)[0]
         # Waits for the device, and with it for the copy of the rows before, whose memory may be used now.
         positives, negatives = positives.cpu(), negatives.cpu()
         shape = (len(positives), self.num_features)

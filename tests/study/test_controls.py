@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -304,3 +305,17 @@ def test_noise_that_a_study_names_itself_stands_once_where_it_names_it() -> None
         assert sorted(found) == sorted([noise.name, fgsm.name, "Noise, uniform (ε = 8)"])
     alone = noise_beside([noise], ["sign", "uniform"])
     assert [attack.name for attack in alone] == [noise.name]
+
+
+def test_a_study_with_shams_ends_with_a_report_that_has_them_beside_the_attacks(controlled) -> None:
+    text = (controlled.folder / "report" / "index.html").read_text("utf-8")
+    plots = {path.stem for path in (controlled.folder / "plots").iterdir()}
+    assert {"ablation", "lpips-effect", "ranks", "robustness"} <= plots
+    assert "Attacks beside their shams" in text
+    knowing = [title for title in re.findall("<h3>(.*?)</h3>", text) if "knowing VBPR" in title]
+    assert len(knowing) == 2  # one for each network, whatever the seeds and the protocols
+    protocols = re.findall(r'<option value="(background_features[^"]*)">', text)
+    assert len(protocols) == 2
+    table = text[text.index('<table id="effects">') :]
+    headings = re.findall(r'class="sort">(.*?)<span', table[: table.index("</thead>")])
+    assert "protocol" in headings

@@ -73,19 +73,6 @@ def test_every_plot_is_there_in_two_kinds(folder: Path) -> None:
     assert (folder / "report" / "index.html").stat().st_size < 15_000_000
 
 
-def test_a_study_with_shams_ends_with_a_report_that_has_them_beside_the_attacks(controlled) -> None:
-    text = (controlled.folder / "report" / "index.html").read_text("utf-8")
-    plots = {path.stem for path in (controlled.folder / "plots").iterdir()}
-    assert {"ablation", "lpips-effect", "ranks", "robustness"} <= plots
-    assert "Attacks beside their shams" in text
-    knowing = [title for title in re.findall("<h3>(.*?)</h3>", text) if "knowing VBPR" in title]
-    assert len(knowing) == 2  # one for each network, whatever the seeds and the protocols
-    protocols = re.findall(r'<option value="(background_features[^"]*)">', text)
-    assert len(protocols) == 2
-    headings = re.findall(r'class="sort">(.*?)<span', part(text, '<table id="effects">', "</thead>"))
-    assert "protocol" in headings
-
-
 def test_the_effects_are_those_of_the_file(folder: Path, html: str) -> None:
     with (folder / "effects.csv").open(encoding="utf-8") as file:
         effects = list(csv.DictReader(file))
