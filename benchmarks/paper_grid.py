@@ -20,19 +20,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from recommenders import FACTORS, HAS_CORNAC, Shop, cornac_seconds, make_shop, our_seconds
+from recommenders import (
+    ATTACKS,
+    FACTORS,
+    HAS_CORNAC,
+    NETWORKS,
+    SEEDS,
+    Shop,
+    cornac_seconds,
+    grid_triplets,
+    make_shop,
+    our_seconds,
+)
 from record import Record, add_record_argument
 from timing import Clock, add_clock_arguments, describe_run, make_clock, take_turns
 from torch import Tensor, nn
 
 from datamodules import InteractionTriplets
 from lightning_modules import AMR, VBPR
-
-TRAINING_PURCHASES = {"Amazon Men": 89_020 - 24_379, "Amazon Women": 54_473 - 16_668}
-"""Training purchases of the paper's datasets: a test purchase of every user is no triplet."""
-
-NETWORKS, ATTACKS, EPOCHS, SEEDS = 3, 6, 4_000, 3
-"""Columns and rows of Table 1, for each dataset and recommender; epochs of a training; seeds of a study."""
 
 AS_PUBLISHED: dict[str, Any] = {
     "factors": FACTORS,
@@ -48,11 +53,6 @@ AS_PUBLISHED: dict[str, Any] = {
 """The settings of ``configs/recommender/vbpr_as_published.yaml``."""
 
 ADVERSARY: dict[str, Any] = {"epsilon": 1.0, "adversarial_weight": 0.1, "perturbation": "per_item"}
-
-
-def grid_triplets() -> int:
-    """Return the triplets of all trainings of a recommender in Table 1, for one seed."""
-    return NETWORKS * ATTACKS * EPOCHS * sum(TRAINING_PURCHASES.values())
 
 
 class PublishedStep:
