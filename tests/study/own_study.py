@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -104,6 +105,32 @@ def until(condition: Callable[[], Any], seconds: float = 300.0) -> None:
     while not condition():
         assert time.monotonic() < latest
         time.sleep(0.05)
+
+
+def stop_between_attacks(folder: Path, name: str, *options: str) -> set[int]:
+    """Stop a study by a signal while both attacks wait; return the processes that it ran, which have ended with it."""
+    number = signal.Signals[name]
+    for what in ("attack", "attack by PGD"):
+        (folder / f"wait for {what}").touch()
+    study = start(folder, *options)
+    until(lambda: {"attack", "attack by PGD"} <= {what for what, *_ in made(folder)})
+    if number == signal.SIGINT:
+        os.killpg(study.pid, number)  # as a terminal does
+    else:
+        study.send_signal(number)
+    _, err = study.communicate(timeout=60)
+    processes = {int(process) for _, process, _ in made(folder)}
+    until(lambda: not any(map(is_running, processes)), 60)
+    if number == signal.SIGKILL:
+        assert study.returncode == -number
+    else:
+        assert study.returncode == 128 + number, err
+        assert err.splitlines()[-1] == "catwalk: stopped; the same command goes on with what is left to do"
+        assert "Traceback" not in err
+        assert [path for left in (".partial", ".locks") for path in (folder / "runs/cache" / left).glob("*")] == []
+    for path in folder.glob("wait for *"):
+        path.unlink()
+    return processes
 
 
 def cells(output: Path) -> list[dict[str, str]]:

@@ -1,13 +1,11 @@
 """Studies whose stages run side by side: the same results, errors and signals that end all, nothing made twice."""
 
-import os
-import signal
 from collections import Counter
 from pathlib import Path
 
 import kill_study
 import pytest
-from own_study import is_running, made, results, start, until
+from own_study import is_running, made, results, start, stop_between_attacks
 
 
 @pytest.mark.slow
@@ -49,36 +47,14 @@ def test_an_error_stops_the_stages_beside_it(folder: Path, kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_workers_end_with_the_study_and_the_same_command_goes_on(folder: Path, name: str) -> None:
-    number = signal.Signals[name]
-    for what in ("attack", "attack by PGD"):
-        (folder / f"wait for {what}").touch()
-    study = start(folder, "--workers", "2")
-    until(lambda: {"attack", "attack by PGD"} <= {what for what, *_ in made(folder)})
-    if number == signal.SIGINT:
-        os.killpg(study.pid, number)  # as a terminal does
-    else:
-        study.send_signal(number)
-    _, err = study.communicate(timeout=60)
-    workers = {int(process) for _, process, _ in made(folder)}
-    assert len(workers) == 2
-    until(lambda: not any(map(is_running, workers)), 30)
-    cache = folder / "runs/cache"
-    if number == signal.SIGKILL:
-        assert study.returncode == -number
-    else:
-        assert study.returncode == 128 + number
-        assert err.splitlines()[-1] == "catwalk: stopped; the same command goes on with what is left to do"
-        assert "Traceback" not in err
-        assert [path for name in (".partial", ".locks") for path in (cache / name).glob("*")] == []
+    assert len(stop_between_attacks(folder, name, "--workers", "2")) == 2
     before = len(made(folder))
-    for path in folder.glob("wait for *"):
-        path.unlink()
     again = start(folder, "--workers", "2")
     _, err = again.communicate(timeout=240)
     assert again.returncode == 0, err
     assert [what for what, *_ in made(folder)].count("classifier") == 1
     assert len(made(folder)) == before + 2 + 6  # both attacks, and the trainings of VBPR
-    assert list((cache / ".partial").glob("*")) == []
+    assert list((folder / "runs/cache/.partial").glob("*")) == []
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from own_study import cells, is_running, made, results, start, until
+from own_study import cells, is_running, made, results, start, stop_between_attacks, until
 from rich.console import Console
 from test_executor import Step
 
@@ -94,33 +94,12 @@ def test_an_error_ends_the_study_and_is_not_run_again(folder: Path, kind: str) -
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_tasks_end_with_the_study_and_the_same_command_goes_on(folder: Path, name: str) -> None:
-    number = signal.Signals[name]
-    for what in ("attack", "attack by PGD"):
-        (folder / f"wait for {what}").touch()
-    study = start(folder, *RAY)
-    until(lambda: {"attack", "attack by PGD"} <= {what for what, *_ in made(folder)})
-    if number == signal.SIGINT:
-        os.killpg(study.pid, number)  # as a terminal does
-    else:
-        study.send_signal(number)
-    _, err = study.communicate(timeout=60)
-    processes = {int(process) for _, process, _ in made(folder)}
-    until(lambda: not any(map(is_running, processes)), 60)
-    cache = folder / "runs/cache"
-    if number == signal.SIGKILL:
-        assert study.returncode == -number
-    else:
-        assert study.returncode == 128 + number, err
-        assert err.splitlines()[-1] == "catwalk: stopped; the same command goes on with what is left to do"
-        assert "Traceback" not in err
-        assert [path for name in (".partial", ".locks") for path in (cache / name).glob("*")] == []
-    for path in folder.glob("wait for *"):
-        path.unlink()
+    stop_between_attacks(folder, name, *RAY)
     again = start(folder, "--workers", "2")  # and on this machine
     _, err = again.communicate(timeout=300)
     assert again.returncode == 0, err
     assert [what for what, *_ in made(folder)].count("classifier") == 1
-    assert list((cache / ".partial").glob("*")) == []
+    assert list((folder / "runs/cache/.partial").glob("*")) == []
 
 
 @pytest.fixture
