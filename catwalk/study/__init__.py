@@ -156,7 +156,7 @@ def run_study(
     tell = partial(console.print, markup=False, highlight=False, style="yellow")
     remote = None if store is None else RemoteStore(store)
     cache = StageCache(output / "cache", tell, verify, read_only=dry_run and remote is None, remote=remote)
-    backend = backend_of(executor, address, workers, tell)
+    backend = backend_of(executor, address, workers, tell, together)
     folder = output / name
     if folder.resolve() in (output.resolve(), cache.folder.resolve()):
         raise CatwalkError(f"name: {name!r} is not a name for a study's folder")

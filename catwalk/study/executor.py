@@ -173,7 +173,9 @@ def run_stages(schedule: Schedule, executor: Executor, together: int = 1) -> Non
                 schedule.end(stage, seconds)
 
 
-def backend_of(executor: ExecutorName, address: str | None, workers: int | None, tell: Tell) -> Backend:
+def backend_of(
+    executor: ExecutorName, address: str | None, workers: int | None, tell: Tell, together: int = 1
+) -> Backend:
     """Return where the stages of a study run.
 
     Args:
@@ -181,12 +183,19 @@ def backend_of(executor: ExecutorName, address: str | None, workers: int | None,
         address: Of the Ray cluster; see :class:`~catwalk.study.ray_cluster.RayCluster`.
         workers: How many stages run side by side, where the user says it.
         tell: Called with a line about what a cluster waits for, or runs again.
+        together: How many recommenders are trained together at most.
 
     Raises:
-        CatwalkError: If Ray is not installed, an address is given without it, or there can be no such number of
-            workers.
+        CatwalkError: If Ray is not installed, an address is given without it or recommenders are to be trained together
+            with it, or there can be no such number of workers or recommenders.
     """
+    check_count(together, "together")
     if executor == "ray":
+        if together > 1:
+            raise CatwalkError(
+                f"together: on a Ray cluster every recommender is trained alone, got {together}; leave it out, or the "
+                "executor"
+            )
         return RayCluster(address, workers, tell)
     if address is not None:
         raise CatwalkError(
@@ -209,10 +218,8 @@ def run_waiting(
         together: How many recommenders are trained together at most.
 
     Raises:
-        CatwalkError: That of the first stage that fails, of machines that cannot be had, or of a number of recommenders
-            below 1.
+        CatwalkError: That of the first stage that fails, or of machines that cannot be had.
     """
-    check_count(together, "together")
     if not stages:
         return
     at_once = backend.at_once(stages)

@@ -204,6 +204,13 @@ def test_an_address_is_of_ray() -> None:
         backend_of("local", "auto", None, print)
 
 
+def test_recommenders_are_trained_together_on_this_machine() -> None:
+    with pytest.raises(CatwalkError, match=r"^together must be at least 1, got 0"):
+        backend_of("local", None, None, print, together=0)
+    with pytest.raises(CatwalkError, match=r"^together: on a Ray cluster every .* alone, got 8"):
+        backend_of("ray", None, None, print, together=8)
+
+
 @pytest.fixture
 def main() -> Any:
     from catwalk.cli.main import main
