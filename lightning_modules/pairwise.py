@@ -65,6 +65,8 @@ class PairwiseRecommender(Recommender):
             ``Q`` (items) and, with images, ``E``.
         warm_start: Checkpoint of a recommender with the same parameters, with which ``fit`` begins; the optimizer
             begins afresh.
+        captured: On a GPU, whether steps in closed form are captured as a CUDA graph and replayed; not yet run on a
+            GPU.
 
     Attributes:
         partner: Whom it takes its steps with; see :class:`~lightning_modules.lockstep.Lockstep`.
@@ -83,6 +85,7 @@ class PairwiseRecommender(Recommender):
         optimizer: OptimizerCallable | None = None,
         learning_rates: dict[str, float] | None = None,
         warm_start: Path | None = None,
+        captured: bool = False,
     ) -> None:
         super().__init__(top_k)
         for group, rate in (learning_rates or {}).items():
@@ -92,6 +95,7 @@ class PairwiseRecommender(Recommender):
         self.make_optimizer: Callable[[Iterable], Optimizer] = optimizer or _default_optimizer
         self.learning_rates = dict(learning_rates or {})
         self.warm_start = warm_start
+        self.captured = captured
         self.partner: Partner | None = None
 
     def settings_of(self, kind: type[Settings]) -> Settings:
@@ -207,6 +211,8 @@ class PairwiseRecommender(Recommender):
     def closed_form(self, optimizer: Optimizer) -> StackedStep | CapturedStep | PartnersStep | None:
         """Return what takes steps in the place of autograd and the optimizer; None where autograd must take them."""
         if type(self).training_step is not PairwiseRecommender.training_step or not may_step(self.model, optimizer):
+            return None
+        if self.device.type != "cpu" and self.partner is None and not self.captured:
             return None
         model, own = cast(BPRMFModel, self.model), cast(LazyAdam, optimizer)
         return make_step([model], [own]) if self.partner is None else PartnersStep(self.partner, model, own)

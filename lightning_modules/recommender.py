@@ -80,7 +80,7 @@ class Recommender(MeasuredModule):
 
     def __init__(self, top_k: Sequence[int] = (20,)) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "warm_start"])  # of the subclass, too
+        self.save_hyperparameters(ignore=["optimizer", "warm_start", "captured"])  # of the subclass, too
         self.top_k = checked_lengths(top_k)
         self.list_length = max(top_k)
         self.ranked_items = _NOTHING

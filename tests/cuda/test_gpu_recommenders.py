@@ -197,7 +197,8 @@ def test_captured_steps_are_those_of_autograd(kind, deterministic, shop, feature
             trainer = gpu_trainer(max_epochs=4, deterministic=deterministic)
             # Large ε: else Adam takes steps of full length along gradients of mere rounding.
             adam = lambda parameters: LazyAdam(parameters, lr=0.01, eps=1e-3)  # noqa: E731
-            model = fit(trainer, KINDS[kind], data_of(shop, features, batch_size=16), optimizer=adam)
+            data = data_of(shop, features, batch_size=16)
+            model = fit(trainer, KINDS[kind], data, optimizer=adam, captured=True)
             moments = [
                 state[name].cpu()
                 for state in trainer.optimizers[0].state.values()
@@ -222,8 +223,9 @@ def test_captured_steps_go_on_in_mid_epoch(shop, features, gpu_trainer, tmp_path
                 trainer.save_checkpoint(tmp_path / "middle.ckpt")
 
     data = data_of(shop, features, batch_size=16)
-    whole = weights_of(fit(gpu_trainer(max_epochs=3, deterministic=True, callbacks=[Save()]), KINDS["vbpr"], data))
-    trainer, model = gpu_trainer(max_epochs=3, deterministic=True), model_of(KINDS["vbpr"])
+    trainer = gpu_trainer(max_epochs=3, deterministic=True, callbacks=[Save()])
+    whole = weights_of(fit(trainer, KINDS["vbpr"], data, captured=True))
+    trainer, model = gpu_trainer(max_epochs=3, deterministic=True), model_of(KINDS["vbpr"], captured=True)
     data = data_of(shop, features, batch_size=16)
     trainer.fit(model, data, ckpt_path=tmp_path / "middle.ckpt", weights_only=True)
     for name, value in weights_of(model).items():

@@ -230,3 +230,19 @@ def test_another_module_of_the_same_trainer_has_its_own_steps(fit, short, shop: 
     trainer.fit(other, InteractionTriplets(shop, features, batch_size=32))
     assert short == []
     assert trainer.lightning_module is other
+
+
+def test_a_gpu_captures_steps_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = object()
+    monkeypatch.setattr("lightning_modules.pairwise.may_step", lambda model, optimizer: True)
+    monkeypatch.setattr("lightning_modules.pairwise.make_step", lambda models, optimizers: step)
+    found = {}
+    for device in ("cpu", "cuda"):
+        for captured in (False, True):
+            model = VBPR(factors=4, visual_factors=4, captured=captured)
+            model.build(3, 4, 5)
+            optimizer = model.configure_optimizers()
+            monkeypatch.setattr(VBPR, "device", torch.device(device))
+            found[device, captured] = model.closed_form(optimizer)
+    assert found == {("cpu", False): step, ("cpu", True): step, ("cuda", False): None, ("cuda", True): step}
+    assert "captured" not in model.hparams  # how it is trained, not what
