@@ -209,7 +209,7 @@ def test_help_names_show(run) -> None:
     assert re.search(r"^ +show +Show what matters", run("data", "--help").out, re.MULTILINE)
     outcome = run("data", "show", "--help")
     assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out.startswith("usage: catwalk data show [--output OUTPUT] dataset\n")
+    assert outcome.out.startswith("usage: catwalk data show DATASET [OPTION ...]\n")
 
 
 def test_an_overview_without_pictures_needs_neither_pytorch_nor_matplotlib() -> None:

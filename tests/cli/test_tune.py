@@ -184,6 +184,7 @@ def test_a_search_measures_what_plain_training_does_and_its_best_can_be_trained(
     assert torch.load(checkpoint, weights_only=True)["epoch"] == int(winner["best_epoch"]) - 1
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_ends_with_the_trials_of_one_that_was_not(
     here, run, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -552,7 +552,8 @@ print(max(*used, anonymous()) - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_features_on_the_disk_take_no_memory_of_the_process(tmp_path, dtype):
     """Of 64 MiB of float32, every row of which is used."""
     (tmp_path / "a.png").touch()
